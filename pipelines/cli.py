@@ -1,0 +1,55 @@
+"""``stm VERB``: hands the rest of the command line to the verb's module, and imports nothing else."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+
+VERBS = {
+    "demo": "make videos, train STM and a network blind to time on them, compare",
+    "index": "probe every video of a dataset once, write its manifest",
+    "train": "train a network; the same command continues an interrupted run",
+    "evaluate": "measure a checkpoint on a manifest, each video once",
+    "predict": "name the action in videos",
+}
+
+
+def usage() -> str:
+    verbs = "\n".join(f"  {verb:<10}{summary}" for verb, summary in VERBS.items())
+    return f"""usage: stm VERB [--option VALUE ...]
+
+Action recognition with STM (ICCV 2019) on Ray: video files in, a trained network out.
+
+{verbs}
+
+examples:
+  stm demo
+  stm index --format ucf101 --root UCF-101 --annotations ucfTrainTestlist --output manifests/ucf101
+  stm train --data.train manifests/ucf101/train.parquet --data.val manifests/ucf101/val.parquet
+  stm VERB --help
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a verb; exit status as in ``pipelines.console``."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if arguments else 2
+    verb, *rest = arguments
+    if verb in ("--version", "-V", "version"):
+        from stm import __version__
+
+        print(f"stm {__version__}")
+        return 0
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"did you mean `stm {near[0]}`?" if near else f"verbs are {', '.join(VERBS)}"
+        print(f"stm: no verb {verb!r}: {hint}", file=sys.stderr)
+        return 2
+    return int(importlib.import_module(f"pipelines.{verb}").main(rest))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""What every verb shares: parsing, one JSON object on stdout, messages on stderr, exit statuses.
+
+Exit status: 0 done, 2 bad input (one message, no traceback), 130 interrupted, 1 a defect (with its traceback).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jsonargparse
+
+from stm.errors import UserError
+
+jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+class Parser(jsonargparse.ArgumentParser):
+    """An argument parser whose complaint is one message, with the nearest setting where one was misspelt."""
+
+    def __init__(self, verb: str, summary: str, examples: str, **kwargs: Any) -> None:
+        super().__init__(
+            prog=f"stm {verb}",
+            usage=f"stm {verb} [--option VALUE ...]",
+            description=summary,
+            epilog="examples:\n"
+            + "\n".join(f"  {line.strip()}" for line in examples.strip().splitlines()),
+            formatter_class=_Help,
+            default_meta=False,
+            **kwargs,
+        )
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        """Print what is wrong, what was probably meant, and exit with status 2."""
+        del ex
+        tried = re.findall(
+            r"(?:unrecognized arguments: |not expected: |Key )['\"]?(?:--)?([\w.]+)", message
+        )
+        known = [option for option in self._option_string_actions if option.startswith("--")]
+        for name in tried:
+            near = difflib.get_close_matches(f"--{name}", known, n=1, cutoff=0.6)
+            if near:
+                message += f"\ndid you mean {near[0]} ?"
+        print(f"{self.prog}: {message}\n{self.prog} --help lists every option", file=sys.stderr)
+        sys.exit(2)
+
+
+class _Help(jsonargparse.DefaultHelpFormatter):
+    """Keeps the line breaks of the examples."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(indent + line for line in text.splitlines())
+
+
+def add_common(parser: Parser) -> None:
+    """Add the options that every verb has: ``--json`` and ``--address``."""
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object on stdout and nothing else there"
+    )
+    parser.add_argument(
+        "--address",
+        type=str | None,
+        default=None,
+        help="Ray cluster to use, such as `auto`; null uses $RAY_ADDRESS, else starts one on this machine",
+    )
+
+
+def run_verb(
+    build_parser: Callable[[], Parser],
+    run: Callable[[Any], dict[str, Any]],
+    argv: list[str] | None = None,
+    show: Callable[[dict[str, Any]], str] | None = None,
+) -> int:
+    """Parse ``argv``, call ``run``, print its result, return the exit status.
+
+    Libraries that print do so on stderr: stdout belongs to the result alone, either the JSON object or what
+    ``show`` makes of it.
+    """
+    parser = build_parser()
+    try:
+        args = parser.parse_args(
+            argv
+        )  # outside the redirection: --help and --print_config answer on stdout
+        with _stdout_kept_for_the_result() as stdout:
+            result = run(args)
+            if args.json:
+                print(json.dumps(result), file=stdout)
+            elif show is not None:
+                print(show(result), file=stdout)
+        return 0
+    except UserError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            f"{parser.prog}: interrupted; the same command continues where it was", file=sys.stderr
+        )
+        return 130
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        return 0
+
+
+@contextlib.contextmanager
+def _stdout_kept_for_the_result() -> Iterator[Any]:
+    """Point file descriptor 1 at stderr, also for child processes, and yield the real stdout."""
+    sys.stdout.flush()
+    real = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with os.fdopen(os.dup(real), "w") as stdout:
+            yield stdout
+    finally:
+        sys.stdout.flush()
+        os.dup2(real, 1)
+        os.close(real)
+
+
+def say(message: str) -> None:
+    """Print a line of progress on stderr."""
+    print(message, file=sys.stderr, flush=True)

@@ -1,0 +1,95 @@
+"""Measure a checkpoint: ``python -m pipelines.evaluate --checkpoint runs/first --manifest val.parquet``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from pipelines.console import Parser, add_common, run_verb, say
+from stm.errors import UserError
+
+
+def build_parser() -> Parser:
+    parser = Parser(
+        "evaluate",
+        "Measure a checkpoint on a manifest. Every video counts once; one that cannot be read counts as wrong.",
+        """
+        stm evaluate --checkpoint runs/first --manifest val.parquet
+        stm evaluate --checkpoint runs/first --manifest val.parquet --protocol accurate --output report
+        stm evaluate --checkpoint runs/first --manifest val.parquet --json
+        """,
+    )
+    add_common(parser)
+    parser.add_argument(
+        "--checkpoint",
+        type=str,
+        required=True,
+        help="checkpoint, or run directory for its best one",
+    )
+    parser.add_argument("--manifest", type=str, required=True, help="manifest to measure on")
+    parser.add_argument(
+        "--protocol",
+        type=Literal["efficient", "accurate"],
+        default="efficient",
+        help="`efficient`: 1 clip, centre crop; `accurate`: 10 samplings x 3 crops, scores averaged",
+    )
+    parser.add_argument(
+        "--output", type=str | None, default=None, help="directory for scores.parquet and figures"
+    )
+    parser.add_argument(
+        "--num_segments",
+        type=int | None,
+        default=None,
+        help="T of the test clip; null is the training's",
+    )
+    parser.add_argument("--workers", type=int, default=1, help="processes that run the network")
+    parser.add_argument("--batch_size", type=int, default=8, help="clips a process takes at once")
+    return parser
+
+
+def run(args: Any) -> dict[str, Any]:
+    """Evaluate as the arguments say; the result of ``stm.evaluate.evaluate.evaluate``."""
+    for name in ("workers", "batch_size", "num_segments"):
+        if args[name] is not None and args[name] < 1:
+            raise UserError(f"--{name} {args[name]}: must be at least 1")
+    if not Path(args.manifest).exists():
+        raise UserError(f"--manifest {args.manifest}: no such file; `stm index` writes one")
+    from stm.evaluate.evaluate import evaluate
+
+    return evaluate(
+        args.checkpoint,
+        args.manifest,
+        protocol=args.protocol,
+        output=args.output,
+        num_segments=args.num_segments,
+        num_workers=args.workers,
+        batch_size=args.batch_size,
+        say=say,
+        address=args.address,
+    )
+
+
+def show(result: dict[str, Any]) -> str:
+    lines = [
+        f"top-1 {result['top1']:.2%}   top-5 {result['top5']:.2%}   mean class {result['mean_class_accuracy']:.2%}   "
+        f"N = {result['num_videos']}, of which {result['unreadable']} unreadable and counted as wrong"
+    ]
+    if len(result["per_class"]) <= 30:
+        width = max(map(len, result["per_class"]))
+        for name, accuracy in result["per_class"].items():
+            said = "   -" if accuracy is None else f"{accuracy:6.1%}"
+            lines.append(f"  {name:<{width}}  {said}  of {result['class_counts'][name]}")
+    lines += [
+        f"  unreadable: {f['path']}: {f['reason']} {f['detail']}" for f in result["failures"][:10]
+    ]
+    lines += [f"{kind}: {path}" for kind, path in result["files"].items()]
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_verb(build_parser, run, argv, show)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

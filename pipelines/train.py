@@ -1,0 +1,66 @@
+"""Train a network: ``python -m pipelines.train --data.train train.parquet --data.val val.parquet``."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from pipelines.console import Parser, add_common, run_verb, say
+from stm.config import Config
+
+
+def build_parser() -> Parser:
+    parser = Parser(
+        "train",
+        "Train a network on a manifest. The same command continues a run that was interrupted.",
+        """
+        stm train --data.train train.parquet --data.val val.parquet --train.name first
+        stm train --config recipe.yaml --optim.lr 0.02 --workers 2
+        stm train --config recipe.yaml --print_config
+        """,
+    )
+    parser.add_argument(
+        "--config", action="config", help="YAML file with any of the settings below"
+    )
+    add_common(parser)
+    parser.add_argument(
+        "--workers", type=int | None, default=None, help="short for --train.num_workers"
+    )
+    parser.add_class_arguments(Config)
+    return parser
+
+
+def config_of(args: Any, parser: Parser) -> Config:
+    """The `Config` that the arguments describe; a setting out of range is a ``UserError``."""
+    if args.workers is not None:
+        args.train.num_workers = args.workers
+    sections = parser.instantiate(args)
+    return Config(
+        **{name: sections[name] for name in ("model", "data", "optim", "train", "tracking")}
+    )
+
+
+def run(args: Any) -> dict[str, Any]:
+    """Train as the arguments say; the result of ``stm.train.trainer.train``."""
+    config = config_of(args, build_parser())
+    from stm.train.trainer import train
+
+    return train(config, say, args.address)
+
+
+def show(result: dict[str, Any]) -> str:
+    lines = [f"checkpoint {result['checkpoint']}"]
+    if result["val_top1"] is not None:
+        lines.append(
+            f"validation top-1 {result['val_top1']:.1%} of {result['val_num_videos']:.0f} videos"
+        )
+    lines.append(f"next: stm evaluate --checkpoint {result['checkpoint']} --manifest MANIFEST")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_verb(build_parser, run, argv, show)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

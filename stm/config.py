@@ -1,0 +1,376 @@
+"""Every setting of a run, as frozen dataclasses: the command line and YAML are generated from these.
+
+Try: ``stm train --print_config`` shows all of them with their defaults.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from stm.errors import UserError
+
+Variant = Literal["stm", "tsn", "cstm", "cmm", "tsm"]
+Decoder = Literal["auto", "packets", "sequential", "decord"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def _require(condition: bool, flag: str, value: object, rule: str) -> None:
+    if not condition:
+        raise UserError(f"--{flag} {value}: {rule}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network (``stm.model.build_model``)."""
+
+    variant: Variant = "stm"
+    """`stm`, or what the paper compares it with: `tsn`, `cstm`, `cmm`, `tsm`."""
+
+    depth: int = 50
+    """ResNet depth: 26 (demos, tests), 50 (the paper), 101 or 152."""
+
+    fusion: Literal["sum", "concat"] = "sum"
+    """How the CSTM and CMM outputs of a block are joined (the paper's ablation)."""
+
+    temporal_conv: Literal["channelwise", "ordinary"] = "channelwise"
+    """CSTM's temporal convolution: one kernel a channel, or a dense one (the paper's ablation)."""
+
+    stages: list[int] = field(default_factory=lambda: [2, 3, 4, 5])
+    """ResNet stages, numbered 2 to 5 as in the paper, whose blocks are replaced."""
+
+    blocks: list[int] | None = None
+    """Which blocks of each of those stages, from 0; null is all of them."""
+
+    dropout: float = 0.5
+    """Dropout before the classifier; 0.8 on UCF-101 and HMDB-51."""
+
+    width: int = 64
+    """Channels of the stem; 64 is ResNet, 32 makes a network a laptop can train."""
+
+    gradient_checkpointing: bool = False
+    """Recompute block activations in the backward pass: less memory, about a third more time."""
+
+    pretrained: str | None = None
+    """State dict to start from: torchvision-layout ResNet, or a checkpoint of ours."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.depth in (26, 50, 101, 152), "model.depth", self.depth, "use 26, 50, 101 or 152"
+        )
+        _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "must be in [0, 1)")
+        _require(
+            self.width >= 16 and self.width % 16 == 0,
+            "model.width",
+            self.width,
+            "must be a positive multiple of 16 (the motion branch squeezes channels by 16)",
+        )
+        _require(
+            set(self.stages) <= {2, 3, 4, 5} and len(set(self.stages)) == len(self.stages),
+            "model.stages",
+            self.stages,
+            "stages are numbered 2 to 5, each at most once",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Videos in, uint8 clips out (``stm.data``)."""
+
+    train: str | None = None
+    """Manifest to train on, written by `stm index`."""
+
+    val: str | None = None
+    """Manifest to validate on; null trains without validation."""
+
+    num_segments: int = 8
+    """Segments a video is cut into, one frame from each: T."""
+
+    size: int = 224
+    """Side of a training clip and of the `efficient` test crop, px."""
+
+    scales: list[float] = field(default_factory=lambda: [1.0, 0.875, 0.75, 0.66])
+    """Side of the training crop as shares of the short side, one drawn for each clip."""
+
+    flip: Literal["auto", "swap", "never"] = "auto"
+    """Mirror half the training clips: `auto` where no class says left or right, `swap` also where mirroring turns a
+    class into another, which becomes the label, `never` nowhere."""
+
+    decoder: Decoder = "auto"
+    """`auto` takes the fastest exact decoder for each file."""
+
+    max_bad_fraction: float = 0.01
+    """Share of videos of an epoch that may fail to decode before the run stops and names them."""
+
+    clips_per_task: int = 32
+    """Clips decoded by one Ray Data task; fewer waste time on starting tasks, more delay the first batch."""
+
+    cpus_per_task: float = 1.0
+    """CPUs a decoding task reserves."""
+
+    prefetch_batches: int = 2
+    """Batches each training worker holds ready."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.num_segments >= 1, "data.num_segments", self.num_segments, "must be at least 1"
+        )
+        _require(self.size >= 32, "data.size", self.size, "must be at least 32 px")
+        _require(
+            bool(self.scales) and all(0 < scale <= 1 for scale in self.scales),
+            "data.scales",
+            self.scales,
+            "each scale is a share of the short side, in (0, 1]",
+        )
+        _require(
+            0 <= self.max_bad_fraction <= 1,
+            "data.max_bad_fraction",
+            self.max_bad_fraction,
+            "must be in [0, 1]",
+        )
+        _require(
+            self.clips_per_task >= 1,
+            "data.clips_per_task",
+            self.clips_per_task,
+            "must be at least 1",
+        )
+        _require(
+            self.cpus_per_task > 0, "data.cpus_per_task", self.cpus_per_task, "must be above 0"
+        )
+        _require(
+            self.prefetch_batches >= 0,
+            "data.prefetch_batches",
+            self.prefetch_batches,
+            "must not be negative",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """SGD as in the paper, section 4.1 (``stm.train.optim``)."""
+
+    batch_size: int = 64
+    """Global batch, in clips, over all workers."""
+
+    lr: float = 0.01
+    """Learning rate at `reference_batch_size`."""
+
+    reference_batch_size: int | None = None
+    """Scale the rate by batch_size / this; null takes `lr` as it is."""
+
+    momentum: float = 0.9
+    """SGD momentum."""
+
+    weight_decay: float = 5e-4
+    """L2 penalty on every parameter."""
+
+    epochs: int = 50
+    """Passes over the training manifest."""
+
+    milestones: list[int] = field(default_factory=lambda: [30, 40, 45])
+    """Epochs after which the rate is multiplied by `gamma`."""
+
+    gamma: float = 0.1
+    """Factor at each milestone."""
+
+    warmup_epochs: float = 0.0
+    """Linear warm-up from 0, in epochs."""
+
+    clip_grad_norm: float = 20.0
+    """Largest gradient norm; 0 switches clipping off."""
+
+    label_smoothing: float = 0.0
+    """Share of the target spread over all classes."""
+
+    def __post_init__(self) -> None:
+        _require(self.batch_size >= 1, "optim.batch_size", self.batch_size, "must be at least 1")
+        _require(math.isfinite(self.lr) and self.lr > 0, "optim.lr", self.lr, "must be above 0")
+        _require(
+            self.reference_batch_size is None or self.reference_batch_size >= 1,
+            "optim.reference_batch_size",
+            self.reference_batch_size,
+            "must be at least 1, or null",
+        )
+        _require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "must be in [0, 1)")
+        _require(
+            self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "must not be negative"
+        )
+        _require(self.epochs >= 1, "optim.epochs", self.epochs, "must be at least 1")
+        _require(
+            self.milestones == sorted(set(self.milestones))
+            and all(m >= 1 for m in self.milestones),
+            "optim.milestones",
+            self.milestones,
+            "must be rising epoch numbers, from 1",
+        )
+        _require(0 < self.gamma <= 1, "optim.gamma", self.gamma, "must be in (0, 1]")
+        _require(
+            self.warmup_epochs >= 0,
+            "optim.warmup_epochs",
+            self.warmup_epochs,
+            "must not be negative",
+        )
+        _require(
+            self.clip_grad_norm >= 0,
+            "optim.clip_grad_norm",
+            self.clip_grad_norm,
+            "must not be negative",
+        )
+        _require(
+            0 <= self.label_smoothing < 1,
+            "optim.label_smoothing",
+            self.label_smoothing,
+            "must be in [0, 1)",
+        )
+
+    @property
+    def effective_lr(self) -> float:
+        """The peak learning rate after scaling with the global batch."""
+        return self.lr * self.batch_size / (self.reference_batch_size or self.batch_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Where and how a run executes (``stm.train``)."""
+
+    name: str | None = None
+    """Name of the run; the same name continues it. Null makes a new one from variant and time."""
+
+    storage: str = "runs"
+    """Directory or URL that keeps runs and their checkpoints; every node must reach it."""
+
+    num_workers: int = 1
+    """Ray Train workers (DDP ranks)."""
+
+    use_gpu: bool | None = None
+    """One GPU a worker; null uses GPUs where the cluster has enough of them."""
+
+    cpus_per_worker: float = 1.0
+    """CPUs each training worker reserves; decoding takes the others."""
+
+    threads_per_worker: int | None = None
+    """PyTorch threads of a worker; null shares a node's cores among its workers (1 with a GPU)."""
+
+    precision: Precision = "auto"
+    """Arithmetic of the forward pass: `auto` is bfloat16 on GPUs that have it, float32 elsewhere."""
+
+    seed: int = 0
+    """Root of every random draw: weights, order, frames, crops, dropout."""
+
+    log_every_steps: int = 10
+    """Steps between lines of progress."""
+
+    checkpoint_every_steps: int | None = None
+    """Steps between checkpoints inside an epoch; null keeps one an epoch."""
+
+    val_every_epochs: int = 1
+    """Epochs between validations."""
+
+    max_failures: int = 3
+    """Restarts after a lost worker before the run gives up; -1 never gives up."""
+
+    collective_timeout_s: float = 300.0
+    """How long a rank waits for the others before the step fails by name."""
+
+    def __post_init__(self) -> None:
+        _require(self.num_workers >= 1, "train.num_workers", self.num_workers, "must be at least 1")
+        _require(
+            self.cpus_per_worker > 0,
+            "train.cpus_per_worker",
+            self.cpus_per_worker,
+            "must be above 0",
+        )
+        _require(
+            self.log_every_steps >= 1,
+            "train.log_every_steps",
+            self.log_every_steps,
+            "must be at least 1",
+        )
+        _require(
+            self.threads_per_worker is None or self.threads_per_worker >= 1,
+            "train.threads_per_worker",
+            self.threads_per_worker,
+            "must be at least 1, or null",
+        )
+        _require(
+            self.checkpoint_every_steps is None or self.checkpoint_every_steps >= 1,
+            "train.checkpoint_every_steps",
+            self.checkpoint_every_steps,
+            "must be at least 1, or null",
+        )
+        _require(
+            self.val_every_epochs >= 1,
+            "train.val_every_epochs",
+            self.val_every_epochs,
+            "must be at least 1",
+        )
+        _require(
+            self.max_failures >= -1, "train.max_failures", self.max_failures, "must be -1 or more"
+        )
+        _require(
+            self.collective_timeout_s > 0,
+            "train.collective_timeout_s",
+            self.collective_timeout_s,
+            "must be above 0",
+        )
+        name = self.name
+        _require(
+            name is None
+            or (name != "" and name not in (".", "..") and "/" not in name and "\\" not in name),
+            "train.name",
+            name,
+            "is a directory name: no slashes, not empty",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    """The MLflow record of a run (``stm.tracking``)."""
+
+    uri: str | None = None
+    """Tracking server or database; null is `sqlite` beside the runs. `none` switches tracking off."""
+
+    experiment: str = "stm"
+    """MLflow experiment."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def __post_init__(self) -> None:
+        batch_size, num_workers = self.optim.batch_size, self.train.num_workers
+        if batch_size % num_workers:
+            raise UserError(
+                f"--optim.batch_size {batch_size} cannot be divided among --train.num_workers {num_workers}: "
+                f"each worker takes the same number of clips, so use a multiple of {num_workers}, "
+                f"such as {max(num_workers, batch_size // num_workers * num_workers)}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dict, as in YAML."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Config:
+        """The inverse of `to_dict`; settings that a newer or older version wrote and this one lacks are refused."""
+        sections: dict[str, Any] = {}
+        for section in dataclasses.fields(cls):
+            section_class: Any = section.default_factory
+            given = values.get(section.name, {})
+            known = {f.name for f in dataclasses.fields(section_class)}
+            unknown = sorted(set(given) - known)
+            if unknown:
+                raise UserError(
+                    f"unknown setting {section.name}.{unknown[0]}: this version of stm does not have it"
+                )
+            sections[section.name] = section_class(**given)
+        return cls(**sections)

@@ -1,0 +1,138 @@
+"""Annotation readers: one file for each published format, all with the same result.
+
+    from stm.data.annotations import read_annotations
+    annotations = read_annotations("ucf101", "/data/ucf101", split=1)
+
+To add a format, write its reader (root, annotations, split) -> Annotations and name it in FORMATS.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections import Counter
+from collections.abc import Callable
+
+from stm.data.annotations import (
+    csv_list,
+    folder,
+    hmdb51,
+    jester,
+    kinetics400,
+    something_v1,
+    something_v2,
+    ucf101,
+)
+from stm.data.annotations.common import Annotations, Entry, is_url
+from stm.data.annotations.mirroring import flip_rules
+from stm.data.annotations.splitting import find_leaks, hold_out
+from stm.errors import UserError
+
+__all__ = ["FORMATS", "Annotations", "Entry", "read_annotations"]
+
+FORMATS: dict[str, Callable[[str, str | None, int], Annotations]] = {
+    "folder": folder.read,
+    "csv": csv_list.read,
+    "ucf101": ucf101.read,
+    "hmdb51": hmdb51.read,
+    "something-v1": something_v1.read,
+    "something-v2": something_v2.read,
+    "jester": jester.read,
+    "kinetics400": kinetics400.read,
+}
+_WITH_SPLITS = ("ucf101", "hmdb51")
+
+
+def read_annotations(
+    format: str,
+    root: str | os.PathLike[str],
+    annotations: str | os.PathLike[str] | None = None,
+    split: int = 1,
+    val_fraction: float | None = None,
+    seed: int = 0,
+) -> Annotations:
+    """Read a dataset's lists: no video is opened, and one that does not exist is kept.
+
+    format: a key of FORMATS.
+    root: folder (or URL) of the videos.
+    annotations: folder or file of the lists; None looks in `root` and the usual places in it.
+    split: which of the three published splits of ucf101 and hmdb51.
+    val_fraction: share of each class to hold out as `val`, whole groups at a time, where the
+        annotations have no split but `train`; `seed` draws them.
+
+    Raises UserError naming file, line and text where a line is malformed, an id or a path is
+    listed twice (in one split or two), or a split is empty.
+    """
+    if format not in FORMATS:
+        raise UserError(f"--format {format}: unknown; there are {', '.join(FORMATS)}.")
+    if not (split == 1 or (format in _WITH_SPLITS and split in (2, 3))):
+        raise UserError(
+            f"--split {split}: ucf101 and hmdb51 have the splits 1, 2 and 3; other formats one."
+        )
+    root = os.fspath(root)
+    if not is_url(root) and not os.path.isdir(root):
+        raise UserError(f"--root {root}: no such folder. It names the folder of the videos.")
+    named = None if annotations is None else os.fspath(annotations)
+    if named is not None and not os.path.exists(named):
+        raise UserError(f"--annotations {named}: no such file or folder.")
+    read = FORMATS[format](root, named, split)
+    for name, entries in read.splits.items():
+        if not entries:
+            raise UserError(f"split {name!r} of --root {root} lists no video.")
+    _refuse_duplicates(read.splits)
+    splits = read.splits
+    if val_fraction is not None:
+        splits = _hold_out(splits, val_fraction, seed)
+    flip, flip_map = flip_rules(read.classes)
+    warnings = [*read.warnings, *find_leaks(splits), *_missing_classes(read.classes, splits)]
+    return dataclasses.replace(
+        read, splits=splits, flip=flip, flip_map=flip_map, warnings=tuple(warnings)
+    )
+
+
+def _refuse_duplicates(splits: dict[str, list[Entry]]) -> None:
+    first: dict[tuple[str, str], Entry] = {}
+    repeated: list[str] = []
+    for entries in splits.values():
+        for entry in entries:
+            for kind, value in (("video", entry.video_id), ("path", entry.path)):
+                earlier = first.setdefault((kind, value), entry)
+                if earlier is not entry:
+                    repeated.append(f"{entry.line}: {kind} {value!r} is listed at {earlier.line}")
+                    break
+    if repeated:
+        more = f" ({len(repeated)} such lines)" if len(repeated) > 1 else ""
+        raise UserError(f"{repeated[0]} already{more}. List each video once, in one split.")
+
+
+def _hold_out(
+    splits: dict[str, list[Entry]], val_fraction: float, seed: int
+) -> dict[str, list[Entry]]:
+    if not 0 < val_fraction < 1:
+        raise UserError(f"--val-fraction {val_fraction:g}: must lie between 0 and 1.")
+    if set(splits) != {"train"}:
+        raise UserError(
+            f"--val-fraction: the annotations have the splits {', '.join(splits)} already; "
+            "leave it out, or give annotations with one split."
+        )
+    train, val = hold_out(splits["train"], val_fraction, seed)
+    if not train or not val:
+        raise UserError(
+            f"--val-fraction {val_fraction:g}: {len(splits['train'])} videos in too few groups "
+            "leave nothing for one side. Give more groups, or another fraction."
+        )
+    return {"train": train, "val": val}
+
+
+def _missing_classes(classes: tuple[str, ...], splits: dict[str, list[Entry]]) -> list[str]:
+    """A warning for each split without any video of some classes: often a misspelt label."""
+    warnings = []
+    for name, entries in splits.items():
+        counts = Counter(entry.label for entry in entries)
+        absent = [class_name for label, class_name in enumerate(classes) if not counts[label]]
+        if absent:
+            shown = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
+            warnings.append(
+                f"{len(absent)} of {len(classes)} classes have no {name} video: {shown}"
+            )
+    return warnings

@@ -1,0 +1,47 @@
+"""Format `hmdb51`: one list a class and split, CLASS_test_split1.txt, with a code beside each file.
+
+Code 1 is train, 2 is test (here the split `val`), 0 is in neither.
+"""
+
+from __future__ import annotations
+
+from stm.data.annotations.common import (
+    Annotations,
+    Entry,
+    annotation_folder,
+    bad_line,
+    join,
+    read_lines,
+)
+
+_CODES = {"1": "train", "2": "val", "0": ""}
+_EXPECTED = "`video.avi CODE` with code 1 (train), 2 (test) or 0 (unused)"
+
+
+def read(root: str, annotations: str | None, split: int) -> Annotations:
+    """Read one of the three published splits. A clip's group is its class and source title."""
+    ending = f"_test_split{split}.txt"
+    folder = annotation_folder(root, annotations, f"*{ending}", "testTrainMulti_7030_splits")
+    lists = {path.name.removesuffix(ending): path for path in sorted(folder.glob(f"*{ending}"))}
+    classes = tuple(sorted(lists))
+    splits: dict[str, list[Entry]] = {"train": [], "val": []}
+    for label, class_name in enumerate(classes):
+        path = lists[class_name]
+        for number, text in read_lines(path, _EXPECTED):
+            parts = text.rsplit(maxsplit=1)  # some titles hold blanks in mirrors of the dataset
+            if len(parts) != 2 or parts[1] not in _CODES:
+                raise bad_line(path, number, text, "cannot be read", _EXPECTED)
+            name, code = parts
+            if not _CODES[code]:
+                continue
+            title = name.rpartition(f"_{class_name}_")[0]
+            splits[_CODES[code]].append(
+                Entry(
+                    video_id=f"{class_name}/{name}",
+                    path=join(root, f"{class_name}/{name}"),
+                    label=label,
+                    group=f"{class_name}/{title}" if title else "",
+                    line=f"{path}:{number}",
+                )
+            )
+    return Annotations(classes, splits, "hmdb51")

@@ -1,0 +1,52 @@
+"""The `id;label` lists that Jester and Something-Something v1 were published as."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stm.data.annotations.common import (
+    Annotations,
+    Entry,
+    bad_line,
+    class_index,
+    find_media,
+    read_lines,
+)
+from stm.errors import UserError
+
+_EXPECTED = "`id;label`, the label as in the list of labels"
+
+
+def read_semicolon(root: str, folder: Path, prefix: str, dataset: str) -> Annotations:
+    """Read PREFIX-labels.csv, PREFIX-train.csv and PREFIX-validation.csv (train or both).
+
+    A video is ROOT/id, a folder of frames, or ROOT/id.webm.
+    """
+    label_list = folder / f"{prefix}-labels.csv"
+    labels = class_index(label_list, read_lines(label_list, "one class name a line"))
+    lists = {"train": folder / f"{prefix}-train.csv", "val": folder / f"{prefix}-validation.csv"}
+    rows = {name: _read_list(path, labels) for name, path in lists.items() if path.is_file()}
+    if not rows:
+        raise UserError(f"{folder}: neither {lists['train'].name} nor {lists['val'].name} in it.")
+    paths = find_media(root, (row[0] for listed in rows.values() for row in listed), "")
+    splits = {
+        name: [
+            Entry(video_id, paths[video_id], label, "", f"{lists[name]}:{number}")
+            for video_id, label, number in listed
+        ]
+        for name, listed in rows.items()
+    }
+    return Annotations(tuple(labels), splits, dataset)
+
+
+def _read_list(path: Path, labels: dict[str, int]) -> list[tuple[str, int, int]]:
+    """(video id, label, line number) of each line."""
+    rows = []
+    for number, text in read_lines(path, _EXPECTED):
+        video_id, mark, name = (part.strip() for part in text.partition(";"))
+        if not (video_id and mark and name):
+            raise bad_line(path, number, text, "cannot be read", _EXPECTED)
+        if name not in labels:
+            raise bad_line(path, number, text, f"label {name!r} is unknown", _EXPECTED)
+        rows.append((video_id, labels[name], number))
+    return rows

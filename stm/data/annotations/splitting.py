@@ -1,0 +1,71 @@
+"""Splits that do not leak: hold groups out whole, and notice groups that straddle two splits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+
+from stm.data.annotations.common import Entry
+
+
+def hold_out(entries: list[Entry], fraction: float, seed: int) -> tuple[list[Entry], list[Entry]]:
+    """Split into (train, val), both in the order given, with `fraction` of each class in val.
+
+    A group goes to one side whole; a video without a group is a group of its own. The result is a
+    function of the ids, groups, labels, fraction and seed alone: not of the order of the entries.
+    Each class with two or more groups has some videos on both sides wherever its groups allow it.
+    """
+    groups: dict[str, Counter[int]] = defaultdict(Counter)
+    for entry in entries:
+        groups[_group_key(entry)][entry.label] += 1
+    sizes = Counter(entry.label for entry in entries)
+    target = {label: fraction * size for label, size in sizes.items()}
+    held: Counter[int] = Counter()
+    val: set[str] = set()
+    order = sorted(groups, key=lambda key: hashlib.sha256(f"{seed}\0{key}".encode()).digest())
+    for key in order:
+        miss = sum(abs(target[label] - held[label]) for label in groups[key])
+        miss_with = sum(abs(target[label] - held[label] - n) for label, n in groups[key].items())
+        if miss_with < miss:
+            val.add(key)
+            held.update(groups[key])
+    for label in sorted(sizes):  # a class whose groups are all larger than its share
+        if held[label] == 0:
+            # Only groups that leave every class they hold something to train on.
+            fitting = [
+                key
+                for key in order
+                if label in groups[key]
+                and all(held[other] + n < sizes[other] for other, n in groups[key].items())
+            ]
+            if fitting:
+                smallest = min(fitting, key=lambda key: groups[key].total())
+                val.add(smallest)
+                held.update(groups[smallest])
+    train_entries = [entry for entry in entries if _group_key(entry) not in val]
+    return train_entries, [entry for entry in entries if _group_key(entry) in val]
+
+
+def _group_key(entry: Entry) -> str:
+    return f"group {entry.group}" if entry.group else f"video {entry.video_id}"
+
+
+def find_leaks(splits: dict[str, list[Entry]]) -> list[str]:
+    """One warning for each pair of splits that share a group: validation then flatters training."""
+    counts = {
+        name: Counter(entry.group for entry in entries if entry.group)
+        for name, entries in splits.items()
+    }
+    names = list(splits)
+    warnings = []
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            shared = sorted(counts[first].keys() & counts[second].keys())
+            if shared:
+                group = shared[0]
+                warnings.append(
+                    f"{len(shared)} group(s) occur in both {first} and {second}, such as {group!r} "
+                    f"({counts[first][group]} videos in {first}, {counts[second][group]} in "
+                    f"{second}): accuracy on {second} will be too good to be true"
+                )
+    return warnings

@@ -1,0 +1,97 @@
+"""Decode only the packets that wanted frames need: the fast decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Any
+
+import av.error
+
+from stm.data.decode.plan import PacketPlan, Run
+from stm.data.decode.video import VideoError
+
+Emit = Callable[[int, Any], None]
+
+_HAS_FIELD_PICTURES = frozenset(["h264", "mpeg2video"])
+
+
+class Unsure(Exception):
+    """The packet plan met something it cannot vouch for; decode in sequence instead."""
+
+    def __init__(self, why: str, *, numbers_hold: bool) -> None:
+        super().__init__(why)
+        self.numbers_hold = numbers_hold
+        """Whether presentation times still number the frames (damage, not a wrong plan)."""
+
+
+def decode(plan: PacketPlan, wanted: Sequence[int], emit: Emit) -> None:
+    """Call ``emit(frame number, av.VideoFrame)`` once for each wanted frame, in no set order.
+
+    Args:
+        plan: The scan of an open video, without doubt.
+        wanted: Distinct frame numbers.
+        emit: Must be done with the frame when it returns.
+
+    Raises:
+        VideoError: ``bad_index``.
+        Unsure: Where what came out does not match the plan.
+    """
+    if plan.doubt:
+        raise Unsure(plan.doubt, numbers_hold=False)
+    for k in wanted:
+        if not 0 <= k < plan.num_frames:
+            raise VideoError(
+                plan.video.name, "bad_index", f"frame {k} of a video of {plan.num_frames} frames"
+            )
+    with plan.in_file_order() as packets:
+        reached = 0
+        for run in plan.runs(wanted):
+            _decode_run(plan, run, islice(packets, run.start - reached, run.stop - reached), emit)
+            reached = run.stop
+
+
+def _decode_run(plan: PacketPlan, run: Run, packets: Any, emit: Emit) -> None:
+    context = plan.video.context
+    check_fields = context.name in _HAS_FIELD_PICTURES
+    missing = {plan.pts[position]: k for position, k in run.frames.items()}
+    key_pts: int = plan.pts[run.start]  # type: ignore[assignment]
+    latest = None
+
+    def take(frames: list[Any]) -> None:
+        nonlocal latest
+        for frame in frames:
+            pts = frame.pts
+            if pts is None or (latest is not None and pts <= latest):
+                raise Unsure("frames came out of order", numbers_hold=False)
+            latest = pts
+            if pts == key_pts and not frame.key_frame:
+                raise Unsure("a packet flagged as key frame is none", numbers_hold=True)
+            # Before the key frame's time: a leading picture, whose references are not in this run.
+            if frame.is_corrupt and pts >= key_pts:
+                raise Unsure("damage that wanted frames may refer to", numbers_hold=True)
+            k = missing.pop(pts, None)
+            if k is not None:
+                if check_fields and frame.interlaced_frame:
+                    raise Unsure("pictures may be single fields", numbers_hold=False)
+                emit(k, frame)
+
+    skipping = False
+    try:
+        for position, packet in enumerate(packets, start=run.start):
+            if plan.can_skip:
+                skip = position != run.start and position not in run.frames
+                if skip != skipping:
+                    context.skip_frame = "NONREF" if skip else "DEFAULT"
+                    skipping = skip
+            take(context.decode(packet))
+        # Also where nothing is missing: what the last frames refer to may come out after them.
+        take(context.decode(None))
+    except av.error.FFmpegError as error:
+        raise Unsure(f"decoding failed: {error}", numbers_hold=True) from error
+    finally:
+        if skipping:
+            context.skip_frame = "DEFAULT"
+        context.flush_buffers()
+    if missing:
+        raise Unsure("a wanted frame did not come out", numbers_hold=True)

@@ -1,0 +1,153 @@
+"""Decode from the first frame on: slow, and right where the packet plan is unsure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import av.error
+
+from stm.data.decode.plan import PacketPlan
+from stm.data.decode.video import VideoError
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """What is remembered of a decoded picture, to trace what damage reached."""
+
+    decoded_at: int
+    """Its place in decoding order."""
+    pts: int | None
+    is_key: bool
+    is_damaged: bool
+    """The decoder reported errors in it: parts are missing, or copied from other pictures."""
+    number: int | None = None
+    """Its frame number, if it is wanted."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A packet that the decoder refused."""
+
+    position: int
+    pts: int | None
+    num_frames_before: int
+    message: str
+
+
+def decode(
+    plan: PacketPlan,
+    wanted: Sequence[int],
+    emit: Callable[[int, Any], None],
+    *,
+    count: bool,
+) -> None:
+    """Call ``emit(frame number, av.VideoFrame)`` once for each wanted frame, in display order.
+
+    Args:
+        plan: The scan of an open video.
+        wanted: Distinct frame numbers.
+        emit: Must be done with the frame when it returns.
+        count: Number the frames by counting those that come out; otherwise by their presentation
+            times, so that a frame lost to damage does not shift those after it.
+
+    Raises:
+        VideoError: ``bad_index``, or ``unreadable`` if damage took or reached a wanted frame. The
+            decoders of HEVC, VP9 and AV1 repair damage without reporting it; theirs goes unseen.
+    """
+    missing = set(wanted)
+    number_of = None if count else plan.frame_of_pts()
+    position_of = {} if count else {time: position for position, time in enumerate(plan.pts)}
+    reorder_depth = plan.video.context.reorder_depth
+    num_frames = 0
+    still_to_see = reorder_depth  # a reference may come out after the picture that refers to it
+    failures: list[Failure] = []
+    pictures: list[_Picture] = []
+    for frame in all_frames(plan, failures):
+        if not missing:
+            if not still_to_see:
+                break
+            still_to_see -= 1
+        k = num_frames if number_of is None else number_of.get(frame.pts)
+        num_frames += 1
+        wanted_number = k if k in missing else None
+        # Uncounted pictures are in the order of their packets. For counted ones the order in which
+        # they come out has to do, with damage moved to the earliest place that it may have been at.
+        decoded_at = num_frames - (reorder_depth if frame.is_corrupt else 0)
+        pictures.append(
+            _Picture(
+                position_of.get(frame.pts, decoded_at),
+                frame.pts,
+                frame.key_frame and not count,  # past damage, counting is not to be trusted again
+                frame.is_corrupt,
+                wanted_number,
+            )
+        )
+        if wanted_number is not None:
+            missing.remove(wanted_number)
+            emit(wanted_number, frame)
+    if missing and not num_frames:
+        why = failures[0].message if failures else "the decoder gave no frame"
+        raise VideoError(plan.video.name, "no_frames", why)
+    length = num_frames if number_of is None else plan.num_frames
+    for k in sorted(missing, reverse=True):
+        if not 0 <= k < length:
+            detail = f"frame {k} of a video of {length} frames"
+            raise VideoError(plan.video.name, "bad_index", detail)
+    for failure in failures:
+        at = failure.num_frames_before if count else failure.position
+        pictures.append(_Picture(at, failure.pts, False, True))
+    lost = missing | _reached_by_damage(pictures)
+    if lost:
+        why = f" ({failures[0].message})" if failures else ""
+        detail = f"damage at frame {min(lost)} of {length}{why}"
+        raise VideoError(plan.video.name, "unreadable", detail)
+
+
+def _reached_by_damage(pictures: list[_Picture]) -> set[int]:
+    """Wanted frames decoded after a damaged picture and before the next key frame.
+
+    A decoder fills what is lost with older pictures, and whatever refers to that inherits it: such
+    frames look whole and show another moment.
+    """
+    if not any(picture.is_damaged for picture in pictures):
+        return set()
+    reached = set()
+    tainted = False
+    key_pts = None
+    for picture in sorted(pictures, key=lambda picture: picture.decoded_at):
+        if picture.is_key:
+            tainted, key_pts = False, picture.pts
+        is_leading = key_pts is not None and picture.pts is not None and picture.pts < key_pts
+        if picture.is_damaged and not is_leading:
+            tainted = True
+        if picture.number is not None and (tainted or picture.is_damaged):
+            reached.add(picture.number)
+    return reached
+
+
+def count_frames(plan: PacketPlan) -> int:
+    """Frames that come out when everything is decoded."""
+    return sum(1 for _ in all_frames(plan, []))
+
+
+def all_frames(plan: PacketPlan, failures: list[Failure]) -> Iterator[Any]:
+    """Every frame the decoder gives; packets that it refuses are noted in ``failures``."""
+    context = plan.video.context
+    context.flush_buffers()
+    num_frames = 0
+    try:
+        with plan.in_file_order() as packets:
+            for position, packet in enumerate(chain(packets, [None])):
+                try:
+                    frames = context.decode(packet)
+                except av.error.FFmpegError as error:
+                    pts = packet.pts if packet is not None else None
+                    failures.append(Failure(position, pts, num_frames, str(error.strerror)))
+                    continue
+                num_frames += len(frames)
+                yield from frames
+    finally:
+        context.flush_buffers()

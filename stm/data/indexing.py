@@ -1,0 +1,303 @@
+"""Probe every video of a dataset on the cluster and write down what each one is, good or bad.
+
+    from stm.data.annotations import read_annotations
+    manifests, summary = index_videos(read_annotations("ucf101", "/data/ucf101"))
+
+N videos in, N rows out, in the order listed, whatever the files do to the decoder: each is probed
+in a process that may hang or die (`stm.data.isolation`). One Ray Data row of the job:
+
+| column    | dtype  | meaning                                                                    |
+|-----------|--------|----------------------------------------------------------------------------|
+| row       | int64  | place in the job                                                           |
+| path      | string | as in the manifest                                                         |
+| known     | string | state of the file when an earlier job probed it; "" where it has to be     |
+
+and the same row afterwards: `row`, `unchanged` (bool: state is `known`, nothing was probed), and
+the columns of `stm.data.probe_store`, empty where unchanged.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stm.data import decode
+from stm.data.annotations import Annotations, Entry
+from stm.data.cross_check import cross_check_decoders
+from stm.data.isolation import CallFailed, IsolatedProcess
+from stm.data.manifest import OK, SCHEMA, Manifest
+from stm.data.probe_store import FACTS, PROBED, ProbeStore, remembered
+
+Probe = Callable[[str], decode.VideoInfo]
+
+_ROWS_OUT = pa.schema([("row", pa.int64()), ("unchanged", pa.bool_()), *PROBED])
+_BLANK = {name: "" if pa.types.is_string(PROBED.field(name).type) else 0 for name in FACTS}
+_MOST_ROWS_A_TASK = 256
+_INT16_MAX = int(np.iinfo(np.int16).max)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What indexing found, over all splits. Counts are of videos."""
+
+    num_videos: int
+    num_probed: int
+    """The others were known from an earlier job and have not changed."""
+
+    status: dict[str, int]
+    codec: dict[str, int]
+    """Usable videos by codec; likewise `size` and `guard`."""
+
+    size: dict[str, int]
+    guard: dict[str, int]
+    """By reason why decord may not be trusted; "" may."""
+
+    num_frames: dict[str, float]
+    """Quantiles of the usable videos' lengths in frames: min, 10%, 50%, 90%, max."""
+
+    num_cross_checked: int
+    disagreements: dict[str, str]
+    """Path -> what decord did otherwise than the packet plan, among the files cross-checked."""
+
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def index_videos(
+    annotations: Annotations,
+    *,
+    work_dir: str | os.PathLike[str] | None = None,
+    deadline_s: float = 30.0,
+    cross_check: int = 20,
+    probe: Probe = decode.probe,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[dict[str, Manifest], Summary]:
+    """Probe the videos of all splits in one Ray Data job on the connected cluster.
+
+    work_dir: where results are kept block by block, so that an interrupted job goes on where it
+        was and a later one probes only what is new or changed; None keeps nothing.
+    deadline_s: seconds a file may take; one that takes longer has status `deadline`, one that
+        takes its process with it `crashed`, any other the reason of its VideoError.
+    cross_check: up to this many usable files are read by decord, too, and compared.
+    probe: the function that examines a file, at the top of an importable module.
+    progress: called with (videos done, all videos) after every block.
+
+    Returns the manifest of each split, rows in the order of its entries, and a summary.
+    """
+    begun = time.perf_counter()
+    entries = [entry for listed in annotations.splits.values() for entry in listed]
+    paths = [entry.path for entry in entries]
+    store = ProbeStore(None if work_dir is None else Path(work_dir))
+    tables = [store.load()]
+    known_rows = remembered(tables[0], deadline_s)
+    states = tables[0]["state"].to_pylist()
+    known = [states[known_rows[path]] if path in known_rows else "" for path in paths]
+
+    # Where the result of each video lies in the concatenation of `tables`.
+    places = np.full(len(entries), -1, np.int64)
+    num_stored, num_done, num_probed = tables[0].num_rows, 0, 0
+    task = partial(_probe_block, probe=probe, deadline_s=deadline_s)
+    for block in _run_tasks(_blocks(paths, known), task):
+        rows = block["row"].to_numpy()
+        unchanged = block["unchanged"].to_numpy(zero_copy_only=False)
+        for row in rows[unchanged]:
+            places[row] = known_rows[paths[row]]
+        fresh = block.filter(pc.invert(block["unchanged"])).select(PROBED.names)
+        places[rows[~unchanged]] = np.arange(num_stored, num_stored + fresh.num_rows)
+        store.add(fresh)
+        tables.append(fresh)
+        num_stored += fresh.num_rows
+        num_probed += fresh.num_rows
+        num_done += len(rows)
+        if progress is not None:
+            progress(num_done, len(entries))
+    if num_done != len(entries) or (places < 0).any():
+        raise RuntimeError(f"{num_done} results of {len(entries)} videos: rows were lost in Ray")
+    results = pa.concat_tables(tables).take(places).combine_chunks()
+    store.compact(results)
+
+    disagreements, num_checked = cross_check_decoders(results, cross_check, deadline_s)
+    results = _with_disagreements(results, disagreements)
+    summary = _summarise(results, num_probed, disagreements, num_checked, begun)
+    manifests: dict[str, Manifest] = {}
+    start = 0
+    for name, listed in annotations.splits.items():
+        part = results.slice(start, len(listed))
+        manifests[name] = Manifest(
+            table=_manifest_table(listed, part),
+            classes=annotations.classes,
+            dataset=annotations.dataset,
+            flip=annotations.flip,
+            flip_map=annotations.flip_map,
+        )
+        start += len(listed)
+    return manifests, summary
+
+
+def _blocks(paths: Sequence[str], known: Sequence[str]) -> list[pa.Table]:
+    """The job's rows, cut so that all CPUs have work and a task is worth its start."""
+    import ray
+
+    num_cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    num_rows = min(_MOST_ROWS_A_TASK, max(16, -(-len(paths) // num_cpus)))
+    table = pa.table(
+        {
+            "row": pa.array(np.arange(len(paths), dtype=np.int64)),
+            "path": pa.array(paths, pa.string()),
+            "known": pa.array(known, pa.string()),
+        }
+    )
+    # combine_chunks: a slice would carry the buffers of the whole table to every task.
+    return [
+        pa.Table.from_batches([batch]).take(np.arange(batch.num_rows))
+        for batch in table.to_batches(max_chunksize=num_rows)
+    ]
+
+
+def _run_tasks(blocks: list[pa.Table], task: Callable[[pa.Table], pa.Table]) -> Iterator[pa.Table]:
+    """Yield `task(block)` for each block, in whichever order they finish."""
+    import ray.data
+
+    dataset = ray.data.from_arrow(blocks).map_batches(task, batch_size=None, batch_format="pyarrow")
+    dataset.context.enable_progress_bars = False
+    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
+
+
+def _probe_block(block: pa.Table, *, probe: Probe, deadline_s: float) -> pa.Table:
+    """Probe the files of one block, one after another, in a child process that serves the block."""
+    rows = []
+    with IsolatedProcess(preload=["stm.data.decode.probing"]) as process:
+        for item in block.to_pylist():
+            state, facts = _examine(process, item["path"], item["known"], probe, deadline_s)
+            rows.append(
+                {
+                    **_BLANK,
+                    **(facts or {}),
+                    "row": item["row"],
+                    "unchanged": facts is None,
+                    "path": item["path"],
+                    "state": state,
+                    "deadline_s": deadline_s,
+                }
+            )
+    return pa.Table.from_pylist(rows, schema=_ROWS_OUT)
+
+
+def _examine(
+    process: IsolatedProcess, path: str, known: str, probe: Probe, deadline_s: float
+) -> tuple[str, dict[str, Any] | None]:
+    """(state of the file, its facts), the facts None where the state is the known one."""
+    state = ""
+    try:
+        # In the child as well: looking at a file on a dead network disk hangs.
+        state = process.call(file_state, path, deadline_s=deadline_s)
+        if state and state == known:
+            return state, None
+        return state, _facts(process.call(probe, path, deadline_s=deadline_s))
+    except decode.VideoError as error:
+        return state, {"status": error.reason, "detail": error.detail}
+    except CallFailed as error:
+        return state, {"status": error.reason, "detail": error.detail}
+    except Exception as error:
+        # Whatever a decoder invents to raise is a fact about this file, and no end to the job.
+        return state, {"status": "probe_failed", "detail": f"{type(error).__name__}: {error}"}
+
+
+def _facts(info: decode.VideoInfo) -> dict[str, Any]:
+    if info.num_frames < 1:
+        return {"status": "no_frames", "detail": "it holds no frame"}
+    if max(info.width, info.height) > _INT16_MAX:
+        detail = f"{info.width}x{info.height} pixels; a side may have {_INT16_MAX}"
+        return {"status": "too_large", "detail": detail}
+    return {
+        "status": OK,
+        "num_frames": info.num_frames,
+        "fps": info.fps,
+        "width": info.width,
+        "height": info.height,
+        "codec": info.codec,
+        "guard": info.guard,
+        "keyframe_interval": info.keyframe_interval,
+    }
+
+
+def file_state(path: str) -> str:
+    """Changes when the file (or folder, or object behind a URL) does; "" where there is none."""
+    if "://" in path:
+        import fsspec
+
+        filesystem, name = fsspec.core.url_to_fs(path)
+        info = filesystem.info(name)
+        changed = next(
+            (info[k] for k in ("ETag", "etag", "LastModified", "mtime") if k in info), ""
+        )
+        return f"{info.get('size')}:{changed}" if changed else ""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return ""
+    return f"{stat.st_size}:{stat.st_mtime_ns}"
+
+
+def _with_disagreements(results: pa.Table, disagreements: dict[str, str]) -> pa.Table:
+    guards = [
+        disagreements.get(path, guard)
+        for path, guard in zip(
+            results["path"].to_pylist(), results["guard"].to_pylist(), strict=True
+        )
+    ]
+    index = results.schema.get_field_index("guard")
+    return results.set_column(index, "guard", pa.array(guards, pa.string()))
+
+
+def _manifest_table(entries: list[Entry], results: pa.Table) -> pa.Table:
+    columns: dict[str, Any] = {name: results[name] for name in FACTS}
+    columns["video_id"] = pa.array([entry.video_id for entry in entries], pa.string())
+    columns["path"] = results["path"]
+    columns["label"] = pa.array([entry.label for entry in entries], pa.int32())
+    columns["group"] = pa.array([entry.group for entry in entries], pa.string())
+    return pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA)
+
+
+def _summarise(
+    results: pa.Table,
+    num_probed: int,
+    disagreements: dict[str, str],
+    num_checked: int,
+    begun: float,
+) -> Summary:
+    usable = results.filter(pc.equal(results["status"], OK))
+    lengths = usable["num_frames"].to_numpy()
+    levels = {"min": 0.0, "10%": 0.1, "50%": 0.5, "90%": 0.9, "max": 1.0}
+    sizes = zip(usable["width"].to_pylist(), usable["height"].to_pylist(), strict=True)
+    return Summary(
+        num_videos=results.num_rows,
+        num_probed=num_probed,
+        status=_counts(results["status"].to_pylist()),
+        codec=_counts(usable["codec"].to_pylist()),
+        size=_counts(f"{width}x{height}" for width, height in sizes),
+        guard=_counts(usable["guard"].to_pylist()),
+        num_frames={
+            name: float(np.quantile(lengths, level)) if len(lengths) else 0.0
+            for name, level in levels.items()
+        },
+        num_cross_checked=num_checked,
+        disagreements=disagreements,
+        seconds=time.perf_counter() - begun,
+    )
+
+
+def _counts(values: Any) -> dict[str, int]:
+    return dict(Counter(values).most_common())

@@ -1,0 +1,312 @@
+"""The manifest: one Parquet row a video, written once by `stm index`, read by everything after it.
+
+    python -c "from stm.data.manifest import Manifest; print(Manifest.read('index/val.parquet'))"
+
+| column            | dtype   | meaning                                                          |
+|-------------------|---------|------------------------------------------------------------------|
+| video_id          | string  | unique name of the video within the dataset                      |
+| path              | string  | absolute path of a video file or frame folder, or an fsspec URL  |
+| label             | int32   | index into `classes`, 0-based                                    |
+| num_frames        | int32   | displayed frames, exact; 0 where status is not ok                |
+| fps               | float32 | mean frames per second; 0 where unknown (frame folders)          |
+| width, height     | int16   | pixels as displayed, before any resize                           |
+| codec             | string  | name of the format (h264, mpeg4, vp9, ...); "" unless ok         |
+| status            | string  | "ok", or the code of why it cannot be used (not_found, ...)      |
+| detail            | string  | the same reason in words; "" where ok                            |
+| group             | string  | what this clip was cut from, to be kept in one split; "" unknown |
+| guard             | string  | "" = decord may be trusted with this file, else why not          |
+| keyframe_interval | int32   | most frames from one key frame to the next; 0 where unknown      |
+
+Nothing is null. The schema's metadata holds, under `stm.manifest`, a JSON object with the schema
+version, the dataset's name, the class names in label order and what mirroring does to labels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stm.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SCHEMA_VERSION = 1
+METADATA_KEY = b"stm.manifest"
+OK = "ok"
+
+SCHEMA = pa.schema(
+    [
+        ("video_id", pa.string()),
+        ("path", pa.string()),
+        ("label", pa.int32()),
+        ("num_frames", pa.int32()),
+        ("fps", pa.float32()),
+        ("width", pa.int16()),
+        ("height", pa.int16()),
+        ("codec", pa.string()),
+        ("status", pa.string()),
+        ("detail", pa.string()),
+        ("group", pa.string()),
+        ("guard", pa.string()),
+        ("keyframe_interval", pa.int32()),
+    ]
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Manifest:
+    """The videos of one split, in a fixed order, good and bad.
+
+    A row number is a video's name in the sample plan: rows are never reordered or dropped.
+    """
+
+    table: pa.Table
+    """Rows as in the module's table."""
+
+    classes: tuple[str, ...]
+    """Class names; `label` indexes into it."""
+
+    dataset: str
+    """Name of the dataset, for logs and reports."""
+
+    flip: bool
+    """Whether a mirrored clip keeps its label; False where a class says left or right."""
+
+    flip_map: dict[int, int] | None = field(default=None)
+    """Labels after mirroring, for training that swaps them: a becomes flip_map[a], and a label
+    that is no key may not be mirrored. With flip=False and no map, nothing may be mirrored."""
+
+    schema_version: int = SCHEMA_VERSION
+
+    def __repr__(self) -> str:
+        return (
+            f"Manifest({self.dataset!r}, {len(self)} videos, {len(self.usable)} usable, "
+            f"{self.num_classes} classes)"
+        )
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @cached_property
+    def usable(self) -> NDArray[np.int64]:
+        """Row numbers with status ok, ascending: int64 [number of usable videos]."""
+        import numpy as np
+
+        ok = pc.equal(self.table["status"], OK).to_numpy(zero_copy_only=False)
+        return np.flatnonzero(ok).astype(np.int64)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 (hex) of what training depends on, in row order.
+
+        That is: ids, labels, lengths, which videos are usable, and the class names.
+
+        Moving the files, or writing the table with other row groups, leaves it as it is.
+        """
+        digest = hashlib.sha256()
+        digest.update(json.dumps([self.schema_version, self.classes]).encode())
+        digest.update(json.dumps(self.table["video_id"].to_pylist()).encode())
+        for name in ("label", "num_frames"):
+            digest.update(self.table[name].to_numpy().astype("<i4").tobytes())
+        digest.update(self.usable.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    def mirrored_label(self, label: int) -> int | None:
+        """The label of a mirrored clip of this class; None where it must not be mirrored."""
+        if self.flip:
+            return label
+        return None if self.flip_map is None else self.flip_map.get(label)
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write as Parquet, whole or not at all: a reader sees the old file or the new one.
+
+        Raises UserError where the folder cannot be written.
+        """
+        import pyarrow.parquet as pq
+
+        described = {
+            "schema_version": self.schema_version,
+            "dataset": self.dataset,
+            "classes": list(self.classes),
+            "flip": self.flip,
+            "flip_map": None
+            if self.flip_map is None
+            else {str(a): b for a, b in sorted(self.flip_map.items())},
+        }
+        metadata = {METADATA_KEY: json.dumps(described, ensure_ascii=False).encode()}
+        table = self.table.select(SCHEMA.names).cast(SCHEMA).replace_schema_metadata(metadata)
+        target = Path(path)
+        temporary = None
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+            with os.fdopen(handle, "wb") as stream:
+                pq.write_table(table, stream, compression="zstd")
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(temporary, 0o644)  # mkstemp makes it private; a manifest is shared
+            os.replace(temporary, target)
+        except OSError as error:
+            if temporary is not None:
+                Path(temporary).unlink(missing_ok=True)
+            raise UserError(
+                f"{target}: cannot write the manifest ({error.strerror or error}). "
+                "Choose an --output folder you may write to, with free space."
+            ) from error
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Manifest:
+        """Read and check a manifest.
+
+        Raises UserError, naming the file and the field, where it is missing, not a manifest, of
+        another schema version, empty, or where ids repeat, labels leave the class list, or no
+        video is usable.
+        """
+        import pyarrow.parquet as pq
+
+        try:
+            # Not pq.read_table: it would merge a folder's files, and its reader threads, given a
+            # Python file, abort the interpreter at exit now and then (pyarrow 25).
+            with pa.OSFile(os.fspath(path)) as stream:
+                table = pq.ParquetFile(stream).read()
+        except OSError as error:
+            hint = " It is a folder: name the .parquet file in it." if Path(path).is_dir() else ""
+            raise UserError(
+                f"{path}: cannot read the manifest ({error.strerror or error}).{hint} "
+                "`stm index --output DIR` writes DIR/train.parquet and DIR/val.parquet."
+            ) from error
+        except pa.ArrowInvalid as error:
+            raise UserError(
+                f"{path}: not a Parquet file, or cut short ({_first_line(error)}). A manifest is "
+                "what `stm index` writes; annotation lists go to `stm index --annotations`."
+            ) from error
+        described = _read_metadata(path, table)
+        missing = [name for name in SCHEMA.names if name not in table.column_names]
+        if missing:
+            raise UserError(
+                f"{path}: missing column(s) {', '.join(missing)}. Run `stm index` again."
+            )
+        try:
+            table = table.select(SCHEMA.names).cast(SCHEMA).combine_chunks()
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise UserError(
+                f"{path}: a column has another type than a manifest's ({_first_line(error)}). "
+                "Run `stm index` again."
+            ) from error
+        flip_map = described.get("flip_map")
+        manifest = cls(
+            table=table,
+            classes=tuple(described["classes"]),
+            dataset=described["dataset"],
+            flip=described["flip"],
+            flip_map=None if flip_map is None else {int(a): int(b) for a, b in flip_map.items()},
+            schema_version=described["schema_version"],
+        )
+        _check_rows(path, manifest)
+        return manifest
+
+
+def _read_metadata(path: str | os.PathLike[str], table: pa.Table) -> dict[str, Any]:
+    raw = (table.schema.metadata or {}).get(METADATA_KEY)
+    if raw is None:
+        raise UserError(
+            f"{path}: a Parquet file, but no manifest: it lacks the metadata "
+            f"`{METADATA_KEY.decode()}`. Manifests are written by `stm index`."
+        )
+    try:
+        described = json.loads(raw)
+        version = described["schema_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: the metadata `{METADATA_KEY.decode()}` cannot be read. Run `stm index` again."
+        ) from error
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{path}: schema_version is {version!r}, this stm reads {SCHEMA_VERSION}. "
+            "Run `stm index` again with this version of stm."
+        )
+    wanted = {"dataset": str, "classes": list, "flip": bool}
+    for name, kind in wanted.items():
+        if not isinstance(described.get(name), kind):
+            raise UserError(f"{path}: metadata field `{name}` is missing. Run `stm index` again.")
+    return dict(described)
+
+
+def _check_rows(path: str | os.PathLike[str], manifest: Manifest) -> None:
+    table = manifest.table
+    if table.num_rows == 0:
+        raise UserError(
+            f"{path}: the manifest is empty. Check the annotations given to `stm index`."
+        )
+    for name in SCHEMA.names:
+        if table[name].null_count:
+            raise UserError(
+                f"{path}: column {name} has {table[name].null_count} null value(s). "
+                "Run `stm index` again."
+            )
+    counts = pc.value_counts(table["video_id"])
+    repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
+    if repeated:
+        raise UserError(
+            f"{path}: video_id {repeated[0]!r} occurs more than once ({len(repeated)} such ids). "
+            "Each video may be listed once: remove the duplicates from the annotations and index "
+            "again."
+        )
+    span = pc.min_max(table["label"]).as_py()
+    if span["min"] < 0 or span["max"] >= manifest.num_classes:
+        wrong = span["min"] if span["min"] < 0 else span["max"]
+        row = pc.index(table["label"], wrong).as_py()
+        raise UserError(
+            f"{path}: label {wrong} of video {table['video_id'][row].as_py()!r} lies outside the "
+            f"{manifest.num_classes} classes (0 to {manifest.num_classes - 1}). "
+            "Run `stm index` again."
+        )
+    _check_flip_map(path, manifest)
+    _check_usable(path, manifest)
+
+
+def _check_flip_map(path: str | os.PathLike[str], manifest: Manifest) -> None:
+    for a, b in (manifest.flip_map or {}).items():
+        if not (0 <= a < manifest.num_classes and 0 <= b < manifest.num_classes):
+            raise UserError(
+                f"{path}: flip_map maps label {a} to {b}, outside the {manifest.num_classes} "
+                "classes. Run `stm index` again."
+            )
+
+
+def _check_usable(path: str | os.PathLike[str], manifest: Manifest) -> None:
+    usable = manifest.usable
+    if len(usable) == 0:
+        status = pc.value_counts(manifest.table["status"]).to_pylist()
+        counts = ", ".join(f"{item['values']}: {item['counts']}" for item in status)
+        raise UserError(
+            f"{path}: no usable video among {len(manifest)} ({counts}). "
+            f"{Path(path).with_suffix('.bad.txt').name} beside it lists the reasons; "
+            "check --root and index again."
+        )
+    lengths = manifest.table["num_frames"].to_numpy()[usable]
+    if lengths.min() < 1:
+        row = int(usable[int(lengths.argmin())])
+        raise UserError(
+            f"{path}: video {manifest.table['video_id'][row].as_py()!r} has status ok and "
+            f"num_frames {int(lengths.min())}. Run `stm index` again."
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,150 @@
+"""The sample plan: which video is trained on when, with which seed. A pure function of (seed, epoch), without I/O.
+
+Order. The k-th sample of an epoch is ``permute(k)``: a keyed permutation of 0..n-1 that is computed one element at a
+time, so no epoch's order is ever stored, any worker can ask for any part of it, and a manifest of ten million videos
+starts as fast as one of ten. It is a Feistel network over the smallest even number of bits that holds n, walked
+along its cycle until it lands below n (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002).
+
+Steps. A position is (epoch, samples consumed). Step s of an epoch takes the samples s*G .. (s+1)*G - 1, G the global
+batch, whatever the number of workers; rank r takes the r-th contiguous share of them. The last step of an epoch is
+padded with samples of weight 0 (video -1), so each epoch shows every video once and all ranks take equal steps.
+
+Try: ``python -c "from stm.data.plan import permute; print(permute(range(10), 10, seed=0, epoch=0))"``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+_ROUNDS = 8
+
+
+@dataclass(frozen=True, order=True)
+class Position:
+    """How far training has come, independent of the number of workers."""
+
+    epoch: int = 0
+    offset: int = 0
+    """Samples of the epoch already consumed."""
+
+
+def mix(*parts: int | np.ndarray) -> np.ndarray:
+    """Hash integers into uint64, element by element (the finaliser of SplitMix64 after each part).
+
+    Broadcasts like arithmetic. Unlike Python's ``hash`` it is the same in every process and version.
+    """
+    state = np.asarray(0x243F6A8885A308D3, dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        for part in parts:
+            state = state + np.asarray(part).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+            state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            state = state ^ (state >> np.uint64(31))
+    return state
+
+
+def permute(
+    positions: Sequence[int] | np.ndarray, num_videos: int, *, seed: int, epoch: int
+) -> np.ndarray:
+    """Where each of ``positions`` (0 .. num_videos-1) of an epoch falls in the manifest: int64, same shape."""
+    values = np.asarray(positions, dtype=np.int64).astype(np.uint64)
+    if values.size and int(values.max()) >= num_videos:
+        raise ValueError(f"position {int(values.max())} of an epoch of {num_videos} videos")
+    half = np.uint64(max(1, (max(num_videos - 1, 1).bit_length() + 1) // 2))
+    low = (np.uint64(1) << half) - np.uint64(1)
+    keys = [mix(seed, epoch, round_number) for round_number in range(_ROUNDS)]
+
+    def encrypt(block: np.ndarray) -> np.ndarray:
+        left, right = block >> half, block & low
+        for key in keys:
+            left, right = right, left ^ (mix(right, key) & low)
+        return (left << half) | right
+
+    result = encrypt(values)
+    outside = result >= np.uint64(num_videos)
+    while outside.any():
+        result[outside] = encrypt(result[outside])
+        outside = result >= np.uint64(num_videos)
+    return result.astype(np.int64)
+
+
+def sample_seed(videos: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
+    """The seed of every random draw for a video in an epoch: uint64, same shape."""
+    return mix(seed, epoch, videos, 0x5EED)
+
+
+def steps_per_epoch(num_videos: int, global_batch: int) -> int:
+    """Steps of a whole epoch, the padded one included."""
+    return -(-num_videos // global_batch)
+
+
+def step_of(position: Position, num_videos: int, global_batch: int) -> int:
+    """Steps taken since the start of training at ``position``."""
+    return position.epoch * steps_per_epoch(num_videos, global_batch) + -(
+        -position.offset // global_batch
+    )
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one rank does in one step; every array has the local batch B = ceil(G / world size) as its length."""
+
+    epoch: int
+    offset_end: int
+    """Samples of the epoch consumed once this step is taken; the number of videos at the epoch's end."""
+    videos: np.ndarray
+    """int64 [B]: row numbers among the usable videos; -1 is padding."""
+    seeds: np.ndarray
+    """uint64 [B]."""
+
+    @property
+    def weights(self) -> np.ndarray:
+        """float32 [B]: 0 for padding, else 1."""
+        return (self.videos >= 0).astype(np.float32)
+
+
+def shares(
+    num_videos: int,
+    *,
+    global_batch: int,
+    world_size: int,
+    seed: int,
+    start: Position = Position(),
+    num_epochs: int = 1,
+    shuffle: bool = True,
+) -> Iterator[Share]:
+    """Every rank's share of every step from ``start`` to the end of the last epoch.
+
+    They come step by step and, within a step, rank by rank: share i belongs to rank i % world_size. Where
+    ``world_size`` does not divide ``global_batch``, the last ranks get padding; the samples of a step stay the same.
+    """
+    local_batch = -(-global_batch // world_size)
+    steps_at_once = max(
+        1, 4096 // global_batch
+    )  # hashing thousands of numbers costs little more than hashing one
+    epoch, offset = start.epoch, start.offset
+    while epoch < num_epochs:
+        while offset < num_videos:
+            end = min(offset + steps_at_once * global_batch, num_videos)
+            videos = np.arange(offset, end)
+            if shuffle:
+                videos = permute(videos, num_videos, seed=seed, epoch=epoch)
+            seeds = sample_seed(videos, seed=seed, epoch=epoch)
+            for first in range(0, end - offset, global_batch):
+                last = min(first + global_batch, end - offset)
+                step = np.full((2, local_batch * world_size), -1, dtype=np.int64)
+                step[0, : last - first] = videos[first:last]
+                step[1, : last - first] = seeds[first:last].view(np.int64)
+                ranks = step.reshape(2, world_size, local_batch)
+                for rank in range(world_size):
+                    yield Share(
+                        epoch=epoch,
+                        offset_end=offset + last,
+                        videos=ranks[0, rank],
+                        seeds=ranks[1, rank].view(np.uint64),
+                    )
+            offset = end
+        epoch, offset = epoch + 1, 0

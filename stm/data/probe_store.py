@@ -1,0 +1,115 @@
+"""What earlier, perhaps interrupted, indexing found, kept so that no file is probed twice.
+
+| column     | dtype   | meaning                                                                  |
+|------------|---------|--------------------------------------------------------------------------|
+| path       | string  | as in the manifest                                                       |
+| state      | string  | size and time of last change when it was probed; "" where not to be had  |
+| deadline_s | float32 | deadline of that probe                                                   |
+| FACTS      |         | status to keyframe_interval, as in the manifest                          |
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pyarrow as pa
+
+from stm.data.manifest import SCHEMA
+
+FACTS = (
+    *("status", "detail", "num_frames", "fps", "width", "height", "codec"),
+    *("guard", "keyframe_interval"),
+)
+PROBED = pa.schema(
+    [
+        ("path", pa.string()),
+        ("state", pa.string()),
+        ("deadline_s", pa.float32()),
+        *(SCHEMA.field(name) for name in FACTS),
+    ]
+)
+# Chmod, a mount or a repair can mend these without a change of size or time.
+_NOT_REMEMBERED = frozenset({"not_found", "permission_denied", "no_decoder"})
+
+
+class ProbeStore:
+    """Results in a folder, one Parquet file for each block, each written whole or not at all."""
+
+    def __init__(self, folder: Path | None) -> None:
+        """`folder` is made at the first write; None remembers nothing."""
+        self._folder = folder
+        self._stamp = {b"stm.probes": _decoder_version().encode()}
+
+    def load(self) -> pa.Table:
+        """Everything stored by the same versions of the decoders, schema PROBED.
+
+        Files of other versions, and files that cannot be read, are passed over.
+        """
+        import pyarrow.parquet as pq
+
+        tables = []
+        for path in sorted(self._folder.glob("*.parquet")) if self._folder else []:
+            with contextlib.suppress(OSError, pa.ArrowInvalid), pa.OSFile(str(path)) as stream:
+                table = pq.ParquetFile(stream).read()
+                if table.schema.remove_metadata() == PROBED and _stamp_of(table) == self._stamp:
+                    tables.append(table.replace_schema_metadata(None))
+        return pa.concat_tables(tables).combine_chunks() if tables else PROBED.empty_table()
+
+    def add(self, table: pa.Table) -> None:
+        """Store the results of a block."""
+        if self._folder is not None and table.num_rows:
+            self._write(f"block-{uuid.uuid4().hex}.parquet", table)
+
+    def compact(self, table: pa.Table) -> None:
+        """Replace all files by one that holds `table`."""
+        if self._folder is None or not table.num_rows:
+            return
+        old = list(self._folder.glob("*.parquet"))
+        name = f"all-{uuid.uuid4().hex}.parquet"
+        self._write(name, table)
+        for path in old:
+            path.unlink(missing_ok=True)
+
+    def _write(self, name: str, table: pa.Table) -> None:
+        import pyarrow.parquet as pq
+
+        assert self._folder is not None
+        self._folder.mkdir(parents=True, exist_ok=True)
+        temporary = self._folder / f".{name}.tmp"
+        with pa.OSFile(str(temporary), "wb") as stream:
+            pq.write_table(table.replace_schema_metadata(self._stamp), stream, compression="zstd")
+        os.replace(temporary, self._folder / name)
+
+
+def remembered(known: pa.Table, deadline_s: float) -> dict[str, int]:
+    """Path -> row of `known` whose result still counts while the file's state is the same.
+
+    A file that once missed a shorter deadline gets another chance.
+    """
+    rows: dict[str, int] = {}
+    columns = (known[name].to_pylist() for name in ("path", "state", "status", "deadline_s"))
+    for row, (path, state, status, earlier_s) in enumerate(zip(*columns, strict=True)):
+        gave_up_early = status == "deadline" and earlier_s < deadline_s
+        if state and status not in _NOT_REMEMBERED and not gave_up_early:
+            rows[path] = row
+    return rows
+
+
+def _stamp_of(table: pa.Table) -> dict[bytes, bytes]:
+    key = b"stm.probes"
+    return {key: (table.schema.metadata or {}).get(key, b"")}
+
+
+def _decoder_version() -> str:
+    """What a probe's result depends on besides the file."""
+    names = []
+    for package in ("stm", "av"):
+        try:
+            names.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            names.append(f"{package} not installed")
+    return ", ".join(names)

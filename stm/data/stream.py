@@ -1,0 +1,269 @@
+"""The Ray Data graph: sample plan -> decode -> batches that each rank takes in order.
+
+    plan task (one, 0 CPU)  ->  decode tasks (as many as there are CPUs)  ->  split, round robin  ->  ranks
+
+A row of the graph is one rank's share of one step, and every row is a block of its own: row i belongs to rank
+i % world size, so ranks stay aligned whatever finishes first. The plan is produced while it is consumed, for all the
+epochs that are left: an epoch's end is no boundary for the executor, and memory does not grow with the data.
+
+Row that leaves the plan task (a list column has one entry for each of U x B samples, U shares of B samples):
+
+    column      dtype          meaning
+    epoch       list<int32>    [U] epoch of the share
+    offset_end  list<int64>    [U] samples of the epoch consumed after the share's step
+    videos      list<int64>    row number among the usable videos, -1 for padding
+    seeds       list<uint64>   seed of every random draw for the sample
+    video_id, path, label, num_frames, width, height: the manifest's, "" or 0 for padding
+
+Row that leaves a decode task (B samples, V views a sample):
+
+    column      dtype and shape            bytes
+    clips       uint8 [B, V, T, S, S, 3]   B x V x T x S x S x 3
+    labels      int64 [B]
+    weights     float32 [B]                0 for padding and for a video that could not be decoded
+    videos      int64 [B]
+    epoch       int32
+    offset_end  int64
+    failures    string                     JSON list of {video_id, path, reason, detail}, "[]" when all is well
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from stm.data.clips import ClipSpec, load_views
+from stm.data.plan import Position, shares
+
+if TYPE_CHECKING:
+    import ray.data
+
+_SAMPLE_COLUMNS = ("video_id", "path", "label", "num_frames", "width", "height")
+
+
+@dataclass(frozen=True)
+class StreamSpec:
+    """One stream of clips: which videos, in which order, drawn how."""
+
+    videos: Any
+    """``ray.ObjectRef`` of a table with the usable rows of a manifest (`put_videos`)."""
+    num_videos: int
+    global_batch: int
+    clip: ClipSpec
+    seed: int = 0
+    num_epochs: int = 1
+    shuffle: bool = False
+    clips_per_task: int = 32
+    """Clips that one decoding task makes: enough that starting a task costs nothing beside it."""
+    cpus_per_task: float = 1.0
+
+
+def put_videos(manifest: Any) -> Any:
+    """Put the usable rows of a `Manifest` into the object store, once for all tasks that read them."""
+    import ray
+
+    usable = manifest.table.select(_SAMPLE_COLUMNS).take(pa.array(manifest.usable)).combine_chunks()
+    return ray.put(usable)
+
+
+def build_stream(
+    spec: StreamSpec, world_size: int, start: Position = Position()
+) -> ray.data.Dataset:
+    """The graph above, from ``start`` to the end of the last epoch; shares come out in plan order."""
+    import ray
+    from ray.data import DataContext
+
+    local_batch = -(-spec.global_batch // world_size)
+    shares_per_task = max(1, spec.clips_per_task // (local_batch * spec.clip.num_crops))
+    context = DataContext.get_current().copy()
+    context.execution_options.preserve_order = True
+    # Any row exceeds one byte, so every row becomes a block of its own and none is cut: that is the alignment.
+    context.target_max_block_size = 1
+    context.enable_progress_bars = False
+    with DataContext.current(context):
+        source = _plan_source(spec, world_size, start, shares_per_task)
+        # The plan reserves no CPU: it sleeps most of the time, and must never keep a decoder out.
+        plan = ray.data.read_datasource(source, override_num_blocks=1, num_cpus=0)
+        return plan.map_batches(
+            decode_shares,
+            fn_kwargs={"spec": spec.clip},
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=spec.cpus_per_task,
+        )
+
+
+def _plan_source(spec: StreamSpec, world_size: int, start: Position, shares_per_task: int) -> Any:
+    from ray.data.block import BlockMetadata
+    from ray.data.datasource import Datasource, ReadTask
+
+    def read() -> Iterator[pa.Table]:
+        import ray
+
+        return plan_rows(ray.get(spec.videos), spec, world_size, start, shares_per_task)
+
+    class SamplePlan(Datasource):
+        """One read task that yields the plan while it is consumed."""
+
+        def estimate_inmemory_data_size(self) -> int | None:
+            return None
+
+        def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
+            del parallelism  # one sequence has one reader
+            return [
+                ReadTask(
+                    read,
+                    BlockMetadata(
+                        num_rows=None, size_bytes=None, input_files=None, exec_stats=None
+                    ),
+                )
+            ]
+
+    return SamplePlan()
+
+
+def plan_rows(
+    videos: pa.Table, spec: StreamSpec, world_size: int, start: Position, shares_per_task: int
+) -> Iterator[pa.Table]:
+    """The plan as one-row tables (first table of the module docstring), ``shares_per_task`` shares a row."""
+    group = []
+    for share in shares(
+        spec.num_videos,
+        global_batch=spec.global_batch,
+        world_size=world_size,
+        seed=spec.seed,
+        start=start,
+        num_epochs=spec.num_epochs,
+        shuffle=spec.shuffle,
+    ):
+        group.append(share)
+        if len(group) == shares_per_task:
+            yield _plan_row(videos, group)
+            group = []
+    if group:
+        yield _plan_row(videos, group)
+
+
+def _plan_row(videos: pa.Table, group: list[Any]) -> pa.Table:
+    numbers = np.concatenate([share.videos for share in group])
+    # A null row number takes a null row: padding has no path.
+    rows = videos.take(pa.array(numbers, mask=numbers < 0))
+    columns: dict[str, Any] = {name: rows.column(name).to_pylist() for name in _SAMPLE_COLUMNS}
+    columns["epoch"] = [share.epoch for share in group]
+    columns["offset_end"] = [share.offset_end for share in group]
+    columns["videos"] = numbers
+    columns["seeds"] = np.concatenate([share.seeds for share in group])
+    return pa.table({name: pa.array([values]) for name, values in columns.items()})
+
+
+def decode_shares(row: pa.Table, spec: ClipSpec) -> Iterator[dict[str, Any]]:
+    """Decode the shares of one plan row, one at a time: (second table of the module docstring).
+
+    A video that cannot be decoded leaves a clip of zeros with weight 0 and its reason; it is never replaced.
+    """
+    from stm.data.decode import VideoError
+
+    plan = {name: row.column(name)[0].as_py() for name in row.column_names}
+    num_shares = len(plan["epoch"])
+    local_batch = len(plan["videos"]) // num_shares
+    shape = (local_batch, spec.num_crops, spec.num_segments, spec.size, spec.size, 3)
+    for share in range(num_shares):
+        clips = np.zeros(shape, dtype=np.uint8)
+        labels = np.zeros(local_batch, dtype=np.int64)
+        weights = np.zeros(local_batch, dtype=np.float32)
+        failures = []
+        for i in range(local_batch):
+            j = share * local_batch + i
+            if plan["videos"][j] < 0:
+                continue
+            labels[i] = plan["label"][j]
+            size = (plan["num_frames"][j], plan["width"][j], plan["height"][j])
+            try:
+                clips[i], labels[i] = load_views(
+                    plan["path"][j], *size, int(labels[i]), plan["seeds"][j], spec
+                )
+                weights[i] = 1
+            except VideoError as error:
+                failures.append(
+                    {
+                        "video_id": plan["video_id"][j],
+                        "path": plan["path"][j],
+                        "reason": error.reason,
+                        "detail": error.detail,
+                    }
+                )
+        yield {
+            "clips": clips[None],
+            "labels": labels[None],
+            "weights": weights[None],
+            "videos": np.asarray(plan["videos"][share * local_batch :][:local_batch])[None],
+            "epoch": np.asarray([plan["epoch"][share]], dtype=np.int32),
+            "offset_end": np.asarray([plan["offset_end"][share]]),
+            "failures": np.asarray([json.dumps(failures)], dtype=object),
+        }
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """One rank's share of one step, decoded. Arrays are read-only views of shared memory."""
+
+    clips: np.ndarray
+    """uint8 [B, V, T, S, S, 3]."""
+    labels: np.ndarray
+    """int64 [B]."""
+    weights: np.ndarray
+    """float32 [B]."""
+    videos: np.ndarray
+    """int64 [B], -1 for padding."""
+    epoch: int
+    offset_end: int
+    failures: list[dict[str, str]] = field(default_factory=list)
+
+
+def iterate(shard: Any, prefetch_batches: int) -> Iterator[ClipBatch]:
+    """The batches of a ``ray.data.DataIterator`` or ``Dataset`` of this graph, ``prefetch_batches`` fetched ahead."""
+    for row in shard.iter_batches(
+        batch_size=1, batch_format="numpy", prefetch_batches=prefetch_batches
+    ):
+        yield ClipBatch(
+            clips=row["clips"][0],
+            labels=row["labels"][0],
+            weights=row["weights"][0],
+            videos=row["videos"][0],
+            epoch=int(row["epoch"][0]),
+            offset_end=int(row["offset_end"][0]),
+            failures=json.loads(row["failures"][0]),
+        )
+
+
+def plan_data_config(
+    train: StreamSpec, val: StreamSpec | None, latest_position: Callable[[], Position]
+) -> Any:
+    """A ``ray.train.DataConfig`` that builds the streams for the world as it is at every (re)start.
+
+    Ray calls ``configure`` anew, with the real world size, each time it starts the workers; ``latest_position`` is
+    asked then, so a run that was interrupted goes on from its last committed checkpoint, on any number of workers.
+    """
+    from ray.train import DataConfig
+
+    class PlanDataConfig(DataConfig):
+        def configure(
+            self, datasets: Any, world_size: int, *_: Any, **__: Any
+        ) -> list[dict[str, Any]]:
+            del datasets  # placeholders that tell Ray Train the names of the shards
+            streams = {"train": build_stream(train, world_size, latest_position())}
+            if val is not None:
+                streams["val"] = build_stream(val, world_size)
+            shards: list[dict[str, Any]] = [{} for _ in range(world_size)]
+            for name, stream in streams.items():
+                stream.set_name(name)
+                for rank, shard in enumerate(stream.streaming_split(world_size, equal=True)):
+                    shards[rank][name] = shard
+            return shards
+
+    return PlanDataConfig()

@@ -1,0 +1,11 @@
+"""The one error that means: the person who typed the command can mend this."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """Bad input: a missing file, an impossible setting, a cluster too small for the job.
+
+    The message says what happened, where, and what to do. The command line prints it without a traceback and
+    exits with status 2; anything else that escapes is a defect of ours and keeps its traceback.
+    """

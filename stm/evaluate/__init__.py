@@ -1,0 +1,1 @@
+"""Measuring a trained network: named protocols, exact counts, figures."""

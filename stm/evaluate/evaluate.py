@@ -1,0 +1,119 @@
+"""Measure a checkpoint on a manifest, under a named protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stm import cluster
+from stm.data.manifest import Manifest
+from stm.errors import UserError
+from stm.evaluate import report
+from stm.evaluate.inference import Scores, score_manifest
+from stm.evaluate.metrics import Metrics, measure
+from stm.evaluate.protocols import protocol as named_protocol
+from stm.train import checkpoint as checkpoints
+
+
+def evaluate(
+    checkpoint: str,
+    manifest_path: str,
+    *,
+    protocol: str = "efficient",
+    output: str | None = None,
+    num_segments: int | None = None,
+    num_workers: int = 1,
+    batch_size: int = 8,
+    say: Callable[[str], None],
+    address: str | None = None,
+) -> dict[str, Any]:
+    """Score every video of the manifest once and report; a directory gets scores and figures.
+
+    Returns top1, top5, mean_class_accuracy, num_videos (the manifest's N), unreadable, per_class (by name), failures
+    and the paths of what was written. Raises ``UserError`` for what the user can mend.
+    """
+    chosen = named_protocol(protocol)
+    directory = checkpoints.resolve(checkpoint)
+    meta = checkpoints.read_meta(directory)
+    manifest = Manifest.read(manifest_path)
+    if list(manifest.classes) != meta.classes:
+        raise UserError(
+            f"--manifest {manifest_path} has {manifest.num_classes} classes, {list(manifest.classes)[:3]} ..., but the "
+            f"checkpoint was trained on {len(meta.classes)}, {meta.classes[:3]} ...: index with the same classes"
+        )
+    config = checkpoints.config_of(meta)
+    segments = num_segments or config.data.num_segments
+    cluster.connect(address, num_cpus=num_workers + 1)
+    say(
+        f"{protocol}: {len(manifest)} videos x {chosen.num_views} views of {segments} x {config.data.size} px, "
+        f"checkpoint {directory} (step {meta.step})"
+    )
+    scores = score_manifest(
+        manifest,
+        checkpoints.network_arguments(meta),
+        checkpoints.read_weights(directory),
+        chosen.clip(segments, config.data.size, config.data.decoder),
+        num_samplings=chosen.num_samplings,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        tick=_ticker(say),
+    )
+    labels = manifest.table.column("label").to_numpy().astype(np.int64)
+    metrics = measure(scores.scores_NK, labels, scores.readable_N)
+    assert metrics.num_videos == len(manifest)
+    result = {
+        "protocol": protocol,
+        "checkpoint": directory,
+        "manifest": manifest_path,
+        **metrics.to_dict(),
+        "per_class": dict(zip(meta.classes, metrics.per_class, strict=True)),
+        "class_counts": dict(zip(meta.classes, metrics.class_counts, strict=True)),
+        "failures": scores.failures,
+        "files": {},
+    }
+    if output:
+        result["files"] = write(
+            Path(output), manifest, scores, metrics, f"{protocol}, top-1 {metrics.top1:.1%}"
+        )
+    return result
+
+
+def write(
+    output: Path, manifest: Manifest, scores: Scores, metrics: Metrics, title: str
+) -> dict[str, str]:
+    """Write ``scores.parquet`` (video_id, label, readable, scores: list<float> [K]) and the figures."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    output.mkdir(parents=True, exist_ok=True)
+    table = manifest.table.select(["video_id", "label"])
+    table = table.append_column("readable", pa.array(scores.readable_N))
+    table = table.append_column("scores", pa.array(list(scores.scores_NK.astype(np.float32))))
+    pq.write_table(table, output / "scores.parquet")
+    classes = list(manifest.classes)
+    per_class = (metrics.per_class, metrics.class_counts)
+    return {
+        "scores": str(output / "scores.parquet"),
+        "confusion": str(
+            report.plot_confusion(output / "confusion.png", metrics.confusion, classes, title)
+        ),
+        "per_class": str(
+            report.plot_per_class(output / "per_class.png", *per_class, classes, title)
+        ),
+    }
+
+
+def _ticker(say: Callable[[str], None]) -> Callable[[int, int], None]:
+    """Say each further tenth."""
+    said = 0
+
+    def tick(done: int, total: int) -> None:
+        nonlocal said
+        if done * 10 // total > said:
+            said = done * 10 // total
+            say(f"  {done} of {total} clips")
+
+    return tick

@@ -1,0 +1,150 @@
+"""Class scores of videos through Ray Data: plan -> decode -> network, the same graph as training's.
+
+Row that leaves the network (one per batch of B samples; a sample is one sampling of a video, its crops averaged):
+
+    column          dtype and shape
+    videos          int64 [B]           row among the usable videos, -1 for padding
+    epoch           int32               number of the sampling
+    probabilities   float32 [B, K]      softmax, mean over crops
+    weights         float32 [B]         0 for padding and for what could not be decoded
+    failures        string              as in ``stm.data.stream``
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stm.data.clips import ClipSpec
+from stm.data.manifest import Manifest
+from stm.data.stream import StreamSpec, build_stream, put_videos
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the network says of the N rows of a manifest."""
+
+    scores_NK: np.ndarray
+    """float64 [N, K]: softmax averaged over the views that could be read; zeros where none could."""
+    readable_N: np.ndarray
+    """bool [N]: at least one sampling was read."""
+    failures: list[dict[str, str]]
+    """Videos that were unusable when indexed, or failed now: video_id, path, reason, detail."""
+
+
+class Classifier:
+    """Softmax scores of clips; one per process, on its GPU where it has one."""
+
+    def __init__(
+        self, arguments: dict[str, Any], weights: dict[str, torch.Tensor], num_threads: int
+    ) -> None:
+        import torch
+
+        from stm.model import build_model
+        from stm.train.step import autocast
+
+        torch.set_num_threads(num_threads)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = build_model(**arguments)
+        self.model.load_state_dict(weights)
+        self.model.eval().to(self.device)
+        self.autocast = autocast("auto", self.device)
+
+    def scores(self, clips: np.ndarray) -> np.ndarray:
+        """uint8 [B, V, T, S, S, 3] -> float32 [B, K], the mean over views of the softmax."""
+        import torch
+
+        from stm.train.step import normalise
+
+        batch, views = clips.shape[:2]
+        with torch.inference_mode(), self.autocast.context():
+            # View by view: thirty at once would take thirty times the memory.
+            total = torch.zeros((), device=self.device)
+            for view in range(views):
+                total = total + self.model(normalise(clips[:, view], self.device)).float().softmax(
+                    1
+                )
+        return (total / views).cpu().numpy().reshape(batch, -1)
+
+    def __call__(self, row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        kept = {name: row[name] for name in ("videos", "epoch", "weights", "failures")}
+        return {**kept, "probabilities": self.scores(row["clips"][0])[None]}
+
+
+def score_manifest(
+    manifest: Manifest,
+    arguments: dict[str, Any],
+    weights: dict[str, torch.Tensor],
+    clip: ClipSpec,
+    *,
+    num_samplings: int = 1,
+    batch_size: int = 8,
+    num_workers: int = 1,
+    seed: int = 0,
+    tick: Callable[[int, int], None] = lambda done, total: None,
+) -> Scores:
+    """Score every usable video of a manifest, each ``num_samplings`` times; the rest are listed as failures.
+
+    ``arguments`` and ``weights`` are those of ``build_model`` and ``load_state_dict``. The result does not depend on
+    ``num_workers``: every sample is decoded from its own seed. ``tick(done, total)`` counts samplings.
+    """
+    import ray
+
+    usable = manifest.usable
+    num_classes = arguments["num_classes"]
+    sums = np.zeros((len(manifest), num_classes))
+    counts = np.zeros(len(manifest), dtype=np.int64)
+    failures = unusable_rows(manifest)
+    # A sampling is an epoch in manifest order: its seeds differ from the other samplings'.
+    stream = build_stream(
+        StreamSpec(
+            videos=put_videos(manifest),
+            num_videos=len(usable),
+            global_batch=batch_size,
+            clip=clip,
+            seed=seed,
+            num_epochs=num_samplings,
+        ),
+        world_size=1,
+    )
+    gpus = ray.cluster_resources().get("GPU", 0)
+    threads = max(1, (os.cpu_count() or 1) // num_workers) if not gpus else 1
+    results = stream.map_batches(
+        Classifier,
+        fn_constructor_args=(arguments, weights, threads),
+        batch_size=1,
+        concurrency=num_workers,
+        num_cpus=1,
+        num_gpus=1 if gpus >= num_workers else 0,
+    )
+    done = 0
+    for row in results.iter_batches(batch_size=1, batch_format="numpy"):
+        kept = row["weights"][0] > 0
+        rows = usable[row["videos"][0][kept]]
+        np.add.at(sums, rows, row["probabilities"][0][kept])
+        np.add.at(counts, rows, 1)
+        failures += json.loads(row["failures"][0])
+        done += int((row["videos"][0] >= 0).sum())
+        tick(done, len(usable) * num_samplings)
+    readable = counts > 0
+    sums[readable] /= counts[readable, None]
+    return Scores(sums, readable, failures)
+
+
+def unusable_rows(manifest: Manifest) -> list[dict[str, str]]:
+    """The rows that indexing found unusable, as failures."""
+    columns = ["video_id", "path", "status", "detail"]
+    rows = manifest.table.select(columns).to_pylist()
+    return [
+        {"video_id": r["video_id"], "path": r["path"], "reason": r["status"], "detail": r["detail"]}
+        for r in rows
+        if r["status"] != "ok"
+    ]

@@ -1,0 +1,48 @@
+"""The two named test protocols (paper, section 4.1, and the practice of its family).
+
+efficient   1 clip: the middle frame of each segment, centre crop (224 of 256)
+accurate    30 views: 10 random samplings x 3 crops along the long side, softmax scores averaged
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from stm.config import Decoder
+from stm.data.clips import ClipSpec
+from stm.errors import UserError
+
+ProtocolName = Literal["efficient", "accurate"]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How many views of a video are averaged."""
+
+    num_samplings: int
+    num_crops: int
+
+    @property
+    def num_views(self) -> int:
+        return self.num_samplings * self.num_crops
+
+    def clip(self, num_segments: int, size: int, decoder: Decoder) -> ClipSpec:
+        """How one sampling is drawn; the seed that comes with it tells samplings apart."""
+        return ClipSpec(
+            num_segments=num_segments,
+            size=size,
+            decoder=decoder,
+            random_frames=self.num_samplings > 1,
+            num_crops=self.num_crops,
+        )
+
+
+PROTOCOLS: dict[str, Protocol] = {"efficient": Protocol(1, 1), "accurate": Protocol(10, 3)}
+
+
+def protocol(name: str) -> Protocol:
+    """The protocol of that name; ``UserError`` for another."""
+    if name not in PROTOCOLS:
+        raise UserError(f"--protocol {name}: use {' or '.join(get_args(ProtocolName))}")
+    return PROTOCOLS[name]

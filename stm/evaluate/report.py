@@ -1,0 +1,111 @@
+"""Figures of a training run and of an evaluation, as PNG files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot.subplots(figsize=(width, height), layout="constrained")
+
+
+def _save(figure: Any, path: Path) -> Path:
+    from matplotlib import pyplot
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+    return path
+
+
+def plot_confusion(path: Path, confusion: np.ndarray, classes: list[str], title: str) -> Path:
+    """Confusion matrix, each row as shares of its class; counts are written in up to 30 classes."""
+    num_classes = len(classes)
+    side = min(14.0, 2.5 + 0.45 * num_classes)
+    figure, axes = _figure(side + 0.8, side)
+    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set(title=title, xlabel="answered", ylabel="true class")
+    if num_classes <= 60:
+        axes.set_xticks(
+            range(num_classes), classes, rotation=90 if num_classes > 10 else 45, ha="right"
+        )
+        axes.set_yticks(range(num_classes), classes)
+    if num_classes <= 30:
+        for (row, column), count in np.ndenumerate(confusion):
+            if count:
+                dark = shares[row, column] > 0.5
+                axes.text(
+                    column,
+                    row,
+                    int(count),
+                    ha="center",
+                    va="center",
+                    color="white" if dark else "black",
+                    fontsize=8,
+                )
+    figure.colorbar(image, ax=axes, label="share of the class", shrink=0.8)
+    return _save(figure, path)
+
+
+def plot_per_class(
+    path: Path, per_class: list[float | None], counts: list[int], classes: list[str], title: str
+) -> Path:
+    """Top-1 of every class, best first."""
+    order = sorted(
+        (i for i, a in enumerate(per_class) if a is not None), key=lambda i: -(per_class[i] or 0)
+    )
+    figure, axes = _figure(7, min(40.0, 1.5 + 0.25 * len(order)))
+    axes.barh(range(len(order)), [100 * (per_class[i] or 0) for i in order], color="tab:blue")
+    axes.set_yticks(range(len(order)), [f"{classes[i]} ({counts[i]})" for i in order], fontsize=8)
+    axes.invert_yaxis()
+    axes.set(title=title, xlabel="top-1, %", xlim=(0, 100))
+    return _save(figure, path)
+
+
+def plot_curves(path: Path, runs: dict[str, Path]) -> Path:
+    """Training loss by step and validation top-1 by step of runs, read from their spools (``tracking.jsonl``)."""
+    figure, loss_axes = _figure(7, 4)
+    top1_axes = loss_axes.twinx()
+    for number, (name, spool) in enumerate(runs.items()):
+        colour = f"C{number}"
+        loss, top1 = series(spool, "train/loss"), series(spool, "val_top1")
+        if loss:
+            steps, values = zip(*sorted(loss.items()), strict=True)
+            loss_axes.plot(steps, _smooth(values), color=colour, alpha=0.5, label=f"{name} loss")
+        if top1:
+            steps, values = zip(*sorted(top1.items()), strict=True)
+            top1_axes.plot(
+                steps, [100 * v for v in values], color=colour, marker="o", label=f"{name} top-1"
+            )
+    loss_axes.set(xlabel="step", ylabel="training loss", ylim=(0, None))
+    top1_axes.set(ylabel="validation top-1, %", ylim=(0, 100))
+    top1_axes.legend(loc="center right")
+    loss_axes.legend(loc="lower left")
+    return _save(figure, path)
+
+
+def series(spool: Path, name: str) -> dict[int, float]:
+    """One metric of a run by step, from its spool; a step that was repeated after a restart counts once."""
+    if not spool.exists():
+        return {}
+    records = (json.loads(line) for line in spool.read_text().splitlines())
+    return {
+        r["step"]: r["values"][name]
+        for r in records
+        if r["kind"] == "metrics" and name in r["values"]
+    }
+
+
+def _smooth(values: tuple[float, ...], window: int = 9) -> np.ndarray:
+    padded = np.pad(np.asarray(values), window // 2, mode="edge")
+    return np.convolve(padded, np.ones(window) / window, mode="valid")[: len(values)]

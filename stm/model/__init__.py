@@ -1,0 +1,22 @@
+"""The STM network and its baselines, in PyTorch alone.
+
+Float clips ``[N, T, 3, H, W]`` in, float logits ``[N, num_classes]`` out::
+
+    from stm.model import build_model
+    logits = build_model("stm", depth=50, num_classes=174)(clips)
+"""
+
+from __future__ import annotations
+
+from stm.model.counting import count_operations, count_parameters
+from stm.model.network import VideoResNet, build_model
+from stm.model.pretrained import PretrainedReport, load_pretrained
+
+__all__ = [
+    "PretrainedReport",
+    "VideoResNet",
+    "build_model",
+    "count_operations",
+    "count_parameters",
+    "load_pretrained",
+]

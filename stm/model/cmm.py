@@ -1,0 +1,49 @@
+"""CMM, the channel-wise motion module: feature differences in place of optical flow."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stm.model.temporal import join_time, split_time
+
+
+class CMM(nn.Module):
+    """What moved between a frame and the next, in C/r channels (paper, section 3.2, equation 2).
+
+        v    = BN(conv1x1(u))                               C -> C/r
+        d[t] = dw3x3(v[t+1]) - v[t]    for t < T,           d[T] = 0
+        b    = conv1x1(d)                                   C/r -> C
+        b    = maxpool2x2(b)           where the block has stride 2
+
+    Only frame t+1 is convolved, by one depthwise kernel for all time steps; frame t is subtracted
+    as it is. The last step is padded before the expansion, which has no bias, so CMM's last output
+    is exactly 0. Neither normalisation nor activation follows. Its convolutions keep the
+    framework's initial weights.
+
+    Args:
+        channels: C.
+        stride: the block's stride, 1 or 2.
+        reduction: r, 16 in the paper.
+    """
+
+    def __init__(self, channels: int, stride: int = 1, reduction: int = 16) -> None:
+        super().__init__()
+        reduced = channels // reduction
+        self.reduce = nn.Conv2d(channels, reduced, 1, bias=False)
+        self.bn = nn.BatchNorm2d(reduced)
+        self.motion = nn.Conv2d(reduced, reduced, 3, padding=1, groups=reduced, bias=False)
+        self.expand = nn.Conv2d(reduced, channels, 1, bias=False)
+        # ceil_mode follows the strided 3x3 beside it at odd sizes (7x7 -> 4x4) and changes nothing
+        # at even ones.
+        self.pool = nn.MaxPool2d(2, ceil_mode=True) if stride == 2 else nn.Identity()
+
+    def forward(self, u: Tensor, num_frames: int) -> Tensor:
+        """``u: [N*T, C, H, W]`` -> ``[N*T, C, H/s, W/s]`` (rounded up), the caller's to change."""
+        v = self.bn(self.reduce(u))
+        # Every frame is convolved, the first for nothing: at C/r channels that is cheaper than
+        # cutting it out, for frames 2..T of each clip are not one block of memory.
+        following = split_time(self.motion(v), num_frames)[:, 1:]
+        difference = following - split_time(v, num_frames)[:, :-1]
+        last_step = (0, 0, 0, 0, 0, 0, 0, 1)
+        return self.pool(self.expand(join_time(F.pad(difference, last_step))))

@@ -1,0 +1,1 @@
+"""Training: the loop that each rank runs, and the Ray Train job around it."""

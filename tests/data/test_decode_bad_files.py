@@ -1,0 +1,222 @@
+"""Damaged files, files cut short and what is no video: the right frame or a named error."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from videos import (
+    frame_number,
+    frame_numbers,
+    numbered_frame,
+    write_audio,
+    write_frame_folder,
+    write_jpeg,
+    write_video,
+)
+
+from stm.data.decode import VideoError, probe, read_frames
+
+GOP_12 = {"g": "12", "bf": "2"}
+HTML = "<!DOCTYPE html><html><body>404 Not Found</body></html>" * 20
+
+
+def reason_of(function, *arguments) -> str:
+    """The reason of the VideoError that a call must end in."""
+    with pytest.raises(VideoError) as caught:
+        function(*arguments)
+    return caught.value.reason
+
+
+def test_a_missing_file_is_not_found(tmp_path):
+    assert reason_of(probe, tmp_path / "none.mp4") == "not_found"
+    assert reason_of(probe, "memory://none.mp4") == "not_found"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("zero.mp4", b"", "empty"),
+        ("text.mp4", b"no video here\n" * 100, "not_a_video"),
+        ("text.txt", b"no video here\n" * 100, "not_a_video"),  # FFmpeg reads .txt as ANSI art
+        ("page.mp4", HTML.encode(), "not_a_video"),
+        ("noise.mp4", np.random.default_rng(0).bytes(20000), "not_a_video"),
+        ("subtitles.srt", b"1\n00:00:00,000 --> 00:00:01,000\nhello\n", "no_video_stream"),
+    ],
+)
+def test_what_is_no_video_is_named(tmp_path, name, content, reason):
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert reason_of(probe, path) == reason
+    assert reason_of(read_frames, path, [0]) == reason
+    if content and not name.endswith(".txt"):
+        assert reason_of(probe, content) == reason
+
+
+def test_a_single_picture_is_not_a_video(tmp_path):
+    assert reason_of(probe, write_jpeg(tmp_path / "a.jpg", numbered_frame(1))) == "not_a_video"
+
+
+def test_sound_alone_has_no_video_stream(tmp_path):
+    assert reason_of(probe, write_audio(tmp_path / "a.mp4")) == "no_video_stream"
+
+
+def test_a_folder_without_images_is_empty(tmp_path):
+    (tmp_path / "notes.txt").write_text("no image")
+    assert reason_of(probe, tmp_path) == "empty"
+
+
+def test_an_unknown_protocol_is_named():
+    assert reason_of(probe, "nosuch://bucket/a.mp4") == "unsupported_url"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_named(tmp_path):
+    path = write_video(tmp_path / "a.mp4")
+    path.chmod(0)
+    assert reason_of(probe, path) == "permission_denied"
+
+
+def test_a_wrong_suffix_does_not_matter(tmp_path):
+    path = write_video(tmp_path / "a.mp4", options=GOP_12)
+    for suffix in (".avi", ".txt", ".jpg", ""):
+        renamed = path.rename(tmp_path / f"renamed{suffix}")
+        assert frame_numbers(read_frames(renamed, [40, 2])) == [40, 2]
+        path = renamed
+
+
+def test_an_mp4_cut_before_its_index_is_called_truncated(tmp_path):
+    data = write_video(tmp_path / "a.mp4", num_frames=96).read_bytes()
+    assert reason_of(probe, data[: len(data) * 6 // 10]) == "truncated"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("a.mp4", {"options": GOP_12, "container_options": {"movflags": "+faststart"}}),
+        ("a.mkv", {"options": GOP_12}),
+        ("a.ts", {"options": GOP_12}),
+        ("a.avi", {"codec": "mpeg4", "options": {"g": "12"}}),
+        ("a.webm", {"codec": "libvpx-vp9", "options": {"g": "12", "cpu-used": "8"}}),
+    ],
+)
+def test_of_a_truncated_file_the_front_is_read_and_nothing_else_is_promised(
+    tmp_path, name, arguments
+):
+    path = write_video(tmp_path / name, num_frames=96, **arguments)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 6 // 10])
+    info = probe(path)
+    assert 20 < info.num_frames < 90
+    # The last pictures to be shown may have lost ones they refer to: right, or an error.
+    for k in range(info.num_frames):
+        try:
+            shown = frame_number(read_frames(path, [k])[0])
+        except VideoError as error:
+            shown = error.reason
+        near_the_end = k > info.num_frames - 16
+        assert shown == k or (near_the_end and shown in (-1, "unreadable")), k
+    assert reason_of(read_frames, path, [info.num_frames]) == "bad_index"
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("a.mp4", {"options": GOP_12}),
+        ("a.mkv", {"options": GOP_12}),
+        ("a.ts", {"options": GOP_12}),
+        ("a.avi", {"codec": "mpeg4", "options": {"g": "12"}}),
+        ("a.mpg", {"codec": "mpeg2video", "options": {"g": "12", "bf": "2"}}),
+    ],
+)
+def test_a_flipped_bit_gives_the_right_frame_or_an_error_never_another_frame(
+    tmp_path, name, arguments, seed
+):
+    path = write_video(tmp_path / name, **arguments)
+    data = bytearray(path.read_bytes())
+    rng = np.random.default_rng(seed)
+    for position in rng.integers(len(data) // 10, len(data) * 9 // 10, 3):
+        data[position] ^= 1 << int(rng.integers(8))
+    path.write_bytes(data)
+    try:
+        num_lost = 48 - probe(path).num_frames  # whole packets, gone without a trace
+    except VideoError:
+        return
+    for decoder in ("packets", "sequential"):
+        for k in range(0, 48, 3):
+            try:
+                shown = frame_number(read_frames(path, [k], decoder)[0])
+            except VideoError as error:
+                shown = error.reason
+            # -1: a picture damaged in a way that the decoder did not notice
+            allowed = ("unreadable", "bad_index", -1, *range(k, k + num_lost + 1))
+            assert shown in allowed, (decoder, k)
+
+
+def test_frames_before_and_after_the_damage_are_still_read(tmp_path):
+    path = write_video(tmp_path / "a.avi", codec="mpeg4", options={"g": "12"})
+    data = bytearray(path.read_bytes())
+    middle = len(data) * 2 // 3
+    data[middle : middle + 100] = bytes(100)
+    path.write_bytes(data)
+    readable = []
+    for k in range(48):
+        try:
+            readable.append(frame_number(read_frames(path, [k])[0]) == k)
+        except VideoError:
+            readable.append(False)
+    damaged = readable.index(False)
+    assert 12 <= damaged < 36
+    assert all(readable[:damaged])
+    assert readable[47]
+
+
+def test_a_damaged_image_of_a_folder_is_named(tmp_path):
+    folder = write_frame_folder(tmp_path / "frames", num_frames=4)
+    image = folder / "00002.jpg"
+    whole = image.read_bytes()
+    for content in (b"", b"no image", whole[: len(whole) // 2]):
+        image.write_bytes(content)
+        with pytest.raises(VideoError, match=r"00002\.jpg: unreadable"):
+            read_frames(folder, [0, 1])
+        assert frame_numbers(read_frames(folder, [0, 2])) == [0, 2]
+
+
+def test_images_of_different_sizes_in_a_folder_are_an_error(tmp_path):
+    folder = write_frame_folder(tmp_path / "frames", num_frames=2)
+    write_jpeg(folder / "00003.jpg", numbered_frame(2, 128, 96))
+    with pytest.raises(VideoError, match="160x96 and of 128x96"):
+        read_frames(folder, [0, 2])
+
+
+def test_files_are_closed_after_errors_and_after_success(tmp_path):
+    good = write_video(tmp_path / "a.mp4")
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(good.read_bytes()[:1500])
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        read_frames(good, [3])
+        probe(good)
+        with pytest.raises(VideoError):
+            read_frames(bad, [3])
+        with pytest.raises(VideoError):
+            read_frames(good, [1000])
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_an_error_survives_the_way_between_processes():
+    error = VideoError("clips/a.mp4", "unreadable", "damage at frame 3 of 9")
+    copy = pickle.loads(pickle.dumps(error))
+    assert (copy.path, copy.reason, copy.detail) == (error.path, error.reason, error.detail)
+    assert str(copy) == "clips/a.mp4: unreadable: damage at frame 3 of 9"
+
+
+def test_an_error_names_the_path_as_it_was_given(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(VideoError) as caught:
+        probe("none.mp4")
+    assert caught.value.path == "none.mp4"

@@ -1,0 +1,249 @@
+"""Indexing: every video has its row, in order, whatever the files do to the decoder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from stm.data.annotations import Annotations, Entry, read_annotations
+from stm.data.cross_check import check_files, sample_files
+from stm.data.decode import probe
+from stm.data.indexing import file_state, index_videos
+from stm.data.manifest import Manifest
+from stm.data.probe_store import PROBED, ProbeStore, remembered
+from tests.data.probes import probe_and_log, probe_or_misbehave
+from tests.videos import cut_by_copying_packets, write_frame_folder, write_video
+
+
+def listing(*splits: list[Path]) -> Annotations:
+    """Annotations of one class with the files of each split, train first."""
+    return Annotations(
+        ("only",),
+        {
+            name: [Entry(path.name, str(path), 0, "", f"list:{k}") for k, path in enumerate(paths)]
+            for name, paths in zip(("train", "val"), splits, strict=False)
+        },
+        "made",
+    )
+
+
+def statuses(manifest: Manifest) -> dict[str, str]:
+    table = manifest.table
+    return dict(zip(table["video_id"].to_pylist(), table["status"].to_pylist(), strict=True))
+
+
+@pytest.mark.ray
+def test_every_file_has_its_row_and_reason_whatever_it_does(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    good = tmp_path / "good0.mp4"
+    write_video(good, num_frames=24, width=160, height=96, options={"g": "12"})
+    files = [good]
+    for k in range(1, 20):
+        files.append(shutil.copy(good, tmp_path / f"good{k}.mp4"))
+    bad = {
+        "text.mp4": "not_a_video",
+        "nothing.mp4": "empty",
+        "missing.mp4": "not_found",
+        "hang.mp4": "deadline",
+        "exit.mp4": "crashed",
+        "segfault.mp4": "crashed",
+        "strange.mp4": "probe_failed",
+    }
+    for name in bad:
+        if name != "missing.mp4":
+            shutil.copy(good, tmp_path / name)
+    (tmp_path / "text.mp4").write_text("not a film at all\n" * 50)
+    (tmp_path / "nothing.mp4").write_bytes(b"")
+    frames = write_frame_folder(tmp_path / "frames", num_frames=7)
+    for place, name in zip((0, 3, 4, 9, 10, 15, 22), bad, strict=True):
+        files.insert(place, tmp_path / name)
+    files.append(frames)
+    train, val = files[:20], files[20:]
+
+    done: list[tuple[int, int]] = []
+    manifests, summary = index_videos(
+        listing(train, val),
+        deadline_s=5,
+        probe=probe_or_misbehave,
+        progress=lambda *counts: done.append(counts),
+    )
+
+    for manifest, paths in ((manifests["train"], train), (manifests["val"], val)):
+        assert manifest.table["video_id"].to_pylist() == [path.name for path in paths]
+        assert manifest.table["path"].to_pylist() == [str(path) for path in paths]
+        expected = {path.name: bad.get(path.name, "ok") for path in paths}
+        assert statuses(manifest) == expected
+    rows = {row["video_id"]: row for name in manifests for row in manifests[name].table.to_pylist()}
+    assert rows["good5.mp4"] == {
+        "video_id": "good5.mp4",
+        "path": str(tmp_path / "good5.mp4"),
+        "label": 0,
+        "num_frames": 24,
+        "fps": 25.0,
+        "width": 160,
+        "height": 96,
+        "codec": "h264",
+        "status": "ok",
+        "detail": "",
+        "group": "",
+        "guard": "",
+        "keyframe_interval": 12,
+    }
+    assert rows["frames"]["num_frames"] == 7
+    assert "within 5 s" in rows["hang.mp4"]["detail"]
+    assert "exit status 3" in rows["exit.mp4"]["detail"]
+    assert "SIGSEGV" in rows["segfault.mp4"]["detail"]
+    assert rows["strange.mp4"]["detail"] == "LookupError: what no decoder should raise"
+    assert all(rows[name]["num_frames"] == 0 for name in bad)
+    assert done[-1] == (28, 28)
+    assert summary.num_videos == summary.num_probed == 28
+    assert summary.status["ok"] == 21
+    assert summary.size["160x96"] >= 20
+    assert summary.num_frames["50%"] == 24
+
+
+@pytest.mark.ray
+def test_an_interrupted_index_goes_on_and_a_changed_file_is_probed_again(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    files = [tmp_path / f"{k:02d}.mp4" for k in range(64)]
+    for k, path in enumerate(files):
+        path.write_bytes(b"x" * (k + 1))
+    log, work = tmp_path / "probed.log", tmp_path / "work"
+
+    def interrupt(num_done: int, num_videos: int) -> None:
+        raise KeyboardInterrupt
+
+    def index(annotations: Annotations):  # type: ignore[no-untyped-def]
+        return index_videos(annotations, work_dir=work, probe=probe_and_log, cross_check=0)
+
+    with pytest.raises(KeyboardInterrupt):
+        index_videos(listing(files), work_dir=work, probe=probe_and_log, progress=interrupt)
+    stored = ProbeStore(work).load()["path"].to_pylist()
+    assert 0 < len(stored) < 64
+    log.unlink()
+
+    manifests, summary = index(listing(files[:40], files[40:]))
+    probed = log.read_text().split()
+    assert summary.num_probed == len(probed) == 64 - len(stored)
+    assert not {os.path.basename(path) for path in stored} & set(probed)
+    lengths = [n for name in manifests for n in manifests[name].table["num_frames"].to_pylist()]
+    assert lengths == list(range(1, 65))
+
+    files[7].write_bytes(b"x" * 700)
+    log.unlink()
+    manifests, summary = index(listing(files[::-1]))
+    assert log.read_text().split() == ["07.mp4"]
+    assert summary.num_probed == 1
+    lengths = manifests["train"].table["num_frames"].to_pylist()
+    assert lengths == [700 if n == 8 else n for n in range(64, 0, -1)]
+
+
+@pytest.mark.ray
+def test_real_clips_are_all_usable_and_decoders_agree(
+    ray_cluster: None, real_data: Path, tmp_path: Path
+) -> None:
+    manifests, summary = index_videos(
+        read_annotations("ucf101", real_data / "mini5"), cross_check=6
+    )
+    assert {name: len(m.usable) for name, m in manifests.items()} == {"train": 60, "val": 30}
+    assert summary.codec == {"mpeg4": 54, "h264": 36}
+    assert summary.num_cross_checked == 6
+    assert summary.disagreements == {}
+    manifests["val"].write(tmp_path / "val.parquet")
+    assert Manifest.read(tmp_path / "val.parquet").fingerprint == manifests["val"].fingerprint
+
+
+def stored_row(path: str, **values: object) -> dict[str, object]:
+    return {
+        "path": path,
+        "state": "1:1",
+        "deadline_s": 30.0,
+        "status": "ok",
+        "detail": "",
+        "num_frames": 9,
+        "fps": 25.0,
+        "width": 8,
+        "height": 6,
+        "codec": "h264",
+        "guard": "",
+        "keyframe_interval": 9,
+        **values,
+    }
+
+
+def stored(*rows: dict[str, object]) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), schema=PROBED)
+
+
+def test_what_may_mend_by_itself_is_probed_again() -> None:
+    table = stored(
+        stored_row("ok"),
+        stored_row("damaged", status="not_a_video"),
+        stored_row("no state", state=""),
+        stored_row("forbidden", status="permission_denied"),
+        stored_row("slow", status="deadline"),
+        stored_row("crashed", status="crashed"),
+    )
+    assert set(remembered(table, 30)) == {"ok", "damaged", "slow", "crashed"}
+    assert set(remembered(table, 31)) == {"ok", "damaged", "crashed"}
+
+
+def test_the_latest_result_of_a_path_counts() -> None:
+    assert remembered(stored(stored_row("a"), stored_row("a")), 30) == {"a": 1}
+
+
+def test_the_store_passes_over_damage_and_other_versions(tmp_path: Path) -> None:
+    store = ProbeStore(tmp_path)
+    store.add(stored(stored_row("a")))
+    store.add(stored(stored_row("b")))
+    assert sorted(store.load()["path"].to_pylist()) == ["a", "b"]
+    (tmp_path / "block-cut.parquet").write_bytes(b"PAR1 and then nothing")
+    other = stored(stored_row("c")).replace_schema_metadata({b"stm.probes": b"av 1"})
+    pq.write_table(other, tmp_path / "block-old.parquet")
+    assert sorted(store.load()["path"].to_pylist()) == ["a", "b"]
+    store.compact(stored(stored_row("d")))
+    assert len(list(tmp_path.iterdir())) == 1
+    assert store.load()["path"].to_pylist() == ["d"]
+
+
+def test_the_state_of_a_file_changes_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    assert file_state(str(path)) == ""
+    path.write_bytes(b"one")
+    first = file_state(str(path))
+    assert first == file_state(str(path)) != ""
+    path.write_bytes(b"three")
+    assert file_state(str(path)) != first
+    assert file_state(path.as_uri()) != ""
+
+
+def test_cross_checked_files_are_of_every_codec_and_trusted() -> None:
+    rows = [stored_row(f"h{k}") for k in range(20)]
+    rows += [stored_row("vp9", codec="vp9"), stored_row("frames", codec="jpeg-folder")]
+    rows += [stored_row("guarded", guard="no duration"), stored_row("bad", status="empty")]
+    rows += [stored_row("s3://b/url", codec="hevc")]
+    chosen = [path for path, _ in sample_files(stored(*rows), 4)]
+    assert len(chosen) == 4
+    assert "vp9" in chosen
+    assert all(path[0] == "h" for path in chosen if path != "vp9")
+    assert sample_files(stored(*rows), 0) == []
+
+
+def test_decoders_that_disagree_are_told_apart(tmp_path: Path) -> None:
+    pytest.importorskip("decord", reason="decord has no wheel for this machine")
+    path = tmp_path / "whole.mp4"
+    write_video(path, num_frames=60, options={"g": "12", "bf": "2"})
+    # Edit lists: decord counts the discarded packets; the guard says so, and so does a trial.
+    cut = cut_by_copying_packets(path, tmp_path / "cut.mp4", 17)
+    info = probe(str(cut))
+    assert info.guard
+    said = check_files([(str(path), 60), (str(cut), info.num_frames)], deadline_s=20)
+    assert list(said) == [str(cut)]
+    assert said[str(cut)].startswith("decoders disagree: ")

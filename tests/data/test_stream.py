@@ -1,0 +1,132 @@
+"""The Ray Data stream: alignment of ranks, cover, padding and videos that cannot be decoded."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from stm.data.clips import ClipSpec
+from stm.data.plan import Position, shares
+from stm.data.stream import StreamSpec, build_stream, iterate
+from stm.data.synthetic import encode
+
+pytestmark = pytest.mark.ray
+
+SPEC = ClipSpec(num_segments=4, size=32, augment=True, scales=(1.0, 0.75))
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """Eleven videos, each of one grey level, which is its row number; number 7 is not a video."""
+    folder = tmp_path_factory.mktemp("stream")
+    rows = []
+    for number in range(11):
+        path = folder / f"{number}.mp4"
+        encode(path, np.full((10, 48, 64, 3), 20 * number + 10, dtype=np.uint8))
+        rows.append(
+            {
+                "video_id": f"v{number}",
+                "path": str(path),
+                "label": number,
+                "num_frames": 10,
+                "width": 64,
+                "height": 48,
+            }
+        )
+    (folder / "7.mp4").write_text("not a video")
+    return pa.Table.from_pylist(rows)
+
+
+def spec_of(videos, **changes):
+    import ray
+
+    settings = {
+        "global_batch": 4,
+        "clip": SPEC,
+        "num_epochs": 2,
+        "shuffle": True,
+        "clips_per_task": 6,
+    }
+    return StreamSpec(videos=ray.put(videos), num_videos=videos.num_rows, **{**settings, **changes})
+
+
+def collect(stream, world_size):
+    """The batches of every rank, read side by side as workers do."""
+    batches: list[list] = [[] for _ in range(world_size)]
+    threads = [
+        threading.Thread(target=lambda r=r, s=s: batches[r].extend(iterate(s, 1)))
+        for r, s in enumerate(stream.streaming_split(world_size, equal=True))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+        assert not thread.is_alive(), "the stream hangs"
+    return batches
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_every_rank_gets_its_shares_in_plan_order(ray_cluster, videos, world_size):
+    batches = collect(build_stream(spec_of(videos), world_size), world_size)
+    plan = list(shares(11, global_batch=4, world_size=world_size, seed=0, num_epochs=2))
+    for rank in range(world_size):
+        got = [(b.epoch, b.offset_end, b.videos.tolist()) for b in batches[rank]]
+        assert got == [(s.epoch, s.offset_end, s.videos.tolist()) for s in plan[rank::world_size]]
+
+
+def test_clips_belong_to_their_labels_and_padding_is_empty(ray_cluster, videos):
+    for batch in iterate(build_stream(spec_of(videos), 1), 1):
+        assert batch.clips.shape == (4, 1, 4, 32, 32, 3)
+        assert batch.clips.dtype == np.uint8
+        for clip, label, weight, video in zip(
+            batch.clips, batch.labels, batch.weights, batch.videos, strict=True
+        ):
+            if weight:
+                assert label == video
+                assert abs(clip.astype(int).mean() - (20 * label + 10)) < 4
+            else:
+                assert not clip.any()
+                assert video in (-1, 7)
+
+
+def test_a_video_that_cannot_be_decoded_is_named_and_never_replaced(ray_cluster, videos):
+    batches = list(iterate(build_stream(spec_of(videos), 1), 1))
+    failures = [failure for batch in batches for failure in batch.failures]
+    assert [(f["video_id"], f["reason"]) for f in failures] == [("v7", "not_a_video")] * 2
+    trained = [int(v) for b in batches for v, w in zip(b.videos, b.weights, strict=True) if w]
+    assert sorted(trained) == sorted([*range(7), 8, 9, 10] * 2)
+
+
+def test_a_stream_that_starts_in_mid_epoch_is_the_tail_of_the_whole_one(ray_cluster, videos):
+    whole = list(iterate(build_stream(spec_of(videos), 1), 1))
+    tail = list(iterate(build_stream(spec_of(videos), 1, Position(0, 8)), 1))
+    assert len(tail) == len(whole) - 2
+    for a, b in zip(whole[2:], tail, strict=True):
+        assert (a.videos == b.videos).all()
+        assert (a.clips == b.clips).all()
+
+
+def test_the_clips_do_not_depend_on_the_world_size(ray_cluster, videos):
+    def clips_by_video(batches):
+        return {
+            (b.epoch, int(v)): clip.tobytes()
+            for b in batches
+            for v, clip in zip(b.videos, b.clips, strict=True)
+            if v >= 0
+        }
+
+    one = clips_by_video(iterate(build_stream(spec_of(videos), 1), 1))
+    two = clips_by_video([b for rank in collect(build_stream(spec_of(videos), 2), 2) for b in rank])
+    assert one == two
+
+
+def test_the_video_rows_alone_travel_with_a_task(ray_cluster, videos):
+    """A decode task is sent the rows it needs, not the manifest."""
+    from stm.data.stream import plan_rows
+
+    first = next(plan_rows(videos, spec_of(videos), 1, Position(), shares_per_task=2))
+    assert first.num_rows == 1
+    assert len(first["path"][0]) == 8

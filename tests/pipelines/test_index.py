@@ -1,0 +1,122 @@
+"""`stm index` from the command line: what it writes, prints and refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines.index import main
+from stm.data.manifest import Manifest
+from tests.videos import write_video
+
+
+def make_dataset(root: Path) -> Path:
+    """Two classes of UCF101's layout, four videos and one that is no video."""
+    (root / "classInd.txt").write_text("1 Run\n2 Jump\n")
+    (root / "trainlist01.txt").write_text(
+        "Run/v_Run_g01_c01.avi 1\nRun/v_Run_g02_c01.avi 1\nJump/v_Jump_g01_c01.avi 2\n"
+    )
+    (root / "testlist01.txt").write_text("Run/v_Run_g03_c01.avi\nJump/v_Jump_g03_c01.avi\n")
+    for name in ("Run/v_Run_g01_c01", "Run/v_Run_g03_c01", "Jump/v_Jump_g01_c01"):
+        path = root / f"{name}.avi"
+        path.parent.mkdir(exist_ok=True)
+        write_video(path, num_frames=20, codec="mpeg4")
+    (root / "Run" / "v_Run_g02_c01.avi").write_text("no video")
+    return root
+
+
+@pytest.mark.ray
+def test_index_writes_manifests_and_tells_of_every_bad_file(
+    ray_cluster: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root, output = make_dataset(tmp_path), tmp_path / "out"
+    command = ["--format", "ucf101", "--root", str(root), "--output", str(output)]
+    assert main([*command, "--json"]) == 0
+    printed = capfd.readouterr()
+    result = json.loads(printed.out)
+
+    train, val = (Manifest.read(result["manifests"][name]) for name in ("train", "val"))
+    assert train.classes == ("Run", "Jump")
+    assert train.table["status"].to_pylist() == ["ok", "not_a_video", "ok"]
+    assert val.table["status"].to_pylist() == ["ok", "not_found"]
+    assert train.table["group"].to_pylist() == ["Run/g01", "Run/g02", "Jump/g01"]
+    assert (result["num_videos"], result["bad"]) == ({"train": 3, "val": 2}, {"train": 1, "val": 1})
+    assert (result["classes"], result["fingerprints"]["val"]) == (2, val.fingerprint)
+    assert result["summary"]["codec"] == {"mpeg4": 3}
+
+    (bad,) = (output / "train.bad.txt").read_text().splitlines()
+    video_id, status, path, _, line = bad.split("\t")
+    assert (video_id, status) == ("Run/v_Run_g02_c01.avi", "not_a_video")
+    assert (path, line) == (str(root / "Run/v_Run_g02_c01.avi"), f"{root / 'trainlist01.txt'}:2")
+    assert "v_Jump_g03_c01.avi: not_found" in printed.err
+    assert "3 ok, 1 not_a_video, 1 not_found" in printed.err
+
+    # Mended, and indexed again: only what changed is probed, and no list of bad files is left.
+    (root / "Run" / "v_Run_g02_c01.avi").write_bytes(
+        (root / "Run" / "v_Run_g01_c01.avi").read_bytes()
+    )
+    assert main(command) == 0
+    printed = capfd.readouterr()
+    assert printed.out.splitlines() == [
+        f"{output / 'train.parquet'}: 3 videos",
+        f"{output / 'val.parquet'}: 1 videos, and 1 unusable",
+    ]
+    assert "2 probed now" in printed.err
+    assert not (output / "train.bad.txt").exists()
+
+
+@pytest.mark.ray
+def test_index_ends_with_status_2_where_a_split_has_no_usable_video(
+    ray_cluster: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    videos = tmp_path / "videos"
+    (videos / "run").mkdir(parents=True)
+    for k in range(12):
+        (videos / "run" / f"{k:02d}.mp4").write_bytes(b"")
+    output = tmp_path / "out"
+    command = ["--format", "folder", "--root", str(videos), "--output", str(output)]
+    assert main(command) == 2
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert "no train video can be used" in printed.err
+    assert "run/09.mp4: empty" in printed.err
+    assert "run/10.mp4" not in printed.err
+    assert len((output / "train.bad.txt").read_text().splitlines()) == 12
+
+
+def test_index_refuses_bad_input_before_it_starts_a_cluster(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*arguments: str) -> str:
+        command = ["--format", "folder", "--root", str(tmp_path), "--output", str(tmp_path / "o")]
+        assert main([*command, *arguments]) == 2
+        message = capsys.readouterr().err
+        assert "Traceback" not in message
+        assert not (tmp_path / "o").exists()
+        return message
+
+    assert "--deadline-s 0" in refused("--deadline-s", "0")
+    assert "--cross-check -1" in refused("--cross-check", "-1")
+    assert "no class folder" in refused()
+    assert "--root /no/such" in refused("--root", "/no/such")
+    assert "--format ucf" in refused("--format", "ucf")
+    write_to_a_file = tmp_path / "file"
+    write_to_a_file.touch()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "a.mp4").touch()
+    assert "cannot write there" in refused("--output", str(write_to_a_file))
+
+
+def test_the_parser_is_built_without_heavy_imports() -> None:
+    script = (
+        "import sys, pipelines.index as index; index.build_parser(); "
+        "print({'ray', 'torch', 'av', 'decord', 'pyarrow', 'numpy'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,134 @@
+"""Checkpoints: written whole, read back exactly, refused by name where they are none."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from stm.config import Config, ModelConfig
+from stm.data.plan import Position
+from stm.errors import UserError
+from stm.model import build_model
+from stm.train import checkpoint as checkpoints
+from stm.train.trainer import check_same_run
+
+
+def make_meta(**changes):
+    config = Config(model=ModelConfig(depth=26, width=16))
+    values = {
+        "config": config.to_dict(),
+        "classes": ["a", "b", "c"],
+        "position": Position(2, 8),
+        "step": 21,
+        "fingerprint": "f" * 64,
+    }
+    return checkpoints.Meta(**{**values, **changes})
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return build_model("stm", 26, 3, width=16)
+
+
+def save(directory, model, meta):
+    directory.mkdir(parents=True, exist_ok=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(torch.randn(1, 2, 3, 32, 32)).sum().backward()
+    optimizer.step()
+    checkpoints.write(directory, model, {"optimizer": optimizer.state_dict()}, meta)
+    return optimizer
+
+
+def test_weights_state_and_meta_come_back_exactly(tmp_path, model):
+    meta = make_meta(metrics={"val_top1": 0.5})
+    optimizer = save(tmp_path, model, meta)
+    assert checkpoints.read_meta(tmp_path) == meta
+    weights = checkpoints.read_weights(tmp_path)
+    assert all(torch.equal(weights[key], value) for key, value in model.state_dict().items())
+    state = checkpoints.read_state(tmp_path)["optimizer"]["state"]
+    for key, value in optimizer.state_dict()["state"].items():
+        assert torch.equal(state[key]["momentum_buffer"], value["momentum_buffer"])
+
+
+def test_a_checkpoint_alone_rebuilds_the_network(tmp_path, model):
+    save(tmp_path, model, make_meta())
+    meta = checkpoints.read_meta(tmp_path)
+    again = build_model(**checkpoints.network_arguments(meta))
+    again.load_state_dict(checkpoints.read_weights(tmp_path))
+    clips = torch.randn(1, 2, 3, 32, 32)
+    assert torch.equal(again.eval()(clips), model.eval()(clips))
+
+
+def test_a_directory_cut_short_is_not_taken_for_a_checkpoint(tmp_path, model):
+    save(tmp_path / "whole", model, make_meta())
+    (tmp_path / "whole" / checkpoints.META).unlink()
+    with pytest.raises(UserError, match=r"no meta\.json"):
+        checkpoints.read_meta(tmp_path / "whole")
+
+
+def test_a_damaged_meta_names_the_file(tmp_path):
+    (tmp_path / checkpoints.META).write_text("{")
+    with pytest.raises(UserError, match=r"meta\.json is damaged"):
+        checkpoints.read_meta(tmp_path)
+
+
+def test_damaged_weights_name_the_file(tmp_path, model):
+    save(tmp_path, model, make_meta())
+    (tmp_path / checkpoints.MODEL).write_bytes(b"short")
+    with pytest.raises(UserError, match=r"model\.safetensors cannot be read"):
+        checkpoints.read_weights(tmp_path)
+
+
+def test_a_run_directory_means_its_best_checkpoint(tmp_path, model):
+    save(
+        tmp_path / "checkpoint-1",
+        model,
+        make_meta(metrics={"val_top1": 0.9}, position=Position(1, 0)),
+    )
+    save(
+        tmp_path / "checkpoint-2",
+        model,
+        make_meta(metrics={"val_top1": 0.4}, position=Position(2, 0)),
+    )
+    assert checkpoints.resolve(str(tmp_path)).endswith("checkpoint-1")
+    assert checkpoints.resolve(str(tmp_path / "checkpoint-2")).endswith("checkpoint-2")
+
+
+def test_without_validation_a_run_directory_means_its_last_checkpoint(tmp_path, model):
+    save(tmp_path / "a", model, make_meta(position=Position(3, 0)))
+    save(tmp_path / "b", model, make_meta(position=Position(2, 8)))
+    assert checkpoints.resolve(str(tmp_path)).endswith("a")
+
+
+@pytest.mark.parametrize("path", ["missing", "."])
+def test_what_is_no_checkpoint_is_refused(tmp_path, path):
+    with pytest.raises(UserError, match="--checkpoint"):
+        checkpoints.resolve(str(tmp_path / path))
+
+
+def test_a_run_is_not_continued_with_other_settings():
+    other = Config(model=ModelConfig(depth=50, width=16))
+    with pytest.raises(UserError, match=r"model\.depth: was 26, now 50"):
+        check_same_run(other, "f" * 64, make_meta())
+
+
+def test_a_run_is_not_continued_on_another_manifest():
+    with pytest.raises(UserError, match="another manifest"):
+        check_same_run(Config(model=ModelConfig(depth=26, width=16)), "0" * 64, make_meta())
+
+
+def test_settings_that_change_no_result_may_differ_when_a_run_is_continued():
+    values = make_meta().config
+    values = {**values, "train": {**values["train"], "num_workers": 4, "log_every_steps": 1}}
+    values["data"] = {**values["data"], "decoder": "sequential"}
+    check_same_run(Config.from_dict(values), "f" * 64, make_meta())
+
+
+def test_a_meta_with_a_setting_of_another_version_is_refused(tmp_path):
+    meta = json.loads(make_meta().to_json())
+    meta["config"]["optim"]["lookahead"] = 3
+    with pytest.raises(UserError, match=r"unknown setting optim\.lookahead"):
+        checkpoints.config_of(checkpoints.Meta.from_json(json.dumps(meta)))

@@ -1,0 +1,85 @@
+"""What a step does to a batch: normalisation, rows worth learning from, loss, schedule."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from stm.config import OptimConfig
+from stm.train.optim import build_optimizer, learning_rate, weighted_loss_sum
+from stm.train.step import IMAGENET_MEAN, IMAGENET_STD, autocast, normalise, usable_rows
+
+CPU = torch.device("cpu")
+
+
+def test_normalisation_is_imagenets_and_stays_channels_last():
+    clips = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 6, 3), dtype=np.uint8)
+    frames = normalise(clips, CPU)
+    assert frames.shape == (2, 3, 3, 8, 6)
+    expected = (clips / 255 - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
+    np.testing.assert_allclose(frames.permute(0, 1, 3, 4, 2).numpy(), expected, atol=1e-5)
+    assert frames.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_normalisation_leaves_shared_memory_alone():
+    clips = np.full((1, 1, 4, 4, 3), 7, dtype=np.uint8)
+    clips.flags.writeable = False
+    normalise(clips, CPU)
+    assert (clips == 7).all()
+
+
+def test_rows_without_weight_show_the_network_a_row_that_counts():
+    assert usable_rows(np.array([1, 0, 1, 0, 0])).tolist() == [0, 0, 2, 2, 0]
+    assert usable_rows(np.array([1, 1])).tolist() == [0, 1]
+    assert usable_rows(np.array([0.0, 0.0])) is None
+
+
+def test_a_row_of_weight_zero_changes_no_gradient():
+    logits = torch.randn(4, 5, requires_grad=True)
+    labels = torch.tensor([0, 1, 2, 3])
+    weighted_loss_sum(logits, labels, torch.tensor([1.0, 1.0, 0.0, 1.0])).backward()
+    assert not logits.grad[2].any()
+    assert logits.grad[[0, 1, 3]].abs().sum(1).min() > 0
+
+
+def test_shares_of_a_batch_sum_to_the_loss_of_the_whole():
+    logits, labels = torch.randn(6, 5), torch.randint(0, 5, (6,))
+    weights = torch.ones(6)
+    whole = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+    parts = [weighted_loss_sum(logits[i::2], labels[i::2], weights[i::2], 0.1) for i in range(2)]
+    torch.testing.assert_close(sum(parts) / 6, whole)
+
+
+def test_the_rate_follows_the_papers_schedule():
+    config = OptimConfig()  # 50 epochs, /10 at 30, 40, 45
+    rates = [
+        learning_rate(config, epoch * 100 + 99, 100) for epoch in (0, 29, 30, 39, 40, 44, 45, 49)
+    ]
+    assert rates == pytest.approx([1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5])
+
+
+def test_the_rate_warms_up_linearly():
+    config = OptimConfig(warmup_epochs=0.5)
+    assert [learning_rate(config, step, 8) for step in range(5)] == pytest.approx(
+        [0.0025, 0.005, 0.0075, 0.01, 0.01]
+    )
+
+
+def test_the_rate_scales_with_the_batch_only_where_a_reference_is_given():
+    assert OptimConfig(batch_size=16).effective_lr == 0.01
+    assert OptimConfig(batch_size=16, reference_batch_size=64).effective_lr == 0.0025
+
+
+def test_every_parameter_is_trained_with_the_weight_decay():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    (group,) = build_optimizer(model, OptimConfig(weight_decay=0.1)).param_groups
+    assert len(group["params"]) == len(list(model.parameters()))
+    assert group["weight_decay"] == 0.1
+
+
+def test_precision_is_float32_on_a_cpu_unless_asked_for():
+    assert autocast("auto", CPU).dtype is None
+    assert autocast("bfloat16", CPU).dtype == torch.bfloat16
+    assert not autocast("bfloat16", CPU).scale_gradients
+    assert autocast("float16", CPU).scale_gradients
