@@ -35,7 +35,7 @@ def test_an_impossible_value_is_refused_with_its_flag(make, flag):
 
 def test_a_batch_that_workers_cannot_share_is_refused_with_one_that_they_can():
     with pytest.raises(
-        UserError, match=r"batch_size 10 .* num_workers 4: .* multiple of 4, such as 8"
+        UserError, match=r"batch_size 10 .*num_workers 4: .*a multiple of 4, such as 8"
     ):
         Config(optim=OptimConfig(batch_size=10), train=TrainConfig(num_workers=4))
 

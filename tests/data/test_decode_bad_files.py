@@ -122,6 +122,21 @@ def test_of_a_truncated_file_the_front_is_read_and_nothing_else_is_promised(
     assert reason_of(read_frames, path, [info.num_frames]) == "bad_index"
 
 
+@pytest.mark.parametrize("share", [0.5, 0.63, 0.81])
+@pytest.mark.parametrize("name", ["a.mp4", "a.avi", "a.flv"])
+def test_a_picture_of_which_only_a_part_is_there_is_not_counted(tmp_path, name, share):
+    path = write_video(
+        tmp_path / name,
+        codec="mpeg4" if name.endswith("avi") else "libx264",
+        options={"g": "12", "bf": "0"},
+        container_options={"movflags": "+faststart"} if name.endswith("mp4") else None,
+    )
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    num_frames = probe(path).num_frames
+    assert num_frames > 10
+    assert frame_numbers(read_frames(path, range(num_frames))) == list(range(num_frames))
+
+
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize(
     ("name", "arguments"),

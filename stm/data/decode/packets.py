@@ -13,8 +13,6 @@ from stm.data.decode.video import VideoError
 
 Emit = Callable[[int, Any], None]
 
-_HAS_FIELD_PICTURES = frozenset(["h264", "mpeg2video"])
-
 
 class Unsure(Exception):
     """The packet plan met something it cannot vouch for; decode in sequence instead."""
@@ -53,7 +51,6 @@ def decode(plan: PacketPlan, wanted: Sequence[int], emit: Emit) -> None:
 
 def _decode_run(plan: PacketPlan, run: Run, packets: Any, emit: Emit) -> None:
     context = plan.video.context
-    check_fields = context.name in _HAS_FIELD_PICTURES
     missing = {plan.pts[position]: k for position, k in run.frames.items()}
     key_pts: int = plan.pts[run.start]  # type: ignore[assignment]
     latest = None
@@ -72,7 +69,7 @@ def _decode_run(plan: PacketPlan, run: Run, packets: Any, emit: Emit) -> None:
                 raise Unsure("damage that wanted frames may refer to", numbers_hold=True)
             k = missing.pop(pts, None)
             if k is not None:
-                if check_fields and frame.interlaced_frame:
+                if plan.may_hold_fields and frame.interlaced_frame:
                     raise Unsure("pictures may be single fields", numbers_hold=False)
                 emit(k, frame)
 

@@ -27,9 +27,9 @@ def probe_video(source: Any) -> VideoInfo:
         if not first:
             raise VideoError(video.name, "no_frames", "no frame can be decoded")
         matrix = display_matrix(first[0])
-        field_pictures = first[0].interlaced_frame and video.context.name in ("h264", "mpeg2video")
+        has_fields = plan.may_hold_fields and first[0].interlaced_frame
         num_frames = plan.num_frames
-        if plan.doubt or field_pictures:
+        if plan.doubt or has_fields:
             num_frames = sequential.count_frames(plan)
         width, height = video.width, video.height
         if matrix[0] == 0:
