@@ -32,7 +32,6 @@ class Parser(jsonargparse.ArgumentParser):
             epilog="examples:\n"
             + "\n".join(f"  {line.strip()}" for line in examples.strip().splitlines()),
             formatter_class=_Help,
-            default_meta=False,
             **kwargs,
         )
 

@@ -15,7 +15,6 @@ from typing import Any
 
 from pipelines.console import Parser, add_common, run_verb, say
 from stm.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
-from stm.data.synthetic import CLASSES
 from stm.errors import UserError
 
 VARIANTS = ("stm", "tsn")
@@ -57,7 +56,7 @@ def demo_config(variant: str, manifests: dict[str, str], storage: Path, args: An
         ),
         optim=OptimConfig(
             batch_size=8,
-            lr=0.01,
+            lr=0.005,
             epochs=steps,
             milestones=sorted({max(1, steps * 3 // 4)}),
             warmup_epochs=1.0,
@@ -80,7 +79,7 @@ def run(args: Any) -> dict[str, Any]:
     started = time.monotonic()
     output = Path(args.output)
     from stm import cluster
-    from stm.data.synthetic import write_videos
+    from stm.data.synthetic import CLASSES, write_videos
 
     # A folder holds one demo: other settings would be other videos under the same names.
     videos = output / f"videos-{args.train_videos}-{args.test_videos}-{args.seed}"
@@ -102,7 +101,7 @@ def run(args: Any) -> dict[str, Any]:
     )
     _index(videos, manifests)
 
-    from stm.evaluate import report
+    from stm import figures
     from stm.evaluate.evaluate import evaluate
     from stm.train.trainer import train
 
@@ -113,9 +112,9 @@ def run(args: Any) -> dict[str, Any]:
             + (", which sees the frames but not their order" if variant == "tsn" else "")
         )
         trained = train(demo_config(variant, manifests, storage, args), say, args.address)
-        figures = output / "figures" / variant
+        folder = output / "figures" / variant
         measured = evaluate(
-            trained["last_checkpoint"], manifests["val"], output=str(figures), num_workers=args.workers,
+            trained["last_checkpoint"], manifests["val"], output=str(folder), num_workers=args.workers,
             batch_size=16, say=say, address=args.address,
         )  # fmt: skip
         kept = ("top1", "top5", "num_videos", "unreadable", "checkpoint", "per_class", "files")
@@ -125,7 +124,7 @@ def run(args: Any) -> dict[str, Any]:
     say("[4/4] drawing")
     spools = {variant: storage / result[variant]["run"] / "tracking.jsonl" for variant in VARIANTS}
     result["figures"] = [
-        str(report.plot_curves(output / "figures" / "curves.png", spools)),
+        str(figures.plot_curves(output / "figures" / "curves.png", spools)),
         *(result[variant]["files"]["confusion"] for variant in VARIANTS),
     ]
     result["chance_within_a_pair"] = 0.5
@@ -159,6 +158,8 @@ def _every(count: int, what: str) -> Any:
 
 
 def show(result: dict[str, Any]) -> str:
+    from stm.data.synthetic import CLASSES
+
     rows = [("network", "top-1", "sees time", "per pair of classes that are each other backwards")]
     for variant in VARIANTS:
         accuracy = result[variant]["per_class"]
@@ -170,8 +171,8 @@ def show(result: dict[str, Any]) -> str:
         rows.append((variant.upper(), f"{result[variant]['top1']:.1%}", sees, ", ".join(pairs)))
     lines = [f"  {a:<9}{b:>7}  {c:<10} {d}" for a, b, c, d in rows]
     lines.append(
-        f"  A network blind to time cannot tell a class from its reversal: 50 % at best. N = {result['stm']['num_videos']} "
-        f"videos, {result['seconds']:.0f} s in all."
+        "  A network blind to time cannot tell a class from its reversal: 50 % at best. "
+        f"N = {result['stm']['num_videos']} videos, {result['seconds']:.0f} s in all."
     )
     lines += ["", "pictures:", *(f"  {path}" for path in result["figures"]), "", "next:"]
     lines.append(

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from stm import cluster
+from stm import cluster, figures, tracking
+from stm.config import Config
 from stm.data.manifest import Manifest
 from stm.errors import UserError
-from stm.evaluate import report
 from stm.evaluate.inference import Scores, score_manifest
 from stm.evaluate.metrics import Metrics, measure
 from stm.evaluate.protocols import protocol as named_protocol
@@ -78,7 +78,27 @@ def evaluate(
         result["files"] = write(
             Path(output), manifest, scores, metrics, f"{protocol}, top-1 {metrics.top1:.1%}"
         )
+    _record(config, Path(directory), meta, protocol, result)
     return result
+
+
+def _record(
+    config: Config,
+    directory: Path,
+    meta: checkpoints.Meta,
+    protocol: str,
+    result: dict[str, Any],
+) -> None:
+    """Add the result to the MLflow run that trained the checkpoint, where its run directory is still there."""
+    run_directory = directory.parent
+    if meta.mlflow_run_id is None or not (run_directory / "tracking.run_id").exists():
+        return
+    tracker = tracking.open_run(config, run_directory, run_directory.name)
+    counted = ("top1", "top5", "mean_class_accuracy", "num_videos", "unreadable")
+    tracker.metrics({f"{protocol}/{name}": result[name] for name in counted}, meta.step)
+    for path in result["files"].values():
+        tracker.artifact(Path(path).resolve(), f"evaluate-{protocol}")
+    tracker.deliver(patient=True)
 
 
 def write(
@@ -98,10 +118,10 @@ def write(
     return {
         "scores": str(output / "scores.parquet"),
         "confusion": str(
-            report.plot_confusion(output / "confusion.png", metrics.confusion, classes, title)
+            figures.plot_confusion(output / "confusion.png", metrics.confusion, classes, title)
         ),
         "per_class": str(
-            report.plot_per_class(output / "per_class.png", *per_class, classes, title)
+            figures.plot_per_class(output / "per_class.png", *per_class, classes, title)
         ),
     }
 

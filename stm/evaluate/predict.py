@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from stm.data.annotations.common import VIDEO_EXTENSIONS
+from stm.data.annotations.common import VIDEO_EXTENSIONS, join
 from stm.data.decode import VideoError, probe
 from stm.errors import UserError
 from stm.evaluate.inference import Classifier, score_manifest
@@ -137,7 +137,10 @@ def _score_on_cluster(
     config, chosen = checkpoints.config_of(meta), named_protocol(protocol)
     cluster.connect(address, num_cpus=num_workers + 1)
     say(f"probing {len(paths)} videos")
-    entries = [Entry(video_id=path, path=path, label=0, group="", line="") for path in paths]
+    entries = [
+        Entry(video_id=path, path=join(os.getcwd(), path), label=0, group="", line="")
+        for path in paths
+    ]
     indexed, _ = index_videos(
         Annotations(tuple(meta.classes), {"all": entries}, "predict"), cross_check=0
     )
@@ -150,7 +153,7 @@ def _score_on_cluster(
         num_samplings=chosen.num_samplings,
         num_workers=num_workers,
     )
-    errors = {f["path"]: f"{f['reason']} {f['detail']}".strip() for f in scores.failures}
+    errors = {f["video_id"]: f"{f['reason']} {f['detail']}".strip() for f in scores.failures}
     unread = {path for path, readable in zip(paths, scores.readable_N, strict=True) if not readable}
     return scores.scores_NK, {path: errors[path] for path in paths if path in unread}
 

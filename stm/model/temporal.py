@@ -6,10 +6,10 @@ view and nothing is permuted:
 
     frames [N*T, C, H, W]  =  [N, T, H*W, C] in memory  =  an image [N, C, T, H*W] in channels-last
 
-On that image a temporal convolution is an ordinary 2-D convolution with a 3x1 kernel. It is what
-PyTorch has its fastest depthwise kernels for: on CPU it runs at the speed of a copy, forward and
-backward, where the same sum as a 3x1x1 Conv3d takes three times as long and the permutes of the
-usual Conv1d form take longer still.
+On that image a temporal convolution is a 2-D convolution with a 3x1 kernel, which is what PyTorch
+has its fastest depthwise kernels for. Forward and backward through all 16 blocks of depth 50 (two
+clips of 8 frames, 224 px, float32, one thread of an AVX-512 CPU) take 85 ms; the sum of three slices
+takes 200 ms, permutes around a Conv1d 640 ms, and a Conv3d on the same view 1100 ms.
 """
 
 from __future__ import annotations

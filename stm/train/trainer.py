@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from stm.data.manifest import Manifest
 from stm.data.plan import Position
 from stm.data.stream import StreamSpec, plan_data_config, put_videos
 from stm.errors import UserError
+from stm.figures import plot_curves
 from stm.train import checkpoint as checkpoints
 from stm.train.progress import Event, board
 
@@ -66,6 +68,8 @@ def train(config: Config, say: Show, address: str | None = None) -> dict[str, An
         check_same_run(config, train_manifest.fingerprint, previous[1])
     run_directory.mkdir(parents=True, exist_ok=True)
     tracker = tracking.open_run(config, run_directory, name)
+    # Absolute from here on: checkpoints outlive the directory this command was typed in.
+    config = replace(config, train=replace(config.train, storage=storage, name=name))
     say(f"run {name}: {placement} in {run_directory}")
     if tracker.uri:
         say(
@@ -260,6 +264,7 @@ def _result(run_directory: Path, name: str, tracker: tracking.Tracker) -> dict[s
     best = checkpoints.resolve(str(run_directory))
     meta = checkpoints.read_meta(best)
     tracker.tags({"stm.best_checkpoint": best})
+    tracker.artifact(plot_curves(run_directory / "curves.png", {name: tracker.spool}))
     for file in (checkpoints.MODEL, checkpoints.META):
         tracker.artifact(Path(best) / file, "checkpoint")
     return {
@@ -287,7 +292,8 @@ def _show(event: Event, say: Show) -> None:
     elif event["kind"] == "epoch":
         said = f"epoch {event['epoch']:.0f}/{event['epochs']} done"
         if "val_top1" in event:
-            said += f"  val top-1 {event['val_top1']:.1%} of {event['val_num_videos']:.0f}, loss {event['val_loss']:.3f}"
+            said += f"  val top-1 {event['val_top1']:.1%} of {event['val_num_videos']:.0f}"
+            said += f", loss {event['val_loss']:.3f}"
         say(said)
         for failure in event["failures"][:10]:
             say(f"  unreadable: {failure['path']}: {failure['reason']} {failure['detail']}")

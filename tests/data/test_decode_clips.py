@@ -220,8 +220,13 @@ def test_bytes_file_objects_and_urls_are_read_like_paths(video):
 def test_a_large_remote_file_is_read_without_fetching_it_whole(video, monkeypatch):
     from stm.data.decode import source
 
-    fsspec.filesystem("memory").pipe("/clips/large.mp4", video.read_bytes())
+    def refuse(*args, **kwargs):
+        raise AssertionError("fetched whole")
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/clips/large.mp4", video.read_bytes())
     monkeypatch.setattr(source, "FETCH_WHOLE_BYTES", 100)
+    monkeypatch.setattr(type(memory), "cat_file", refuse)
     assert frame_numbers(read_frames("memory://clips/large.mp4", [33, 5])) == [33, 5]
 
 

@@ -13,6 +13,7 @@ from videos import cut_by_copying_packets, frame_numbers, set_display_matrix, wr
 
 from stm.data.decode import plan as plan_module
 from stm.data.decode import probe, read_frames
+from stm.data.decode.source import open_video
 
 NUM_FRAMES = 48
 X264_B_PYRAMID = {"x264-params": "keyint=250:bframes=3:b-adapt=0:b-pyramid=normal:ref=4"}
@@ -228,6 +229,8 @@ def test_the_guard_names_what_decord_cannot_be_trusted_with(files, name, why):
 def test_a_file_too_large_to_keep_in_memory_is_read_in_two_passes(files, name, monkeypatch):
     path, expected = files(name)
     monkeypatch.setattr(plan_module, "KEEP_BYTES", 1000)
+    with open_video(path) as video:
+        assert not plan_module.scan(video).packets
     for decoder in ("packets", "sequential"):
         indices = [40, 3, 21, 3]
         assert np.array_equal(read_frames(path, indices, decoder), expected[indices])

@@ -22,7 +22,7 @@ from stm.data.indexing import index_videos
 from stm.data.manifest import Manifest
 from stm.data.synthetic import write_videos
 from stm.errors import UserError
-from stm.evaluate.report import series
+from stm.figures import series
 from stm.train import checkpoint as checkpoints
 from stm.train.trainer import train
 

@@ -10,10 +10,12 @@ Decoders:
     packets     decode only the packets that wanted frames need; in sequence wherever that is unsure
     sequential  decode from the start, whatever is wanted
     decord      decord for the files that it can be trusted with, ``packets`` for the others
-    auto        ``packets``; decord where PyAV lacks a decoder
+    auto        the fastest that is always right: ``packets``
 
-A frame that damage has taken or reached is an error, never a repeated or patched picture. Importing
-this package imports neither torch nor a decoder.
+With PyAV, a frame that damage has taken or reached is an error, never a repeated or patched picture.
+decord does not tell: of 106 such frames it returned 18 whole, 74 garbled and 14 times another frame
+(bits flipped at random), so it is no fallback for them. Importing this package imports neither torch
+nor a decoder.
 """
 
 from __future__ import annotations

@@ -129,18 +129,10 @@ def _collect(
         from stm.data.decode import folder
 
         return folder.read(source, wanted, fresh()), order
-    try:
-        return _decode_with_pyav(source, wanted, decoder, fresh), order
-    except VideoError as error:
-        if decoder == "auto" and error.reason == "no_decoder" and _is_local_path(source):
-            from stm.data.decode import decord_reader
-
-            if decord_reader.is_installed():
-                return decord_reader.read(source, wanted, fresh()), order
-        raise
+    return _decode(source, wanted, decoder, fresh), order
 
 
-def _decode_with_pyav(
+def _decode(
     source: Any, wanted: list[int], decoder: str, fresh: Callable[[], Collector]
 ) -> Collector:
     from stm.data.decode import packets, sequential

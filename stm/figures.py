@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
+def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    return pyplot.subplots(figsize=(width, height), layout="constrained")
+    return pyplot.subplots(1, columns, figsize=(width, height), layout="constrained")
 
 
 def _save(figure: Any, path: Path) -> Path:
@@ -74,23 +74,22 @@ def plot_per_class(
 
 def plot_curves(path: Path, runs: dict[str, Path]) -> Path:
     """Training loss by step and validation top-1 by step of runs, read from their spools (``tracking.jsonl``)."""
-    figure, loss_axes = _figure(7, 4)
-    top1_axes = loss_axes.twinx()
+    figure, (loss_axes, top1_axes) = _figure(10, 4, columns=2)
     for number, (name, spool) in enumerate(runs.items()):
         colour = f"C{number}"
         loss, top1 = series(spool, "train/loss"), series(spool, "val_top1")
         if loss:
             steps, values = zip(*sorted(loss.items()), strict=True)
-            loss_axes.plot(steps, _smooth(values), color=colour, alpha=0.5, label=f"{name} loss")
+            loss_axes.plot(steps, _smooth(values), color=colour, label=name)
         if top1:
             steps, values = zip(*sorted(top1.items()), strict=True)
-            top1_axes.plot(
-                steps, [100 * v for v in values], color=colour, marker="o", label=f"{name} top-1"
-            )
+            top1_axes.plot(steps, [100 * v for v in values], color=colour, marker="o", label=name)
     loss_axes.set(xlabel="step", ylabel="training loss", ylim=(0, None))
-    top1_axes.set(ylabel="validation top-1, %", ylim=(0, 100))
-    top1_axes.legend(loc="center right")
-    loss_axes.legend(loc="lower left")
+    top1_axes.set(xlabel="step", ylabel="validation top-1, %", ylim=(0, 103))
+    for axes in (loss_axes, top1_axes):
+        axes.grid(alpha=0.3)
+        if axes.has_data():
+            axes.legend()
     return _save(figure, path)
 
 
