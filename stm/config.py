@@ -110,6 +110,9 @@ class DataConfig:
     cpus_per_task: float = 1.0
     """CPUs a decoding task reserves."""
 
+    decode_deadline_s: float = 60.0
+    """A clip that takes longer to decode is given up, its video named and put into quarantine."""
+
     prefetch_batches: int = 2
     """Batches each training worker holds ready."""
 
@@ -138,6 +141,12 @@ class DataConfig:
         )
         _require(
             self.cpus_per_task > 0, "data.cpus_per_task", self.cpus_per_task, "must be above 0"
+        )
+        _require(
+            self.decode_deadline_s > 0,
+            "data.decode_deadline_s",
+            self.decode_deadline_s,
+            "must be above 0",
         )
         _require(
             self.prefetch_batches >= 0,

@@ -29,6 +29,7 @@ Row that leaves a decode task (B samples, V views a sample):
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -37,8 +38,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from stm.data.clips import ClipSpec, load_views
+from stm.data.clips import ClipSpec
+from stm.data.decode import VideoError
+from stm.data.guarded import GuardedDecoder
 from stm.data.plan import Position, shares
+from stm.data.waiting import WaitMonitor
 
 if TYPE_CHECKING:
     import ray.data
@@ -61,6 +65,19 @@ class StreamSpec:
     clips_per_task: int = 32
     """Clips that one decoding task makes: enough that starting a task costs nothing beside it."""
     cpus_per_task: float = 1.0
+    prefetch_batches: int = 2
+    """Batches each rank holds ready; memory is bounded by this, the batch and the tasks at work."""
+    decode_deadline_s: float = 60.0
+    """A clip that takes longer is given up (``stm.data.guarded``)."""
+    quarantine: Any = None
+    """Actor that remembers videos which hung or crashed a decoder, or None."""
+
+    def buffer_bytes(self, world_size: int, num_tasks: int) -> int:
+        """Object store that the stream may fill: what ranks hold ready and what tasks make, with room to swap."""
+        local_batch = -(-self.global_batch // world_size)
+        ready = world_size * (self.prefetch_batches + 2) * local_batch
+        making = num_tasks * max(self.clips_per_task, local_batch)
+        return max(2**28, 2 * (ready + making) * self.clip.clip_bytes)
 
 
 def put_videos(manifest: Any) -> Any:
@@ -76,7 +93,7 @@ def build_stream(
 ) -> ray.data.Dataset:
     """The graph above, from ``start`` to the end of the last epoch; shares come out in plan order."""
     import ray
-    from ray.data import DataContext
+    from ray.data import DataContext, ExecutionResources
 
     local_batch = -(-spec.global_batch // world_size)
     shares_per_task = max(1, spec.clips_per_task // (local_batch * spec.clip.num_crops))
@@ -85,13 +102,21 @@ def build_stream(
     # Any row exceeds one byte, so every row becomes a block of its own and none is cut: that is the alignment.
     context.target_max_block_size = 1
     context.enable_progress_bars = False
+    num_tasks = max(1, int(ray.cluster_resources().get("CPU", 1) / spec.cpus_per_task))
+    context.execution_options.resource_limits = ExecutionResources(
+        object_store_memory=spec.buffer_bytes(world_size, num_tasks)
+    )
     with DataContext.current(context):
         source = _plan_source(spec, world_size, start, shares_per_task)
         # The plan reserves no CPU: it sleeps most of the time, and must never keep a decoder out.
         plan = ray.data.read_datasource(source, override_num_blocks=1, num_cpus=0)
         return plan.map_batches(
             decode_shares,
-            fn_kwargs={"spec": spec.clip},
+            fn_kwargs={
+                "spec": spec.clip,
+                "deadline_s": spec.decode_deadline_s,
+                "quarantine": spec.quarantine,
+            },
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=spec.cpus_per_task,
@@ -161,51 +186,44 @@ def _plan_row(videos: pa.Table, group: list[Any]) -> pa.Table:
     return pa.table({name: pa.array([values]) for name, values in columns.items()})
 
 
-def decode_shares(row: pa.Table, spec: ClipSpec) -> Iterator[dict[str, Any]]:
+def decode_shares(
+    row: pa.Table, spec: ClipSpec, deadline_s: float = 60.0, quarantine: Any = None
+) -> Iterator[dict[str, Any]]:
     """Decode the shares of one plan row, one at a time: (second table of the module docstring).
 
     A video that cannot be decoded leaves a clip of zeros with weight 0 and its reason; it is never replaced.
     """
-    from stm.data.decode import VideoError
-
     plan = {name: row.column(name)[0].as_py() for name in row.column_names}
     num_shares = len(plan["epoch"])
     local_batch = len(plan["videos"]) // num_shares
     shape = (local_batch, spec.num_crops, spec.num_segments, spec.size, spec.size, 3)
-    for share in range(num_shares):
-        clips = np.zeros(shape, dtype=np.uint8)
-        labels = np.zeros(local_batch, dtype=np.int64)
-        weights = np.zeros(local_batch, dtype=np.float32)
-        failures = []
-        for i in range(local_batch):
-            j = share * local_batch + i
-            if plan["videos"][j] < 0:
-                continue
-            labels[i] = plan["label"][j]
-            size = (plan["num_frames"][j], plan["width"][j], plan["height"][j])
-            try:
-                clips[i], labels[i] = load_views(
-                    plan["path"][j], *size, int(labels[i]), plan["seeds"][j], spec
-                )
-                weights[i] = 1
-            except VideoError as error:
-                failures.append(
-                    {
-                        "video_id": plan["video_id"][j],
-                        "path": plan["path"][j],
-                        "reason": error.reason,
-                        "detail": error.detail,
-                    }
-                )
-        yield {
-            "clips": clips[None],
-            "labels": labels[None],
-            "weights": weights[None],
-            "videos": np.asarray(plan["videos"][share * local_batch :][:local_batch])[None],
-            "epoch": np.asarray([plan["epoch"][share]], dtype=np.int32),
-            "offset_end": np.asarray([plan["offset_end"][share]]),
-            "failures": np.asarray([json.dumps(failures)], dtype=object),
-        }
+    with GuardedDecoder(spec, deadline_s, quarantine) as decoder:
+        for share in range(num_shares):
+            clips = np.zeros(shape, dtype=np.uint8)
+            labels = np.zeros(local_batch, dtype=np.int64)
+            weights = np.zeros(local_batch, dtype=np.float32)
+            failures = []
+            for i in range(local_batch):
+                j = share * local_batch + i
+                if plan["videos"][j] < 0:
+                    continue
+                path, seed, labels[i] = plan["path"][j], plan["seeds"][j], plan["label"][j]
+                size = (plan["num_frames"][j], plan["width"][j], plan["height"][j])
+                try:
+                    clips[i], labels[i] = decoder.load(path, *size, int(labels[i]), seed)
+                    weights[i] = 1
+                except VideoError as error:
+                    named = {"video_id": plan["video_id"][j], "path": path}
+                    failures.append({**named, "reason": error.reason, "detail": error.detail})
+            yield {
+                "clips": clips[None],
+                "labels": labels[None],
+                "weights": weights[None],
+                "videos": np.asarray(plan["videos"][share * local_batch :][:local_batch])[None],
+                "epoch": np.asarray([plan["epoch"][share]], dtype=np.int32),
+                "offset_end": np.asarray([plan["offset_end"][share]]),
+                "failures": np.asarray([json.dumps(failures)], dtype=object),
+            }
 
 
 @dataclass(frozen=True)
@@ -225,11 +243,21 @@ class ClipBatch:
     failures: list[dict[str, str]] = field(default_factory=list)
 
 
-def iterate(shard: Any, prefetch_batches: int) -> Iterator[ClipBatch]:
-    """The batches of a ``ray.data.DataIterator`` or ``Dataset`` of this graph, ``prefetch_batches`` fetched ahead."""
-    for row in shard.iter_batches(
-        batch_size=1, batch_format="numpy", prefetch_batches=prefetch_batches
-    ):
+def iterate(
+    shard: Any, prefetch_batches: int, monitor: WaitMonitor | None = None
+) -> Iterator[ClipBatch]:
+    """The batches of a ``ray.data.DataIterator`` or ``Dataset`` of this graph, ``prefetch_batches`` fetched ahead.
+
+    ``monitor`` is told when a batch is waited for.
+    """
+    rows = iter(
+        shard.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=prefetch_batches)
+    )
+    while True:
+        with monitor.waiting() if monitor else contextlib.nullcontext():
+            row = next(rows, None)
+        if row is None:
+            return
         yield ClipBatch(
             clips=row["clips"][0],
             labels=row["labels"][0],

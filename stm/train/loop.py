@@ -9,6 +9,7 @@ Gradients are sums over sample weights divided by the global weight: padding and
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import shutil
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ray
 import ray.train
 import ray.train.torch
 import torch
@@ -26,8 +28,9 @@ import torch.distributed as dist
 from torch import nn
 
 from stm.config import Config
-from stm.data.plan import Position, mix, step_of, steps_per_epoch
+from stm.data.plan import Position, mix, shares, step_of, steps_per_epoch
 from stm.data.stream import ClipBatch, iterate
+from stm.data.waiting import WaitMonitor
 from stm.model import build_model, load_pretrained
 from stm.train import checkpoint as checkpoints
 from stm.train.optim import build_optimizer, learning_rate, weighted_loss_sum
@@ -124,7 +127,8 @@ class _Rank:
         self.val_shard = ray.train.get_dataset_shard("val") if self.job.num_val_videos else None
         self._post("start", step=self.step, epoch=self.position.epoch, world_size=self.world_size)
         config = self.config.train
-        batches = iterate(train_shard, self.config.data.prefetch_batches)
+        monitor = WaitMonitor(self._tell_waiting)
+        batches = iterate(train_shard, self.config.data.prefetch_batches, monitor)
         waited_from = time.perf_counter()
         for batch in batches:
             self.window.wait_s += time.perf_counter() - waited_from
@@ -269,6 +273,32 @@ class _Rank:
         gathered: list[Any] = [None] * self.world_size
         dist.all_gather_object(gathered, value)
         return gathered
+
+    def _tell_waiting(self, waited_s: float) -> None:
+        """Say which batch is missing, and what decoding has to work with."""
+        share = next(
+            itertools.islice(
+                shares(
+                    self.job.num_videos,
+                    global_batch=self.config.optim.batch_size,
+                    world_size=self.world_size,
+                    seed=self.config.train.seed,
+                    start=self.position,
+                    num_epochs=self.config.optim.epochs,
+                ),
+                self.rank,
+                None,
+            )
+        )
+        free = ray.available_resources().get("CPU", 0)
+        message = (
+            f"rank {self.rank} has waited {waited_s:.0f} s for the clips of step {self.step + 1} (rows "
+            f"{share.videos[share.videos >= 0].tolist()} of the usable training videos). Decoding tasks need "
+            f"{self.config.data.cpus_per_task:g} CPU each; {free:g} CPU are free now: 0 means that decoding is "
+            "starved or slow, more that storage is, or that nodes are still starting"
+        )
+        if self.job.board is not None:
+            self.job.board.post.remote({"kind": "waiting", "message": message})
 
     def _post(self, kind: str, **values: Any) -> None:
         if self.rank == 0 and self.job.board is not None:

@@ -11,6 +11,7 @@ from typing import Any
 from stm import __version__, cluster, tracking
 from stm.config import Config
 from stm.data.clips import ClipSpec
+from stm.data.guarded import quarantine
 from stm.data.manifest import Manifest
 from stm.data.plan import Position
 from stm.data.stream import StreamSpec, plan_data_config, put_videos
@@ -30,6 +31,7 @@ _FREE_ON_RESUME = {
     "data.clips_per_task",
     "data.cpus_per_task",
     "data.prefetch_batches",
+    "data.decode_deadline_s",
     "optim.epochs",
     "model.gradient_checkpointing",
     "model.pretrained",
@@ -174,15 +176,19 @@ def _fit(
         return found[1].position if found else Position()
 
     say(schedule(config, train_manifest, val_manifest))
+    culprits = quarantine()
     train_stream = stream_spec(
         config,
         train_manifest,
         ClipSpec.training(config.data, flip=train_manifest.flip, flip_map=train_manifest.flip_map),
         num_epochs=config.optim.epochs,
         shuffle=True,
+        quarantine=culprits,
     )
     val_stream = (
-        stream_spec(config, val_manifest, ClipSpec.one_clip(config.data)) if val_manifest else None
+        stream_spec(config, val_manifest, ClipSpec.one_clip(config.data), quarantine=culprits)
+        if val_manifest
+        else None
     )
     names = ["train"] + (["val"] if val_stream else [])
     with board(lambda event: _show(event, say)) as actor:
@@ -240,6 +246,8 @@ def stream_spec(config: Config, manifest: Manifest, clip: ClipSpec, **order: Any
         seed=config.train.seed,
         clips_per_task=config.data.clips_per_task,
         cpus_per_task=config.data.cpus_per_task,
+        prefetch_batches=config.data.prefetch_batches,
+        decode_deadline_s=config.data.decode_deadline_s,
         **order,
     )
 
@@ -289,6 +297,8 @@ def _show(event: Event, say: Show) -> None:
             f"  loss {event['mean_loss']:.3f}  lr {event['lr']:.2g}  {event['clips_per_s']:.1f} clips/s"
             f"  waiting for data {event['wait_share']:.0%}{memory}"
         )
+    elif event["kind"] == "waiting":
+        say(event["message"])
     elif event["kind"] == "epoch":
         said = f"epoch {event['epoch']:.0f}/{event['epochs']} done"
         if "val_top1" in event:

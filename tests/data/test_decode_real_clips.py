@@ -6,7 +6,6 @@ from pathlib import Path
 
 import av
 import numpy as np
-import pytest
 
 from stm.data.decode import probe, read_frames
 
@@ -31,15 +30,9 @@ def check(path: Path) -> None:
         assert np.array_equal(read_frames(path, indices, "packets"), expected[indices]), path
 
 
-def test_frames_of_real_clips_equal_decoding_in_sequence(real_data):
-    for path in clips(real_data)[::9]:
-        check(path)
-
-
-@pytest.mark.slow
 def test_frames_of_every_real_clip_equal_decoding_in_sequence(real_data):
     paths = clips(real_data)
-    assert len(paths) == 90
+    assert paths
     for path in paths:
         check(path)
 

@@ -12,10 +12,11 @@ Decoders:
     decord      decord for the files that it can be trusted with, ``packets`` for the others
     auto        the fastest that is always right: ``packets``
 
-With PyAV, a frame that damage has taken or reached is an error, never a repeated or patched picture.
-decord does not tell: of 106 such frames it returned 18 whole, 74 garbled and 14 times another frame
-(bits flipped at random), so it is no fallback for them. Importing this package imports neither torch
-nor a decoder.
+A frame that damage has taken or reached, by what PyAV's decoder reports, is an error and never a
+repeated or patched picture. Not all damage is reported: some flipped bits still make valid syntax, and
+the HEVC and VP9 decoders reported none of it when tried. decord reports nothing: of 106 frames that
+PyAV refused in files with flipped bits it returned 18 whole, 74 garbled and 14 times another frame,
+so it is no fallback for damage. Importing this package imports neither torch nor a decoder.
 """
 
 from __future__ import annotations

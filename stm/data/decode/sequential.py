@@ -54,8 +54,8 @@ def decode(
             times, so that a frame lost to damage does not shift those after it.
 
     Raises:
-        VideoError: ``bad_index``, or ``unreadable`` if damage took or reached a wanted frame. The
-            decoders of HEVC, VP9 and AV1 repair damage without reporting it; theirs goes unseen.
+        VideoError: ``bad_index``, or ``unreadable`` if damage took or reached a wanted frame. Only
+            damage that the decoder reports is seen; those of HEVC and VP9 were found to report none.
     """
     missing = set(wanted)
     number_of = None if count else plan.frame_of_pts()

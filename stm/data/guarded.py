@@ -1,0 +1,144 @@
+"""Decoding that a bad file cannot stop: a deadline for each clip, a second try in a child process, quarantine.
+
+    first try    in the task itself, as fast as it gets. A watchdog thread ends the process when a clip takes longer
+                 than its deadline (FFmpeg cannot be interrupted otherwise); a crash ends it by itself.
+    second try   Ray runs the task again. Now each video is decoded in a child process, which may hang or die: the
+                 culprit is found, named, and put into quarantine.
+    afterwards   what is in quarantine fails at once, with the reason it had.
+
+The price of the first try is one thread a task.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from stm.data.clips import ClipSpec, load_views
+from stm.data.decode import VideoError
+from stm.data.isolation import CallFailed, IsolatedProcess
+
+EXIT_STATUS = 77
+"""Of a process whose clip took too long; shows in Ray's logs."""
+
+
+_PRELOAD = ("torch", "stm.data.clips", "stm.data.decode.reader", "stm.data.decode.resize")
+"""What decoding imports: no clip's deadline should pay for it."""
+
+
+class Watchdog:
+    """Ends this process when one ``guard`` lasts longer than its deadline."""
+
+    def __init__(self, deadline_s: float) -> None:
+        self._deadline_s = deadline_s
+        self._until: float | None = None
+        self._what = ""
+        self._closed = threading.Event()
+        threading.Thread(target=self._watch, name="decode watchdog", daemon=True).start()
+
+    @contextlib.contextmanager
+    def guard(self, what: str) -> Iterator[None]:
+        """Bound the time of the block; ``what`` is named where it takes too long."""
+        self._what, self._until = what, time.monotonic() + self._deadline_s
+        try:
+            yield
+        finally:
+            self._until = None
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def _watch(self) -> None:
+        while not self._closed.wait(min(1.0, self._deadline_s / 4)):
+            until = self._until
+            if until is not None and time.monotonic() > until:
+                print(
+                    f"stm: decoding {self._what} took longer than {self._deadline_s:g} s; the process ends and Ray "
+                    "decodes the block again, each video in a process of its own",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                os._exit(EXIT_STATUS)
+
+
+class _Quarantine:
+    """Actor: videos that hung or crashed a decoder, and how."""
+
+    def __init__(self) -> None:
+        self._reasons: dict[str, tuple[str, str]] = {}
+
+    def add(self, path: str, reason: str, detail: str) -> None:
+        self._reasons[path] = (reason, detail)
+
+    def all(self) -> dict[str, tuple[str, str]]:
+        return self._reasons
+
+
+def quarantine() -> Any:
+    """A new, empty quarantine: an actor handle that streams of one run share."""
+    import ray
+
+    return ray.remote(num_cpus=0)(_Quarantine).remote()
+
+
+class GuardedDecoder:
+    """Decodes clips for one task, by the rules above."""
+
+    def __init__(self, spec: ClipSpec, deadline_s: float, quarantine: Any = None) -> None:
+        self._spec, self._deadline_s, self._quarantine = spec, deadline_s, quarantine
+        self._known = _ask(quarantine)
+        self._isolated = IsolatedProcess(preload=_PRELOAD) if _is_second_try() else None
+        self._watchdog = Watchdog(deadline_s) if self._isolated is None else None
+
+    def __enter__(self) -> GuardedDecoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for part in (self._isolated, self._watchdog):
+            if part is not None:
+                part.close()
+
+    def load(
+        self, path: str, num_frames: int, width: int, height: int, label: int, seed: int
+    ) -> tuple[np.ndarray, int]:
+        """As ``stm.data.clips.load_views``; a hang or a crash is a ``VideoError`` too."""
+        arguments = (path, num_frames, width, height, label, seed, self._spec)
+        if path in self._known:
+            raise VideoError(path, *self._known[path])
+        if self._watchdog is not None:
+            with self._watchdog.guard(path):
+                return load_views(*arguments)
+        assert self._isolated is not None
+        try:
+            return self._isolated.call(load_views, *arguments, deadline_s=self._deadline_s)
+        except CallFailed as failure:
+            self._known[path] = (failure.reason, failure.detail)
+            if self._quarantine is not None:
+                self._quarantine.add.remote(path, failure.reason, failure.detail)
+            raise VideoError(path, failure.reason, failure.detail) from failure
+
+
+def _ask(quarantine: Any) -> dict[str, tuple[str, str]]:
+    if quarantine is None:
+        return {}
+    import ray
+
+    try:
+        return dict(ray.get(quarantine.all.remote(), timeout=30))
+    except Exception:  # its node left: the culprits are found again
+        return {}
+
+
+def _is_second_try() -> bool:
+    """Whether Ray runs this task again because its process ended. Ray tells nowhere but in its core worker."""
+    from ray._private.worker import global_worker
+
+    core_worker = getattr(global_worker, "core_worker", None)
+    return core_worker is not None and core_worker.get_current_task_attempt_number() > 0

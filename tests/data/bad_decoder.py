@@ -1,0 +1,28 @@
+"""A clip spec whose decoding hangs or dies for files of certain names, in whichever process it happens."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+
+import stm.data.clips
+import stm.data.guarded
+from stm.data.clips import ClipSpec, load_views
+
+
+def load_or_die(path, num_frames, width, height, label, seed, spec):
+    if path.endswith("hangs.mp4"):
+        time.sleep(3600)
+    if path.endswith("crashes.mp4"):
+        os._exit(139)
+    return load_views(path, num_frames, width, height, label, seed, spec)
+
+
+@dataclass(frozen=True)
+class BadDecoderSpec(ClipSpec):
+    """Installs the decoder above in the process that unpickles it: Ray's worker."""
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        stm.data.guarded.load_views = load_or_die
