@@ -9,9 +9,11 @@ import sys
 VERBS = {
     "demo": "make videos, train STM and a network blind to time on them, compare",
     "index": "probe every video of a dataset once, write its manifest",
+    "prepare": "make training data that is cheap to decode, as files or in shards",
     "train": "train a network; the same command continues an interrupted run",
     "evaluate": "measure a checkpoint on a manifest, each video once",
     "predict": "name the action in videos",
+    "bench": "measure decoding and the data stream on this machine",
 }
 
 

@@ -108,3 +108,14 @@ def series(spool: Path, name: str) -> dict[int, float]:
 def _smooth(values: tuple[float, ...], window: int = 9) -> np.ndarray:
     padded = np.pad(np.asarray(values), window // 2, mode="edge")
     return np.convolve(padded, np.ones(window) / window, mode="valid")[: len(values)]
+
+
+def plot_bars(path: Path, values: dict[str, float], title: str, unit: str) -> Path:
+    """Horizontal bars, in the order given, each with its value."""
+    figure, axes = _figure(7, 1.2 + 0.4 * len(values))
+    bars = axes.barh(list(values), list(values.values()), color="tab:blue")
+    axes.bar_label(bars, fmt="%.1f", padding=3)
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set(title=title, xlabel=unit)
+    return _save(figure, path)

@@ -239,7 +239,10 @@ def file_state(path: str) -> str:
         import fsspec
 
         filesystem, name = fsspec.core.url_to_fs(path)
-        info = filesystem.info(name)
+        try:
+            info = filesystem.info(name)
+        except FileNotFoundError:
+            return ""
         changed = next(
             (info[k] for k in ("ETag", "etag", "LastModified", "mtime") if k in info), ""
         )

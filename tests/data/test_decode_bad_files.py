@@ -6,6 +6,7 @@ import os
 import pickle
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from videos import (
@@ -19,6 +20,8 @@ from videos import (
 )
 
 from stm.data.decode import VideoError, probe, read_frames
+from stm.data.decode.plan import scan
+from stm.data.decode.source import open_video
 
 GOP_12 = {"g": "12", "bf": "2"}
 HTML = "<!DOCTYPE html><html><body>404 Not Found</body></html>" * 20
@@ -137,6 +140,34 @@ def test_a_picture_of_which_only_a_part_is_there_is_not_counted(tmp_path, name, 
     assert frame_numbers(read_frames(path, range(num_frames))) == list(range(num_frames))
 
 
+def damaged_since_key_frame(path: Path) -> set[int]:
+    """Presentation times of frames that damage may have reached, by plain PyAV's reports alone.
+
+    Those decoded from a reported picture, or refused packet, up to the next key frame.
+    """
+    reported: set[int] = set()
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        for packet in packets:
+            try:
+                frames = packet.decode()
+            except av.error.FFmpegError:
+                reported.add(packet.pts)
+            else:
+                reported.update(frame.pts for frame in frames if frame.is_corrupt)
+        reported.update(frame.pts for frame in stream.decode(None) if frame.is_corrupt)
+    reached, tainted = set(), False
+    for packet in packets:
+        tainted = packet.pts in reported or (tainted and not packet.is_keyframe)
+        if tainted:
+            reached.add(packet.pts)
+    return reached
+
+
+# libx264 does not encode the same pictures to the same bytes each time, so a seed is no fixed case:
+# what is asserted has to hold for every damage.
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize(
     ("name", "arguments"),
@@ -144,12 +175,12 @@ def test_a_picture_of_which_only_a_part_is_there_is_not_counted(tmp_path, name, 
         ("a.mp4", {"options": GOP_12}),
         ("a.mkv", {"options": GOP_12}),
         ("a.ts", {"options": GOP_12}),
-        ("a.avi", {"codec": "mpeg4", "options": {"g": "12"}}),
         ("a.mpg", {"codec": "mpeg2video", "options": {"g": "12", "bf": "2"}}),
     ],
 )
-def test_a_flipped_bit_gives_the_right_frame_or_an_error_never_another_frame(
-    tmp_path, name, arguments, seed
+@pytest.mark.parametrize("decoder", ["packets", "sequential"])
+def test_a_frame_that_reported_damage_has_reached_is_refused(
+    tmp_path, name, arguments, seed, decoder
 ):
     path = write_video(tmp_path / name, **arguments)
     data = bytearray(path.read_bytes())
@@ -158,18 +189,42 @@ def test_a_flipped_bit_gives_the_right_frame_or_an_error_never_another_frame(
         data[position] ^= 1 << int(rng.integers(8))
     path.write_bytes(data)
     try:
-        num_lost = 48 - probe(path).num_frames  # whole packets, gone without a trace
+        probe(path)
     except VideoError:
         return
+    with open_video(path) as video:
+        plan = scan(video)
+    if plan.doubt:  # numbered by counting: see the test of a damaged time
+        return
+    reached = damaged_since_key_frame(path)
+    for k in range(0, plan.num_frames, 3):
+        try:
+            shown = frame_number(read_frames(path, [k], decoder)[0])
+        except VideoError as error:
+            shown = error.reason
+        is_reached = plan.pts[plan.shown[k]] in reached
+        # The plan leaves unwanted pictures that nothing refers to undecoded, damaged or not.
+        is_spared = decoder == "packets" and shown == k
+        assert not is_reached or is_spared or shown == "unreadable", (k, shown)
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.ts"])
+def test_one_damaged_time_shifts_no_other_frame(tmp_path, name):
+    whole = write_video(tmp_path / "whole.mkv", options={"g": "12", "bf": "0"})
+    path = tmp_path / name
+    with av.open(str(whole)) as source, av.open(str(path), "w") as output:
+        stream = output.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        late = packets[-1].pts + 10 * (packets[1].pts - packets[0].pts)
+        for position, packet in enumerate(packets):
+            if position == 20:
+                packet.pts = late
+            packet.stream = stream
+            output.mux(packet)
+    assert probe(path).num_frames == 48
     for decoder in ("packets", "sequential"):
-        for k in range(0, 48, 3):
-            try:
-                shown = frame_number(read_frames(path, [k], decoder)[0])
-            except VideoError as error:
-                shown = error.reason
-            # -1: a picture damaged in a way that the decoder did not notice
-            allowed = ("unreadable", "bad_index", -1, *range(k, k + num_lost + 1))
-            assert shown in allowed, (decoder, k)
+        assert frame_numbers(read_frames(path, range(48), decoder)) == list(range(48))
+        assert frame_numbers(read_frames(path, [40], decoder)) == [40]
 
 
 def test_frames_before_and_after_the_damage_are_still_read(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 import av
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from stm.data.decode.pictures import RgbConverter
 from stm.data.decode.video import VideoError, VideoInfo, label
+from stm.data.shards import is_shard_path, read_images
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
@@ -20,12 +22,16 @@ _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _DECODER_OF_MAGIC = {b"\xff\xd8": "mjpeg", b"\x89P": "png", b"RI": "webp", b"BM": "bmp"}
 
 
-def list_frames(folder: str | os.PathLike[str]) -> list[str]:
+def list_frames(folder: str | os.PathLike[str]) -> list[str] | list[bytes]:
     """Paths of the folder's images in frame order: by name, numbers by value (2.jpg before 10.jpg).
+
+    For a row of a shard its images themselves.
 
     Raises:
         VideoError: ``empty``, if there is no image; ``permission_denied``.
     """
+    if is_shard_path(folder):
+        return read_images(os.fspath(folder))
     try:
         names = os.listdir(folder)
     except PermissionError as error:
@@ -76,7 +82,7 @@ def read(folder: str | os.PathLike[str], wanted: list[int], collector: Any) -> A
 
 
 class _ImageReader:
-    """Image file -> uint8 [height, width, 3] RGB, with FFmpeg's decoders.
+    """Image file, or its bytes -> uint8 [height, width, 3] RGB, with FFmpeg's decoders.
 
     They are there wherever PyAV is, as fast as Pillow for this, and stricter: told to, they refuse
     a damaged JPEG that Pillow and a player would show with grey or shifted blocks.
@@ -86,10 +92,10 @@ class _ImageReader:
         self._contexts: dict[str, Any] = {}
         self._converters: dict[tuple[int, int], RgbConverter] = {}
 
-    def __call__(self, path: str) -> NDArray[np.uint8]:
+    def __call__(self, image: str | bytes) -> NDArray[np.uint8]:
+        path = label(image)
         try:
-            with open(path, "rb") as file:
-                data = file.read()
+            data = image if isinstance(image, bytes) else Path(image).read_bytes()
         except OSError as error:
             reason = "permission_denied" if isinstance(error, PermissionError) else "unreadable"
             raise VideoError(path, reason, str(error.strerror)) from error

@@ -34,6 +34,10 @@ _STORES_PRESENTATION_TIME = frozenset(
 # in MPEG-TS and ASF (WMV); the rest was not measured.
 _DECORD_READS = frozenset(["mov", "mp4", "matroska", "webm", "avi", "flv"])
 
+# A picture is shown at most this many places from where it is stored (H.264 and HEVC hold back 16 at
+# most). Farther means a damaged time, which would shift the number of every frame after it.
+MOST_REORDERED = 16
+
 # Where the two fields of an interlaced picture may be packets of their own.
 _FIELD_PACKETS = frozenset(["mpegts", "mpeg", "h264", "mpegvideo"])
 
@@ -232,6 +236,10 @@ def _doubt(plan: PacketPlan, found: _Found, ordered: bool) -> str:
         return "pictures shown before the first key frame"
     if any(pts[b] <= pts[a] for a, b in pairwise(keys)):  # type: ignore[operator]
         return "key frames out of order"
+    farthest = MOST_REORDERED if plan.video.context.has_b_frames else 0
+    ranks = sorted(range(len(times)), key=times.__getitem__)  # type: ignore[arg-type]
+    if any(abs(rank - place) > farthest for rank, place in enumerate(ranks)):
+        return "a presentation time far from those of its neighbours"
     if found.new_headers:
         return "the stream's headers change midway"
     if codec == "mpeg4" and found.smallest_bytes < mpeg4.PLACEHOLDER_BYTES:

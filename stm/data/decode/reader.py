@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from stm.data.decode import DECODERS
 from stm.data.decode.resize import Box, PixelBox, pixel_box, resize_clip
 from stm.data.decode.video import VideoError, VideoInfo, label
+from stm.data.shards import holds_frames, is_shard_path
 
 BoxesOfFrame = Callable[[int, int], list[PixelBox]]
 
@@ -166,8 +167,12 @@ def _decode(
 
 
 def _is_folder(source: Any) -> bool:
+    if is_shard_path(source):
+        return holds_frames(source)
     return isinstance(source, (str, os.PathLike)) and os.path.isdir(source)
 
 
 def _is_local_path(source: Any) -> bool:
+    if is_shard_path(source):
+        return False
     return isinstance(source, (str, os.PathLike)) and "://" not in os.fspath(source)

@@ -9,7 +9,7 @@ from typing import Any
 
 import av.error
 
-from stm.data.decode.plan import PacketPlan
+from stm.data.decode.plan import MOST_REORDERED, PacketPlan
 from stm.data.decode.video import VideoError
 
 
@@ -60,9 +60,11 @@ def decode(
     missing = set(wanted)
     number_of = None if count else plan.frame_of_pts()
     position_of = {} if count else {time: position for position, time in enumerate(plan.pts)}
-    reorder_depth = plan.video.context.reorder_depth
+    # A reference may come out after the pictures that refer to it, however many those are; the
+    # decoder's own reorder depth counts only the references held back.
+    may_follow = MOST_REORDERED if plan.video.context.has_b_frames else 0
     num_frames = 0
-    still_to_see = reorder_depth  # a reference may come out after the picture that refers to it
+    still_to_see = may_follow
     failures: list[Failure] = []
     pictures: list[_Picture] = []
     for frame in all_frames(plan, failures):
@@ -75,7 +77,7 @@ def decode(
         wanted_number = k if k in missing else None
         # Uncounted pictures are in the order of their packets. For counted ones the order in which
         # they come out has to do, with damage moved to the earliest place that it may have been at.
-        decoded_at = num_frames - (reorder_depth if frame.is_corrupt else 0)
+        decoded_at = num_frames - (may_follow if frame.is_corrupt else 0)
         pictures.append(
             _Picture(
                 position_of.get(frame.pts, decoded_at),

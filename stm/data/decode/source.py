@@ -13,6 +13,7 @@ import av
 import av.error
 
 from stm.data.decode.video import VideoError, label
+from stm.data.shards import is_shard_path, read_video
 
 # Remote files up to this size are fetched whole: one request instead of a seek for each packet.
 FETCH_WHOLE_BYTES = 64 * 2**20
@@ -78,6 +79,8 @@ def open_video(source: object) -> Iterator[OpenVideo]:
 @contextlib.contextmanager
 def _open_bytes_or_path(source: Any) -> Iterator[Any]:
     """What ``av.open`` is given: a path that is surely a file, or a seekable file object."""
+    if is_shard_path(source):
+        source = read_video(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
         if not source:
             raise VideoError(label(source), "empty", "zero bytes")

@@ -1,0 +1,255 @@
+"""Make training data that is cheap to decode: small H.264 with many key frames, as files or in shards.
+
+    stm prepare --manifest manifests/train.parquet --output prepared
+
+writes prepared/train.parquet, a manifest of the same videos in the same order, and the videos it names.
+The same command again makes only what is missing or has changed.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipelines.console import Parser, add_common, run_verb, say
+from stm.errors import UserError
+
+if TYPE_CHECKING:
+    from stm.data.manifest import Manifest
+    from stm.data.prepare_timing import Timing
+    from stm.data.preparing import Failure, Summary
+
+_SHOWN_FAILURES = 10
+
+
+def build_parser() -> Parser:
+    """The options of `stm prepare`."""
+    parser = Parser(
+        "prepare",
+        "Make a manifest's videos cheap to decode, write a manifest of the results.",
+        """
+        stm prepare --manifest manifests/train.parquet --output prepared
+        stm prepare --manifest manifests/train.parquet --output prepared --layout shards
+        stm prepare --manifest frames/train.parquet --output packed --layout shards --keep-jpeg
+        """,
+    )
+    parser.add_argument("--manifest", type=str, required=True, help="written by `stm index`")
+    parser.add_argument(
+        "--output", type=str, required=True, help="folder for the results, seen by every node"
+    )
+    parser.add_argument(
+        "--layout",
+        type=Literal["files", "shards"],
+        default="files",
+        help="one .mp4 a video, or Parquet shards of about 256 MiB",
+    )
+    parser.add_argument(
+        "--short-side", type=int, default=256, help="pixels; smaller videos are not enlarged"
+    )
+    parser.add_argument(
+        "--keep-jpeg",
+        action="store_true",
+        help="pack the images of frame folders as they are, instead of making videos of them",
+    )
+    parser.add_argument(
+        "--keep-source-on-failure",
+        action="store_true",
+        help="a video that cannot be prepared stays in the manifest as it was",
+    )
+    parser.add_argument(
+        "--deadline-s", type=float, default=60.0, help="seconds a video may take, and beyond that"
+    )
+    parser.add_argument(
+        "--deadline-s-per-frame", type=float, default=0.5, help="so many for each of its frames"
+    )
+    parser.add_argument(
+        "--measure", type=int, default=40, help="number of videos to time before and after; 0: none"
+    )
+    add_common(parser)
+    return parser
+
+
+def run(args: Any) -> dict[str, Any]:
+    """Prepare a manifest; the result names the new one, and compares bytes and milliseconds.
+
+    Raises UserError for a manifest that cannot be read, an output folder that cannot be written,
+    and, after everything is written, where no video is left.
+    """
+    _check(args)
+    from stm.data.manifest import Manifest
+
+    source = Path(args.manifest).absolute()
+    manifest = Manifest.read(source)
+    output = _output_folder(args.output, source)
+
+    from stm import cluster
+    from stm.data.prepare_timing import time_clips
+    from stm.data.preparing import prepare_videos
+    from stm.data.transcode import Settings
+
+    cluster.connect(args.address)
+    prepared, summary = prepare_videos(
+        manifest,
+        output,
+        layout=args.layout,
+        settings=Settings(short_side=args.short_side, keep_jpeg=args.keep_jpeg),
+        keep_source_on_failure=args.keep_source_on_failure,
+        deadline_s=args.deadline_s,
+        deadline_s_per_frame=args.deadline_s_per_frame,
+        progress=_Progress(),
+    )
+    target = output / source.name
+    bad = target.with_suffix(".bad.txt")
+    prepared.write(target)
+    _write_bad(bad, prepared, summary.failures)
+    timing = time_clips(manifest, prepared, args.measure) if args.measure else None
+    say(_table(summary, timing))
+    same = prepared.fingerprint == manifest.fingerprint
+    _show_failures(summary.failures, bad, same)
+    if not len(prepared.usable):
+        raise UserError(f"no video of {source} could be prepared; {bad} says why.")
+    return {
+        "manifest": str(target),
+        "num_videos": len(prepared),
+        "bad": len(prepared) - len(prepared.usable),
+        "prepared": summary.num_prepared,
+        "made_now": summary.num_made,
+        "failures": summary.reasons,
+        "fingerprint": prepared.fingerprint,
+        "same_fingerprint": same,
+        "bytes": {"before": summary.bytes_before, "after": summary.bytes_after},
+        "ms_per_clip": None
+        if timing is None
+        else {
+            "before": timing.before_ms,
+            "after": timing.after_ms,
+            "videos": timing.num_videos,
+            "num_segments": timing.num_segments,
+            "size": timing.size,
+        },
+        "seconds": summary.seconds,
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`stm prepare`; exit status as in `pipelines.console`."""
+    return run_verb(build_parser, run, argv, show=_show)
+
+
+def _show(result: dict[str, Any]) -> str:
+    usable = result["num_videos"] - result["bad"]
+    return f"{result['manifest']}: {usable} videos" + (
+        f", and {result['bad']} unusable" if result["bad"] else ""
+    )
+
+
+def _check(args: Any) -> None:
+    if args.short_side < 16:
+        raise UserError(f"--short-side {args.short_side}: must be 16 pixels or more.")
+    if not args.deadline_s > 0 or not args.deadline_s_per_frame >= 0:
+        raise UserError(
+            f"--deadline-s {args.deadline_s:g} --deadline-s-per-frame "
+            f"{args.deadline_s_per_frame:g}: must be more than 0 seconds, and not less than 0."
+        )
+    if args.measure < 0:
+        raise UserError(f"--measure {args.measure}: must be 0 or more videos.")
+    if args.keep_jpeg and args.layout != "shards":
+        raise UserError("--keep-jpeg needs --layout shards: a file of its own holds one video.")
+
+
+def _output_folder(name: str, source: Path) -> Path:
+    """The folder, made and tried before hours of work go by."""
+    output = Path(name).absolute()
+    if (output / source.name).resolve() == source.resolve():
+        raise UserError(
+            f"--output {name}: the new manifest would replace {source}. Name another folder."
+        )
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        trial = output / ".writable"
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise UserError(
+            f"--output {name}: cannot write there ({error.strerror}). Name another folder."
+        ) from error
+    return output
+
+
+class _Progress:
+    """A line on stderr every five seconds."""
+
+    def __init__(self) -> None:
+        self._begun = self._shown = time.monotonic()
+
+    def __call__(self, num_done: int, num_videos: int) -> None:
+        now = time.monotonic()
+        if now - self._shown < 5:
+            return
+        self._shown = now
+        rate = num_done / (now - self._begun)
+        left_s = (num_videos - num_done) / rate
+        say(f"{num_done} of {num_videos} videos, {rate:.1f} a second, {left_s:.0f} s left")
+
+
+def _write_bad(path: Path, prepared: Manifest, failures: list[Failure]) -> None:
+    """All that cannot be used or was not prepared, tab-separated: id, status, path, why.
+
+    No file where there is none.
+    """
+    columns = prepared.table.select(["video_id", "status", "path", "detail"]).to_pylist()
+    kept = {failure.row: failure for failure in failures}
+    lines = []
+    for row, item in enumerate(columns):
+        if item["status"] != "ok":
+            lines.append("\t".join(item.values()))
+        elif row in kept:
+            why = f"{kept[row].reason}: {kept[row].detail}"
+            lines.append("\t".join([item["video_id"], "source_kept", item["path"], why]))
+    if not lines:
+        path.unlink(missing_ok=True)
+        return
+    path.write_text("".join(" ".join(line.splitlines()) + "\n" for line in lines))
+
+
+def _show_failures(failures: list[Failure], bad: Path, same_fingerprint: bool) -> None:
+    if not failures:
+        return
+    say(f"{len(failures)} videos could not be prepared:")
+    for failure in failures[:_SHOWN_FAILURES]:
+        say(f"  {failure.path}: {failure.reason}: {failure.detail}")
+    more = f"; {len(failures) - _SHOWN_FAILURES} more" if len(failures) > _SHOWN_FAILURES else ""
+    say(f"  all in {bad}{more}")
+    if not same_fingerprint:
+        say(
+            "  a run that has begun cannot go on with this manifest, since it has fewer videos: "
+            "--keep-source-on-failure keeps them as they were"
+        )
+
+
+def _table(summary: Summary, timing: Timing | None) -> str:
+    """Before and after, as lines."""
+    lines = [
+        f"{summary.num_prepared} of {summary.num_videos} videos prepared, "
+        f"{summary.num_made} made now, in {summary.seconds:.1f} s",
+        f"{'':<12}{'before':>12}{'after':>12}",
+    ]
+    before, after = summary.bytes_before, summary.bytes_after
+    if before:
+        lines.append(
+            f"{'MB':<12}{before / 1e6:>12.1f}{after / 1e6:>12.1f}   {after / before:.2f} x"
+        )
+    if timing is not None:
+        ratio = timing.before_ms / timing.after_ms
+        lines.append(
+            f"{'ms a clip':<12}{timing.before_ms:>12.1f}{timing.after_ms:>12.1f}   "
+            f"{ratio:.1f} x as fast: {timing.num_segments} frames to {timing.size} px, one core, "
+            f"{timing.num_videos} videos"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""How fast clips arrive: the Ray Data stream against the same decoding in a process pool and in a DataLoader.
+
+All three decode the same clips in the same order with ``stm.data.clips.load_views`` in the same number of processes,
+and one reader takes batches from them. The clock starts with the first batch: starting up is not what is compared.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from stm.data.clips import ClipSpec, load_views
+from stm.data.manifest import Manifest
+from stm.data.plan import shares
+from stm.data.stream import StreamSpec, build_stream, iterate, put_videos
+
+Sample = tuple[str, int, int, int, int, int]
+"""The arguments of ``load_views`` but the spec."""
+
+
+def samples_of(manifest: Manifest, num_clips: int, batch_size: int, seed: int) -> list[Sample]:
+    """The first ``num_clips`` samples of the plan (as many epochs as it takes)."""
+    columns = ("path", "num_frames", "width", "height", "label")
+    rows = list(zip(*(manifest.table[name].to_pylist() for name in columns), strict=True))
+    rows = [rows[i] for i in manifest.usable]
+    epochs = -(-num_clips // len(rows))
+    plan = shares(
+        len(rows), global_batch=batch_size, world_size=1, seed=seed, num_epochs=epochs, shuffle=True
+    )
+    samples = [
+        (*rows[video], int(number))
+        for share in plan
+        for video, number in zip(share.videos, share.seeds, strict=True)
+        if video >= 0
+    ]
+    return samples[:num_clips]
+
+
+class _Clips:
+    """A map-style dataset for PyTorch's DataLoader."""
+
+    def __init__(self, samples: list[Sample], spec: ClipSpec) -> None:
+        self._samples, self._spec = samples, spec
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        return load_views(*self._samples[number], self._spec)[0][0]
+
+
+def _batch_in_pool(arguments: tuple[list[Sample], ClipSpec]) -> np.ndarray:
+    samples, spec = arguments
+    return np.stack([load_views(*sample, spec)[0][0] for sample in samples])
+
+
+def through_pool(
+    samples: list[Sample], spec: ClipSpec, batch_size: int, cores: int
+) -> Iterator[int]:
+    """Batches of a ``multiprocessing`` pool of fresh interpreters, in order; yields their sizes."""
+    import multiprocessing
+
+    batches = [(samples[i : i + batch_size], spec) for i in range(0, len(samples), batch_size)]
+    with multiprocessing.get_context("spawn").Pool(cores, initializer=one_thread) as pool:
+        for batch in pool.imap(_batch_in_pool, batches):
+            yield len(batch)
+
+
+def through_loader(
+    samples: list[Sample], spec: ClipSpec, batch_size: int, cores: int
+) -> Iterator[int]:
+    """Batches of a ``torch.utils.data.DataLoader``, in order; yields their sizes."""
+    from torch.utils.data import DataLoader
+
+    loader: Any = DataLoader(
+        _Clips(samples, spec),  # type: ignore[arg-type]
+        batch_size=batch_size,
+        num_workers=cores,
+        multiprocessing_context="spawn",
+        worker_init_fn=one_thread,
+    )
+    for batch in loader:
+        yield len(batch)
+
+
+def through_stream(
+    manifest: Manifest, spec: ClipSpec, batch_size: int, num_clips: int, seed: int
+) -> Iterator[int]:
+    """Batches of the Ray Data stream on the connected cluster; yields their sizes."""
+    num_videos = len(manifest.usable)
+    stream = build_stream(
+        StreamSpec(
+            videos=put_videos(manifest),
+            num_videos=num_videos,
+            global_batch=batch_size,
+            clip=spec,
+            seed=seed,
+            num_epochs=-(-num_clips // num_videos),
+            shuffle=True,
+        ),
+        world_size=1,
+    )
+    left = num_clips
+    (shard,) = stream.streaming_split(1, equal=True)  # as training reads it
+    for batch in iterate(shard, 2):
+        size = int((batch.videos >= 0).sum())
+        left -= size
+        yield size
+        if left <= 0:
+            return
+
+
+def one_thread(*_: Any) -> None:
+    """Decode with one thread a process, as the stream's tasks do."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def rate(batches: Iterator[int], consume_s: float = 0.0) -> tuple[float, float]:
+    """Clips a second after the first batch, and the share of that time spent waiting.
+
+    The reader works ``consume_s`` on each clip.
+    """
+    waited, clips = 0.0, 0
+    next(batches)
+    begun = asked = time.perf_counter()
+    for size in batches:
+        waited += time.perf_counter() - asked
+        clips += size
+        time.sleep(consume_s * size)
+        asked = time.perf_counter()
+    total = time.perf_counter() - begun
+    return clips / total, waited / total
+
+
+def measure(
+    manifest: Manifest,
+    spec: ClipSpec,
+    *,
+    cores: int,
+    num_clips: int,
+    batch_size: int,
+    repetitions: int,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Clips a second of each, interleaved; medians, with the least and the most.
+
+    ``wait_share`` is the stream's, with a consumer that could take 0.8 of what the stream gives.
+    """
+    samples = samples_of(manifest, num_clips, batch_size, seed=0)
+    ways: dict[str, Callable[[], Iterator[int]]] = {
+        "stream": lambda: through_stream(manifest, spec, batch_size, num_clips, seed=0),
+        "pool": lambda: through_pool(samples, spec, batch_size, cores),
+        "loader": lambda: through_loader(samples, spec, batch_size, cores),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for repetition in range(repetitions):
+        for name, way in ways.items():
+            rates[name].append(rate(way())[0])
+        say(
+            f"  round {repetition + 1} of {repetitions}: "
+            + ", ".join(f"{name} {values[-1]:.1f}" for name, values in rates.items())
+            + " clips/s"
+        )
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    _, wait_share = rate(ways["stream"](), consume_s=1 / (0.8 * medians["stream"]))
+    pairs = list(zip(rates["stream"], rates["pool"], strict=True))
+    return {
+        "cores": cores,
+        "clips_per_s": {name: round(value, 1) for name, value in medians.items()},
+        "spread": {
+            name: [round(min(values), 1), round(max(values), 1)] for name, values in rates.items()
+        },
+        "stream_to_pool": round(statistics.median(a / b for a, b in pairs), 3),
+        "wait_share": round(wait_share, 3),
+        "clip_mb": round(spec.clip_bytes / 1e6, 3),
+    }

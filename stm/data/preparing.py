@@ -1,0 +1,416 @@
+"""Make a manifest's videos cheap to decode, on the cluster, and write a manifest of the results.
+
+    prepared, summary = prepare_videos(Manifest.read("manifests/train.parquet"), Path("prepared"))
+
+Every row of the manifest has its row in the new one, in order; a video that cannot be prepared is
+named with the reason. Ray Data does the work; its row is one video:
+
+| column    | dtype  | meaning                                                                   |
+|-----------|--------|---------------------------------------------------------------------------|
+| row       | int64  | place in the manifest                                                     |
+| known     | string | JSON {key: JSON of a record}: those that hold if the key is still the same |
+|           |        | and the manifest's video_id, path, num_frames, fps, width, height, codec  |
+
+and afterwards `row`, `record` (JSON of a `prepare_log.Record`), `unchanged` (bool: an earlier record
+holds), `fatal` (string: why nothing can be written; "" all is well).
+
+    OUTPUT/videos/3f/<video id>-<key>.mp4        layout "files"
+    OUTPUT/shards/shard-00000.parquet            layout "shards"; see stm.data.shards
+    OUTPUT/.prepare/                             records, results on their way into shards
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from stm.data.decode import VideoError
+from stm.data.isolation import CallFailed, IsolatedProcess
+from stm.data.manifest import OK, SCHEMA, Manifest
+from stm.data.packing import pack
+from stm.data.prepare_log import PrepareLog, Record
+from stm.data.source_state import source_state
+from stm.data.transcode import OutputFailed, Prepared, Settings, VideoFacts, make_video
+from stm.errors import UserError
+
+Make = Callable[[VideoFacts, str, Settings], Prepared]
+
+LAYOUTS = ("files", "shards")
+FAILED = "prepare_failed"
+"""Status of a video that was usable and could not be prepared."""
+
+_DEFAULT = Settings()
+_VERSION = 1  # part of every key: results of another version are made again
+_MOST_ROWS_A_TASK = 16
+_SOURCE_COLUMNS = ("video_id", "path", "num_frames", "fps", "width", "height", "codec")
+_ROWS_OUT = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("record", pa.string()),
+        ("unchanged", pa.bool_()),
+        ("fatal", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A usable video that could not be prepared."""
+
+    row: int
+    video_id: str
+    path: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What preparing did. Counts are of videos that were usable before."""
+
+    num_videos: int
+    num_made: int
+    """Made now; the others were known from an earlier job and have not changed."""
+
+    failures: list[Failure]
+    bytes_before: int
+    bytes_after: int
+    """Of the videos that were prepared."""
+
+    seconds: float
+
+    @property
+    def num_prepared(self) -> int:
+        return self.num_videos - len(self.failures)
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Failures by reason."""
+        return dict(Counter(failure.reason for failure in self.failures).most_common())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What a task has to know."""
+
+    output: Path
+    temporary: Path
+    layout: str
+    settings: Settings
+    deadline_s: float
+    deadline_s_per_frame: float
+    make: Make
+
+    @property
+    def log(self) -> PrepareLog:
+        return PrepareLog(self.output / ".prepare" / "records")
+
+    def deadline(self, num_frames: int) -> float:
+        return self.deadline_s + self.deadline_s_per_frame * num_frames
+
+
+def prepare_videos(
+    manifest: Manifest,
+    output: Path,
+    *,
+    layout: str = "files",
+    settings: Settings = _DEFAULT,
+    keep_source_on_failure: bool = False,
+    deadline_s: float = 60.0,
+    deadline_s_per_frame: float = 0.5,
+    shard_bytes: int = 256 * 2**20,
+    make: Make = make_video,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Manifest, Summary]:
+    """Prepare the usable videos on the connected cluster, each in a process that may hang or die.
+
+    output: folder that every node of the cluster sees under this name. The same call again makes
+        only what is not there or whose source has changed in size or time.
+    layout: "files", one mp4 a video, or "shards", Parquet files of about `shard_bytes`.
+    keep_source_on_failure: a video that fails keeps its row as it was; else its status says so.
+    deadline_s, deadline_s_per_frame: a video may take the one, and the other for each of its frames.
+    make: what makes one result, at the top of an importable module.
+    progress: called with (videos done, all usable videos) after every video.
+
+    Returns the new manifest, not yet written, and a summary.
+
+    Raises UserError where `output` cannot be written or another job is at work in it.
+    """
+    begun = time.perf_counter()
+    if layout not in LAYOUTS:
+        raise UserError(f"layout {layout!r}: must be one of {', '.join(LAYOUTS)}.")
+    if settings.keep_jpeg and layout != "shards":
+        raise UserError("keeping JPEG frames needs layout shards: a file holds one video.")
+    work = output / ".prepare"
+    job = _Job(
+        output=output,
+        temporary=work / f"tmp-{uuid.uuid4().hex}",
+        layout=layout,
+        settings=settings,
+        deadline_s=deadline_s,
+        deadline_s_per_frame=deadline_s_per_frame,
+        make=make,
+    )
+    with _only_one(work):
+        for leftover in work.glob("tmp-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        job.temporary.mkdir()
+        try:
+            known = job.log.load()
+            records, num_made = _make_all(manifest, job, known, progress)
+            if layout == "shards":
+                names = manifest.table["video_id"].to_pylist()
+                staged = [
+                    (row, names[row], record)
+                    for row, record in sorted(records.items())
+                    if record.result.startswith(".prepare/")
+                ]
+                records.update(pack(staged, output, job.temporary, shard_bytes, job.log))
+            known.update((record.key, record) for record in records.values())
+            job.log.compact(known.values())
+        finally:
+            shutil.rmtree(job.temporary, ignore_errors=True)
+    failures = _failures(manifest, records)
+    prepared = [record for record in records.values() if record.result]
+    summary = Summary(
+        num_videos=len(records),
+        num_made=num_made,
+        failures=failures,
+        bytes_before=sum(record.bytes_before for record in prepared),
+        bytes_after=sum(record.bytes_after for record in prepared),
+        seconds=time.perf_counter() - begun,
+    )
+    return _new_manifest(manifest, output, records, keep_source_on_failure), summary
+
+
+def _make_all(
+    manifest: Manifest,
+    job: _Job,
+    known: dict[str, Record],
+    progress: Callable[[int, int], None] | None,
+) -> tuple[dict[int, Record], int]:
+    """({row: record} of every usable video, number of those made now), by one Ray Data job."""
+    import ray.data
+
+    records: dict[int, Record] = {}
+    num_made = 0
+    context = ray.data.DataContext.get_current().copy()
+    # Any row exceeds one byte, so each leaves its task as it is done and not with the last of it.
+    context.target_max_block_size = 1
+    context.enable_progress_bars = False
+    with ray.data.DataContext.current(context):
+        dataset = ray.data.from_arrow(_blocks(manifest, job, known)).map_batches(
+            partial(_prepare_block, job=job), batch_size=None, batch_format="pyarrow"
+        )
+        for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            for item in pa.table(block).to_pylist():
+                if item["fatal"]:
+                    raise UserError(
+                        f"{item['fatal']}. Mend that and run the same command: it goes on where it was."
+                    )
+                records[item["row"]] = Record.from_json(item["record"])
+                num_made += not item["unchanged"]
+                if progress is not None:
+                    progress(len(records), len(manifest.usable))
+    if len(records) != len(manifest.usable):
+        lost = f"{len(records)} results of {len(manifest.usable)} videos"
+        raise RuntimeError(f"{lost}: rows were lost in Ray")
+    return records, num_made
+
+
+def _blocks(manifest: Manifest, job: _Job, known: dict[str, Record]) -> list[pa.Table]:
+    """The job's rows, cut so that all CPUs have work to the end and a task is worth its start."""
+    import ray
+
+    shards = {f"shards/{path.name}" for path in (job.output / "shards").glob("*.parquet")}
+    of_source: dict[str, list[Record]] = {}
+    for record in known.values():
+        if not record.result.startswith("shards/") or record.result.split("#")[0] in shards:
+            of_source.setdefault(record.source, []).append(record)
+    table = manifest.table.select(_SOURCE_COLUMNS).take(pa.array(manifest.usable))
+    held = [
+        json.dumps(
+            {
+                record.key: record.to_json()
+                for record in of_source.get(path, [])
+                if record.is_final(job.deadline(num_frames))
+            }
+        )
+        for path, num_frames in zip(
+            table["path"].to_pylist(), table["num_frames"].to_pylist(), strict=True
+        )
+    ]
+    table = table.append_column("row", pa.array(manifest.usable))
+    table = table.append_column("known", pa.array(held, pa.string())).combine_chunks()
+    num_cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    num_rows = min(_MOST_ROWS_A_TASK, max(1, table.num_rows // (4 * num_cpus)))
+    # take: a slice would carry the buffers of the whole table to every task.
+    return [
+        table.take(np.arange(start, min(start + num_rows, table.num_rows)))
+        for start in range(0, table.num_rows, num_rows)
+    ]
+
+
+def _prepare_block(block: pa.Table, job: _Job) -> Iterator[pa.Table]:
+    """Prepare the videos of a block, one after another, in a child that serves the block."""
+    log = job.log
+    with IsolatedProcess(preload=["stm.data.transcode", "stm.data.source_state"]) as process:
+        for item in block.to_pylist():
+            fatal, unchanged, record = "", False, Record(key="", source=item["path"])
+            try:
+                record, unchanged = _prepare(process, item, job)
+                if not unchanged:
+                    log.add(record)
+            except OutputFailed as error:
+                fatal = f"cannot write the result of {item['video_id']}: {error}"
+            except OSError as error:
+                fatal = f"cannot write the result of {item['video_id']}: {error.strerror or error}"
+            row = (item["row"], record.to_json(), unchanged, fatal)
+            yield pa.Table.from_arrays([pa.array([value]) for value in row], schema=_ROWS_OUT)
+            if fatal:
+                return
+
+
+def _prepare(process: IsolatedProcess, item: dict[str, Any], job: _Job) -> tuple[Record, bool]:
+    """(record of one video, whether it is an earlier one).
+
+    Raises OSError or OutputFailed where the result cannot be written.
+    """
+    deadline_s = job.deadline(item["num_frames"])
+    facts = VideoFacts(
+        path=item["path"],
+        num_frames=item["num_frames"],
+        fps=item["fps"],
+        width=item["width"],
+        height=item["height"],
+        is_frames=item["codec"] == "jpeg-folder",
+    )
+    temporary = job.temporary / uuid.uuid4().hex
+    record = Record(key=_key(item, "", job), source=facts.path, deadline_s=deadline_s)
+    try:
+        # In the child as well: looking at a file on a dead network disk hangs.
+        state, num_bytes = process.call(source_state, facts.path, deadline_s=job.deadline_s)
+        fields = {**asdict(record), "key": _key(item, state, job), "bytes_before": num_bytes}
+        known = json.loads(item["known"]).get(fields["key"]) if state else None
+        if known is not None:
+            earlier = Record.from_json(known)
+            if not earlier.result or (job.output / earlier.result.split("#")[0]).exists():
+                return earlier, True
+        record = Record(**fields)
+        made = process.call(job.make, facts, str(temporary), job.settings, deadline_s=deadline_s)
+    except OutputFailed:
+        raise
+    except (VideoError, CallFailed) as error:
+        temporary.unlink(missing_ok=True)
+        return Record(**{**asdict(record), "reason": error.reason, "detail": error.detail}), False
+    except Exception as error:
+        # Whatever a decoder invents to raise is a fact about this file, and no end to the job.
+        temporary.unlink(missing_ok=True)
+        detail = f"{type(error).__name__}: {error}"
+        return Record(**{**asdict(record), "reason": "failed", "detail": detail}), False
+    result = _result_path(item["video_id"], record.key, job, is_shard=made.codec == "jpeg-folder")
+    (job.output / result).parent.mkdir(parents=True, exist_ok=True)
+    os.replace(temporary, job.output / result)
+    facts_made = {name: value for name, value in asdict(made).items() if name != "num_bytes"}
+    fields = {**asdict(record), **facts_made, "bytes_after": made.num_bytes, "result": result}
+    return Record(**{**fields, "written": time.time()}), False
+
+
+def _key(item: dict[str, Any], state: str, job: _Job) -> str:
+    """Stands for all that a result depends on, and for the manifest's name of it."""
+    source = {name: item[name] for name in _SOURCE_COLUMNS}
+    whole = [_VERSION, source, state, asdict(job.settings), job.layout]
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _result_path(video_id: str, key: str, job: _Job, *, is_shard: bool) -> str:
+    """Below the output: the id as far as file systems agree on it, and the key, which is unique.
+
+    Another key is another file, so a manifest that is in use keeps what it names.
+    """
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "_", video_id)[-80:].lstrip("._-")
+    folder = "videos" if job.layout == "files" else ".prepare/staged"
+    suffix = ".parquet" if is_shard else ".mp4"
+    return f"{folder}/{key[:2]}/{readable}-{key}{suffix}"
+
+
+def _failures(manifest: Manifest, records: dict[int, Record]) -> list[Failure]:
+    names, paths = (manifest.table[name].to_pylist() for name in ("video_id", "path"))
+    return [
+        Failure(
+            row=row,
+            video_id=names[row],
+            path=paths[row],
+            reason=record.reason,
+            detail=record.detail,
+        )
+        for row, record in sorted(records.items())
+        if not record.result
+    ]
+
+
+def _new_manifest(
+    manifest: Manifest, output: Path, records: dict[int, Record], keep_source: bool
+) -> Manifest:
+    columns = manifest.table.to_pydict()
+    for row, record in records.items():
+        values: dict[str, Any] = {}
+        if record.result:
+            values["path"] = str(output / record.result)
+            for name in ("width", "height", "codec", "keyframe_interval", "guard"):
+                values[name] = getattr(record, name)
+        elif not keep_source:
+            # As in a manifest of `stm index`: nothing is claimed of what cannot be used.
+            values = {"num_frames": 0, "fps": 0, "width": 0, "height": 0, "codec": ""}
+            values |= {"guard": "", "keyframe_interval": 0}
+            values |= {"status": FAILED, "detail": f"{record.reason}: {record.detail}"}
+        for name, value in values.items():
+            columns[name][row] = value
+    assert {columns["status"][row] for row in records} <= {OK, FAILED}
+    return Manifest(
+        table=pa.table(columns, schema=SCHEMA),
+        classes=manifest.classes,
+        dataset=manifest.dataset,
+        flip=manifest.flip,
+        flip_map=manifest.flip_map,
+    )
+
+
+@contextlib.contextmanager
+def _only_one(work: Path) -> Iterator[None]:
+    """Hold the folder's lock; the kernel lets go of it when the process ends, however it ends."""
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        lock = open(work / "lock", "w")  # noqa: SIM115  (closed below)
+    except OSError as error:
+        raise UserError(
+            f"{work.parent}: cannot write there ({error.strerror}). Name another output folder."
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise UserError(
+                    f"{work.parent}: another `stm prepare` is at work there. Wait for it, or name "
+                    "another output folder."
+                ) from error
+            # A file system without locks: going without is better than not going.
+        yield

@@ -1,0 +1,347 @@
+"""Make one video cheap to decode, and prove by decoding that nothing of it was lost.
+
+    facts = VideoFacts("clip.avi", num_frames=75, fps=25.0, width=320, height=240)
+    make_video(facts, "clip.mp4", Settings())
+
+Every displayed frame of the source appears once, in order, at a constant rate, turned as it is
+displayed. What makes the result cheap: few pixels, a key frame every 16, B-frames that nobody refers
+to and that need not be decoded, no CABAC and no deblocking (``tune fastdecode``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import av
+import av.error
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+from numpy.typing import NDArray
+
+from stm.data import decode
+from stm.data.decode import VideoError, folder, sequential
+from stm.data.decode.pictures import RgbConverter, display_matrix
+from stm.data.decode.plan import scan
+from stm.data.decode.source import open_video
+from stm.data.shards import MOST_ROW_BYTES, shard_path, write_shard
+
+SAME_CELLS = 4.0
+"""Mean absolute difference, of 255, of the means over 8 x 8 cells, up to which two frames show the
+same. Encoding hardly moves a mean over a thousand pixels: real clips stay under 0.6, tiny synthetic
+ones under 1.8, where mirrored, turned and other frames of moving clips differ by 5 to 100."""
+
+SAME_PIXELS = 20.0
+"""The same over single pixels, to notice a picture without detail. Real clips stay under 4; white
+noise, the worst there is, comes to 15."""
+
+_X264 = {"g": "16", "bf": "2", "tune": "fastdecode", "crf": "23", "a53cc": "0"}  # no captions
+_GRID = 8
+_FRAMES_COMPARED = 3
+_UNKNOWN_FPS = 25.0  # frame folders state none; nothing here depends on it
+_LARGEST_SIDE = 2**15 - 1  # int16 in the manifest
+_CANNOT_WRITE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
+
+
+class OutputFailed(Exception):
+    """The result cannot be written, which is no fault of the video."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a result looks like. Results made with other settings are made again."""
+
+    short_side: int = 256
+    """Pixels; a smaller video is not enlarged."""
+
+    keep_jpeg: bool = False
+    """Pack the images of a frame folder as they are, instead of making a video of them."""
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """A video as the manifest describes it."""
+
+    path: str
+    num_frames: int
+    fps: float
+    width: int
+    height: int
+    is_frames: bool = False
+    """A folder, or a row of a shard, of image files."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The facts of a result: columns of its manifest, and its bytes on disk."""
+
+    width: int
+    height: int
+    codec: str
+    keyframe_interval: int
+    guard: str
+    num_bytes: int
+
+
+def prepared_size(width: int, height: int, short_side: int) -> tuple[int, int]:
+    """(width, height) of the result: even, the short side at most `short_side`, shape kept."""
+    short = min(short_side, width, height) // 2 * 2 or 2
+    scale = short / min(width, height)
+    even_width, even_height = (max(2, round(side * scale / 2) * 2) for side in (width, height))
+    return (short, even_height) if width <= height else (even_width, short)
+
+
+def make_video(facts: VideoFacts, target: str, settings: Settings) -> Prepared:
+    """Write the result at `target`, an mp4, or a shard of one row where images are kept.
+
+    Raises:
+        VideoError: If a frame of the source cannot be decoded, the source is no longer what the
+            manifest says (``changed``), or the result does not show the source (``not_verified``).
+        OutputFailed: If the result cannot be written.
+    """
+    try:
+        if facts.is_frames and settings.keep_jpeg:
+            return _pack_images(facts, target)
+        with _Encoder(facts, target, settings) as encoder:
+            _each_frame(facts, encoder)
+        _compare_all(facts, target, encoder.luma)
+        _compare_some(facts, target)
+        info = decode.probe(target)
+        if (info.width, info.height) != encoder.size:
+            detail = f"the result is {info.width}x{info.height} pixels, not {encoder.size}"
+            raise VideoError(facts.path, "not_verified", detail)
+        num_bytes = os.path.getsize(target)
+        return Prepared(
+            info.width, info.height, info.codec, info.keyframe_interval, info.guard, num_bytes
+        )
+    except OSError as error:  # PyAV's errors of the system are OSErrors, too
+        if error.errno in _CANNOT_WRITE:
+            raise OutputFailed(f"{target}: {error.strerror}") from error
+        raise
+
+
+class _Encoder:
+    """Frames in, in order, H.264 out; a context manager that finishes the file."""
+
+    def __init__(self, facts: VideoFacts, target: str, settings: Settings) -> None:
+        self._facts = facts
+        self._target = target
+        self.size = prepared_size(facts.width, facts.height, settings.short_side)
+        if max(self.size) > _LARGEST_SIDE:
+            detail = f"it would be {self.size[0]}x{self.size[1]} pixels"
+            raise VideoError(facts.path, "too_large", detail)
+        # A rate beyond reason, as damaged headers state, would not fit the mp4's clock.
+        fps = facts.fps if 0.1 <= facts.fps <= 1000 else _UNKNOWN_FPS
+        self._rate = Fraction(fps).limit_denominator(1001)
+        self._reformatter = VideoReformatter()
+        self._colorspace = int(Colorspace.ITU601)
+        self._container: Any = None
+        self._stream: Any = None
+        self.luma: list[NDArray[np.float32]] = []
+        """Grid of luma means of each frame that was encoded."""
+
+    def __enter__(self) -> _Encoder:
+        return self
+
+    def __exit__(self, kind: Any, *exception: object) -> None:
+        if self._container is None:
+            return
+        if kind is None:
+            self._container.mux(self._stream.encode(None))
+            self._container.close()
+        else:
+            with contextlib.suppress(av.error.FFmpegError):  # the first error is the one to tell
+                self._container.close()
+
+    def add(self, frame: Any) -> None:
+        """Encode a decoded frame as it is, its colours named as the source names them."""
+        if self._container is None:
+            self._colorspace = frame.colorspace
+            self._open(frame.color_primaries, frame.color_trc)
+        self._encode(self._scaled(frame))
+
+    def put(self, slot: int, pixels: NDArray[np.uint8]) -> None:
+        """Encode uint8 [height, width, 3], RGB as displayed."""
+        del slot
+        _check_size(self._facts, pixels)
+        if self._container is None:
+            self._open()
+        rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+        self._encode(
+            self._scaled(rgb, dst_colorspace=self._colorspace, dst_color_range=ColorRange.MPEG)
+        )
+
+    def _scaled(self, frame: Any, **colours: Any) -> Any:
+        return self._reformatter.reformat(
+            frame,
+            *self.size,
+            format="yuv420p",
+            interpolation=Interpolation.BICUBIC,
+            threads=1,
+            **colours,
+        )
+
+    def _open(self, primaries: int | None = None, transfer: int | None = None) -> None:
+        try:
+            self._container = av.open(
+                self._target, "w", format="mp4", container_options={"movflags": "+faststart"}
+            )
+        except OSError as error:
+            raise OutputFailed(f"{self._target}: {error.strerror}") from error
+        self._stream = self._container.add_stream("libx264", self._rate, _X264)
+        self._stream.width, self._stream.height = self.size
+        self._stream.pix_fmt = "yuv420p"
+        context = self._stream.codec_context
+        context.thread_count = 1
+        context.color_range = ColorRange.MPEG
+        context.colorspace = self._colorspace
+        if primaries is not None:
+            context.color_primaries, context.color_trc = primaries, transfer
+
+    def _encode(self, frame: Any) -> None:
+        frame.pts, frame.time_base = len(self.luma), 1 / self._rate
+        frame.pict_type = 0  # else x264 would take over the source's key frames
+        self.luma.append(_luma_grid(frame))
+        self._container.mux(self._stream.encode(frame))
+
+
+def _each_frame(facts: VideoFacts, encoder: _Encoder) -> None:
+    """Give the encoder every displayed frame of the source, in order."""
+    if facts.is_frames:
+        num_frames = len(folder.list_frames(facts.path))
+        _check_length(facts, num_frames)
+        folder.read(facts.path, list(range(num_frames)), encoder)
+        return
+    with open_video(facts.path) as video:
+        plan = scan(video)
+        # As in probing: what packets cannot number is counted, and so are pictures of two packets.
+        count = bool(plan.doubt) or plan.num_frames != facts.num_frames
+        num_frames = sequential.count_frames(plan) if count else plan.num_frames
+        _check_length(facts, num_frames)
+        to_rgb = RgbConverter(video.width, video.height)
+
+        def emit(number: int, frame: Any) -> None:
+            if number != len(encoder.luma):
+                detail = f"frame {number} came after frame {len(encoder.luma) - 1}"
+                raise VideoError(facts.path, "unreadable", detail)
+            if _is_plain(frame, facts):
+                encoder.add(frame)
+            else:
+                encoder.put(number, to_rgb(frame))
+
+        sequential.decode(plan, range(num_frames), emit, count=count)
+
+
+def _check_length(facts: VideoFacts, num_frames: int) -> None:
+    if num_frames != facts.num_frames:
+        detail = f"it has {num_frames} frames, the manifest says {facts.num_frames}: index it again"
+        raise VideoError(facts.path, "changed", detail)
+
+
+def _check_size(facts: VideoFacts, pixels: NDArray[np.uint8]) -> None:
+    height, width, _ = pixels.shape
+    if (width, height) != (facts.width, facts.height):
+        said = f"the manifest says {facts.width}x{facts.height}"
+        raise VideoError(facts.path, "changed", f"a frame of {width}x{height} pixels, {said}")
+
+
+def _is_plain(frame: Any, facts: VideoFacts) -> bool:
+    """Whether the frame can go to the encoder without becoming RGB on the way."""
+    return (
+        frame.format.name == "yuv420p"
+        and frame.color_range != ColorRange.JPEG
+        and (frame.width, frame.height) == (facts.width, facts.height)
+        and display_matrix(frame) == (1, 0, 0, 1)
+    )
+
+
+def _compare_all(facts: VideoFacts, target: str, expected: list[NDArray[np.float32]]) -> None:
+    """Decode the result from end to end: its frames, in order, are those that were encoded."""
+    num_frames = 0
+    with open_video(target) as video:
+        failures: list[sequential.Failure] = []
+        for frame in sequential.all_frames(scan(video), failures):
+            if num_frames < len(expected):
+                difference = float(np.abs(_luma_grid(frame) - expected[num_frames]).mean())
+                if difference > SAME_CELLS or frame.is_corrupt:
+                    detail = f"frame {num_frames} of the result differs by {difference:.1f} of 255"
+                    raise VideoError(facts.path, "not_verified", detail)
+            num_frames += 1
+    if failures or not num_frames == len(expected) == facts.num_frames:
+        detail = f"the result has {num_frames} frames, the source {facts.num_frames}"
+        raise VideoError(facts.path, "not_verified", detail)
+
+
+def _compare_some(facts: VideoFacts, target: str) -> None:
+    """Read frames of both as training would: the result shows the source."""
+    wanted = np.unique(np.linspace(0, facts.num_frames - 1, _FRAMES_COMPARED).round()).astype(int)
+    frames = decode.read_frames(target, wanted.tolist())
+    for k, frame, original in zip(
+        wanted, frames, decode.read_frames(facts.path, wanted.tolist()), strict=True
+    ):
+        height, width, _ = frame.shape
+        source = av.VideoFrame.from_ndarray(original, format="rgb24")
+        scaled: Any = source.reformat(width, height, "rgb24", interpolation="BICUBIC").to_ndarray()
+        pixels = float(np.abs(scaled.astype(np.int16) - frame).mean())
+        cells = float(np.abs(_grid(scaled) - _grid(frame)).mean())
+        if pixels > SAME_PIXELS or cells > SAME_CELLS:
+            differs = f"differs from the source by {pixels:.1f} of 255, its cells by {cells:.1f}"
+            raise VideoError(facts.path, "not_verified", f"frame {k} of the result {differs}")
+
+
+def _luma_grid(frame: Any) -> NDArray[np.float32]:
+    """`_grid` of a decoded frame's luma: float32 [rows, columns, 1]."""
+    plane = frame.planes[0]
+    height, width = plane.height, plane.width
+    data: Any = np.frombuffer(memoryview(plane), np.uint8, count=height * plane.line_size)
+    return _grid(data.reshape(height, plane.line_size)[:, :width, None])
+
+
+def _grid(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Means over up to 8 x 8 cells of [height, width, channels]: float32 [rows, columns, channels]."""
+    height, width, _ = pixels.shape
+    y, x = (np.arange(min(_GRID, side)) * side // min(_GRID, side) for side in (height, width))
+    sums = np.add.reduceat(np.add.reduceat(pixels, y, axis=0, dtype=np.uint32), x, axis=1)
+    cells = np.outer(np.diff([*y, height]), np.diff([*x, width]))
+    return (sums / cells[..., None]).astype(np.float32)
+
+
+def _pack_images(facts: VideoFacts, target: str) -> Prepared:
+    """Write the images of a frame folder as a shard of one row, and decode all of them from it."""
+    images = [
+        image if isinstance(image, bytes) else _read_image_file(image)
+        for image in folder.list_frames(facts.path)
+    ]
+    _check_length(facts, len(images))
+    num_bytes = sum(map(len, images))
+    if num_bytes > MOST_ROW_BYTES:
+        raise VideoError(facts.path, "too_large", f"{num_bytes} bytes of images")
+    try:
+        write_shard(target, [("", images)])
+    except OSError as error:
+        raise OutputFailed(f"{target}: {error.strerror}") from error
+    packed = shard_path(target, 0)
+    folder.read(packed, list(range(len(images))), _SizeCheck(facts))
+    return Prepared(facts.width, facts.height, "jpeg-folder", 1, "a folder of frames", num_bytes)
+
+
+class _SizeCheck:
+    """Takes decoded images and looks at their size alone."""
+
+    def __init__(self, facts: VideoFacts) -> None:
+        self._facts = facts
+
+    def put(self, slot: int, pixels: NDArray[np.uint8]) -> None:
+        _check_size(self._facts, pixels)
+
+
+def _read_image_file(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise VideoError(path, "unreadable", str(error.strerror)) from error

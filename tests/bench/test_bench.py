@@ -1,0 +1,92 @@
+"""Benchmarks compare like with like and end with the sentence a user needs; no test looks at a time."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipelines import cli
+from pipelines.bench import needs
+from stm.bench import data, decode
+from stm.data.clips import ClipSpec
+from stm.data.manifest import SCHEMA, Manifest
+from stm.data.synthetic import encode
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bench")
+    rows = []
+    for number in range(5):
+        path = folder / f"{number}.mp4"
+        encode(path, np.full((16, 48, 64, 3), 40 * number, dtype=np.uint8))
+        row = dict.fromkeys(SCHEMA.names, "") | {"fps": 12.0, "keyframe_interval": 12}
+        facts = {"num_frames": 16, "width": 64, "height": 48, "label": number, "status": "ok"}
+        rows.append({**row, **facts, "video_id": str(number), "path": str(path)})
+    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    manifest = Manifest(table=table, classes=tuple("abcde"), dataset="bench", flip=True)
+    manifest.write(folder / "m.parquet")
+    return folder / "m.parquet"
+
+
+def test_the_sum_says_how_many_cores_and_megabytes_a_gpu_needs():
+    said = needs(400.0, clips_per_s_core=50.0, clip_mb=1.2)
+    assert said == "one GPU at 400 clips/s needs 8 cores of this kind and 480 MB/s between them"
+
+
+def test_every_decoder_is_measured_on_the_same_videos(manifest):
+    paths = Manifest.read(manifest).table["path"].to_pylist()
+    result = decode.measure([*paths, "missing.mp4"], num_frames=4, size=32, repetitions=2)
+    assert result["num_videos"] == 5
+    assert set(result["ms"]) >= {"sequential", "packets"}
+    assert result["ratio_to_packets"]["packets"] == 1.0
+    assert list(result["unreadable"]) == ["missing.mp4"]
+    assert result["by_codec"]["h264"]["num_videos"] == 5
+
+
+def test_pool_and_stream_and_loader_make_the_same_number_of_clips(ray_cluster, manifest):
+    read = Manifest.read(manifest)
+    spec = ClipSpec(num_segments=2, size=32)
+    samples = data.samples_of(read, 12, 4, seed=0)
+    assert len(samples) == 12
+    assert sum(data.through_loader(samples, spec, 4, 1)) == 12
+    assert sum(data.through_pool(samples, spec, 4, 1)) == 12
+    assert sum(data.through_stream(read, spec, 4, 15, seed=0)) == 15
+
+
+def test_time_spent_working_is_not_time_spent_waiting():
+    rate, waited = data.rate(iter([4] * 6), consume_s=0.01)
+    assert waited < 0.2
+    assert rate < 110
+
+
+@pytest.mark.ray
+def test_bench_prints_one_object_and_draws_a_figure(ray_cluster, manifest, capfd, tmp_path):
+    small = [
+        "--num_segments",
+        "2",
+        "--size",
+        "32",
+        "--repetitions",
+        "1",
+        "--output",
+        str(tmp_path),
+        "--json",
+    ]
+    for what, more in (
+        ("decode", ["--num_videos", "3"]),
+        ("data", ["--num_clips", "10", "--batch_size", "2"]),
+    ):
+        assert cli.main(["bench", what, "--manifest", str(manifest), *small, *more]) == 0
+        result = json.loads(capfd.readouterr().out)
+        assert result["sum"].startswith("one GPU at 400 clips/s needs")
+        assert (tmp_path / f"{what}.png").stat().st_size > 3000
+
+
+@pytest.mark.parametrize("what", ["decode", "data"])
+def test_without_videos_there_is_nothing_to_measure(what, capfd):
+    assert cli.main(["bench", what]) == 2
+    assert "--manifest" in capfd.readouterr().err

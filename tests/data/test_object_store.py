@@ -1,0 +1,150 @@
+"""Videos in an object store: read, indexed and streamed by their URLs, from a real server that speaks S3."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from stm.data.decode import VideoError, probe, read_frames
+from stm.data.manifest import Manifest
+from stm.data.synthetic import write_videos
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """(environment that reaches it, local copy of what is in s3://clips)."""
+    import s3fs
+
+    folder = tmp_path_factory.mktemp("store")
+    with socket.socket() as probe_socket:
+        probe_socket.bind(("127.0.0.1", 0))
+        port = probe_socket.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    environment = {
+        "AWS_ENDPOINT_URL": url,
+        "FSSPEC_S3_ENDPOINT_URL": url,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with (folder / "server.log").open("w") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        for _ in range(300):
+            try:
+                urllib.request.urlopen(url, timeout=1).close()
+                break
+            except OSError:
+                assert server.poll() is None, (folder / "server.log").read_text()
+                time.sleep(0.1)
+        write_videos(folder, num_train=8, num_test=8, size=48, num_frames=6)
+        remote = s3fs.S3FileSystem(key="test", secret="test", endpoint_url=url)
+        remote.mkdir("clips")
+        remote.put(str(folder / "videos"), "clips/videos", recursive=True)
+        yield environment, folder
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+@pytest.fixture
+def reachable(store, monkeypatch):
+    import fsspec.config
+    import s3fs
+
+    for name, value in store[0].items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": store[0]["AWS_ENDPOINT_URL"]})
+    s3fs.S3FileSystem.clear_instance_cache()
+    return store[1]
+
+
+def test_frames_by_url_are_the_frames_of_the_file(reachable):
+    name = "videos/val/left-0000.mp4"
+    assert probe(f"s3://clips/{name}") == probe(str(reachable / name))
+    remote = read_frames(f"s3://clips/{name}", [0, 3, 5])
+    assert (remote == read_frames(str(reachable / name), [0, 3, 5])).all()
+
+
+def test_what_is_not_in_the_store_is_not_found(reachable):
+    with pytest.raises(VideoError) as caught:
+        probe("s3://clips/videos/val/nothing.mp4")
+    assert caught.value.reason == "not_found"
+
+
+@pytest.mark.ray
+def test_a_dataset_in_a_store_is_indexed_and_trained_on(store, tmp_path):
+    environment, folder = store
+    run = {
+        "cwd": ROOT, "env": {**os.environ, **environment, "OMP_NUM_THREADS": "1"},
+        "capture_output": True, "text": True, "timeout": 250,
+    }  # fmt: skip
+    listed = (folder / "annotations.csv").read_text() + "videos/train/gone.mp4,left,train\n"
+    (tmp_path / "list.csv").write_text(listed)
+    command = [sys.executable, "-m", "pipelines.index", "--format", "csv", "--root", "s3://clips"]
+    command += [
+        "--annotations",
+        str(tmp_path / "list.csv"),
+        "--output",
+        str(tmp_path),
+        "--address",
+        "local",
+    ]
+    done = subprocess.run([*command, "--json"], **run)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["bad"] == {"train": 1, "val": 0}
+    manifest = Manifest.read(tmp_path / "train.parquet")
+    assert manifest.table["path"][0].as_py().startswith("s3://clips/videos/train/")
+    assert manifest.table["status"].to_pylist() == ["ok"] * 8 + ["not_found"]
+
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.train",
+        "--address",
+        "local",
+        "--json",
+        "--tracking.uri",
+        "none",
+    ]
+    command += [
+        "--data.train",
+        str(tmp_path / "train.parquet"),
+        "--data.val",
+        str(tmp_path / "val.parquet"),
+    ]
+    command += [
+        "--model.depth",
+        "26",
+        "--model.width",
+        "16",
+        "--data.size",
+        "32",
+        "--data.num_segments",
+        "2",
+    ]
+    command += [
+        "--optim.batch_size",
+        "4",
+        "--optim.epochs",
+        "1",
+        "--train.storage",
+        str(tmp_path / "runs"),
+    ]
+    done = subprocess.run(command, **run)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["steps"] == 2
