@@ -107,17 +107,31 @@ def run_verb(
 
 @contextlib.contextmanager
 def _stdout_kept_for_the_result() -> Iterator[Any]:
-    """Point file descriptor 1 at stderr, also for child processes, and yield the real stdout."""
+    """Point stdout at stderr, for libraries and child processes alike, and yield the real one.
+
+    A cluster that was joined or started in between is left before stdout comes back: Ray's threads
+    print to the end.
+    """
     sys.stdout.flush()
-    real = os.dup(1)
+    real, python_stdout = os.dup(1), sys.stdout
     os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    had_ray = _ray_is_up()
     try:
         with os.fdopen(os.dup(real), "w") as stdout:
             yield stdout
     finally:
+        if _ray_is_up() and not had_ray:
+            sys.modules["ray"].shutdown()
         sys.stdout.flush()
+        sys.stdout = python_stdout
         os.dup2(real, 1)
         os.close(real)
+
+
+def _ray_is_up() -> bool:
+    ray: Any = sys.modules.get("ray")
+    return ray is not None and hasattr(ray, "is_initialized") and bool(ray.is_initialized())
 
 
 def say(message: str) -> None:
