@@ -2,7 +2,7 @@
 
 Writes short H.264 videos in four pairs of classes that are each other played backwards, indexes them, trains STM and a
 network that is blind to time (TSN) on them through Ray Data and Ray Train, evaluates both, and compares. The code is
-the one a cluster runs; only the network is small (depth 26, width 32, 56 px).
+the one a cluster runs; only the network is small (depth 26, width 32, 48 px).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def demo_config(variant: str, manifests: dict[str, str], storage: Path, args: An
             train=manifests["train"],
             val=manifests["val"],
             num_segments=8,
-            size=56,
+            size=48,
             scales=[1.0, 0.875],
         ),
         optim=OptimConfig(

@@ -19,18 +19,16 @@ def probe_video(source: Any) -> VideoInfo:
     """
     with open_video(source) as video:
         plan = scan(video)
-        first: list[Any] = []
+        frames = sequential.all_frames(plan, [])
         # Rotation travels with decoded frames, and a file of which nothing decodes is no video.
-        for frame in sequential.all_frames(plan, []):
-            first.append(frame)
-            break
-        if not first:
+        first = next(frames, None)
+        if first is None:
             raise VideoError(video.name, "no_frames", "no frame can be decoded")
-        matrix = display_matrix(first[0])
-        has_fields = plan.may_hold_fields and first[0].interlaced_frame
+        matrix = display_matrix(first)
+        has_fields = plan.may_hold_fields and first.interlaced_frame
         num_frames = plan.num_frames
         if plan.doubt or has_fields:
-            num_frames = sequential.count_frames(plan)
+            num_frames = 1 + sum(1 for _ in frames)
         width, height = video.width, video.height
         if matrix[0] == 0:
             width, height = height, width

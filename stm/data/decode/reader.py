@@ -139,30 +139,33 @@ def _decode(
     from stm.data.decode import packets, sequential
     from stm.data.decode.pictures import RgbConverter
     from stm.data.decode.plan import scan
-    from stm.data.decode.source import open_video
+    from stm.data.decode.source import OpenVideo, open_video
 
+    def into(collector: Collector, video: OpenVideo) -> Callable[[int, Any], None]:
+        to_rgb = RgbConverter(video.width, video.height)
+        return lambda k, frame: collector.put(slots[k], to_rgb(frame))
+
+    slots = {k: slot for slot, k in enumerate(wanted)}
+    numbers_hold = True
     with open_video(source) as video:
         plan = scan(video)
         if decoder == "decord" and not plan.guard and _is_local_path(source):
             from stm.data.decode import decord_reader
 
             return decord_reader.read(source, wanted, fresh())
-        to_rgb = RgbConverter(video.width, video.height)
-        slots = {k: slot for slot, k in enumerate(wanted)}
-
-        def into(collector: Collector) -> Callable[[int, Any], None]:
-            return lambda k, frame: collector.put(slots[k], to_rgb(frame))
-
-        count = bool(plan.doubt)
-        if decoder != "sequential" and not count:
-            collector = fresh()
-            try:
-                packets.decode(plan, wanted, into(collector))
-                return collector
-            except packets.Unsure as unsure:
-                count = not unsure.numbers_hold
         collector = fresh()
-        sequential.decode(plan, wanted, into(collector), count=count)
+        if decoder == "sequential" or plan.doubt:
+            sequential.decode(plan, wanted, into(collector, video), count=bool(plan.doubt))
+            return collector
+        try:
+            packets.decode(plan, wanted, into(collector, video))
+            return collector
+        except packets.Unsure as unsure:
+            numbers_hold = unsure.numbers_hold
+    # Opened anew: after damage, flushing a decoder does not bring it back to its first state.
+    with open_video(source) as video:
+        collector = fresh()
+        sequential.decode(scan(video), wanted, into(collector, video), count=not numbers_hold)
         return collector
 
 

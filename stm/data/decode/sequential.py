@@ -109,7 +109,8 @@ def decode(
 
 
 def _reached_by_damage(pictures: list[_Picture]) -> set[int]:
-    """Wanted frames decoded after a damaged picture and before the next key frame.
+    """Wanted frames that may refer to a damaged picture: those up to the next key frame, and its
+    leading pictures, which are stored after it, shown before it and refer past it.
 
     A decoder fills what is lost with older pictures, and whatever refers to that inherits it: such
     frames look whole and show another moment.
@@ -117,22 +118,21 @@ def _reached_by_damage(pictures: list[_Picture]) -> set[int]:
     if not any(picture.is_damaged for picture in pictures):
         return set()
     reached = set()
-    tainted = False
+    tainted = tainted_before_key = False
     key_pts = None
     for picture in sorted(pictures, key=lambda picture: picture.decoded_at):
         if picture.is_key:
-            tainted, key_pts = False, picture.pts
+            tainted_before_key, tainted, key_pts = tainted, False, picture.pts
         is_leading = key_pts is not None and picture.pts is not None and picture.pts < key_pts
         if picture.is_damaged and not is_leading:
             tainted = True
-        if picture.number is not None and (tainted or picture.is_damaged):
+        # No picture after the key frame refers to a leading one, but leading ones to each other.
+        if picture.is_damaged and is_leading:
+            tainted_before_key = True
+        is_reached = tainted or picture.is_damaged or (is_leading and tainted_before_key)
+        if picture.number is not None and is_reached:
             reached.add(picture.number)
     return reached
-
-
-def count_frames(plan: PacketPlan) -> int:
-    """Frames that come out when everything is decoded."""
-    return sum(1 for _ in all_frames(plan, []))
 
 
 def all_frames(plan: PacketPlan, failures: list[Failure]) -> Iterator[Any]:
