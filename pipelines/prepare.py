@@ -18,7 +18,7 @@ from stm.errors import UserError
 
 if TYPE_CHECKING:
     from stm.data.manifest import Manifest
-    from stm.data.prepare_timing import Timing
+    from stm.data.prepare_timing import Timing, Timings
     from stm.data.preparing import Failure, Summary
 
 _SHOWN_FAILURES = 10
@@ -104,8 +104,8 @@ def run(args: Any) -> dict[str, Any]:
     bad = target.with_suffix(".bad.txt")
     prepared.write(target)
     _write_bad(bad, prepared, summary.failures)
-    timing = time_clips(manifest, prepared, args.measure) if args.measure else None
-    say(_table(summary, timing))
+    timings = time_clips(manifest, prepared, args.measure) if args.measure else None
+    say(_table(summary, timings))
     same = prepared.fingerprint == manifest.fingerprint
     _show_failures(summary.failures, bad, same)
     if not len(prepared.usable):
@@ -120,15 +120,7 @@ def run(args: Any) -> dict[str, Any]:
         "fingerprint": prepared.fingerprint,
         "same_fingerprint": same,
         "bytes": {"before": summary.bytes_before, "after": summary.bytes_after},
-        "ms_per_clip": None
-        if timing is None
-        else {
-            "before": timing.before_ms,
-            "after": timing.after_ms,
-            "videos": timing.num_videos,
-            "num_segments": timing.num_segments,
-            "size": timing.size,
-        },
+        "ms_per_clip": None if timings is None else _as_dict(timings),
         "seconds": summary.seconds,
     }
 
@@ -136,6 +128,19 @@ def run(args: Any) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> int:
     """`stm prepare`; exit status as in `pipelines.console`."""
     return run_verb(build_parser, run, argv, show=_show)
+
+
+def _as_dict(timings: Timings) -> dict[str, Any]:
+    def each(timing: Timing) -> dict[str, Any]:
+        return {
+            "before": timing.before_ms,
+            "after": timing.after_ms,
+            "videos": timing.num_videos,
+        }
+
+    by_codec = {codec: each(timing) for codec, timing in timings.by_codec.items()}
+    clip = {"num_segments": timings.num_segments, "size": timings.size}
+    return {**each(timings.overall), **clip, "by_codec": by_codec}
 
 
 def _show(result: dict[str, Any]) -> str:
@@ -229,26 +234,38 @@ def _show_failures(failures: list[Failure], bad: Path, same_fingerprint: bool) -
         )
 
 
-def _table(summary: Summary, timing: Timing | None) -> str:
+def _table(summary: Summary, timings: Timings | None) -> str:
     """Before and after, as lines."""
     lines = [
         f"{summary.num_prepared} of {summary.num_videos} videos prepared, "
         f"{summary.num_made} made now, in {summary.seconds:.1f} s",
-        f"{'':<12}{'before':>12}{'after':>12}",
+        f"{'':<16}{'before':>10}{'after':>10}",
     ]
     before, after = summary.bytes_before, summary.bytes_after
     if before:
         lines.append(
-            f"{'MB':<12}{before / 1e6:>12.1f}{after / 1e6:>12.1f}   {after / before:.2f} x"
+            f"{'MB':<16}{before / 1e6:>10.1f}{after / 1e6:>10.1f}   {after / before:.2f} x"
         )
-    if timing is not None:
-        ratio = timing.before_ms / timing.after_ms
+    if timings is None:
+        return "\n".join(lines)
+    clip = f", {timings.num_segments} frames to {timings.size} px, one core"
+    lines.append(_timing_line("ms a clip", timings.overall) + clip)
+    if len(timings.by_codec) > 1:
+        lines += [_timing_line(f"  {codec}", each) for codec, each in timings.by_codec.items()]
+    slower = [codec for codec, each in timings.by_codec.items() if each.after_ms > each.before_ms]
+    if slower:
         lines.append(
-            f"{'ms a clip':<12}{timing.before_ms:>12.1f}{timing.after_ms:>12.1f}   "
-            f"{ratio:.1f} x as fast: {timing.num_segments} frames to {timing.size} px, one core, "
-            f"{timing.num_videos} videos"
+            f"{', '.join(slower)} videos decode no faster than before: the manifest as it was is "
+            "the better one for them"
         )
     return "\n".join(lines)
+
+
+def _timing_line(name: str, timing: Timing) -> str:
+    return (
+        f"{name:<16}{timing.before_ms:>10.1f}{timing.after_ms:>10.1f}   "
+        f"{timing.before_ms / timing.after_ms:.1f} x as fast, {timing.num_videos} videos"
+    )
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stm.data.clips import ClipSpec, load_views
 from stm.data.decode import VideoError
@@ -15,7 +16,7 @@ from stm.data.manifest import Manifest
 
 _ROUNDS = 3
 _DEADLINE_S = 60.0
-_COLUMNS = ("path", "num_frames", "width", "height")
+_COLUMNS = ("path", "num_frames", "width", "height", "codec")
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,21 @@ class Timing:
     num_videos: int
     before_ms: float
     after_ms: float
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Before and after, over all videos of the sample and by the codec they had before."""
+
+    overall: Timing
+    by_codec: dict[str, Timing]
     num_segments: int
     size: int
 
 
 def time_clips(
     before: Manifest, after: Manifest, most: int, *, num_segments: int = 8, size: int = 224
-) -> Timing | None:
+) -> Timings | None:
     """Decode the same clip of up to `most` videos from both manifests; None if there is none.
 
     The videos are spread over the manifest, both sides take turns, and what counts is the median of
@@ -41,7 +50,7 @@ def time_clips(
     rows = both[np.unique(np.linspace(0, len(both) - 1, min(most, len(both))).astype(int))]
     spec = ClipSpec(num_segments=num_segments, size=size)
     tables = [each.table.select(_COLUMNS).take(rows).to_pylist() for each in (before, after)]
-    medians = []
+    medians: dict[str, list[NDArray[np.float64]]] = {}
     with IsolatedProcess(preload=["stm.data.prepare_timing", "stm.data.decode.reader"]) as process:
         for pair in zip(*tables, strict=True):
             taken: list[list[float]] = []
@@ -52,11 +61,17 @@ def time_clips(
                     )
             except (VideoError, CallFailed):
                 continue
-            medians.append(np.median(taken[1:], axis=0))
+            medians.setdefault(pair[0]["codec"], []).append(np.median(taken[1:], axis=0))
     if not medians:
         return None
+    by_codec = {codec: _mean(each) for codec, each in sorted(medians.items())}
+    overall = _mean([median for each in medians.values() for median in each])
+    return Timings(overall, by_codec, num_segments, size)
+
+
+def _mean(medians: list[NDArray[np.float64]]) -> Timing:
     before_ms, after_ms = np.mean(medians, axis=0).tolist()
-    return Timing(len(medians), before_ms, after_ms, num_segments, size)
+    return Timing(len(medians), before_ms, after_ms)
 
 
 def clip_ms(row: dict[str, Any], spec: ClipSpec) -> float:

@@ -24,16 +24,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import json
-import os
-import re
 import shutil
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,33 +38,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from stm.data.decode import VideoError
-from stm.data.isolation import CallFailed, IsolatedProcess
 from stm.data.manifest import OK, SCHEMA, Manifest
 from stm.data.packing import pack
-from stm.data.prepare_log import PrepareLog, Record
-from stm.data.source_state import source_state
-from stm.data.transcode import OutputFailed, Prepared, Settings, VideoFacts, make_video
+from stm.data.prepare_log import Record
+from stm.data.prepare_task import SOURCE_COLUMNS, Job, Make, prepare_block
+from stm.data.transcode import Settings, make_video
 from stm.errors import UserError
-
-Make = Callable[[VideoFacts, str, Settings], Prepared]
 
 LAYOUTS = ("files", "shards")
 FAILED = "prepare_failed"
 """Status of a video that was usable and could not be prepared."""
 
 _DEFAULT = Settings()
-_VERSION = 1  # part of every key: results of another version are made again
 _MOST_ROWS_A_TASK = 16
-_SOURCE_COLUMNS = ("video_id", "path", "num_frames", "fps", "width", "height", "codec")
-_ROWS_OUT = pa.schema(
-    [
-        ("row", pa.int64()),
-        ("record", pa.string()),
-        ("unchanged", pa.bool_()),
-        ("fatal", pa.string()),
-    ]
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,26 +89,6 @@ class Summary:
         return dict(Counter(failure.reason for failure in self.failures).most_common())
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """What a task has to know."""
-
-    output: Path
-    temporary: Path
-    layout: str
-    settings: Settings
-    deadline_s: float
-    deadline_s_per_frame: float
-    make: Make
-
-    @property
-    def log(self) -> PrepareLog:
-        return PrepareLog(self.output / ".prepare" / "records")
-
-    def deadline(self, num_frames: int) -> float:
-        return self.deadline_s + self.deadline_s_per_frame * num_frames
-
-
 def prepare_videos(
     manifest: Manifest,
     output: Path,
@@ -159,7 +122,7 @@ def prepare_videos(
     if settings.keep_jpeg and layout != "shards":
         raise UserError("keeping JPEG frames needs layout shards: a file holds one video.")
     work = output / ".prepare"
-    job = _Job(
+    job = Job(
         output=output,
         temporary=work / f"tmp-{uuid.uuid4().hex}",
         layout=layout,
@@ -202,7 +165,7 @@ def prepare_videos(
 
 def _make_all(
     manifest: Manifest,
-    job: _Job,
+    job: Job,
     known: dict[str, Record],
     progress: Callable[[int, int], None] | None,
 ) -> tuple[dict[int, Record], int]:
@@ -217,7 +180,7 @@ def _make_all(
     context.enable_progress_bars = False
     with ray.data.DataContext.current(context):
         dataset = ray.data.from_arrow(_blocks(manifest, job, known)).map_batches(
-            partial(_prepare_block, job=job), batch_size=None, batch_format="pyarrow"
+            partial(prepare_block, job=job), batch_size=None, batch_format="pyarrow"
         )
         for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
             for item in pa.table(block).to_pylist():
@@ -235,16 +198,14 @@ def _make_all(
     return records, num_made
 
 
-def _blocks(manifest: Manifest, job: _Job, known: dict[str, Record]) -> list[pa.Table]:
+def _blocks(manifest: Manifest, job: Job, known: dict[str, Record]) -> list[pa.Table]:
     """The job's rows, cut so that all CPUs have work to the end and a task is worth its start."""
     import ray
 
-    shards = {f"shards/{path.name}" for path in (job.output / "shards").glob("*.parquet")}
     of_source: dict[str, list[Record]] = {}
     for record in known.values():
-        if not record.result.startswith("shards/") or record.result.split("#")[0] in shards:
-            of_source.setdefault(record.source, []).append(record)
-    table = manifest.table.select(_SOURCE_COLUMNS).take(pa.array(manifest.usable))
+        of_source.setdefault(record.source, []).append(record)
+    table = manifest.table.select(SOURCE_COLUMNS).take(pa.array(manifest.usable))
     held = [
         json.dumps(
             {
@@ -260,95 +221,12 @@ def _blocks(manifest: Manifest, job: _Job, known: dict[str, Record]) -> list[pa.
     table = table.append_column("row", pa.array(manifest.usable))
     table = table.append_column("known", pa.array(held, pa.string())).combine_chunks()
     num_cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
-    num_rows = min(_MOST_ROWS_A_TASK, max(1, table.num_rows // (4 * num_cpus)))
+    num_rows = min(_MOST_ROWS_A_TASK, max(4, table.num_rows // (4 * num_cpus)))
     # take: a slice would carry the buffers of the whole table to every task.
     return [
         table.take(np.arange(start, min(start + num_rows, table.num_rows)))
         for start in range(0, table.num_rows, num_rows)
     ]
-
-
-def _prepare_block(block: pa.Table, job: _Job) -> Iterator[pa.Table]:
-    """Prepare the videos of a block, one after another, in a child that serves the block."""
-    log = job.log
-    with IsolatedProcess(preload=["stm.data.transcode", "stm.data.source_state"]) as process:
-        for item in block.to_pylist():
-            fatal, unchanged, record = "", False, Record(key="", source=item["path"])
-            try:
-                record, unchanged = _prepare(process, item, job)
-                if not unchanged:
-                    log.add(record)
-            except OutputFailed as error:
-                fatal = f"cannot write the result of {item['video_id']}: {error}"
-            except OSError as error:
-                fatal = f"cannot write the result of {item['video_id']}: {error.strerror or error}"
-            row = (item["row"], record.to_json(), unchanged, fatal)
-            yield pa.Table.from_arrays([pa.array([value]) for value in row], schema=_ROWS_OUT)
-            if fatal:
-                return
-
-
-def _prepare(process: IsolatedProcess, item: dict[str, Any], job: _Job) -> tuple[Record, bool]:
-    """(record of one video, whether it is an earlier one).
-
-    Raises OSError or OutputFailed where the result cannot be written.
-    """
-    deadline_s = job.deadline(item["num_frames"])
-    facts = VideoFacts(
-        path=item["path"],
-        num_frames=item["num_frames"],
-        fps=item["fps"],
-        width=item["width"],
-        height=item["height"],
-        is_frames=item["codec"] == "jpeg-folder",
-    )
-    temporary = job.temporary / uuid.uuid4().hex
-    record = Record(key=_key(item, "", job), source=facts.path, deadline_s=deadline_s)
-    try:
-        # In the child as well: looking at a file on a dead network disk hangs.
-        state, num_bytes = process.call(source_state, facts.path, deadline_s=job.deadline_s)
-        fields = {**asdict(record), "key": _key(item, state, job), "bytes_before": num_bytes}
-        known = json.loads(item["known"]).get(fields["key"]) if state else None
-        if known is not None:
-            earlier = Record.from_json(known)
-            if not earlier.result or (job.output / earlier.result.split("#")[0]).exists():
-                return earlier, True
-        record = Record(**fields)
-        made = process.call(job.make, facts, str(temporary), job.settings, deadline_s=deadline_s)
-    except OutputFailed:
-        raise
-    except (VideoError, CallFailed) as error:
-        temporary.unlink(missing_ok=True)
-        return Record(**{**asdict(record), "reason": error.reason, "detail": error.detail}), False
-    except Exception as error:
-        # Whatever a decoder invents to raise is a fact about this file, and no end to the job.
-        temporary.unlink(missing_ok=True)
-        detail = f"{type(error).__name__}: {error}"
-        return Record(**{**asdict(record), "reason": "failed", "detail": detail}), False
-    result = _result_path(item["video_id"], record.key, job, is_shard=made.codec == "jpeg-folder")
-    (job.output / result).parent.mkdir(parents=True, exist_ok=True)
-    os.replace(temporary, job.output / result)
-    facts_made = {name: value for name, value in asdict(made).items() if name != "num_bytes"}
-    fields = {**asdict(record), **facts_made, "bytes_after": made.num_bytes, "result": result}
-    return Record(**{**fields, "written": time.time()}), False
-
-
-def _key(item: dict[str, Any], state: str, job: _Job) -> str:
-    """Stands for all that a result depends on, and for the manifest's name of it."""
-    source = {name: item[name] for name in _SOURCE_COLUMNS}
-    whole = [_VERSION, source, state, asdict(job.settings), job.layout]
-    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _result_path(video_id: str, key: str, job: _Job, *, is_shard: bool) -> str:
-    """Below the output: the id as far as file systems agree on it, and the key, which is unique.
-
-    Another key is another file, so a manifest that is in use keeps what it names.
-    """
-    readable = re.sub(r"[^A-Za-z0-9._-]+", "_", video_id)[-80:].lstrip("._-")
-    folder = "videos" if job.layout == "files" else ".prepare/staged"
-    suffix = ".parquet" if is_shard else ".mp4"
-    return f"{folder}/{key[:2]}/{readable}-{key}{suffix}"
 
 
 def _failures(manifest: Manifest, records: dict[int, Record]) -> list[Failure]:

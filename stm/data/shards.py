@@ -19,6 +19,7 @@ everybody else it is an ordinary Parquet file.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import re
@@ -164,18 +165,21 @@ def write_shard(path: str | os.PathLike[str], rows: Iterable[tuple[str, Payload]
 
     column, places, sums = "", [], []
     writer = None
-    with pa.OSFile(os.fspath(path), "wb") as sink:
+    with contextlib.ExitStack() as stack:
+        sink = stack.enter_context(pa.OSFile(os.fspath(path), "wb"))
         for video_id, payload in rows:
             kind = "data" if isinstance(payload, bytes) else "frames"
             if writer is None:
                 column = kind
-                writer = pq.ParquetWriter(
-                    sink,
-                    _SCHEMAS[column],
-                    compression="none",
-                    use_dictionary=False,
-                    write_statistics=False,
-                    data_page_size=2**31 - 1,  # the images of a row stay in one page
+                writer = stack.enter_context(
+                    pq.ParquetWriter(
+                        sink,
+                        _SCHEMAS[column],
+                        compression="none",
+                        use_dictionary=False,
+                        write_statistics=False,
+                        data_page_size=2**31 - 1,  # the images of a row stay in one page
+                    )
                 )
             num_bytes, checksum = _measure(payload)
             if kind != column or not 0 < num_bytes <= MOST_ROW_BYTES:
@@ -194,7 +198,6 @@ def write_shard(path: str | os.PathLike[str], rows: Iterable[tuple[str, Payload]
             "places": base64.b64encode(np.array(places, "<i8").tobytes()).decode(),
         }
         writer.add_key_value_metadata({_METADATA_KEY: json.dumps(described)})
-        writer.close()
     with open(path, "rb") as file:
         os.fsync(file.fileno())
         for (start, num_bytes), checksum in zip(places, sums, strict=True):

@@ -96,7 +96,7 @@ def prepared_size(width: int, height: int, short_side: int) -> tuple[int, int]:
 
 
 def make_video(facts: VideoFacts, target: str, settings: Settings) -> Prepared:
-    """Write the result at `target`, an mp4, or a shard of one row where images are kept.
+    """Write the result at `target`: an mp4, or a shard of one row (.parquet) where images are kept.
 
     Raises:
         VideoError: If a frame of the source cannot be decoded, the source is no longer what the
@@ -114,6 +114,8 @@ def make_video(facts: VideoFacts, target: str, settings: Settings) -> Prepared:
         if (info.width, info.height) != encoder.size:
             detail = f"the result is {info.width}x{info.height} pixels, not {encoder.size}"
             raise VideoError(facts.path, "not_verified", detail)
+        with open(target, "rb") as file:
+            os.fsync(file.fileno())  # network disks tell only now that they are full
         num_bytes = os.path.getsize(target)
         return Prepared(
             info.width, info.height, info.codec, info.keyframe_interval, info.guard, num_bytes
@@ -167,7 +169,8 @@ class _Encoder:
     def put(self, slot: int, pixels: NDArray[np.uint8]) -> None:
         """Encode uint8 [height, width, 3], RGB as displayed."""
         del slot
-        _check_size(self._facts, pixels)
+        height, width, _ = pixels.shape
+        _check_unchanged(self._facts, self._facts.num_frames, width, height)
         if self._container is None:
             self._open()
         rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
@@ -187,11 +190,13 @@ class _Encoder:
 
     def _open(self, primaries: int | None = None, transfer: int | None = None) -> None:
         try:
-            self._container = av.open(
-                self._target, "w", format="mp4", container_options={"movflags": "+faststart"}
-            )
+            with open(self._target, "wb"):  # PyAV itself opens it only when packets come out
+                pass
         except OSError as error:
             raise OutputFailed(f"{self._target}: {error.strerror}") from error
+        self._container = av.open(
+            self._target, "w", format="mp4", container_options={"movflags": "+faststart"}
+        )
         self._stream = self._container.add_stream("libx264", self._rate, _X264)
         self._stream.width, self._stream.height = self.size
         self._stream.pix_fmt = "yuv420p"
@@ -211,17 +216,16 @@ class _Encoder:
 
 def _each_frame(facts: VideoFacts, encoder: _Encoder) -> None:
     """Give the encoder every displayed frame of the source, in order."""
+    info = decode.probe(facts.path)
+    _check_unchanged(facts, info.num_frames, info.width, info.height)
+    wanted = list(range(info.num_frames))
     if facts.is_frames:
-        num_frames = len(folder.list_frames(facts.path))
-        _check_length(facts, num_frames)
-        folder.read(facts.path, list(range(num_frames)), encoder)
+        folder.read(facts.path, wanted, encoder)
         return
     with open_video(facts.path) as video:
         plan = scan(video)
         # As in probing: what packets cannot number is counted, and so are pictures of two packets.
-        count = bool(plan.doubt) or plan.num_frames != facts.num_frames
-        num_frames = sequential.count_frames(plan) if count else plan.num_frames
-        _check_length(facts, num_frames)
+        count = bool(plan.doubt) or plan.num_frames != info.num_frames
         to_rgb = RgbConverter(video.width, video.height)
 
         def emit(number: int, frame: Any) -> None:
@@ -233,20 +237,14 @@ def _each_frame(facts: VideoFacts, encoder: _Encoder) -> None:
             else:
                 encoder.put(number, to_rgb(frame))
 
-        sequential.decode(plan, range(num_frames), emit, count=count)
+        sequential.decode(plan, wanted, emit, count=count)
 
 
-def _check_length(facts: VideoFacts, num_frames: int) -> None:
-    if num_frames != facts.num_frames:
-        detail = f"it has {num_frames} frames, the manifest says {facts.num_frames}: index it again"
+def _check_unchanged(facts: VideoFacts, num_frames: int, width: int, height: int) -> None:
+    if (num_frames, width, height) != (facts.num_frames, facts.width, facts.height):
+        said = f"{facts.num_frames} of {facts.width}x{facts.height}: index it again"
+        detail = f"{num_frames} frames of {width}x{height} pixels, the manifest says {said}"
         raise VideoError(facts.path, "changed", detail)
-
-
-def _check_size(facts: VideoFacts, pixels: NDArray[np.uint8]) -> None:
-    height, width, _ = pixels.shape
-    if (width, height) != (facts.width, facts.height):
-        said = f"the manifest says {facts.width}x{facts.height}"
-        raise VideoError(facts.path, "changed", f"a frame of {width}x{height} pixels, {said}")
 
 
 def _is_plain(frame: Any, facts: VideoFacts) -> bool:
@@ -316,7 +314,8 @@ def _pack_images(facts: VideoFacts, target: str) -> Prepared:
         image if isinstance(image, bytes) else _read_image_file(image)
         for image in folder.list_frames(facts.path)
     ]
-    _check_length(facts, len(images))
+    info = decode.probe(facts.path)
+    _check_unchanged(facts, len(images), info.width, info.height)
     num_bytes = sum(map(len, images))
     if num_bytes > MOST_ROW_BYTES:
         raise VideoError(facts.path, "too_large", f"{num_bytes} bytes of images")
@@ -336,7 +335,8 @@ class _SizeCheck:
         self._facts = facts
 
     def put(self, slot: int, pixels: NDArray[np.uint8]) -> None:
-        _check_size(self._facts, pixels)
+        height, width, _ = pixels.shape
+        _check_unchanged(self._facts, self._facts.num_frames, width, height)
 
 
 def _read_image_file(path: str) -> bytes:
