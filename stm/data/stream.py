@@ -95,6 +95,8 @@ def build_stream(
     import ray
     from ray.data import DataContext, ExecutionResources
 
+    from stm.data.pacing import Pace
+
     local_batch = -(-spec.global_batch // world_size)
     shares_per_task = max(1, spec.clips_per_task // (local_batch * spec.clip.num_crops))
     context = DataContext.get_current().copy()
@@ -102,6 +104,7 @@ def build_stream(
     # Any row exceeds one byte, so every row becomes a block of its own and none is cut: that is the alignment.
     context.target_max_block_size = 1
     context.enable_progress_bars = False
+    context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, Pace]
     num_tasks = max(1, int(ray.cluster_resources().get("CPU", 1) / spec.cpus_per_task))
     context.execution_options.resource_limits = ExecutionResources(
         object_store_memory=spec.buffer_bytes(world_size, num_tasks)
