@@ -50,7 +50,8 @@ class _Clips:
         return len(self._samples)
 
     def __getitem__(self, number: int) -> np.ndarray:
-        return load_views(*self._samples[number], self._spec)[0][0]
+        # A mirrored clip is a view with a negative stride, which PyTorch does not take.
+        return np.ascontiguousarray(load_views(*self._samples[number], self._spec)[0][0])
 
 
 def _batch_in_pool(arguments: tuple[list[Sample], ClipSpec]) -> np.ndarray:
