@@ -117,7 +117,7 @@ def _score_here(
                 clips, _ = load_views(path, info.num_frames, info.width, info.height, 0, seed, clip)
                 scores[i] += classifier.scores(clips[None])[0] / chosen.num_samplings
         except VideoError as error:
-            errors[path] = str(error)
+            errors[path] = f"{error.reason} {error.detail}".strip()
     return scores, errors
 
 
