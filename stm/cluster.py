@@ -13,8 +13,9 @@ from stm.errors import UserError
 RAY_ENVIRONMENT = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # our own lines show progress; Ray's bars garble them
     "RAY_DATA_LOG_LEVEL": "ERROR",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a report is collected this often; the default of 2 s stalls steps
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon a lost worker is noticed
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",  # a notice may leave no more than 30 s
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths keep their meaning inside workers
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
@@ -98,10 +99,9 @@ def place(config: Config) -> Placement:
     has = ray.cluster_resources()
     cpus, gpus = has.get("CPU", 0.0), has.get("GPU", 0.0)
     train = config.train
-    use_gpu = train.use_gpu if train.use_gpu is not None else gpus >= train.num_workers
-    placement = Placement(
-        train.num_workers, train.cpus_per_worker, use_gpu, config.data.cpus_per_task
-    )
+    needed = train.min_workers or train.num_workers
+    use_gpu = train.use_gpu if train.use_gpu is not None else gpus >= needed
+    placement = Placement(needed, train.cpus_per_worker, use_gpu, config.data.cpus_per_task)
     if placement.cpus > cpus:
         raise UserError(
             f"the job needs {placement}, but the cluster has {cpus:g} CPU: "

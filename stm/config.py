@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -157,6 +158,40 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ParameterGroup:
+    """Parameters that are trained with settings of their own; each belongs to the first group that matches it."""
+
+    match: str
+    """Regular expression, searched in a parameter's name, such as `^fc\\.` or `bias$`."""
+
+    lr_scale: float = 1.0
+    """Factor of the learning rate; 0 freezes."""
+
+    weight_decay: float | None = None
+    """Weight decay; null is `optim.weight_decay`."""
+
+    def __post_init__(self) -> None:
+        try:
+            re.compile(self.match)
+        except re.error as error:
+            raise UserError(
+                f"--optim.groups: {self.match!r} is no regular expression: {error}"
+            ) from None
+        _require(
+            math.isfinite(self.lr_scale) and self.lr_scale >= 0,
+            "optim.groups.lr_scale",
+            self.lr_scale,
+            "must not be negative",
+        )
+        _require(
+            self.weight_decay is None or self.weight_decay >= 0,
+            "optim.groups.weight_decay",
+            self.weight_decay,
+            "must not be negative, or null",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """SGD as in the paper, section 4.1 (``stm.train.optim``)."""
 
@@ -192,6 +227,24 @@ class OptimConfig:
 
     label_smoothing: float = 0.0
     """Share of the target spread over all classes."""
+
+    accumulate: int = 1
+    """Parts that a worker's share of a batch is taken in, one after the other, before the one optimizer step."""
+
+    groups: list[ParameterGroup] = field(default_factory=list)
+    """Parameters with a learning rate or weight decay of their own; the others make the last group."""
+
+    sync_batchnorm: bool = False
+    """Batch statistics over the global batch instead of each worker's share."""
+
+    ema_decay: float = 0.0
+    """Keep a moving average of the weights with this decay, and validate, keep and ship that; 0 is off."""
+
+    mixup: float = 0.0
+    """Alpha of mixup (blend pairs of clips and their labels); 0 is off."""
+
+    cutmix: float = 0.0
+    """Alpha of cutmix (paste a box of one clip into another); 0 is off. With mixup, each step draws one of them."""
 
     def __post_init__(self) -> None:
         _require(self.batch_size >= 1, "optim.batch_size", self.batch_size, "must be at least 1")
@@ -233,6 +286,10 @@ class OptimConfig:
             self.label_smoothing,
             "must be in [0, 1)",
         )
+        _require(self.accumulate >= 1, "optim.accumulate", self.accumulate, "must be at least 1")
+        _require(0 <= self.ema_decay < 1, "optim.ema_decay", self.ema_decay, "must be in [0, 1)")
+        _require(self.mixup >= 0, "optim.mixup", self.mixup, "must not be negative")
+        _require(self.cutmix >= 0, "optim.cutmix", self.cutmix, "must not be negative")
 
     @property
     def effective_lr(self) -> float:
@@ -251,7 +308,10 @@ class TrainConfig:
     """Directory or URL that keeps runs and their checkpoints; every node must reach it."""
 
     num_workers: int = 1
-    """Ray Train workers (DDP ranks)."""
+    """Ray Train workers (DDP ranks); the most there are, where `min_workers` is set."""
+
+    min_workers: int | None = None
+    """Train on as few workers as this while nodes are missing, and on more as they come; null waits for all."""
 
     use_gpu: bool | None = None
     """One GPU a worker; null uses GPUs where the cluster has enough of them."""
@@ -264,6 +324,9 @@ class TrainConfig:
 
     precision: Precision = "auto"
     """Arithmetic of the forward pass: `auto` is bfloat16 on GPUs that have it, float32 elsewhere."""
+
+    compile: bool = False
+    """Compile the network with `torch.compile`: slow first steps, faster later ones."""
 
     seed: int = 0
     """Root of every random draw: weights, order, frames, crops, dropout."""
@@ -285,6 +348,12 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _require(self.num_workers >= 1, "train.num_workers", self.num_workers, "must be at least 1")
+        _require(
+            self.min_workers is None or 1 <= self.min_workers <= self.num_workers,
+            "train.min_workers",
+            self.min_workers,
+            f"must be between 1 and --train.num_workers {self.num_workers}, or null",
+        )
         _require(
             self.cpus_per_worker > 0,
             "train.cpus_per_worker",
@@ -363,6 +432,11 @@ class Config:
                 f"each worker takes the same number of clips, so use a multiple of {num_workers}, "
                 f"such as {max(num_workers, batch_size // num_workers * num_workers)}"
             )
+        if self.optim.accumulate > batch_size // num_workers:
+            raise UserError(
+                f"--optim.accumulate {self.optim.accumulate}: a worker's share of a batch is "
+                f"{batch_size // num_workers} clips, and cannot be taken in more parts than that"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dict, as in YAML."""
@@ -381,5 +455,7 @@ class Config:
                 raise UserError(
                     f"unknown setting {section.name}.{unknown[0]}: this version of stm does not have it"
                 )
+            if section.name == "optim" and "groups" in given:
+                given = {**given, "groups": [ParameterGroup(**group) for group in given["groups"]]}
             sections[section.name] = section_class(**given)
         return cls(**sections)

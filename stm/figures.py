@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,10 @@ def series(spool: Path, name: str) -> dict[int, float]:
     """One metric of a run by step, from its spool; a step that was repeated after a restart counts once."""
     if not spool.exists():
         return {}
-    records = (json.loads(line) for line in spool.read_text().splitlines())
+    records = []
+    for line in spool.read_text().splitlines():
+        with contextlib.suppress(json.JSONDecodeError):  # a full disk cuts a record short
+            records.append(json.loads(line))
     return {
         r["step"]: r["values"][name]
         for r in records

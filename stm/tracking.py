@@ -1,8 +1,7 @@
 """The MLflow record of a run, which can never stop the run.
 
 Whatever is to be recorded is first appended to a spool file, then delivered in order. If the tracking server is away,
-records wait in the spool and follow with the next delivery; training does not notice. There is one writer at a time:
-the controller of the Ray Train job while it runs, the driver before and after.
+records wait in the spool and follow with the next delivery; training does not notice. There is one writer: the driver.
 
     spool        <run>/tracking.jsonl          one JSON record a line
     delivered    <run>/tracking.delivered      how many bytes of it MLflow has confirmed
@@ -45,10 +44,7 @@ def how_to_look(uri: str) -> str:
 
 
 class Tracker:
-    """Records of one MLflow run, spooled to disk and delivered when the server can be reached.
-
-    Picklable: the controller of a Ray Train job gets a copy and continues the same spool.
-    """
+    """Records of one MLflow run, spooled to disk and delivered when the server can be reached."""
 
     def __init__(self, uri: str | None, run_id: str | None, spool: Path) -> None:
         self.uri, self.run_id, self.spool = uri, run_id, spool
@@ -56,12 +52,11 @@ class Tracker:
 
     # ------------------------------------------------------------------ what is recorded
 
-    def metrics(self, values: dict[str, float], step: int) -> None:
-        """Numbers at a step; those that are not numbers are left out."""
+    def metrics(self, values: dict[str, float], step: int, at: float | None = None) -> None:
+        """Numbers at a step, measured ``at`` a time (now by default); those that are not numbers are left out."""
         numbers = {k: float(v) for k, v in values.items() if isinstance(v, int | float)}
-        self._append(
-            {"kind": "metrics", "step": step, "time_ms": int(time.time() * 1000), "values": numbers}
-        )
+        time_ms = int((time.time() if at is None else at) * 1000)
+        self._append({"kind": "metrics", "step": step, "time_ms": time_ms, "values": numbers})
 
     def tags(self, values: dict[str, str]) -> None:
         self._append({"kind": "tags", "values": values})
@@ -96,8 +91,10 @@ class Tracker:
         if self.uri is None:
             return
         try:
-            with self.spool.open("a") as file:
-                file.write(json.dumps(record) + "\n")
+            with self.spool.open("ab+") as file:
+                if file.tell() and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":
+                    file.write(b"\n")  # the record before was cut short by a full disk
+                file.write(json.dumps(record).encode() + b"\n")
         except OSError:
             return  # a full disk costs records, not the run
 
@@ -112,7 +109,11 @@ class Tracker:
         client = _client(self.uri)
         pending: list[Any] = []
         for line in lines[:-1]:  # the last piece is empty, or a record still being written
-            record = json.loads(line)
+            try:
+                record = json.loads(line)
+            except ValueError:  # cut short
+                done += len(line) + 1
+                continue
             if record["kind"] == "metrics":
                 pending += _metric_entities(record)
             if record["kind"] != "metrics" or len(pending) >= _BATCH - 100:
@@ -164,73 +165,37 @@ def _client(uri: str | None) -> Any:
     return MlflowClient(tracking_uri=uri)
 
 
-def open_run(config: Config, run_directory: Path, name: str) -> Tracker:
+def open_run(config: Config, folder: Path, name: str, known_run_id: str | None = None) -> Tracker:
     """Open the MLflow run of a training run: the one it had before, else a new one.
 
-    If the server cannot be reached the run trains without a record, and says so in the tracker's ``run_id``: None.
+    ``folder`` is on this machine and keeps the spool. ``known_run_id`` is what the last checkpoint says, for a driver
+    that finds the run on another machine. If the server cannot be reached the run trains without a record, and says so
+    in the tracker's ``run_id``: None.
     """
     uri = tracking_uri(config.tracking, config.train.storage)
-    spool = run_directory / "tracking.jsonl"
+    spool = folder / "tracking.jsonl"
     if uri is None:
         return Tracker(None, None, spool)
-    known = run_directory / "tracking.run_id"
+    known = folder / "tracking.run_id"
     if known.exists():
         return Tracker(uri, known.read_text().strip(), spool)
     try:
         client = _client(uri)
-        found = client.get_experiment_by_name(config.tracking.experiment)
-        root = (
-            None
-            if uri.startswith("http")
-            else (run_directory.parent / "mlflow-artifacts").resolve().as_uri()
-        )
-        experiment = (
-            found.experiment_id
-            if found
-            else client.create_experiment(config.tracking.experiment, root)
-        )
-        run_id = client.create_run(experiment, run_name=name).info.run_id
+        run_id = known_run_id
+        if run_id is None:
+            found = client.get_experiment_by_name(config.tracking.experiment)
+            root = (
+                None
+                if uri.startswith("http")
+                else (folder.parent / "mlflow-artifacts").resolve().as_uri()
+            )
+            experiment = (
+                found.experiment_id
+                if found
+                else client.create_experiment(config.tracking.experiment, root)
+            )
+            run_id = client.create_run(experiment, run_name=name).info.run_id
     except Exception:  # no record is better than no training
         return Tracker(uri, None, spool)
     known.write_text(run_id)
     return Tracker(uri, run_id, spool)
-
-
-def controller_callback(tracker: Tracker) -> Any:
-    """A ``ray.train.UserCallback`` that records every report; it swallows its own failures, which would end the run."""
-    import ray.train
-
-    class Record(ray.train.UserCallback):
-        def after_report(
-            self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
-        ) -> None:
-            del run_context
-            try:
-                values = dict(metrics[0])
-                for row in values.pop("history", []):
-                    tracker.metrics(
-                        {f"train/{k}": v for k, v in row.items() if k != "step"}, int(row["step"])
-                    )
-                step = int(values.pop("step", 0))
-                tracker.metrics({k: v for k, v in values.items() if v != -1.0}, step)
-                if checkpoint is not None:
-                    tracker.tags({"stm.checkpoint": checkpoint.path})
-                tracker.deliver()
-            except Exception:
-                return
-
-        def after_exception(
-            self, run_context: Any, worker_exceptions: dict[int, Exception]
-        ) -> None:
-            del run_context
-            try:
-                told = {
-                    rank: str(error).strip().splitlines()[-1:]
-                    for rank, error in worker_exceptions.items()
-                }
-                tracker.tags({"stm.last_failure": str(told)[:500]})
-                tracker.deliver()
-            except Exception:
-                return
-
-    return Record()

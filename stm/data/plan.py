@@ -88,6 +88,11 @@ def step_of(position: Position, num_videos: int, global_batch: int) -> int:
     )
 
 
+def validates(epochs_done: int, every_epochs: int, num_epochs: int) -> bool:
+    """Whether validation follows the end of an epoch: every so many epochs, and always after the last."""
+    return epochs_done % every_epochs == 0 or epochs_done == num_epochs
+
+
 @dataclass(frozen=True)
 class Share:
     """What one rank does in one step; every array has the local batch B = ceil(G / world size) as its length."""

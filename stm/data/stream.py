@@ -5,6 +5,8 @@
 A row of the graph is one rank's share of one step, and every row is a block of its own: row i belongs to rank
 i % world size, so ranks stay aligned whatever finishes first. The plan is produced while it is consumed, for all the
 epochs that are left: an epoch's end is no boundary for the executor, and memory does not grow with the data.
+Validation is part of the same sequence, after the epochs it belongs to. A stream of its own would compete with this one
+for the CPUs to decode on, and where there is only one, wait for ever: a task that is held back keeps its CPU.
 
 Row that leaves the plan task (a list column has one entry for each of U x B samples, U shares of B samples):
 
@@ -13,6 +15,7 @@ Row that leaves the plan task (a list column has one entry for each of U x B sam
     offset_end  list<int64>    [U] samples of the epoch consumed after the share's step
     videos      list<int64>    row number among the usable videos, -1 for padding
     seeds       list<uint64>   seed of every random draw for the sample
+    validation  list<bool>     [1] whether the shares belong to a validation
     video_id, path, label, num_frames, width, height: the manifest's, "" or 0 for padding
 
 Row that leaves a decode task (B samples, V views a sample):
@@ -24,6 +27,7 @@ Row that leaves a decode task (B samples, V views a sample):
     videos      int64 [B]
     epoch       int32
     offset_end  int64
+    validation  bool
     failures    string                     JSON list of {video_id, path, reason, detail}, "[]" when all is well
 """
 
@@ -32,7 +36,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,7 +45,7 @@ import pyarrow as pa
 from stm.data.clips import ClipSpec
 from stm.data.decode import VideoError
 from stm.data.guarded import GuardedDecoder
-from stm.data.plan import Position, shares
+from stm.data.plan import Position, shares, validates
 from stm.data.waiting import WaitMonitor
 
 if TYPE_CHECKING:
@@ -80,6 +84,15 @@ class StreamSpec:
         return max(2**28, 2 * (ready + making) * self.clip.clip_bytes)
 
 
+@dataclass(frozen=True)
+class Validation:
+    """The validations inside a training stream: one pass in manifest order after every ``every_epochs`` epochs."""
+
+    stream: StreamSpec
+    """One epoch, not shuffled, of the training stream's global batch."""
+    every_epochs: int = 1
+
+
 def put_videos(manifest: Any) -> Any:
     """Put the usable rows of a `Manifest` into the object store, once for all tasks that read them."""
     import ray
@@ -89,7 +102,10 @@ def put_videos(manifest: Any) -> Any:
 
 
 def build_stream(
-    spec: StreamSpec, world_size: int, start: Position = Position()
+    spec: StreamSpec,
+    world_size: int,
+    start: Position = Position(),
+    validation: Validation | None = None,
 ) -> ray.data.Dataset:
     """The graph above, from ``start`` to the end of the last epoch; shares come out in plan order."""
     import ray
@@ -110,13 +126,14 @@ def build_stream(
         object_store_memory=spec.buffer_bytes(world_size, num_tasks)
     )
     with DataContext.current(context):
-        source = _plan_source(spec, world_size, start, shares_per_task)
+        source = _plan_source(spec, world_size, start, shares_per_task, validation)
         # The plan reserves no CPU: it sleeps most of the time, and must never keep a decoder out.
         plan = ray.data.read_datasource(source, override_num_blocks=1, num_cpus=0)
         return plan.map_batches(
             decode_shares,
             fn_kwargs={
                 "spec": spec.clip,
+                "validation_spec": validation.stream.clip if validation else None,
                 "deadline_s": spec.decode_deadline_s,
                 "quarantine": spec.quarantine,
             },
@@ -126,14 +143,18 @@ def build_stream(
         )
 
 
-def _plan_source(spec: StreamSpec, world_size: int, start: Position, shares_per_task: int) -> Any:
+def _plan_source(
+    spec: StreamSpec,
+    world_size: int,
+    start: Position,
+    shares_per_task: int,
+    validation: Validation | None,
+) -> Any:
     from ray.data.block import BlockMetadata
     from ray.data.datasource import Datasource, ReadTask
 
     def read() -> Iterator[pa.Table]:
-        import ray
-
-        return plan_rows(ray.get(spec.videos), spec, world_size, start, shares_per_task)
+        return _sequence(spec, world_size, start, shares_per_task, validation)
 
     class SamplePlan(Datasource):
         """One read task that yields the plan while it is consumed."""
@@ -155,8 +176,38 @@ def _plan_source(spec: StreamSpec, world_size: int, start: Position, shares_per_
     return SamplePlan()
 
 
+def _sequence(
+    spec: StreamSpec,
+    world_size: int,
+    start: Position,
+    shares_per_task: int,
+    validation: Validation | None,
+) -> Iterator[pa.Table]:
+    """The rows of all epochs from ``start`` on, and of the validations after those that have one."""
+    import ray
+
+    videos = ray.get(spec.videos)
+    if validation is None:
+        yield from plan_rows(videos, spec, world_size, start, shares_per_task)
+        return
+    held_out = ray.get(validation.stream.videos)
+    for epoch in range(start.epoch, spec.num_epochs):
+        from_here = start if epoch == start.epoch else Position(epoch, 0)
+        one_epoch = replace(spec, num_epochs=epoch + 1)
+        yield from plan_rows(videos, one_epoch, world_size, from_here, shares_per_task)
+        if validates(epoch + 1, validation.every_epochs, spec.num_epochs):
+            yield from plan_rows(
+                held_out, validation.stream, world_size, Position(), shares_per_task, True
+            )
+
+
 def plan_rows(
-    videos: pa.Table, spec: StreamSpec, world_size: int, start: Position, shares_per_task: int
+    videos: pa.Table,
+    spec: StreamSpec,
+    world_size: int,
+    start: Position,
+    shares_per_task: int,
+    validation: bool = False,
 ) -> Iterator[pa.Table]:
     """The plan as one-row tables (first table of the module docstring), ``shares_per_task`` shares a row."""
     group = []
@@ -171,13 +222,13 @@ def plan_rows(
     ):
         group.append(share)
         if len(group) == shares_per_task:
-            yield _plan_row(videos, group)
+            yield _plan_row(videos, group, validation)
             group = []
     if group:
-        yield _plan_row(videos, group)
+        yield _plan_row(videos, group, validation)
 
 
-def _plan_row(videos: pa.Table, group: list[Any]) -> pa.Table:
+def _plan_row(videos: pa.Table, group: list[Any], validation: bool) -> pa.Table:
     numbers = np.concatenate([share.videos for share in group])
     # A null row number takes a null row: padding has no path.
     rows = videos.take(pa.array(numbers, mask=numbers < 0))
@@ -185,18 +236,27 @@ def _plan_row(videos: pa.Table, group: list[Any]) -> pa.Table:
     columns["epoch"] = [share.epoch for share in group]
     columns["offset_end"] = [share.offset_end for share in group]
     columns["videos"] = numbers
+    columns["validation"] = [validation]
     columns["seeds"] = np.concatenate([share.seeds for share in group])
     return pa.table({name: pa.array([values]) for name, values in columns.items()})
 
 
 def decode_shares(
-    row: pa.Table, spec: ClipSpec, deadline_s: float = 60.0, quarantine: Any = None
+    row: pa.Table,
+    spec: ClipSpec,
+    validation_spec: ClipSpec | None = None,
+    deadline_s: float = 60.0,
+    quarantine: Any = None,
 ) -> Iterator[dict[str, Any]]:
     """Decode the shares of one plan row, one at a time: (second table of the module docstring).
 
     A video that cannot be decoded leaves a clip of zeros with weight 0 and its reason; it is never replaced.
     """
     plan = {name: row.column(name)[0].as_py() for name in row.column_names}
+    (validation,) = plan["validation"]
+    if validation:
+        assert validation_spec is not None
+        spec = validation_spec
     num_shares = len(plan["epoch"])
     local_batch = len(plan["videos"]) // num_shares
     shape = (local_batch, spec.num_crops, spec.num_segments, spec.size, spec.size, 3)
@@ -225,6 +285,7 @@ def decode_shares(
                 "videos": np.asarray(plan["videos"][share * local_batch :][:local_batch])[None],
                 "epoch": np.asarray([plan["epoch"][share]], dtype=np.int32),
                 "offset_end": np.asarray([plan["offset_end"][share]]),
+                "validation": np.asarray([validation]),
                 "failures": np.asarray([json.dumps(failures)], dtype=object),
             }
 
@@ -243,6 +304,7 @@ class ClipBatch:
     """int64 [B], -1 for padding."""
     epoch: int
     offset_end: int
+    validation: bool = False
     failures: list[dict[str, str]] = field(default_factory=list)
 
 
@@ -268,17 +330,22 @@ def iterate(
             videos=row["videos"][0],
             epoch=int(row["epoch"][0]),
             offset_end=int(row["offset_end"][0]),
+            validation=bool(row["validation"][0]),
             failures=json.loads(row["failures"][0]),
         )
 
 
+SHARD = "clips"
+"""The name under which a rank asks Ray Train for its part of the stream."""
+
+
 def plan_data_config(
-    train: StreamSpec, val: StreamSpec | None, latest_position: Callable[[], Position]
+    train: StreamSpec, validation: Validation | None, latest_position: Callable[[], Position]
 ) -> Any:
-    """A ``ray.train.DataConfig`` that builds the streams for the world as it is at every (re)start.
+    """A ``ray.train.DataConfig`` that builds the stream for the world as it is at every (re)start.
 
     Ray calls ``configure`` anew, with the real world size, each time it starts the workers; ``latest_position`` is
-    asked then, so a run that was interrupted goes on from its last committed checkpoint, on any number of workers.
+    asked then, so a run that was interrupted goes on from its last checkpoint, on any number of workers.
     """
     from ray.train import DataConfig
 
@@ -286,15 +353,9 @@ def plan_data_config(
         def configure(
             self, datasets: Any, world_size: int, *_: Any, **__: Any
         ) -> list[dict[str, Any]]:
-            del datasets  # placeholders that tell Ray Train the names of the shards
-            streams = {"train": build_stream(train, world_size, latest_position())}
-            if val is not None:
-                streams["val"] = build_stream(val, world_size)
-            shards: list[dict[str, Any]] = [{} for _ in range(world_size)]
-            for name, stream in streams.items():
-                stream.set_name(name)
-                for rank, shard in enumerate(stream.streaming_split(world_size, equal=True)):
-                    shards[rank][name] = shard
-            return shards
+            del datasets  # a placeholder that tells Ray Train the name of the shard
+            stream = build_stream(train, world_size, latest_position(), validation)
+            stream.set_name(SHARD)
+            return [{SHARD: shard} for shard in stream.streaming_split(world_size, equal=True)]
 
     return PlanDataConfig()

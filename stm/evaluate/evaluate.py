@@ -93,7 +93,11 @@ def _record(
     run_directory = directory.parent
     if meta.mlflow_run_id is None or not (run_directory / "tracking.run_id").exists():
         return
-    tracker = tracking.open_run(config, run_directory, run_directory.name)
+    known = tracking.open_run(config, run_directory, run_directory.name)
+    # A spool of its own: the run itself may be in training, and a spool has one writer.
+    tracker = tracking.Tracker(
+        known.uri, known.run_id, run_directory / f"tracking-{protocol}.jsonl"
+    )
     counted = ("top1", "top5", "mean_class_accuracy", "num_videos", "unreadable")
     tracker.metrics({f"{protocol}/{name}": result[name] for name in counted}, meta.step)
     for path in result["files"].values():

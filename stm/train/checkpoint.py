@@ -1,4 +1,9 @@
-"""Checkpoints: ``model.safetensors`` + ``state.pt`` + ``meta.json``, everything a run needs to go on exactly.
+"""What a checkpoint holds: everything a run needs to go on exactly. A checkpoint is a folder, or a URL of one.
+
+    model.safetensors   the weights that are evaluated and shipped (the moving average, where one is kept)
+    state.pt            optimizer, gradient scaler, and the weights in training where they are other ones
+    history.json        the steps since the checkpoint before, for the record
+    meta.json           what the network is and where training stood; written last
 
 ``meta.json`` alone says what the network is (config, classes) and where training stood (position), so evaluation and
 prediction need nothing but the checkpoint's path. Nothing in it is pickled: weights are safetensors, the optimizer's
@@ -7,6 +12,8 @@ state loads with ``weights_only=True``.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
 MODEL, STATE, META = "model.safetensors", "state.pt", "meta.json"
+HISTORY = "history.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,45 +59,71 @@ class Meta:
         return cls(**{**values, "position": Position(*values["position"])})
 
 
-def write(directory: Path, model: torch.nn.Module, state: dict[str, Any], meta: Meta) -> None:
+def write(
+    directory: Path,
+    model: torch.nn.Module,
+    state: dict[str, Any],
+    meta: Meta,
+    history: list[dict[str, Any]] | None = None,
+) -> None:
     """Write a checkpoint into ``directory``; ``meta.json`` comes last, so a directory without it is not one."""
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    save_file(weights, directory / MODEL)
-    torch.save(state, directory / STATE)
+    (directory / MODEL).write_bytes(
+        save(weights)
+    )  # a full disk is an OSError, not an error of safetensors
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    (directory / STATE).write_bytes(buffer.getbuffer())
+    (directory / HISTORY).write_text(json.dumps(history or []))
     (directory / META).write_text(meta.to_json())
 
 
 def read_meta(directory: str | Path) -> Meta:
-    """The meta of a checkpoint directory; ``UserError`` where it is none."""
-    path = Path(directory) / META
+    """The meta of a checkpoint; ``UserError`` where there is none."""
     try:
-        return Meta.from_json(path.read_text())
+        return Meta.from_json(_read(directory, META).decode())
     except FileNotFoundError:
         raise UserError(f"{directory} is not a checkpoint of stm: it has no {META}") from None
-    except (json.JSONDecodeError, TypeError, KeyError) as error:
-        raise UserError(f"{path} is damaged or of another version: {error}") from error
+    except (UnicodeDecodeError, json.JSONDecodeError, TypeError, KeyError) as error:
+        raise UserError(f"{directory}/{META} is damaged or of another version: {error}") from error
 
 
 def read_weights(directory: str | Path) -> dict[str, torch.Tensor]:
     """The model's state dict, on the CPU."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
-    path = Path(directory) / MODEL
     try:
-        return load_file(path)
+        return load(_read(directory, MODEL))
     except (FileNotFoundError, SafetensorError) as error:
-        raise UserError(f"{path} cannot be read as weights: {error}") from error
+        raise UserError(f"{directory}/{MODEL} cannot be read as weights: {error}") from error
 
 
 def read_state(directory: str | Path) -> dict[str, Any]:
-    """Optimizer and scaler state, on the CPU."""
+    """What ``write`` was given as ``state``, on the CPU."""
     import torch
 
-    return torch.load(Path(directory) / STATE, map_location="cpu", weights_only=True)
+    return torch.load(io.BytesIO(_read(directory, STATE)), map_location="cpu", weights_only=True)
+
+
+def read_history(directory: str | Path) -> list[dict[str, Any]]:
+    """The steps that a checkpoint brought with it."""
+    try:
+        return json.loads(_read(directory, HISTORY))
+    except FileNotFoundError:
+        return []
+
+
+def _read(directory: str | Path, name: str) -> bytes:
+    if "://" not in str(directory):
+        return (Path(directory) / name).read_bytes()
+    import fsspec
+
+    with fsspec.open(f"{directory}/{name}", "rb") as file:
+        return file.read()
 
 
 def config_of(meta: Meta) -> Config:
@@ -110,30 +144,17 @@ def model_arguments(config: Config) -> dict[str, Any]:
 
 
 def resolve(path: str) -> str:
-    """The checkpoint directory that ``path`` means: itself, or the best (else last) checkpoint of a run directory."""
-    directory = Path(path)
-    if (directory / META).is_file():
-        return str(directory)
-    if not directory.exists():
+    """The checkpoint that ``path`` means: itself, or the best (else last) one of a run directory."""
+    from stm.train.store import CheckpointStore, best
+
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        _read(path, META)
+        return path
+    if "://" not in path and not Path(path).exists():
         raise UserError(f"--checkpoint {path}: no such directory")
-    found = [(read_meta(meta.parent), meta.parent) for meta in sorted(directory.glob(f"*/{META}"))]
+    found = CheckpointStore(path).checkpoints()
     if not found:
         raise UserError(
             f"--checkpoint {path}: neither a checkpoint (no {META} in it) nor a run directory with one"
         )
-    return str(
-        max(found, key=lambda pair: (pair[0].metrics.get("val_top1", -1.0), pair[0].position))[1]
-    )
-
-
-def latest(run_directory: str) -> tuple[str, Meta] | None:
-    """The last checkpoint that Ray Train committed in a run directory, or None before the first.
-
-    Ray's own record is asked, not the directory: a checkpoint on disk may be one that a crash cut short.
-    """
-    from ray.train import Result
-
-    if not (Path(run_directory) / "checkpoint_manager_snapshot.json").exists():
-        return None
-    checkpoint = Result.from_path(run_directory).checkpoint
-    return (checkpoint.path, read_meta(checkpoint.path)) if checkpoint is not None else None
+    return best(found)[0]

@@ -1,8 +1,8 @@
 """The training loop that every rank runs inside Ray Train.
 
-Exactness. Order, frames and crops follow from (seed, epoch, video), dropout from (seed, step, rank), the learning
-rate from the step. So a checkpoint is weights, optimizer state and a position, and the run that continues from it
-takes the very steps the interrupted run would have taken.
+Exactness. Order, frames and crops follow from (seed, epoch, video), dropout and mixing from (seed, step, rank), the
+learning rate from the step. So a checkpoint is weights, optimizer state and a position, and the run that continues
+from it takes the very steps the interrupted run would have taken.
 
 Gradients are sums over sample weights divided by the global weight: padding and unreadable videos change nothing.
 """
@@ -12,11 +12,9 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import shutil
-import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,15 +24,31 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from stm.config import Config
-from stm.data.plan import Position, mix, shares, step_of, steps_per_epoch
-from stm.data.stream import ClipBatch, iterate
+from stm.data.plan import Position, mix, shares, step_of, steps_per_epoch, validates
+from stm.data.stream import SHARD, ClipBatch, iterate
 from stm.data.waiting import WaitMonitor
 from stm.model import build_model, load_pretrained
+from stm.model.sync_batchnorm import count_batch, synchronise_batchnorm
 from stm.train import checkpoint as checkpoints
-from stm.train.optim import build_optimizer, learning_rate, weighted_loss_sum
-from stm.train.step import autocast, normalise, usable_rows
+from stm.train.mixing import mix_pairs
+from stm.train.optim import build_optimizer, learning_rate, set_learning_rate
+from stm.train.progress import Pulse, slow_rank
+from stm.train.step import Batch, autocast, gradients, normalise, usable_rows
+from stm.train.store import CheckpointStore
+from stm.train.validation import validate
+
+PREEMPTION_CHECK_S = 3.0
+"""About how often ranks ask, together, whether a node is about to be taken away; a question costs them 5 ms."""
+
+KEEP_HISTORY_S = 60.0
+"""Steps younger than this go into the next checkpoint once more: a driver that died may not have recorded them."""
+
+
+class StopRun(Exception):
+    """Going on makes no sense, and all ranks know it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +56,15 @@ class Job:
     """What the driver tells every rank."""
 
     config: Config
+    run_directory: str
     classes: list[str]
     dataset: str
     fingerprint: str
     num_videos: int
     """Usable rows of the training manifest."""
-    num_val_videos: int
+    num_val_videos: int = 0
     """All rows of the validation manifest; the unreadable ones count as wrong."""
+    num_val_usable: int = 0
     board: Any = None
     """Progress board (an actor), or None."""
     mlflow_run_id: str | None = None
@@ -56,12 +72,19 @@ class Job:
 
 
 def train_loop(settings: dict[str, Job]) -> dict[str, Any]:
-    """Run one rank from its last checkpoint to the end.
+    """Run one rank from the last checkpoint to the end.
 
     Returns ``{"stopped": reason}`` where going on makes no sense (a loss that is not finite, too many unreadable
     videos): every rank agrees on it, and Ray does not retry what would only happen again. Else ``{}``.
     """
-    return _Rank(settings["job"]).run()
+    rank = _Rank(settings["job"])
+    try:
+        rank.run()
+    except StopRun as stop:
+        return {"stopped": str(stop)}
+    finally:
+        rank.pulse.close()
+    return {}
 
 
 class _Rank:
@@ -69,131 +92,174 @@ class _Rank:
         self.job, self.config = job, job.config
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        self.pulse = Pulse(job.board, self.rank)
         self.device = ray.train.torch.get_device()
         torch.set_num_threads(self._num_threads(context.get_local_world_size()))
         torch.manual_seed(self.config.train.seed)
-        self.module = build_model(
-            **checkpoints.model_arguments(self.config), num_classes=len(job.classes)
-        )
-        self.position, self.metrics = Position(), dict[str, float]()
-        self.optimizer = self._restore()
-        self.model: nn.Module = ray.train.torch.prepare_model(
-            self.module,
-            parallel_strategy_kwargs={"gradient_as_bucket_view": True}
-            if self.world_size > 1
-            else None,
-        )
+        self.store = CheckpointStore(job.run_directory)
+        self.position, self.history = Position(), list[dict[str, Any]]()
+        self.optimizer = self._build_network()
         self.autocast = autocast(self.config.train.precision, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.autocast.scale_gradients)
-        if self._scaler_state:
-            self.scaler.load_state_dict(self._scaler_state)
+        self._restore()
+        self.model = self._data_parallel()
         self.steps_per_epoch = steps_per_epoch(job.num_videos, self.config.optim.batch_size)
         self.step = step_of(self.position, job.num_videos, self.config.optim.batch_size)
         self.window = _Window()
-        self.history: list[dict[str, float]] = []
         self.failures: list[dict[str, str]] = []
+        self.asked_at: tuple[float, int] | None = None
+        self.ask_next = self.step
+        self.answered_preemption: Any = None
+
+    # ------------------------------------------------------------------ the start
 
     def _num_threads(self, local_world_size: int) -> int:
         if self.config.train.threads_per_worker:
             return self.config.train.threads_per_worker
-        return (
-            1 if self.device.type == "cuda" else max(1, (os.cpu_count() or 1) // local_world_size)
-        )
+        if self.device.type == "cuda":
+            return 1
+        return max(1, (os.cpu_count() or 1) // local_world_size)
 
-    def _restore(self) -> torch.optim.Optimizer:
-        """Load the last committed checkpoint, else the pretrained weights; the module is on the device after."""
-        self._scaler_state: dict[str, Any] = {}
-        found = ray.train.get_checkpoint()
-        if found is None and self.config.model.pretrained:
-            load_pretrained(self.module, self.config.model.pretrained)
-        if found is None:
-            self.module.to(self.device)
-            return build_optimizer(self.module, self.config.optim)
-        with found.as_directory() as directory:
-            meta = checkpoints.read_meta(directory)
-            self.module.load_state_dict(checkpoints.read_weights(directory))
-            state = checkpoints.read_state(directory)
+    def _build_network(self) -> torch.optim.Optimizer:
+        """The network on its device, its moving average where one is kept; returns its optimizer."""
+        config = self.config
+        self.module = build_model(
+            **checkpoints.model_arguments(config), num_classes=len(self.job.classes)
+        )
+        if config.optim.sync_batchnorm:
+            synchronise_batchnorm(self.module)
         self.module.to(self.device)
-        optimizer = build_optimizer(self.module, self.config.optim)
-        optimizer.load_state_dict(state["optimizer"])
-        self._scaler_state = state.get("scaler", {})
-        self.position, self.metrics = meta.position, meta.metrics
-        return optimizer
+        self.average = (
+            AveragedModel(
+                self.module,
+                multi_avg_fn=get_ema_multi_avg_fn(config.optim.ema_decay),
+                use_buffers=True,
+            )
+            if config.optim.ema_decay
+            else None
+        )
+        return build_optimizer(self.module, config.optim)
+
+    def _restore(self) -> None:
+        """Load the last checkpoint, else the pretrained weights."""
+        found = self.store.latest()
+        if found is None:
+            if self.config.model.pretrained:
+                load_pretrained(self.module, self.config.model.pretrained)
+            return
+        path, meta = found
+        weights, state = checkpoints.read_weights(path), checkpoints.read_state(path)
+        self.module.load_state_dict(state.get("weights", weights))
+        if self.average is not None:
+            self.average.module.load_state_dict(weights)
+            self.average.n_averaged.fill_(state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        self.position = meta.position
+        if self.rank == 0:
+            self.history = checkpoints.read_history(path)
+            self._post("committed", path=path, step=meta.step, history=self.history)
+
+    def _data_parallel(self) -> nn.Module:
+        if self.config.train.compile:
+            self.module.compile()
+        if self.world_size == 1:
+            return self.module
+        # DDP sorts its buckets by the first step's order of arrival, and the order of a sum over three or more ranks
+        # follows from the buckets: a run that is started anew would differ in the last bit. This keeps them as they
+        # are; where it costs, on a GPU, sums are not repeatable to the bit anyway.
+        keep_buckets = self.device.type == "cpu" and self.world_size > 2
+        return nn.parallel.DistributedDataParallel(
+            self.module, gradient_as_bucket_view=True, find_unused_parameters=keep_buckets
+        )
 
     # ------------------------------------------------------------------ the epochs
 
-    def run(self) -> dict[str, Any]:
-        train_shard = ray.train.get_dataset_shard("train")
-        self.val_shard = ray.train.get_dataset_shard("val") if self.job.num_val_videos else None
-        self._post("start", step=self.step, epoch=self.position.epoch, world_size=self.world_size)
+    def run(self) -> None:
+        """From the position of the last checkpoint to the end of the last epoch."""
         config = self.config.train
-        monitor = WaitMonitor(self._tell_waiting)
-        batches = iterate(train_shard, self.config.data.prefetch_batches, monitor)
-        waited_from = time.perf_counter()
-        for batch in batches:
-            self.window.wait_s += time.perf_counter() - waited_from
-            self._check_order(batch)
-            self._train_step(batch)
-            epoch_ends = self.position.offset == 0
-            if epoch_ends or self.step % config.log_every_steps == 0:
-                stopped = self._flush()
-                if stopped:
-                    return {"stopped": stopped}
-            if epoch_ends:
-                self._end_epoch()
-            elif config.checkpoint_every_steps and self.step % config.checkpoint_every_steps == 0:
-                stopped = self._flush()
-                if stopped:
-                    return {"stopped": stopped}
-                self._save({"score": -1.0})
-            waited_from = time.perf_counter()
-        return {}
+        self._post("start", step=self.step, epoch=self.position.epoch, world_size=self.world_size)
+        shard = ray.train.get_dataset_shard(SHARD)
+        with WaitMonitor(self._tell_waiting) as monitor:
+            batches = iterate(shard, self.config.data.prefetch_batches, monitor)
+            for batch in self._timed(batches):
+                self._check_order(batch)
+                self._train_step(batch)
+                if self.position.offset == 0:
+                    self._flush()
+                    self._end_epoch(batches)
+                    continue
+                if self.step % config.log_every_steps == 0:
+                    self._flush()
+                save = config.checkpoint_every_steps
+                if (save and self.step % save == 0) or self._is_preempted():
+                    self._flush()
+                    self._save({})
+
+    def _timed(self, batches: Iterator[ClipBatch]) -> Iterator[ClipBatch]:
+        """The batches; what they are waited for goes into the window."""
+        while True:
+            self.pulse.doing("waiting for clips", self.step + 1)
+            began = time.perf_counter()
+            batch = next(batches, None)
+            waited = time.perf_counter() - began
+            if batch is None:
+                return
+            self.window.wait_s += waited
+            if self.window.first_batch_s is None and self.position.offset == 0:
+                self.window.first_batch_s = waited
+            self.pulse.doing("computing", self.step + 1)
+            yield batch
 
     def _check_order(self, batch: ClipBatch) -> None:
+        """The stream was built for a checkpoint that was found at another moment: it must be the same one."""
         expected = min(self.position.offset + self.config.optim.batch_size, self.job.num_videos)
-        assert (batch.epoch, batch.offset_end) == (self.position.epoch, expected), (
-            f"rank {self.rank} received the step ending at {(batch.epoch, batch.offset_end)}, "
-            f"due was {(self.position.epoch, expected)}"
-        )
+        due = (self.position.epoch, expected, False)
+        came = (batch.epoch, batch.offset_end, batch.validation)
+        if came != due:
+            raise RuntimeError(
+                f"rank {self.rank} was dealt the step that ends at {came} (epoch, sample, validation), due was {due}"
+            )
 
     def _train_step(self, batch: ClipBatch) -> None:
         optim = self.config.optim
-        started = time.perf_counter()
-        torch.manual_seed(int(mix(self.config.train.seed, self.step, self.rank) >> np.uint64(1)))
+        began = time.perf_counter()
+        seed = int(mix(self.config.train.seed, self.step, self.rank) >> np.uint64(1))
+        torch.manual_seed(seed)
         rate = learning_rate(optim, self.step, self.steps_per_epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_learning_rate(self.optimizer, rate)
         rows = usable_rows(batch.weights)
         # A rank with nothing to learn from joins the collectives but leaves the statistics of BN alone.
-        self.model.train(rows is not None)
-        clips_NTCHW = normalise(
-            batch.clips[:, 0] if rows is None else batch.clips[rows, 0], self.device
-        )
-        labels_N = torch.from_numpy(batch.labels.copy()).to(self.device)
-        weights_N = torch.from_numpy(batch.weights.copy()).to(self.device)
-        global_weight = weights_N.sum()
+        self.model.train(rows is not None or optim.sync_batchnorm)
+        if optim.sync_batchnorm:
+            count_batch(self.module, rows is not None)
+        share = self._on_device(batch, rows, seed)
+        global_weight = share.weights_N.sum()
         if self.world_size > 1:
+            synchronised_from = time.perf_counter()
             dist.all_reduce(global_weight)
-        with self.autocast.context():
-            logits_NK = self.model(clips_NTCHW)
-        loss_sum = weighted_loss_sum(logits_NK, labels_N, weights_N, optim.label_smoothing)
-        # DDP averages over ranks; the sum over ranks is what the global mean needs.
-        loss = loss_sum * (self.world_size / global_weight.clamp(min=1))
+            self.window.sync_s += time.perf_counter() - synchronised_from
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        sums = gradients(
+            self.model,
+            share,
+            global_weight,
+            world_size=self.world_size,
+            accumulate=optim.accumulate,
+            label_smoothing=optim.label_smoothing,
+            autocast=self.autocast,
+            scaler=self.scaler,
+        )
         if optim.clip_grad_norm:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.module.parameters(), optim.clip_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.average is not None:
+            self.average.update_parameters(self.module)
 
-        with torch.no_grad():
-            correct = ((logits_NK.argmax(1) == labels_N) * weights_N).sum()
-            self.window.add(
-                torch.stack(
-                    [loss_sum.detach().double(), weights_N.sum().double(), correct.double()]
-                )
-            )
+        self.window.sums.append(sums)
         self.window.videos.append(batch.videos)
         self.window.rates.append(rate)
         self.failures += batch.failures
@@ -202,40 +268,81 @@ class _Rank:
         self.position = (
             Position(batch.epoch + 1, 0) if ended else Position(batch.epoch, batch.offset_end)
         )
-        self.window.busy_s += time.perf_counter() - started
+        self.window.busy_s += time.perf_counter() - began
+
+    def _on_device(self, batch: ClipBatch, rows: np.ndarray | None, seed: int) -> Batch:
+        clips_NTCHW = normalise(
+            batch.clips[:, 0] if rows is None else batch.clips[rows, 0], self.device
+        )
+        labels_N = torch.from_numpy(batch.labels.copy()).to(self.device)
+        weights_N = torch.from_numpy(batch.weights.copy()).to(self.device)
+        optim = self.config.optim
+        if rows is None or not (optim.mixup or optim.cutmix):
+            return Batch(clips_NTCHW, labels_N, weights_N)
+        labels_N = labels_N[torch.from_numpy(rows).to(self.device)]
+        mixed_NTCHW, partners_N, shares_N = mix_pairs(
+            clips_NTCHW,
+            labels_N,
+            mixup=optim.mixup,
+            cutmix=optim.cutmix,
+            generator=np.random.default_rng(seed),
+        )
+        return Batch(mixed_NTCHW, labels_N, weights_N, partners_N, shares_N)
+
+    def _end_epoch(self, batches: Iterator[ClipBatch]) -> None:
+        """Validate where it is due, and keep a checkpoint."""
+        epochs_done, config = self.position.epoch, self.config
+        failures = [failure for per_rank in self._gather(self.failures) for failure in per_rank]
+        self.failures = []
+        metrics: dict[str, Any] = {"epoch": epochs_done, "unreadable": len(failures)}
+        if self.job.num_val_usable and validates(
+            epochs_done, config.train.val_every_epochs, config.optim.epochs
+        ):
+            self.pulse.doing("validating", self.step)
+            metrics |= validate(
+                self.average.module if self.average is not None else self.module,
+                batches,
+                self.job.num_val_videos,
+                self.job.num_val_usable,
+                self.device,
+                self.autocast,
+            )
+        self._post("epoch", epochs=config.optim.epochs, failures=failures, **metrics)
+        self._save(metrics)
+        self.window = _Window()  # an epoch's end is not a step's time
 
     # ------------------------------------------------------------------ what is said about it
 
-    def _flush(self) -> str | None:
-        """Sum the window's steps over all ranks, show and keep them; returns why to stop, or None."""
+    def _flush(self) -> None:
+        """Sum the window's steps over all ranks, show and keep them; raises `StopRun` where that must end the run."""
         window, self.window = self.window, _Window()
         if not window.sums:
-            return None
-        sums = torch.stack(window.sums)
-        failed = torch.tensor(
-            [[float(len(self.failures)), 0, 0]], dtype=sums.dtype, device=sums.device
-        )
-        table = torch.cat([sums, failed])
+            return
+        total_s = time.perf_counter() - window.started
+        mine = [float(len(self.failures)), window.wait_s, window.sync_s]
+        table = torch.cat([torch.stack(window.sums), self._one_row_a_rank(mine)])
         if self.world_size > 1:
             dist.all_reduce(table)
-        *steps, (num_failed, _, _) = table.tolist()
+        rows = table.tolist()
+        steps, ranks = rows[: len(window.sums)], rows[len(window.sums) :]
         first = self.step - len(steps)
         for i, (loss_sum, weight, correct) in enumerate(steps):
+            if not math.isfinite(loss_sum):
+                raise StopRun(self._name_videos(first + i + 1, window.videos[i]))
             weight = max(weight, 1.0)
             self.history.append(
                 {
+                    "time": time.time(),
                     "step": first + i + 1,
                     "loss": loss_sum / weight,
                     "top1": correct / weight,
                     "lr": window.rates[i],
                 }
             )
-            if not math.isfinite(loss_sum):
-                return self._name_videos(first + i + 1, window.videos[i])
+        num_failed = int(sum(failed for failed, _, _ in ranks))
         allowed = math.ceil(self.config.data.max_bad_fraction * self.job.num_videos)
         if num_failed > allowed:
-            return self._name_failures(int(num_failed), allowed)
-        total = time.perf_counter() - window.started
+            raise StopRun(self._name_failures(num_failed, allowed))
         self._post(
             "steps",
             step=self.step,
@@ -245,17 +352,26 @@ class _Rank:
             loss=self.history[-1]["loss"],
             mean_loss=sum(row[0] for row in steps) / max(sum(row[1] for row in steps), 1),
             lr=window.rates[-1],
-            clips_per_s=sum(row[1] for row in steps) / total,
+            clips_per_s=sum(row[1] for row in steps) / total_s,
             wait_share=window.wait_s / max(window.wait_s + window.busy_s, 1e-9),
+            first_batch_s=window.first_batch_s,
             memory_bytes=torch.cuda.max_memory_allocated() if self.device.type == "cuda" else 0,
+            slow=slow_rank([wait for _, wait, _ in ranks], [sync for _, _, sync in ranks], total_s),
         )
-        return None
+
+    def _one_row_a_rank(self, values: list[float]) -> torch.Tensor:
+        """float64 [world size, 3] with ``values`` in this rank's row: summed over ranks, everybody's."""
+        rows = torch.zeros(self.world_size, 3, dtype=torch.float64, device=self.device)
+        rows[self.rank] = torch.tensor(values, dtype=torch.float64)
+        return rows
 
     def _name_videos(self, step: int, videos: np.ndarray) -> str:
+        found = self.store.latest()
+        last = f"The last good checkpoint is {found[0]}" if found else "There is no checkpoint yet"
         return (
             f"the loss of step {step} is not finite; rows of the training manifest in that batch: "
-            f"{sorted(int(v) for v in np.concatenate(self._gather(videos)) if v >= 0)}. The last checkpoint is from "
-            "before it: lower --optim.lr, or look at those videos"
+            f"{sorted(int(v) for v in np.concatenate(self._gather(videos)) if v >= 0)}. {last}: "
+            "lower --optim.lr, or look at those videos"
         )
 
     def _name_failures(self, num_failed: int, allowed: int) -> str:
@@ -298,63 +414,49 @@ class _Rank:
             "starved or slow, more that storage is, or that nodes are still starting"
         )
         if self.job.board is not None:
-            self.job.board.post.remote({"kind": "waiting", "message": message})
+            self.job.board.post.remote({"kind": "said", "message": message})
 
     def _post(self, kind: str, **values: Any) -> None:
         if self.rank == 0 and self.job.board is not None:
             self.job.board.post.remote({"kind": kind, "time": time.time(), **values})
 
-    # ------------------------------------------------------------------ the end of an epoch
+    # ------------------------------------------------------------------ checkpoints
 
-    def _end_epoch(self) -> None:
-        epoch = self.position.epoch  # epochs finished
-        failures = [failure for per_rank in self._gather(self.failures) for failure in per_rank]
-        self.failures = []
-        metrics = {"epoch": float(epoch), "unreadable": float(len(failures)), "score": -1.0}
-        last = epoch == self.config.optim.epochs
-        if self.val_shard is not None and (last or epoch % self.config.train.val_every_epochs == 0):
-            metrics.update(self._validate())
-            metrics["score"] = metrics["val_top1"]
-        self._post("epoch", epochs=self.config.optim.epochs, failures=failures, **metrics)
-        self._save(metrics)
-
-    def _validate(self) -> dict[str, float]:
-        """Top-1, top-5 and loss over the validation manifest; every row counts once, unreadable ones as wrong."""
-        if self.world_size > 1:  # BN statistics are rank 0's, as in the checkpoint
-            for buffer in self.module.buffers():
-                dist.broadcast(buffer, src=0)
-        self.module.eval()
-        sums = torch.zeros(4, dtype=torch.float64, device=self.device)
-        with torch.no_grad():
-            for batch in iterate(self.val_shard, self.config.data.prefetch_batches):
-                labels_N = torch.from_numpy(batch.labels.copy()).to(self.device)
-                weights_N = torch.from_numpy(batch.weights.copy()).to(self.device)
-                with self.autocast.context():
-                    logits_NK = self.module(normalise(batch.clips[:, 0], self.device))
-                top_N5 = logits_NK.topk(min(5, logits_NK.shape[1]), dim=1).indices
-                hits_N5 = (top_N5 == labels_N[:, None]) * weights_N[:, None]
-                loss_sum = weighted_loss_sum(logits_NK, labels_N, weights_N)
-                sums += torch.stack(
-                    [hits_N5[:, 0].sum(), hits_N5.sum(), loss_sum, weights_N.sum()]
-                ).double()
+    def _is_preempted(self) -> bool:
+        """Whether a node is about to be taken away and this state is not kept yet; all ranks answer the same."""
+        if self.step < self.ask_next:
+            return False
+        info = ray.train.get_preemption_info()
+        now = time.perf_counter()
+        pace = torch.tensor([PREEMPTION_CHECK_S], device=self.device)
+        if self.asked_at is not None:
+            asked_at, asked_in = self.asked_at
+            pace[0] = (now - asked_at) / (self.step - asked_in)
         if self.world_size > 1:
-            dist.all_reduce(sums)
-        top1, top5, loss_sum, num_read = sums.tolist()
-        total = self.job.num_val_videos
-        return {
-            "val_top1": top1 / total,
-            "val_top5": top5 / total,
-            "val_loss": loss_sum / max(num_read, 1),
-            "val_num_videos": float(total),
-            "val_unreadable": total - num_read,
-        }
+            dist.broadcast(pace, src=0)  # ranks must ask again at the same step
+        self.asked_at = (now, self.step)
+        self.ask_next = self.step + max(1, int(PREEMPTION_CHECK_S / max(pace.item(), 1e-3)))
+        if info is None or info == self.answered_preemption:
+            return False
+        self.answered_preemption = info
+        left_s = (info.deadline_ms or 0) / 1000 - time.time()
+        self._post(
+            "said",
+            message=f"{len(info.preempted_node_to_ranks)} node(s) with ranks "
+            f"{sorted(rank for ranks in info.preempted_node_to_ranks.values() for rank in ranks)} will be taken away"
+            + (f" in {left_s:.0f} s" if info.deadline_ms else "")
+            + f": keeping a checkpoint of step {self.step} now",
+        )
+        return True
 
-    def _save(self, metrics: dict[str, float]) -> None:
-        """Report a checkpoint of this position with the steps since the last one; all ranks take part."""
-        history, self.history = self.history, []
+    def _save(self, metrics: dict[str, Any]) -> None:
+        """Keep a checkpoint of this position. Rank 0 writes it; the others go on and meet it at the next step."""
         if self.rank != 0:
-            ray.train.report(metrics)
+            self.history = []
             return
+        self.pulse.doing("writing a checkpoint", self.step)
+        if metrics:
+            self.history.append({"time": time.time(), "step": self.step, "epoch": metrics})
         meta = checkpoints.Meta(
             config=self.config.to_dict(),
             classes=self.job.classes,
@@ -367,17 +469,37 @@ class _Rank:
             versions=self.job.versions,
             mlflow_run_id=self.job.mlflow_run_id,
         )
-        state = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
-        directory = Path(tempfile.mkdtemp(prefix="stm-checkpoint-"))
+        state: dict[str, Any] = {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+        if self.average is not None:
+            state["weights"] = self.module.state_dict()
+            state["averaged"] = int(self.average.n_averaged)
+        shipped = self.average.module if self.average is not None else self.module
         try:
-            checkpoints.write(directory, self.module, state, meta)
-            ray.train.report(
-                {**metrics, "step": self.step, "history": history},
-                checkpoint=ray.train.Checkpoint.from_directory(directory),
-                checkpoint_dir_name=f"checkpoint-{self.step:08d}",
+            path = self.store.commit(
+                self.step,
+                lambda folder: checkpoints.write(folder, shipped, state, meta, self.history),
             )
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
+        except OSError as error:
+            self._checkpoint_failed(error)
+            return
+        self._post("committed", path=path, step=self.step, history=self.history)
+        self.history = [row for row in self.history if row["time"] > time.time() - KEEP_HISTORY_S]
+        self.store.prune()
+
+    def _checkpoint_failed(self, error: OSError) -> None:
+        """Training goes on without this checkpoint, if there is more to train; the next one may succeed."""
+        found = self.store.latest()
+        said = (
+            f"the checkpoint of step {self.step} could not be written ({error}). "
+            + (f"The last good one is {found[0]}" if found else "There is none yet")
+            + f": make room in {self.job.run_directory}"
+        )
+        if self.position.epoch >= self.config.optim.epochs:
+            raise StopRun(said + ", then run the same command again")
+        self._post("said", message=said + "; training goes on")
 
 
 @dataclass
@@ -389,8 +511,10 @@ class _Window:
     videos: list[np.ndarray] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     wait_s: float = 0.0
+    """Waiting for clips."""
+    sync_s: float = 0.0
+    """Waiting for other ranks to begin the step (not seen on a GPU, whose collectives return at once)."""
     busy_s: float = 0.0
+    first_batch_s: float | None = None
+    """What the first batch of an epoch was waited for, if it is in this window."""
     started: float = field(default_factory=time.perf_counter)
-
-    def add(self, sums: torch.Tensor) -> None:
-        self.sums.append(sums)

@@ -1,24 +1,63 @@
-"""SGD, its schedule and the weighted loss (paper, section 4.1)."""
+"""SGD, its parameter groups, its schedule and the weighted loss (paper, section 4.1)."""
 
 from __future__ import annotations
 
 import bisect
+import re
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from stm.config import OptimConfig
+from stm.errors import UserError
+
+
+def parameter_groups(
+    model: nn.Module, config: OptimConfig
+) -> list[tuple[str, float, float, list[nn.Parameter]]]:
+    """Each parameter in exactly one group: (pattern, lr scale, weight decay, parameters).
+
+    The first pattern found in a parameter's name takes it; what none takes makes the last group, with pattern "".
+    Raises ``UserError`` for a pattern that takes nothing: it does not do what its author thought.
+    """
+    members: list[list[nn.Parameter]] = [[] for _ in range(len(config.groups) + 1)]
+    for name, parameter in model.named_parameters():
+        number = next(
+            (i for i, group in enumerate(config.groups) if re.search(group.match, name)), -1
+        )
+        members[number].append(parameter)
+    groups = []
+    for group, parameters in zip(config.groups, members, strict=False):
+        if not parameters:
+            names = [name for name, _ in model.named_parameters()]
+            raise UserError(
+                f"--optim.groups: {group.match!r} takes no parameter that an earlier group left; "
+                f"names are like {names[0]}, {names[len(names) // 2]}, {names[-1]}"
+            )
+        decay = config.weight_decay if group.weight_decay is None else group.weight_decay
+        groups.append((group.match, group.lr_scale, decay, parameters))
+    if members[-1]:
+        groups.append(("", 1.0, config.weight_decay, members[-1]))
+    return groups
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """SGD over every parameter, with one weight decay for all of them, as the paper trains."""
+    """SGD over every parameter; without groups all have one rate and weight decay, as the paper trains."""
     return torch.optim.SGD(
-        model.parameters(),
+        [
+            {"params": parameters, "weight_decay": decay, "lr_scale": scale}
+            for _, scale, decay, parameters in parameter_groups(model, config)
+        ],
         lr=config.effective_lr,
         momentum=config.momentum,
-        weight_decay=config.weight_decay,
     )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group its share of the schedule's rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_scale"]
 
 
 def learning_rate(config: OptimConfig, step: int, steps_per_epoch: int) -> float:

@@ -1,4 +1,7 @@
-"""Progress from the workers to the terminal: a small actor that rank 0 posts to and the driver drains.
+"""From the workers to the driver: a small actor that ranks post to and the driver drains.
+
+Two kinds of things travel. Events (steps taken, an epoch done, a checkpoint kept) come from rank 0 and are handled in
+order. Pulses say every few seconds what each rank is doing; only the last of each rank counts.
 
 Worker output is not forwarded through Ray's logs: those mix with the result on stdout, repeat once a rank, and carry
 Ray's own chatter.
@@ -7,7 +10,9 @@ Ray's own chatter.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,34 +24,53 @@ class _Board:
 
     def __init__(self) -> None:
         self._events: list[Event] = []
+        self._pulses: list[Event] = []
 
     def post(self, event: Event) -> None:
         self._events.append(event)
 
-    def drain(self) -> list[Event]:
-        events, self._events = self._events, []
-        return events
+    def pulse(self, pulse: Event) -> None:
+        self._pulses.append(pulse)
+
+    def drain(self) -> tuple[list[Event], list[Event]]:
+        drained = self._events, self._pulses
+        self._events, self._pulses = [], []
+        return drained
 
 
 @contextlib.contextmanager
-def board(show: Callable[[Event], None], interval_s: float = 0.5) -> Iterator[Any]:
-    """Yield an actor handle with ``post.remote(event)``; every event reaches ``show`` in this process, in order.
+def board(
+    handle: Callable[[Event], None], say: Callable[[str], None], interval_s: float = 0.5
+) -> Iterator[Any]:
+    """Yield an actor handle with ``post.remote(event)`` and ``pulse.remote(pulse)``.
 
-    A board that died (its node left) ends the display, not the run.
+    Every event reaches ``handle`` in this process, in order. Ranks that fall silent or stay behind are named through
+    ``say``. The actor lives on this process's node: it leaves only with the driver.
     """
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    actor: Any = ray.remote(num_cpus=0)(_Board).remote()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor: Any = ray.remote(_Board).options(num_cpus=0, scheduling_strategy=here).remote()
     done = threading.Event()
+    watch = RankWatch()
 
     def poll() -> None:
         while True:
             last = done.wait(interval_s)
             try:
-                for event in ray.get(actor.drain.remote(), timeout=10):
-                    show(event)
+                events, pulses = ray.get(actor.drain.remote(), timeout=10)
             except Exception:
-                return
+                if last:
+                    return
+                continue
+            for event in events:
+                if event["kind"] == "start":
+                    watch.forget()
+                handle(event)
+            watch.see(pulses)
+            for complaint in watch.complaints():
+                say(complaint)
             if last:
                 return
 
@@ -58,3 +82,100 @@ def board(show: Callable[[Event], None], interval_s: float = 0.5) -> Iterator[An
         done.set()
         thread.join(timeout=15)
         ray.kill(actor)
+
+
+class Pulse:
+    """Says every ``interval_s`` what this rank is doing, from a thread: a rank that is stuck can still say where."""
+
+    def __init__(self, actor: Any, rank: int, interval_s: float = 2.0) -> None:
+        self._actor, self._rank, self._interval_s = actor, rank, interval_s
+        self._state: tuple[int, str, float] = (0, "starting", time.monotonic())
+        self._closed = threading.Event()
+        if actor is not None:
+            threading.Thread(target=self._beat, name="pulse", daemon=True).start()
+
+    def doing(self, what: str, step: int) -> None:
+        """From now on this rank is doing ``what``, in step ``step``."""
+        self._state = (step, what, time.monotonic())
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def _beat(self) -> None:
+        import ray
+
+        who = {"rank": self._rank, "pid": os.getpid(), "node": ray.util.get_node_ip_address()}
+        while not self._closed.wait(self._interval_s):
+            step, doing, since = self._state
+            with contextlib.suppress(Exception):
+                self._actor.pulse.remote(
+                    {**who, "step": step, "doing": doing, "for_s": time.monotonic() - since}
+                )
+
+
+class RankWatch:
+    """Names ranks that have fallen silent (a frozen process, a lost node), or keep the others waiting."""
+
+    def __init__(self, silent_s: float = 30.0, stuck_s: float = 120.0) -> None:
+        self._silent_s, self._stuck_s = silent_s, stuck_s
+        self._last: dict[int, Event] = {}
+        self._heard: dict[int, float] = {}
+        self._told: dict[tuple[int, str], float] = {}
+
+    def forget(self) -> None:
+        """The workers were started anew."""
+        self._last, self._heard, self._told = {}, {}, {}
+
+    def see(self, pulses: list[Event], now: float | None = None) -> None:
+        for pulse in pulses:
+            self._last[pulse["rank"]] = pulse
+            self._heard[pulse["rank"]] = time.monotonic() if now is None else now
+
+    def complaints(self, now: float | None = None) -> list[str]:
+        """What there is to say now; a state that lasts is told again each time it has doubled."""
+        now = time.monotonic() if now is None else now
+        said = []
+        first = min((pulse["step"] for pulse in self._last.values()), default=0)
+        for rank, pulse in sorted(self._last.items()):
+            silent = now - self._heard[rank]
+            stuck = pulse["for_s"] + silent
+            who = f"rank {rank} (process {pulse['pid']} on {pulse['node']})"
+            if silent >= self._silent_s:
+                if self._is_news(rank, "silent", silent):
+                    said.append(
+                        f"{who} has been silent for {silent:.0f} s; it was {pulse['doing']}, step "
+                        f"{pulse['step']}. The other ranks cannot go on without it"
+                    )
+            elif (
+                stuck >= self._stuck_s
+                and pulse["step"] == first
+                and self._is_news(rank, "stuck", stuck)
+            ):
+                said.append(f"{who} has been {pulse['doing']} for {stuck:.0f} s, step {first}")
+        return said
+
+    def _is_news(self, rank: int, what: str, lasted: float) -> bool:
+        if lasted < 2 * self._told.get((rank, what), 0.0):
+            return False
+        self._told[rank, what] = lasted
+        return True
+
+
+def slow_rank(data_wait_s: list[float], sync_wait_s: list[float], total_s: float) -> str | None:
+    """Which rank held the others up over ``total_s`` seconds, and how; None where none stands out.
+
+    ``data_wait_s`` is what each rank waited for its clips. ``sync_wait_s`` is what it then waited for the others to
+    begin the step: everybody waits for the slowest, which waits for nobody. One entry a rank.
+    """
+    if len(data_wait_s) < 2 or total_s <= 0:
+        return None
+    slowest = max(range(len(data_wait_s)), key=data_wait_s.__getitem__)
+    others = max(wait for rank, wait in enumerate(data_wait_s) if rank != slowest)
+    if data_wait_s[slowest] > 0.25 * total_s and data_wait_s[slowest] > 3 * others:
+        share = data_wait_s[slowest] / total_s
+        return f"rank {slowest} waits for its clips {share:.0%} of the time, the others {others / total_s:.0%} at most"
+    slowest = min(range(len(sync_wait_s)), key=sync_wait_s.__getitem__)
+    least = min(wait for rank, wait in enumerate(sync_wait_s) if rank != slowest)
+    if least > 0.25 * total_s and least > 3 * sync_wait_s[slowest]:
+        return f"rank {slowest} is slow: every other rank waits for it {least / total_s:.0%} of the time or more"
+    return None

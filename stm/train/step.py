@@ -1,4 +1,4 @@
-"""What a step does to a batch on its device: normalisation, precision, and the rows worth learning from."""
+"""What a step does to a batch on its device: normalisation, precision, rows worth learning from, gradients."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from stm.config import Precision
+from stm.train.optim import weighted_loss_sum
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -28,6 +29,73 @@ def normalise(clips: np.ndarray, device: torch.device) -> torch.Tensor:
         [-m / s for m, s in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)], device=device
     )
     return pixels.to(torch.float32).mul_(scale).add_(shift.view(3, 1, 1))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's share of a step, on its device."""
+
+    clips_NTCHW: torch.Tensor
+    labels_N: torch.Tensor
+    weights_N: torch.Tensor
+    """float32, 0 where nothing is to be learnt."""
+    partners_N: torch.Tensor | None = None
+    """Labels of the clips mixed in (``stm.train.mixing``)."""
+    shares_N: torch.Tensor | None = None
+    """float32: how much of each target is its own label, where there are partners."""
+
+    def parts(self, number: int) -> list[Batch]:
+        """The batch in ``number`` parts of nearly equal size."""
+        fields = (self.clips_NTCHW, self.labels_N, self.weights_N, self.partners_N, self.shares_N)
+        cut = [
+            [None] * number if values is None else values.tensor_split(number) for values in fields
+        ]
+        return [Batch(*part) for part in zip(*cut, strict=True)]
+
+
+def gradients(
+    model: Any,
+    batch: Batch,
+    global_weight: torch.Tensor,
+    *,
+    world_size: int = 1,
+    accumulate: int = 1,
+    label_smoothing: float = 0.0,
+    autocast: Autocast | None = None,
+    scaler: torch.amp.GradScaler | None = None,
+) -> torch.Tensor:
+    """Backpropagate the loss of a batch; on each rank the gradient becomes that of the *global* mean loss.
+
+    The loss is a sum over sample weights divided by ``global_weight``, the weight of all ranks' batches (0-dim). DDP
+    averages gradients over ranks, hence the factor ``world_size``. With ``accumulate`` the batch is taken in parts, and
+    ranks exchange gradients once.
+
+    Returns float64 [3]: loss sum, weight and number of right answers of this rank.
+    """
+    sums = torch.zeros(3, dtype=torch.float64, device=batch.labels_N.device)
+    parts = batch.parts(accumulate)
+    for number, part in enumerate(parts):
+        last = number == len(parts) - 1
+        alone = contextlib.nullcontext() if last or world_size == 1 else model.no_sync()
+        with alone:
+            with autocast.context() if autocast else contextlib.nullcontext():
+                logits_NK = model(part.clips_NTCHW)
+            loss_sum = _loss_sum(logits_NK, part, label_smoothing)
+            loss = loss_sum * (world_size / global_weight.clamp(min=1))
+            (scaler.scale(loss) if scaler else loss).backward()
+        with torch.no_grad():
+            correct = ((logits_NK.argmax(1) == part.labels_N) * part.weights_N).sum()
+            sums += torch.stack([loss_sum.detach(), part.weights_N.sum(), correct]).double()
+    return sums
+
+
+def _loss_sum(logits_NK: torch.Tensor, batch: Batch, label_smoothing: float) -> torch.Tensor:
+    if batch.partners_N is None or batch.shares_N is None:
+        return weighted_loss_sum(logits_NK, batch.labels_N, batch.weights_N, label_smoothing)
+    own_N, other_N = batch.weights_N * batch.shares_N, batch.weights_N * (1 - batch.shares_N)
+    return weighted_loss_sum(logits_NK, batch.labels_N, own_N, label_smoothing) + weighted_loss_sum(
+        logits_NK, batch.partners_N, other_N, label_smoothing
+    )
 
 
 def usable_rows(weights: np.ndarray) -> np.ndarray | None:

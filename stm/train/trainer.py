@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,11 +15,13 @@ from stm.data.clips import ClipSpec
 from stm.data.guarded import quarantine
 from stm.data.manifest import Manifest
 from stm.data.plan import Position
-from stm.data.stream import StreamSpec, plan_data_config, put_videos
+from stm.data.stream import SHARD, StreamSpec, Validation, plan_data_config, put_videos
 from stm.errors import UserError
 from stm.figures import plot_curves
 from stm.train import checkpoint as checkpoints
-from stm.train.progress import Event, board
+from stm.train.progress import board
+from stm.train.recorder import Recorder, failure_callback
+from stm.train.store import CheckpointStore, best
 
 Show = Callable[[str], None]
 
@@ -55,24 +58,26 @@ def train(config: Config, say: Show, address: str | None = None) -> dict[str, An
         config.train.name
         or f"{config.model.variant}{config.model.depth}-{time.strftime('%Y%m%d-%H%M%S')}"
     )
-    storage = (
-        config.train.storage
-        if "://" in config.train.storage
-        else str(Path(config.train.storage).resolve())
-    )
-    run_directory = Path(storage) / name
-    check_pretrained(config, train_manifest)
+    storage = config.train.storage
+    if (
+        "://" not in storage
+    ):  # absolute: checkpoints outlive the directory this command was typed in
+        storage = str(Path(storage).resolve())
+    store = CheckpointStore(f"{storage.rstrip('/')}/{name}")
+    check_network(config, train_manifest)
 
     cluster.connect(address, num_cpus=cluster.logical_cpus(config))
     placement = cluster.place(config)
-    previous = checkpoints.latest(str(run_directory))
+    previous = store.latest()
     if previous is not None:
         check_same_run(config, train_manifest.fingerprint, previous[1])
-    run_directory.mkdir(parents=True, exist_ok=True)
-    tracker = tracking.open_run(config, run_directory, name)
-    # Absolute from here on: checkpoints outlive the directory this command was typed in.
+    folder = working_folder(storage, name)
+    folder.mkdir(parents=True, exist_ok=True)
+    known_run_id = previous[1].mlflow_run_id if previous else None
     config = replace(config, train=replace(config.train, storage=storage, name=name))
-    say(f"run {name}: {placement} in {run_directory}")
+    tracker = tracking.open_run(config, folder, name, known_run_id)
+    recorder = Recorder(tracker, say)
+    say(f"run {name}: {placement} in {store.run_directory}")
     if tracker.uri:
         say(
             f"record: {tracking.how_to_look(tracker.uri)}"
@@ -89,16 +94,17 @@ def train(config: Config, say: Show, address: str | None = None) -> dict[str, An
             }
         )
     else:
-        position = previous[1].position
+        path, meta = previous
+        recorder.history(checkpoints.read_history(path))
         say(
-            f"continuing at epoch {position.epoch + 1}, sample {position.offset} (step {previous[1].step})"
+            f"continuing at epoch {meta.position.epoch + 1}, sample {meta.position.offset} (step {meta.step})"
         )
     tracker.status("RUNNING")
     status = "FAILED"
     try:
         if previous is None or previous[1].position.epoch < config.optim.epochs:
-            _fit(config, name, storage, placement, train_manifest, val_manifest, tracker, say)
-        result = _result(run_directory, name, tracker)
+            _fit(config, store, placement, train_manifest, val_manifest, tracker, recorder, say)
+        result = _result(store, folder, name, tracker)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -110,6 +116,15 @@ def train(config: Config, say: Show, address: str | None = None) -> dict[str, An
     return result
 
 
+def working_folder(storage: str, name: str) -> Path:
+    """Where the driver keeps its own files of a run (the record's spool, figures): the run directory, or where that is
+    a URL, a folder of this machine's cache."""
+    if "://" not in storage:
+        return Path(storage) / name
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return cache / "stm" / storage.replace("://", "/").strip("/") / name
+
+
 def read_manifest(path: str | None, flag: str) -> Manifest:
     """The manifest at ``path``; ``UserError`` naming the flag where there is none."""
     if path is None:
@@ -117,17 +132,20 @@ def read_manifest(path: str | None, flag: str) -> Manifest:
     return Manifest.read(path)
 
 
-def check_pretrained(config: Config, manifest: Manifest) -> None:
-    """Load the pretrained weights once in the driver, so that a wrong file is told before anything starts."""
-    if config.model.pretrained is None:
+def check_network(config: Config, manifest: Manifest) -> None:
+    """Build the network once in the driver, so that what is wrong with it is told before anything starts."""
+    if config.model.pretrained is None and not config.optim.groups:
         return
     from stm.model import build_model, load_pretrained
+    from stm.train.optim import parameter_groups
 
     model = build_model(**checkpoints.model_arguments(config), num_classes=manifest.num_classes)
-    try:
-        load_pretrained(model, config.model.pretrained)
-    except (ValueError, OSError) as error:
-        raise UserError(f"--model.pretrained: {error}") from error
+    parameter_groups(model, config.optim)
+    if config.model.pretrained is not None:
+        try:
+            load_pretrained(model, config.model.pretrained)
+        except (ValueError, OSError) as error:
+            raise UserError(f"--model.pretrained: {error}") from error
 
 
 def check_same_run(config: Config, fingerprint: str, meta: checkpoints.Meta) -> None:
@@ -137,7 +155,7 @@ def check_same_run(config: Config, fingerprint: str, meta: checkpoints.Meta) -> 
             f"run {config.train.name!r} was trained on another manifest (fingerprint {meta.fingerprint[:12]}, "
             f"--data.train has {fingerprint[:12]}): choose another --train.name"
         )
-    old, new = _flat(meta.config), _flat(config.to_dict())
+    old, new = _flat(Config.from_dict(meta.config).to_dict()), _flat(config.to_dict())
     changed = [
         f"{key}: was {old.get(key)}, now {new.get(key)}"
         for key in sorted(old.keys() | new.keys())
@@ -155,24 +173,22 @@ def check_same_run(config: Config, fingerprint: str, meta: checkpoints.Meta) -> 
 
 def _fit(
     config: Config,
-    name: str,
-    storage: str,
+    store: CheckpointStore,
     placement: cluster.Placement,
     train_manifest: Manifest,
     val_manifest: Manifest | None,
     tracker: tracking.Tracker,
+    recorder: Recorder,
     say: Show,
 ) -> None:
     import ray
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
     from stm.train.loop import Job, train_loop
 
-    run_directory = str(Path(storage) / name)
-
     def latest_position() -> Position:
-        found = checkpoints.latest(run_directory)
+        found = store.latest()
         return found[1].position if found else Position()
 
     say(schedule(config, train_manifest, val_manifest))
@@ -185,20 +201,24 @@ def _fit(
         shuffle=True,
         quarantine=culprits,
     )
-    val_stream = (
-        stream_spec(config, val_manifest, ClipSpec.one_clip(config.data), quarantine=culprits)
-        if val_manifest
-        else None
-    )
-    names = ["train"] + (["val"] if val_stream else [])
-    with board(lambda event: _show(event, say)) as actor:
+    validation = None
+    if val_manifest is not None:
+        one_pass = stream_spec(config, val_manifest, ClipSpec.one_clip(config.data))
+        validation = Validation(one_pass, config.train.val_every_epochs)
+    train = config.train
+    workers: Any = train.num_workers
+    if train.min_workers is not None:
+        workers = (train.min_workers, train.num_workers)
+    with board(recorder.handle, say) as actor:
         job = Job(
             config=config,
+            run_directory=store.run_directory,
             classes=list(train_manifest.classes),
             dataset=train_manifest.dataset,
             fingerprint=train_manifest.fingerprint,
             num_videos=len(train_manifest.usable),
             num_val_videos=len(val_manifest) if val_manifest else 0,
+            num_val_usable=len(val_manifest.usable) if val_manifest else 0,
             board=actor,
             mlflow_run_id=tracker.run_id,
             versions=versions(),
@@ -208,10 +228,10 @@ def _fit(
             train_loop_config={"job": job},
             torch_config=TorchConfig(
                 backend="nccl" if placement.use_gpu else "gloo",
-                timeout_s=int(config.train.collective_timeout_s),
+                timeout_s=int(train.collective_timeout_s),
             ),
             scaling_config=ScalingConfig(
-                num_workers=placement.num_workers,
+                num_workers=workers,
                 use_gpu=placement.use_gpu,
                 resources_per_worker={
                     "CPU": placement.cpus_per_worker,
@@ -219,21 +239,41 @@ def _fit(
                 },
             ),
             run_config=RunConfig(
-                name=name,
-                storage_path=storage,
-                failure_config=FailureConfig(max_failures=config.train.max_failures),
-                checkpoint_config=CheckpointConfig(
-                    num_to_keep=1, checkpoint_score_attribute="score"
-                ),
-                callbacks=[tracking.controller_callback(tracker)],
+                name=str(train.name),
+                **_ray_storage(train.storage),
+                failure_config=FailureConfig(max_failures=train.max_failures),
+                callbacks=[failure_callback(actor, train.max_failures)],
             ),
-            datasets={shard: ray.data.range(1) for shard in names},
-            dataset_config=plan_data_config(train_stream, val_stream, latest_position),
+            datasets={SHARD: ray.data.range(1)},
+            dataset_config=plan_data_config(train_stream, validation, latest_position),
         )
-        outcome: Any = trainer.fit()
+        try:
+            outcome: Any = trainer.fit()
+        except TrainingFailedError as error:
+            last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+            found = store.latest()
+            kept = f"the last checkpoint is {found[0]}" if found else "there is no checkpoint yet"
+            raise UserError(
+                f"run {train.name} failed, after {train.max_failures} restarts: {last[0][:500]}; {kept}. "
+                "The same command continues it"
+            ) from error
     stopped = (outcome.return_value or {}).get("stopped")
     if stopped:
-        raise UserError(f"run {name} stopped: {stopped}")
+        raise UserError(f"run {train.name} stopped: {stopped}")
+
+
+def _ray_storage(storage: str) -> dict[str, Any]:
+    """Where Ray Train keeps what little it writes itself; a URL is read by fsspec, like everything else."""
+    if "://" not in storage:
+        return {"storage_path": storage}
+    import fsspec
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    filesystem, root = fsspec.core.url_to_fs(storage)
+    return {
+        "storage_path": root,
+        "storage_filesystem": PyFileSystem(FSSpecHandler(filesystem)),
+    }
 
 
 def stream_spec(config: Config, manifest: Manifest, clip: ClipSpec, **order: Any) -> StreamSpec:
@@ -262,51 +302,39 @@ def schedule(config: Config, train_manifest: Manifest, val_manifest: Manifest | 
         + (f", {len(val_manifest)} to validate" if val_manifest else "")
         + f"; {config.data.num_segments} x {config.data.size} px; {optim.epochs} epochs, global batch "
         f"{optim.batch_size} ({optim.batch_size // config.train.num_workers} a worker), lr {optim.effective_lr:g}"
+        + (
+            f" (scaled from {optim.lr:g} at {optim.reference_batch_size})"
+            if optim.reference_batch_size
+            else ""
+        )
+        + (f", gradients of {optim.accumulate} parts a step" if optim.accumulate > 1 else "")
     )
 
 
-def _result(run_directory: Path, name: str, tracker: tracking.Tracker) -> dict[str, Any]:
-    last = checkpoints.latest(str(run_directory))
-    if last is None:
-        raise RuntimeError(f"run {name} ended without a checkpoint in {run_directory}")
-    best = checkpoints.resolve(str(run_directory))
-    meta = checkpoints.read_meta(best)
-    tracker.tags({"stm.best_checkpoint": best})
-    tracker.artifact(plot_curves(run_directory / "curves.png", {name: tracker.spool}))
-    for file in (checkpoints.MODEL, checkpoints.META):
-        tracker.artifact(Path(best) / file, "checkpoint")
+def _result(
+    store: CheckpointStore, folder: Path, name: str, tracker: tracking.Tracker
+) -> dict[str, Any]:
+    found = store.checkpoints()
+    if not found:
+        raise RuntimeError(f"run {name} ended without a checkpoint in {store.run_directory}")
+    (last, last_meta), (path, meta) = found[-1], best(found)
+    tracker.tags({"stm.best_checkpoint": path})
+    tracker.artifact(plot_curves(folder / "curves.png", {name: tracker.spool}))
+    if "://" not in path:
+        for file in (checkpoints.MODEL, checkpoints.META):
+            tracker.artifact(Path(path) / file, "checkpoint")
     return {
         "run": name,
         "run_id": tracker.run_id,
-        "checkpoint": best,
-        "last_checkpoint": last[0],
-        "steps": last[1].step,
-        "epochs": last[1].position.epoch,
+        "checkpoint": path,
+        "last_checkpoint": last,
+        "steps": last_meta.step,
+        "epochs": last_meta.position.epoch,
         "best_epoch": meta.metrics.get("epoch"),
         "val_top1": meta.metrics.get("val_top1"),
         "val_top5": meta.metrics.get("val_top5"),
         "val_num_videos": meta.metrics.get("val_num_videos"),
     }
-
-
-def _show(event: Event, say: Show) -> None:
-    if event["kind"] == "steps":
-        memory = f", {event['memory_bytes'] / 2**30:.1f} GiB" if event["memory_bytes"] else ""
-        say(
-            f"epoch {event['epoch'] + 1} step {event['step_in_epoch']}/{event['steps_per_epoch']}"
-            f"  loss {event['mean_loss']:.3f}  lr {event['lr']:.2g}  {event['clips_per_s']:.1f} clips/s"
-            f"  waiting for data {event['wait_share']:.0%}{memory}"
-        )
-    elif event["kind"] == "waiting":
-        say(event["message"])
-    elif event["kind"] == "epoch":
-        said = f"epoch {event['epoch']:.0f}/{event['epochs']} done"
-        if "val_top1" in event:
-            said += f"  val top-1 {event['val_top1']:.1%} of {event['val_num_videos']:.0f}"
-            said += f", loss {event['val_loss']:.3f}"
-        say(said)
-        for failure in event["failures"][:10]:
-            say(f"  unreadable: {failure['path']}: {failure['reason']} {failure['detail']}")
 
 
 def versions() -> dict[str, str]:

@@ -98,9 +98,9 @@ def test_a_run_directory_means_its_best_checkpoint(tmp_path, model):
 
 
 def test_without_validation_a_run_directory_means_its_last_checkpoint(tmp_path, model):
-    save(tmp_path / "a", model, make_meta(position=Position(3, 0)))
-    save(tmp_path / "b", model, make_meta(position=Position(2, 8)))
-    assert checkpoints.resolve(str(tmp_path)).endswith("a")
+    save(tmp_path / "checkpoint-3", model, make_meta(position=Position(3, 0)))
+    save(tmp_path / "checkpoint-2", model, make_meta(position=Position(2, 8)))
+    assert checkpoints.resolve(str(tmp_path)).endswith("checkpoint-3")
 
 
 @pytest.mark.parametrize("path", ["missing", "."])

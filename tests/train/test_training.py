@@ -24,6 +24,7 @@ from stm.data.synthetic import write_videos
 from stm.errors import UserError
 from stm.figures import series
 from stm.train import checkpoint as checkpoints
+from stm.train.store import CheckpointStore
 from stm.train.trainer import train
 
 pytestmark = pytest.mark.ray
@@ -131,7 +132,7 @@ def test_a_killed_run_continues_to_the_same_weights_bit_for_bit(manifests, tmp_p
 
 
 def committed_step(run):
-    found = checkpoints.latest(str(run))
+    found = CheckpointStore(str(run)).latest()
     return found[1].step if found else 0
 
 

@@ -1,0 +1,83 @@
+"""Batch normalisation over the global batch of a data-parallel job, on any device.
+
+``torch.nn.SyncBatchNorm`` runs on accelerators only. This one is three sums, added up over the ranks by a collective
+that has a gradient, so a laptop runs and tests what a cluster trains with.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+class SyncBatchNorm2d(nn.BatchNorm2d):
+    """``nn.BatchNorm2d`` whose statistics in training are those of all ranks' inputs together.
+
+    Without a process group, and in eval mode, it is its base class.
+    """
+
+    counts: bool = True
+    """Whether this rank's input enters the statistics. All ranks take part in the collective either way, so one
+    that has nothing to learn from can keep the others company."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """[N, C, H, W] -> the same shape and dtype; statistics are float32."""
+        if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
+            return super().forward(input)
+        mean_C, variance_C, count = self._statistics(input)
+        if self.running_mean is not None and self.running_var is not None:
+            assert self.momentum is not None
+            assert self.num_batches_tracked is not None
+            with torch.no_grad():
+                self.num_batches_tracked += 1
+                unbiased_C = variance_C * (count / (count - 1).clamp(min=1))
+                self.running_mean.lerp_(mean_C.detach(), self.momentum)
+                self.running_var.lerp_(unbiased_C.detach(), self.momentum)
+        scale_C = self.weight * torch.rsqrt(variance_C + self.eps)
+        shift_C = self.bias - mean_C * scale_C
+        scaled = input.float() * scale_C[:, None, None] + shift_C[:, None, None]
+        return scaled.to(input.dtype)
+
+    def _statistics(self, input: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Mean and biased variance of each channel over all ranks, float32 [C], and the number of values."""
+        values = input.float() * float(self.counts)
+        count = torch.full((1,), input.numel() / input.shape[1] * self.counts, device=input.device)
+        sums = torch.cat([values.sum((0, 2, 3)), values.square().sum((0, 2, 3)), count])
+        total = _AllReduce.apply(sums)
+        num_channels, count = input.shape[1], total[-1:].detach().clamp(min=1)
+        mean_C = total[:num_channels] / count
+        variance_C = (total[num_channels:-1] / count - mean_C.square()).clamp(min=0)
+        return mean_C, variance_C, count
+
+
+class _AllReduce(torch.autograd.Function):
+    """Sum over ranks, whose gradient is the sum of the ranks' gradients."""
+
+    @staticmethod
+    def forward(ctx: object, values: torch.Tensor) -> torch.Tensor:
+        del ctx
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: object, grad: torch.Tensor) -> torch.Tensor:
+        del ctx
+        total = grad.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
+def synchronise_batchnorm(model: nn.Module) -> None:
+    """Turn every ``nn.BatchNorm2d`` of ``model`` into a `SyncBatchNorm2d`, in place; parameters and buffers stay."""
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SyncBatchNorm2d
+
+
+def count_batch(model: nn.Module, counts: bool) -> None:
+    """Say whether this rank's next batch enters the statistics."""
+    for module in model.modules():
+        if isinstance(module, SyncBatchNorm2d):
+            module.counts = counts

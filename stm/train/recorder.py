@@ -1,0 +1,105 @@
+"""What the driver makes of events: lines on the terminal, and the MLflow record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from stm.figures import series
+from stm.tracking import Tracker
+from stm.train.progress import Event
+
+Say = Callable[[str], None]
+
+
+class Recorder:
+    """Handles the events of one run. A step is recorded when a checkpoint holds it, and once.
+
+    What a crash takes back is never recorded; what a restart hears of again is known already.
+    """
+
+    def __init__(self, tracker: Tracker, say: Say) -> None:
+        self._tracker, self._say = tracker, say
+        self._last_step = max(series(tracker.spool, "train/loss"), default=0)
+        self._last_epoch = max(series(tracker.spool, "epoch"), default=0)
+
+    def history(self, rows: list[dict[str, Any]]) -> None:
+        """Record the steps and epochs that a checkpoint brought with it."""
+        for row in rows:
+            if "epoch" in row:
+                if row["step"] > self._last_epoch:
+                    self._last_epoch = row["step"]
+                    self._tracker.metrics(row["epoch"], row["step"], row["time"])
+            elif row["step"] > self._last_step:
+                self._last_step = row["step"]
+                values = {f"train/{key}": row[key] for key in ("loss", "top1", "lr")}
+                self._tracker.metrics(values, row["step"], row["time"])
+
+    def handle(self, event: Event) -> None:
+        """Show an event and record what is to be kept of it."""
+        kind = event["kind"]
+        if kind == "steps":
+            self._steps(event)
+        elif kind == "said":
+            self._say(event["message"])
+        elif kind == "epoch":
+            self._epoch(event)
+        elif kind == "committed":
+            self.history(event["history"])
+            self._tracker.tags({"stm.checkpoint": event["path"]})
+            self._tracker.deliver()
+        elif kind == "failure":
+            self._say(event["message"])
+            self._tracker.tags({"stm.last_failure": event["message"][:500]})
+            self._tracker.deliver()
+
+    def _steps(self, event: Event) -> None:
+        memory = f", {event['memory_bytes'] / 2**30:.1f} GiB" if event["memory_bytes"] else ""
+        first = event["first_batch_s"]
+        self._say(
+            f"epoch {event['epoch'] + 1} step {event['step_in_epoch']}/{event['steps_per_epoch']}"
+            f"  loss {event['mean_loss']:.3f}  lr {event['lr']:.2g}  {event['clips_per_s']:.1f} clips/s"
+            f"  waiting for data {event['wait_share']:.0%}{memory}"
+            + (f"  (first batch after {first:.1f} s)" if first is not None else "")
+        )
+        if event["slow"]:
+            self._say(f"  {event['slow']}")
+        speed = {"clips_per_s": event["clips_per_s"], "data_wait_share": event["wait_share"]}
+        if first is not None:
+            speed["first_batch_s"] = first
+        if event["memory_bytes"]:
+            speed["memory_gib"] = event["memory_bytes"] / 2**30
+        values = {f"speed/{key}": value for key, value in speed.items()}
+        self._tracker.metrics(values, event["step"], event["time"])
+
+    def _epoch(self, event: Event) -> None:
+        said = f"epoch {event['epoch']}/{event['epochs']} done"
+        if "val_top1" in event:
+            said += f"  val top-1 {event['val_top1']:.1%} of {event['val_num_videos']:.0f}"
+            said += f", loss {event['val_loss']:.3f}"
+        self._say(said)
+        for failure in event["failures"][:10]:
+            self._say(f"  unreadable: {failure['path']}: {failure['reason']} {failure['detail']}")
+
+
+def failure_callback(board: Any, max_failures: int) -> Any:
+    """A ``ray.train.UserCallback`` that tells the board which rank failed and how, and that the run goes on."""
+    import ray.train
+
+    class Tell(ray.train.UserCallback):
+        def after_exception(
+            self, run_context: Any, worker_exceptions: dict[int, Exception]
+        ) -> None:
+            del run_context
+            try:  # what is raised here would end the run
+                for rank, error in sorted(worker_exceptions.items()):
+                    last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+                    message = f"rank {rank} failed: {last[0][:300]}"
+                    board.post.remote({"kind": "failure", "message": message})
+                after = "as often as it takes" if max_failures < 0 else f"{max_failures} times"
+                going_on = f"workers are started again from the last checkpoint ({after})"
+                board.post.remote({"kind": "said", "message": going_on})
+            except Exception:
+                return
+
+    return Tell()
