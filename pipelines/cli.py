@@ -11,6 +11,7 @@ VERBS = {
     "index": "probe every video of a dataset once, write its manifest",
     "prepare": "make training data that is cheap to decode, as files or in shards",
     "train": "train a network; the same command continues an interrupted run",
+    "splits": "train and measure each published split of UCF-101 or HMDB-51, and their mean",
     "evaluate": "measure a checkpoint on a manifest, each video once",
     "predict": "name the action in videos",
     "bench": "measure decoding and the data stream on this machine",
@@ -29,6 +30,7 @@ examples:
   stm demo
   stm index --format ucf101 --root UCF-101 --annotations ucfTrainTestlist --output manifests/ucf101
   stm train --data.train manifests/ucf101/train.parquet --data.val manifests/ucf101/val.parquet
+  stm train --config something-v1-t8
   stm VERB --help
 """
 

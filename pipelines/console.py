@@ -16,6 +16,7 @@ from typing import Any
 
 import jsonargparse
 
+from stm import recipes
 from stm.errors import UserError
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -55,6 +56,15 @@ class _Help(jsonargparse.DefaultHelpFormatter):
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n".join(indent + line for line in text.splitlines())
+
+
+class ConfigFile(jsonargparse.ActionConfigFile):
+    """``--config``: a YAML file, or the name of a recipe."""
+
+    def __call__(
+        self, parser: Any, cfg: Any, values: Any, option_string: str | None = None
+    ) -> None:
+        super().__call__(parser, cfg, recipes.path_of(values), option_string)
 
 
 def add_common(parser: Parser) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from pipelines.console import Parser, add_common, run_verb, say
+from pipelines.console import ConfigFile, Parser, add_common, run_verb, say
+from stm import recipes
 from stm.config import Config
 
 
@@ -15,19 +16,26 @@ def build_parser() -> Parser:
         "Train a network on a manifest. The same command continues a run that was interrupted.",
         """
         stm train --data.train train.parquet --data.val val.parquet --train.name first
-        stm train --config recipe.yaml --optim.lr 0.02 --workers 2
-        stm train --config recipe.yaml --print_config
+        stm train --config something-v1-t8 --workers 2
+        stm train --config mine.yaml --optim.lr 0.02 --print_config
         """,
     )
+    add_settings(parser)
+    return parser
+
+
+def add_settings(parser: Parser) -> None:
+    """Add ``--config``, every setting of `Config`, and what all verbs have."""
     parser.add_argument(
-        "--config", action="config", help="YAML file with any of the settings below"
+        "--config",
+        action=ConfigFile,
+        help="YAML file with any of the settings below, or a recipe: " + ", ".join(recipes.names()),
     )
     add_common(parser)
     parser.add_argument(
         "--workers", type=int | None, default=None, help="short for --train.num_workers"
     )
     parser.add_class_arguments(Config)
-    return parser
 
 
 def config_of(args: Any, parser: Parser) -> Config:

@@ -1,0 +1,197 @@
+"""Train and measure the published splits of a dataset under one config, and take the mean.
+
+    stm splits --config ucf101-t16 --manifests manifests/ucf101
+
+reads manifests/ucf101/split{1,2,3}/{train,val}.parquet and trains the runs NAME-split1, NAME-split2 and
+NAME-split3. The same command continues where it was; a split that is trained is only measured.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipelines.console import Parser, run_verb, say
+from pipelines.train import add_settings, config_of
+from stm.config import Config
+from stm.errors import UserError
+
+if TYPE_CHECKING:
+    from stm.data.manifest import Manifest
+
+_MEASURES = ("top1", "top5", "mean_class_accuracy")
+
+
+def build_parser() -> Parser:
+    """The options of `stm splits`: its own, and every setting of `stm train`."""
+    parser = Parser(
+        "splits",
+        "Train each published split of UCF-101 or HMDB-51, measure it, print the table and the mean.",
+        """
+        stm splits --config ucf101-t16 --manifests manifests/ucf101
+        stm splits --config hmdb51-t16 --manifests manifests/hmdb51 --workers 2 --json
+        stm splits --config ucf101-t16 --manifests manifests/ucf101 --splits '[1]' --protocol efficient
+        """,
+    )
+    parser.add_argument(
+        "--manifests",
+        type=str,
+        required=True,
+        help="folder of split1, split2 and split3, each with train.parquet and val.parquet",
+    )
+    parser.add_argument(
+        "--splits", type=list[int], default=[1, 2, 3], help="numbers of the splits to run"
+    )
+    parser.add_argument(
+        "--protocol",
+        type=Literal["efficient", "accurate"],
+        default="accurate",
+        help="as in `stm evaluate`",
+    )
+    parser.add_argument(
+        "--output",
+        type=str | None,
+        default=None,
+        help="directory for the scores and figures of each split",
+    )
+    add_settings(parser)
+    return parser
+
+
+@dataclass(frozen=True)
+class Split:
+    """One published split: its number and its manifests."""
+
+    number: int
+    train: str
+    val: str
+
+
+def run(args: Any) -> dict[str, Any]:
+    """Train and measure every split; the result holds them in order, and the mean of each measure.
+
+    What is measured is the last checkpoint, the end of the schedule: the best by validation would be chosen by the
+    very videos it is measured on. Raises UserError before anything is trained where a manifest is missing or two
+    splits are the same.
+    """
+    config = config_of(args, build_parser())
+    if config.train.name is None:
+        raise UserError(
+            "--train.name is not set: the runs are called NAME-split1, ..., and continue by name"
+        )
+    splits = find_splits(args.manifests, args.splits)
+    check_splits(splits)
+
+    from stm.evaluate.evaluate import evaluate
+    from stm.train.trainer import train
+
+    results = []
+    for split in splits:
+        say(f"split {split.number}: {split.train}")
+        trained = train(config_of_split(config, split), say, args.address)
+        measured = evaluate(
+            trained["last_checkpoint"],
+            split.val,
+            protocol=args.protocol,
+            output=str(Path(args.output) / f"split{split.number}") if args.output else None,
+            num_workers=config.train.num_workers,
+            say=say,
+            address=args.address,
+        )
+        say(
+            f"split {split.number}: top-1 {measured['top1']:.2%} of {measured['num_videos']} videos"
+        )
+        results.append(row(split, trained, measured))
+    return {
+        "name": config.train.name,
+        "protocol": args.protocol,
+        "splits": results,
+        "mean": mean(results),
+    }
+
+
+def find_splits(folder: str, numbers: list[int]) -> list[Split]:
+    """The splits of those numbers; UserError naming the first manifest that is missing."""
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise UserError(f"--splits {numbers}: name each split once, and at least one")
+    splits = []
+    for number in numbers:
+        paths = [Path(folder) / f"split{number}" / f"{part}.parquet" for part in ("train", "val")]
+        for path in paths:
+            if not path.is_file():
+                raise UserError(
+                    f"--manifests {folder}: there is no {path}; "
+                    f"`stm index --split {number} ... --output {path.parent}` writes it"
+                )
+        splits.append(Split(number, *map(str, paths)))
+    return splits
+
+
+def check_splits(splits: list[Split]) -> None:
+    """Refuse splits whose mean would mean nothing: of other classes, or one split under two numbers."""
+    from stm.data.manifest import Manifest
+
+    first: Manifest | None = None
+    seen: dict[str, str] = {}
+    for split in splits:
+        for path in (split.train, split.val):
+            manifest = Manifest.read(path)
+            first = first or manifest
+            if manifest.classes != first.classes:
+                raise UserError(
+                    f"{path} has other classes than {splits[0].train}: splits of one dataset share them"
+                )
+            same = seen.setdefault(manifest.fingerprint, path)
+            if same != path:
+                raise UserError(
+                    f"{path} lists the same videos as {same}: index each split with its own --split"
+                )
+
+
+def config_of_split(config: Config, split: Split) -> Config:
+    """The config with the manifests of a split, and NAME-splitN as the run's name."""
+    return replace(
+        config,
+        data=replace(config.data, train=split.train, val=split.val),
+        train=replace(config.train, name=f"{config.train.name}-split{split.number}"),
+    )
+
+
+def row(split: Split, trained: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of a split."""
+    return {
+        "split": split.number,
+        "run": trained["run"],
+        "checkpoint": trained["last_checkpoint"],
+        **{name: measured[name] for name in (*_MEASURES, "num_videos", "unreadable")},
+    }
+
+
+def mean(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Mean over splits, each counting once however many videos it has, as results on these datasets are given."""
+    return {name: sum(each[name] for each in rows) / len(rows) for name in _MEASURES}
+
+
+def show(result: dict[str, Any]) -> str:
+    lines = [f"{result['name']}, {result['protocol']}", "  split   top-1   top-5  mean class  N"]
+    for each in result["splits"]:
+        lines.append(f"  {each['split']:<5}{_percent(each)}  {each['num_videos']}")
+        if each["unreadable"]:
+            lines[-1] += f", of which {each['unreadable']} unreadable and counted as wrong"
+    lines.append(f"  {'mean':<5}{_percent(result['mean'])}")
+    return "\n".join(lines)
+
+
+def _percent(measures: dict[str, Any]) -> str:
+    top1, top5, mean_class = (f"{measures[name]:.2%}" for name in _MEASURES)
+    return f"{top1:>8}{top5:>8}{mean_class:>12}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_verb(build_parser, run, argv, show)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
