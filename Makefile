@@ -21,7 +21,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-all slow lint types format lock wheel clean
+.PHONY: help install demo test test-all slow chaos lint types format lock wheel clean
 
 # $(call phase,NAME,COMMAND) runs the command, says how long it took, and keeps its exit status.
 define phase
@@ -45,6 +45,9 @@ test-all: lint types ## Like test, with the slow tests and those for a GPU (skip
 
 slow: $(STAMP) ## Only the slow tests: kills, soak, convergence
 	$(call phase,pytest,$(BIN)/python -m pytest -m slow $(ARGS))
+
+chaos: $(STAMP) ## Kill, freeze and take away parts of training runs, and compare their results; minutes
+	$(call phase,chaos,$(BIN)/python -m pytest -s tests/chaos $(ARGS))
 
 lint: $(STAMP) ## Check style and formatting
 	$(call phase,ruff,$(BIN)/ruff check . && $(BIN)/ruff format --check .)

@@ -67,23 +67,29 @@ class Placement:
     use_gpu: bool
     data_cpus: float
     """The least that decoding needs: one task. More CPUs make it faster."""
+    validation_cpus: float = 0.0
+    """Validation beside training: one process for the network and one decoding task; 0 where there is none."""
 
     @property
     def cpus(self) -> float:
-        return self.num_workers * self.cpus_per_worker + self.data_cpus
+        return self.num_workers * self.cpus_per_worker + self.data_cpus + self.validation_cpus
 
     @property
     def gpus(self) -> int:
-        return self.num_workers if self.use_gpu else 0
+        return self.num_workers + (self.validation_cpus > 0) if self.use_gpu else 0
 
     def __str__(self) -> str:
         total = f"{self.num_workers} workers x {self.cpus_per_worker:g} CPU + {self.data_cpus:g} CPU to decode"
+        if self.validation_cpus:
+            total += f" + {self.validation_cpus:g} CPU to validate"
         return f"{total} = {self.cpus:g} CPU" + (f", {self.gpus} GPU" if self.use_gpu else "")
 
 
 def logical_cpus(config: Config) -> int:
     """Logical CPUs of a cluster started on this machine for ``config``: the workers, and decoders on the rest."""
     workers = config.train.num_workers * config.train.cpus_per_worker
+    if config.train.validation == "async" and config.data.val:
+        workers += 1 + config.data.cpus_per_task
     spare = max((os.cpu_count() or 1) - workers, config.data.cpus_per_task, 1)
     return int(-(-(workers + spare) // 1))
 
@@ -101,7 +107,16 @@ def place(config: Config) -> Placement:
     train = config.train
     needed = train.min_workers or train.num_workers
     use_gpu = train.use_gpu if train.use_gpu is not None else gpus >= needed
-    placement = Placement(needed, train.cpus_per_worker, use_gpu, config.data.cpus_per_task)
+    beside = train.validation == "async" or (
+        train.validation == "auto" and use_gpu and gpus > train.num_workers
+    )
+    placement = Placement(
+        needed,
+        train.cpus_per_worker,
+        use_gpu,
+        config.data.cpus_per_task,
+        1 + config.data.cpus_per_task if beside and config.data.val else 0.0,
+    )
     if placement.cpus > cpus:
         raise UserError(
             f"the job needs {placement}, but the cluster has {cpus:g} CPU: "

@@ -335,10 +335,17 @@ class TrainConfig:
     """Steps between lines of progress."""
 
     checkpoint_every_steps: int | None = None
-    """Steps between checkpoints inside an epoch; null keeps one an epoch."""
+    """Steps between checkpoints inside an epoch; null leaves it to the clock."""
+
+    checkpoint_every_minutes: float | None = 10.0
+    """A checkpoint inside an epoch where the last one is older than this; null keeps one an epoch."""
 
     val_every_epochs: int = 1
     """Epochs between validations."""
+
+    validation: Literal["auto", "inline", "async"] = "auto"
+    """`inline` validates between epochs, on the training workers; `async` from checkpoints, on resources of its own,
+    while training goes on; `auto` is async where the cluster has a GPU to spare."""
 
     max_failures: int = 3
     """Restarts after a lost worker before the run gives up; -1 never gives up."""
@@ -377,6 +384,12 @@ class TrainConfig:
             "train.checkpoint_every_steps",
             self.checkpoint_every_steps,
             "must be at least 1, or null",
+        )
+        _require(
+            self.checkpoint_every_minutes is None or self.checkpoint_every_minutes > 0,
+            "train.checkpoint_every_minutes",
+            self.checkpoint_every_minutes,
+            "must be above 0, or null",
         )
         _require(
             self.val_every_epochs >= 1,

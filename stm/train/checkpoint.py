@@ -4,6 +4,7 @@
     state.pt            optimizer, gradient scaler, and the weights in training where they are other ones
     history.json        the steps since the checkpoint before, for the record
     meta.json           what the network is and where training stood; written last
+    validation.json     what a validation beside training found later
 
 ``meta.json`` alone says what the network is (config, classes) and where training stood (position), so evaluation and
 prediction need nothing but the checkpoint's path. Nothing in it is pickled: weights are safetensors, the optimizer's
@@ -15,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     import torch
 
 MODEL, STATE, META = "model.safetensors", "state.pt", "meta.json"
-HISTORY = "history.json"
+HISTORY, VALIDATION = "history.json", "validation.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,8 @@ class Meta:
     metrics: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     mlflow_run_id: str | None = None
+    awaits_validation: bool = False
+    """Its validation runs elsewhere (``stm.train.async_validation``), and its result is not there yet."""
 
     def to_json(self) -> str:
         return json.dumps(
@@ -82,9 +85,14 @@ def write(
 
 
 def read_meta(directory: str | Path) -> Meta:
-    """The meta of a checkpoint; ``UserError`` where there is none."""
+    """The meta of a checkpoint, with the validation that came after it; ``UserError`` where there is none."""
     try:
-        return Meta.from_json(_read(directory, META).decode())
+        meta = Meta.from_json(_read(directory, META).decode())
+        if meta.awaits_validation:
+            with contextlib.suppress(FileNotFoundError):
+                later = json.loads(_read(directory, VALIDATION))
+                return replace(meta, metrics=meta.metrics | later, awaits_validation=False)
+        return meta
     except FileNotFoundError:
         raise UserError(f"{directory} is not a checkpoint of stm: it has no {META}") from None
     except (UnicodeDecodeError, json.JSONDecodeError, TypeError, KeyError) as error:

@@ -65,6 +65,8 @@ class Job:
     num_val_videos: int = 0
     """All rows of the validation manifest; the unreadable ones count as wrong."""
     num_val_usable: int = 0
+    validates_elsewhere: bool = False
+    """Validation is not part of the stream: the driver does it from checkpoints."""
     board: Any = None
     """Progress board (an actor), or None."""
     mlflow_run_id: str | None = None
@@ -107,6 +109,7 @@ class _Rank:
         self.step = step_of(self.position, job.num_videos, self.config.optim.batch_size)
         self.window = _Window()
         self.failures: list[dict[str, str]] = []
+        self.saved_at = time.monotonic()
         self.asked_at: tuple[float, int] | None = None
         self.ask_next = self.step
         self.answered_preemption: Any = None
@@ -190,12 +193,14 @@ class _Rank:
                     self._flush()
                     self._end_epoch(batches)
                     continue
-                if self.step % config.log_every_steps == 0:
-                    self._flush()
                 save = config.checkpoint_every_steps
                 if (save and self.step % save == 0) or self._is_preempted():
                     self._flush()
                     self._save({})
+                elif self.step % config.log_every_steps == 0:
+                    self._flush()
+                    if self._checkpoint_is_old():
+                        self._save({})
 
     def _timed(self, batches: Iterator[ClipBatch]) -> Iterator[ClipBatch]:
         """The batches; what they are waited for goes into the window."""
@@ -295,9 +300,10 @@ class _Rank:
         failures = [failure for per_rank in self._gather(self.failures) for failure in per_rank]
         self.failures = []
         metrics: dict[str, Any] = {"epoch": epochs_done, "unreadable": len(failures)}
-        if self.job.num_val_usable and validates(
+        due = self.job.num_val_usable > 0 and validates(
             epochs_done, config.train.val_every_epochs, config.optim.epochs
-        ):
+        )
+        if due and not self.job.validates_elsewhere:
             self.pulse.doing("validating", self.step)
             metrics |= validate(
                 self.average.module if self.average is not None else self.module,
@@ -308,7 +314,7 @@ class _Rank:
                 self.autocast,
             )
         self._post("epoch", epochs=config.optim.epochs, failures=failures, **metrics)
-        self._save(metrics)
+        self._save(metrics, awaits_validation=due and self.job.validates_elsewhere)
         self.window = _Window()  # an epoch's end is not a step's time
 
     # ------------------------------------------------------------------ what is said about it
@@ -422,6 +428,11 @@ class _Rank:
 
     # ------------------------------------------------------------------ checkpoints
 
+    def _checkpoint_is_old(self) -> bool:
+        """By the clock of rank 0, which is the one that writes; saving is no collective."""
+        limit = self.config.train.checkpoint_every_minutes
+        return limit is not None and time.monotonic() - self.saved_at > 60 * limit
+
     def _is_preempted(self) -> bool:
         """Whether a node is about to be taken away and this state is not kept yet; all ranks answer the same."""
         if self.step < self.ask_next:
@@ -449,11 +460,12 @@ class _Rank:
         )
         return True
 
-    def _save(self, metrics: dict[str, Any]) -> None:
+    def _save(self, metrics: dict[str, Any], awaits_validation: bool = False) -> None:
         """Keep a checkpoint of this position. Rank 0 writes it; the others go on and meet it at the next step."""
         if self.rank != 0:
             self.history = []
             return
+        self.saved_at = time.monotonic()
         self.pulse.doing("writing a checkpoint", self.step)
         if metrics:
             self.history.append({"time": time.time(), "step": self.step, "epoch": metrics})
@@ -468,6 +480,7 @@ class _Rank:
             metrics=metrics,
             versions=self.job.versions,
             mlflow_run_id=self.job.mlflow_run_id,
+            awaits_validation=awaits_validation,
         )
         state: dict[str, Any] = {
             "optimizer": self.optimizer.state_dict(),

@@ -35,6 +35,10 @@ class Recorder:
                 values = {f"train/{key}": row[key] for key in ("loss", "top1", "lr")}
                 self._tracker.metrics(values, row["step"], row["time"])
 
+    def validation(self, step: int, metrics: dict[str, float]) -> None:
+        """Record what a validation beside training found."""
+        self._tracker.metrics(metrics, step)
+
     def handle(self, event: Event) -> None:
         """Show an event and record what is to be kept of it."""
         kind = event["kind"]

@@ -10,6 +10,7 @@ a crash, a full disk or a machine that disappears at any moment leaves the one b
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
@@ -18,9 +19,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stm.train.checkpoint import META, Meta, read_meta
+from stm.train.checkpoint import META, VALIDATION, Meta, read_meta
 
 _PARTIAL = ".partial-"
+_MOST_WAITING = 3
 
 
 class CheckpointStore:
@@ -66,19 +68,32 @@ class CheckpointStore:
         return (paths[-1], read_meta(paths[-1])) if paths else None
 
     def prune(self) -> None:
-        """Remove all but the newest checkpoint and the best by validation, and what crashes left half-written.
+        """Remove all but the newest checkpoint, the best by validation, the newest few that wait for theirs, and what
+        crashes left half-written.
 
         What cannot be removed stays: that is no reason to stop a run.
         """
         found = self.checkpoints()
         if found:
-            keep = {found[-1][0], best(found)[0]}
+            waiting = [path for path, meta in found if meta.awaits_validation][-_MOST_WAITING:]
+            keep = {found[-1][0], best(found)[0], *waiting}
             for path in (path for path, _ in found if path not in keep):
                 with contextlib.suppress(OSError):
                     self._remove(path)
         if not self._remote:
             for partial in Path(self.run_directory).glob(f"{_PARTIAL}*"):
                 shutil.rmtree(partial, ignore_errors=True)
+
+    def add_validation(self, path: str, metrics: dict[str, float]) -> None:
+        """Add to a checkpoint what its validation found; nothing, where the validation is given up."""
+        text = json.dumps(metrics)
+        if self._remote:
+            filesystem, root = self._filesystem()
+            filesystem.pipe_file(f"{root}/{path.rsplit('/', 1)[1]}/{VALIDATION}", text.encode())
+            return
+        partial = Path(path) / f"{_PARTIAL}{VALIDATION}"
+        partial.write_text(text)
+        os.replace(partial, Path(path) / VALIDATION)
 
     # ------------------------------------------------------------------ disks and object stores
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -19,11 +20,15 @@ from stm.data.stream import SHARD, StreamSpec, Validation, plan_data_config, put
 from stm.errors import UserError
 from stm.figures import plot_curves
 from stm.train import checkpoint as checkpoints
-from stm.train.progress import board
+from stm.train.async_validation import AsyncValidation
+from stm.train.progress import Event, board
 from stm.train.recorder import Recorder, failure_callback
 from stm.train.store import CheckpointStore, best
 
 Show = Callable[[str], None]
+
+RESIZE_CHECK_S = 60.0
+"""How often an elastic run looks for room to grow. Growing starts the workers anew from the last checkpoint."""
 
 # What may differ when a run is continued, because it does not change what is computed.
 _FREE_ON_RESUME = {
@@ -202,14 +207,26 @@ def _fit(
         quarantine=culprits,
     )
     validation = None
-    if val_manifest is not None:
+    beside = None
+    if val_manifest is not None and placement.validation_cpus:
+        beside = AsyncValidation(config, val_manifest, store, recorder, say)
+    elif val_manifest is not None:
         one_pass = stream_spec(config, val_manifest, ClipSpec.one_clip(config.data))
         validation = Validation(one_pass, config.train.val_every_epochs)
     train = config.train
     workers: Any = train.num_workers
     if train.min_workers is not None:
         workers = (train.min_workers, train.num_workers)
-    with board(recorder.handle, say) as actor:
+
+    def handle(event: Event) -> None:
+        recorder.handle(event)
+        if beside is not None and event["kind"] == "committed":
+            beside.checkpoint_kept()
+
+    with contextlib.ExitStack() as stack:
+        if beside is not None:
+            stack.enter_context(beside)
+        actor = stack.enter_context(board(handle, say))
         job = Job(
             config=config,
             run_directory=store.run_directory,
@@ -219,6 +236,7 @@ def _fit(
             num_videos=len(train_manifest.usable),
             num_val_videos=len(val_manifest) if val_manifest else 0,
             num_val_usable=len(val_manifest.usable) if val_manifest else 0,
+            validates_elsewhere=beside is not None,
             board=actor,
             mlflow_run_id=tracker.run_id,
             versions=versions(),
@@ -232,6 +250,7 @@ def _fit(
             ),
             scaling_config=ScalingConfig(
                 num_workers=workers,
+                elastic_resize_monitor_interval_s=RESIZE_CHECK_S,  # type: ignore[call-arg]
                 use_gpu=placement.use_gpu,
                 resources_per_worker={
                     "CPU": placement.cpus_per_worker,

@@ -16,6 +16,7 @@ import pytest
 from stm.data.decode import VideoError, probe, read_frames
 from stm.data.manifest import Manifest
 from stm.data.synthetic import write_videos
+from stm.train import checkpoint as checkpoints
 
 ROOT = Path(__file__).parents[2]
 
@@ -87,7 +88,9 @@ def test_what_is_not_in_the_store_is_not_found(reachable):
 
 
 @pytest.mark.ray
-def test_a_dataset_in_a_store_is_indexed_and_trained_on(store, tmp_path):
+def test_a_dataset_in_a_store_is_indexed_and_trained_on_and_the_run_kept_there(
+    store, reachable, tmp_path
+):
     environment, folder = store
     run = {
         "cwd": ROOT, "env": {**os.environ, **environment, "OMP_NUM_THREADS": "1"},
@@ -111,40 +114,22 @@ def test_a_dataset_in_a_store_is_indexed_and_trained_on(store, tmp_path):
     assert manifest.table["path"][0].as_py().startswith("s3://clips/videos/train/")
     assert manifest.table["status"].to_pylist() == ["ok"] * 8 + ["not_found"]
 
-    command = [
-        sys.executable,
-        "-m",
-        "pipelines.train",
-        "--address",
-        "local",
-        "--json",
-        "--tracking.uri",
-        "none",
-    ]
-    command += [
-        "--data.train",
-        str(tmp_path / "train.parquet"),
-        "--data.val",
-        str(tmp_path / "val.parquet"),
-    ]
-    command += [
-        "--model.depth",
-        "26",
-        "--model.width",
-        "16",
-        "--data.size",
-        "32",
-        "--data.num_segments",
-        "2",
-    ]
-    command += [
-        "--optim.batch_size",
-        "4",
-        "--optim.epochs",
-        "1",
-        "--train.storage",
-        str(tmp_path / "runs"),
-    ]
-    done = subprocess.run(command, **run)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["steps"] == 2
+    # Twice, with another cache: the second driver, on another machine, as it were, has the store alone.
+    for number, epochs in enumerate((1, 2)):
+        command = [sys.executable, "-m", "pipelines.train", "--address=local", "--json"]
+        command += [f"--data.train={tmp_path / 'train.parquet'}"]
+        command += [
+            f"--data.val={tmp_path / 'val.parquet'}",
+            "--model.depth=26",
+            "--model.width=16",
+        ]
+        command += ["--data.size=32", "--data.num_segments=2", "--optim.batch_size=4"]
+        command += [f"--optim.epochs={epochs}", "--optim.milestones=[]", "--tracking.uri=none"]
+        command += ["--train.storage=s3://clips/runs", "--train.name=far"]
+        run["env"]["XDG_CACHE_HOME"] = str(tmp_path / f"cache-{number}")
+        done = subprocess.run(command, **run)
+        assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["last_checkpoint"] == "s3://clips/runs/far/checkpoint-00000004"
+    assert "continuing at epoch 2, sample 0 (step 2)" in done.stderr
+    assert checkpoints.read_meta(result["last_checkpoint"]).step == result["steps"] == 4

@@ -10,7 +10,7 @@ import pytest
 
 from stm.data.clips import ClipSpec
 from stm.data.plan import Position, shares
-from stm.data.stream import StreamSpec, build_stream, iterate
+from stm.data.stream import StreamSpec, Validation, build_stream, iterate
 from stm.data.synthetic import encode
 
 pytestmark = pytest.mark.ray
@@ -130,3 +130,22 @@ def test_the_video_rows_alone_travel_with_a_task(ray_cluster, videos):
     first = next(plan_rows(videos, spec_of(videos), 1, Position(), shares_per_task=2))
     assert first.num_rows == 1
     assert len(first["path"][0]) == 8
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_validation_follows_its_epoch_in_the_same_sequence(ray_cluster, videos, world_size):
+    held_out = videos.slice(0, 5)
+    validation = Validation(
+        spec_of(held_out, num_epochs=1, shuffle=False, clip=ClipSpec(num_segments=4, size=32)),
+        every_epochs=2,
+    )
+    stream = build_stream(spec_of(videos, num_epochs=3), world_size, Position(1, 8), validation)
+    batches = collect(stream, world_size)
+    ends = [(b.epoch, b.offset_end, b.validation) for b in batches[0]]
+    # What is left of epoch 1, the validation after two epochs, epoch 2 and the validation after the last.
+    assert ends == [
+        *[(1, 11, False), (0, 4, True), (0, 5, True)],
+        *[(2, 4, False), (2, 8, False), (2, 11, False), (0, 4, True), (0, 5, True)],
+    ]
+    shown = [int(v) for rank in batches for b in rank if b.validation for v in b.videos if v >= 0]
+    assert sorted(shown) == sorted([*range(5)] * 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,7 +17,15 @@ import pyarrow as pa
 import pytest
 import torch
 
-from stm.config import Config, DataConfig, ModelConfig, OptimConfig, TrackingConfig, TrainConfig
+from stm.config import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    ParameterGroup,
+    TrackingConfig,
+    TrainConfig,
+)
 from stm.data.annotations import read_annotations
 from stm.data.indexing import index_videos
 from stm.data.manifest import Manifest
@@ -24,6 +33,7 @@ from stm.data.synthetic import write_videos
 from stm.errors import UserError
 from stm.figures import series
 from stm.train import checkpoint as checkpoints
+from stm.train.async_validation import validate_checkpoint
 from stm.train.store import CheckpointStore
 from stm.train.trainer import train
 
@@ -225,3 +235,77 @@ def test_other_classes_to_validate_on_are_refused(manifests, tmp_path):
     config = config_for({**manifests, "val": str(tmp_path / "other.parquet")}, tmp_path, "other")
     with pytest.raises(UserError, match="has other classes than"):
         train(config, print)
+
+
+def test_every_option_of_the_trainer_works_together(manifests, tmp_path):
+    """Two workers; parts of a batch, groups, averaged weights, mixing, synchronised statistics, validation beside."""
+    config = config_for(
+        manifests, tmp_path, "all", workers=2, epochs=2, validation="async", min_workers=1
+    )
+    config = replace(
+        config,
+        optim=replace(
+            config.optim,
+            accumulate=2,
+            groups=[ParameterGroup(match=r"^fc\.", lr_scale=2.0, weight_decay=0.0)],
+            ema_decay=0.5,
+            mixup=0.2,
+            cutmix=1.0,
+            sync_batchnorm=True,
+            label_smoothing=0.1,
+            reference_batch_size=8,
+        ),
+        model=replace(config.model, gradient_checkpointing=True),
+    )
+    said = []
+    result = train(config, said.append)
+    assert result["steps"] == 12
+    assert any("lr 0.01 (scaled from 0.02 at 8), gradients of 2 parts a step" in s for s in said)
+    validated = [line for line in said if "validated  val top-1" in line]
+    assert validated, said
+    meta = checkpoints.read_meta(result["last_checkpoint"])
+    assert meta.metrics["val_num_videos"] == 8
+    assert meta.metrics["val_unreadable"] == 1
+    averaged = checkpoints.read_weights(result["last_checkpoint"])
+    state = checkpoints.read_state(result["last_checkpoint"])
+    assert state["averaged"] == 12
+    assert not torch.equal(averaged["fc.weight"], state["weights"]["fc.weight"])
+
+
+def test_validation_beside_training_counts_as_the_one_inside_does(manifests, tmp_path):
+    config = config_for(manifests, tmp_path, "inside", epochs=1)
+    path = train(config, print)["last_checkpoint"]
+    inside = checkpoints.read_meta(path).metrics
+    beside = validate_checkpoint(path, config, Manifest.read(manifests["val"]))
+    for name, value in beside.items():
+        assert inside[name] == pytest.approx(value, rel=1e-4), name
+
+
+def test_a_full_disk_is_told_and_the_same_command_goes_on_when_there_is_room(manifests, tmp_path):
+    """On a real file system of 8 MiB, where this user may mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("this user may not mount a small file system")
+    try:
+        config = config_for(manifests, disk, "full", epochs=2)
+        train(replace(config, optim=replace(config.optim, epochs=1)), print)
+        kept = CheckpointStore(str(disk / "full")).latest()
+        with (disk / "filler").open("wb") as filler, contextlib.suppress(OSError):
+            while True:
+                filler.write(b"x" * 65536)
+                filler.flush()
+        said = []
+        with pytest.raises(
+            UserError, match=r"step 12 could not be written.*No space left.*make room"
+        ):
+            train(config, said.append)
+        told = [line for line in said if "could not be written" in line]
+        assert told, said
+        assert "training goes on" in told[0]
+        assert CheckpointStore(str(disk / "full")).latest() == kept, "the last good one is kept"
+        (disk / "filler").unlink()
+        assert train(config, print)["steps"] == 12
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)

@@ -1,0 +1,111 @@
+"""Validation beside training: on resources of its own, from checkpoints, while training goes on.
+
+The driver scores the newest checkpoint that waits and writes the result beside it. Where training is faster than
+validation, checkpoints in between are passed over; the last one never is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from stm.config import Config
+from stm.data.clips import ClipSpec
+from stm.data.manifest import Manifest
+from stm.train import checkpoint as checkpoints
+from stm.train.recorder import Recorder
+from stm.train.store import CheckpointStore
+
+
+class AsyncValidation:
+    """Validates the checkpoints of one run in a thread of the driver; use as a context manager."""
+
+    def __init__(
+        self,
+        config: Config,
+        manifest: Manifest,
+        store: CheckpointStore,
+        recorder: Recorder,
+        say: Callable[[str], None],
+    ) -> None:
+        self._config, self._manifest, self._store = config, manifest, store
+        self._recorder, self._say = recorder, say
+        self._asked = threading.Event()
+        self._done = False
+        self._thread = threading.Thread(target=self._run, name="validation", daemon=True)
+
+    def __enter__(self) -> AsyncValidation:
+        self._thread.start()
+        self._asked.set()  # a run that is continued may have left one unvalidated
+        return self
+
+    def __exit__(self, kind: Any, *_: object) -> None:
+        """Wait until the last checkpoint is validated, unless the run failed."""
+        self._done = True
+        self._asked.set()
+        if kind is None:
+            self._thread.join()
+
+    def checkpoint_kept(self) -> None:
+        """There may be something to do."""
+        self._asked.set()
+
+    def _run(self) -> None:
+        while True:
+            self._asked.wait()
+            self._asked.clear()
+            last_round = self._done
+            waiting = [path for path, meta in self._store.checkpoints() if meta.awaits_validation]
+            if waiting:
+                try:
+                    self._validate(waiting[-1], passed_over=waiting[:-1])
+                except Exception as error:  # training must not end for it
+                    reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+                    self._say(f"validation of {waiting[-1]} failed: {reason[0][:300]}")
+                    with contextlib.suppress(OSError):  # it may have been removed
+                        self._store.add_validation(waiting[-1], {})
+                self._asked.set()
+            elif last_round:
+                return
+
+    def _validate(self, path: str, passed_over: list[str]) -> None:
+        metrics = validate_checkpoint(path, self._config, self._manifest)
+        self._store.add_validation(path, metrics)
+        for older in passed_over:
+            self._store.add_validation(older, {})
+        meta = checkpoints.read_meta(path)
+        self._recorder.validation(meta.step, metrics)
+        epoch = meta.metrics.get("epoch", meta.position.epoch)
+        self._say(
+            f"epoch {epoch:.0f} validated  val top-1 {metrics['val_top1']:.1%} of "
+            f"{metrics['val_num_videos']:.0f}, loss {metrics['val_loss']:.3f}"
+        )
+
+
+def validate_checkpoint(path: str, config: Config, manifest: Manifest) -> dict[str, float]:
+    """What ``stm.train.validation.validate`` returns, of a checkpoint, through the scoring graph of evaluation."""
+    from stm.evaluate.inference import score_manifest
+    from stm.evaluate.metrics import measure
+
+    meta = checkpoints.read_meta(path)
+    scores = score_manifest(
+        manifest,
+        checkpoints.network_arguments(meta),
+        checkpoints.read_weights(path),
+        ClipSpec.one_clip(config.data),
+    )
+    labels_N = manifest.table.column("label").to_numpy().astype(np.int64)
+    metrics = measure(scores.scores_NK, labels_N, scores.readable_N)
+    read_N = scores.readable_N
+    own = scores.scores_NK[read_N, labels_N[read_N]]
+    return {
+        "val_top1": metrics.top1,
+        "val_top5": metrics.top5,
+        "val_loss": float(-np.log(np.maximum(own, 1e-12)).mean()) if len(own) else 0.0,
+        "val_num_videos": float(metrics.num_videos),
+        "val_unreadable": float(metrics.unreadable),
+    }

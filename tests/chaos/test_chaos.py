@@ -1,0 +1,146 @@
+"""Chaos: what is done to a run in the middle, and that its results do not show it.
+
+`make chaos` prints the table of docs/reliability.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from stm.figures import series
+from stm.train import checkpoint as checkpoints
+from tests.chaos import runs
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]
+
+NUM_TRAIN = 24
+
+
+@pytest.fixture(scope="module")
+def table():
+    """Rows for the report, printed at the end."""
+    rows: list[str] = []
+    yield rows
+    print("\n\n| what happened | took | outcome |\n|---|---|---|")
+    print("\n".join(rows))
+
+
+@pytest.fixture(scope="module")
+def manifests(ray_cluster, tmp_path_factory):
+    return runs.make_manifests(tmp_path_factory.mktemp("videos"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(manifests, tmp_path_factory):
+    """(result, losses, seconds) of a run that nothing happens to."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    began = time.monotonic()
+    config = runs.config_for(manifests, folder, "whole")
+    process = runs.start(config, folder / "log.txt")
+    out, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, (folder / "log.txt").read_text()[-3000:]
+    losses = series(folder / "whole" / "tracking.jsonl", "train/loss")
+    return json.loads(out), losses, time.monotonic() - began
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_disturbed_run_is_the_undisturbed_one_bit_for_bit(
+    manifests, undisturbed, tmp_path, table, seed
+):
+    whole, losses, took = undisturbed
+    config = runs.config_for(manifests, tmp_path, "hit")
+    began = time.monotonic()
+    result, happened = runs.run_disturbed(config, tmp_path / "log.txt", seed)
+    assert len(happened) >= 3, f"the run was over too soon: {happened}"
+    assert result["steps"] == whole["steps"]
+    assert series(tmp_path / "hit" / "tracking.jsonl", "train/loss") == losses
+    spool = (tmp_path / "hit" / "tracking.jsonl").read_text().splitlines()
+    recorded = Counter(
+        r["step"] for r in map(json.loads, spool) if "train/loss" in r.get("values", {})
+    )
+    assert set(recorded.values()) == {1}, "each step is recorded once"
+    ours, theirs = (checkpoints.read_weights(r["last_checkpoint"]) for r in (result, whole))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert result["val_top1"] == whole["val_top1"]
+    table.append(
+        f"| seed {seed}: {', '.join(happened)} | {time.monotonic() - began:.0f} s ({took:.0f} s undisturbed) "
+        f"| {len(losses)} losses and all weights equal, bit for bit |"
+    )
+
+
+def steps_taken(folder):
+    """The steps that count: of each, the lines of the worker group that took it last."""
+    lines = [
+        json.loads(line)
+        for file in (folder / "steps").glob("*.jsonl")
+        for line in file.read_text().splitlines()
+    ]
+    by_step = defaultdict(list)
+    for line in lines:
+        by_step[line["step"]].append(line)
+    counted = {}
+    for step, taken in by_step.items():
+        group = max(taken, key=lambda line: line["at"])["group"]
+        counted[step] = [line for line in taken if line["group"] == group]
+    return counted
+
+
+@pytest.mark.parametrize("scenario", ["lost", "grown", "preempted"])
+def test_nodes_come_and_go_and_each_epoch_shows_every_video_once(
+    manifests, tmp_path, table, scenario
+):
+    (tmp_path / "manifests.json").write_text(json.dumps(manifests))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_TMPDIR": str(tmp_path)}
+    for name in ("RAY_ADDRESS",):
+        environment.pop(name, None)
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).parent / "nodes.py"), scenario, str(tmp_path)],
+        cwd=runs.ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    said = (tmp_path / "said.txt").read_text() if (tmp_path / "said.txt").exists() else ""
+    assert done.returncode == 0, done.stderr[-3000:] + said
+    result = json.loads(done.stdout.strip().splitlines()[-1])
+    assert "error" not in result, f"{result}\n{said}"
+    steps = steps_taken(tmp_path)
+    assert sorted(steps) == list(range(1, result["steps"] + 1))
+    seen = defaultdict(Counter)
+    for taken in steps.values():
+        for line in taken:
+            seen[line["epoch"]].update(line["videos"])
+    assert len(seen) == result["epochs"]
+    for epoch, counts in seen.items():
+        assert counts == Counter(range(NUM_TRAIN)), f"epoch {epoch}"
+    sizes = [line["world_size"] for _, taken in sorted(steps.items()) for line in taken[:1]]
+    changes = [size for i, size in enumerate(sizes) if i == 0 or sizes[i - 1] != size]
+    assert len(set(changes)) == 2, f"the number of workers was to change: {changes}"
+    if scenario == "preempted":
+        kept = re.search(r"keeping a checkpoint of step (\d+) now", said)
+        assert kept, said
+        # No step before the notice was taken twice: the other group began where the checkpoint was.
+        lines = [
+            json.loads(line)
+            for file in (tmp_path / "steps").glob("*.jsonl")
+            for line in file.read_text().splitlines()
+        ]
+        second = max(lines, key=lambda line: line["at"])["group"]
+        assert min(line["step"] for line in lines if line["group"] == second) > int(kept[1])
+    table.append(
+        f"| node {scenario}: {' -> '.join(map(str, changes))} workers | {time.monotonic() - began:.0f} s "
+        f"| {result['epochs']} epochs, each of {NUM_TRAIN} videos exactly once |"
+    )
