@@ -8,6 +8,7 @@ The same command again makes only what is missing or has changed.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from stm.data.preparing import Failure, Summary
 
 _SHOWN_FAILURES = 10
+_LONGEST_GOP = 250
 
 
 def build_parser() -> Parser:
@@ -32,6 +34,7 @@ def build_parser() -> Parser:
         """
         stm prepare --manifest manifests/train.parquet --output prepared
         stm prepare --manifest manifests/train.parquet --output prepared --layout shards
+        stm prepare --manifest manifests/train.parquet --output prepared --layout shards --codec jpeg
         stm prepare --manifest frames/train.parquet --output packed --layout shards --keep-jpeg
         """,
     )
@@ -47,6 +50,25 @@ def build_parser() -> Parser:
     )
     parser.add_argument(
         "--short-side", type=int, default=256, help="pixels; smaller videos are not enlarged"
+    )
+    parser.add_argument(
+        "--codec",
+        type=Literal["h264", "jpeg"],
+        default="h264",
+        help="jpeg: an image a frame, the fastest to decode and the largest; needs --layout shards",
+    )
+    parser.add_argument(
+        "--gop",
+        type=int,
+        default=16,
+        help="frames of H.264 from one key frame to the next; fewer decode faster and are larger",
+    )
+    parser.add_argument(
+        "--min-gain",
+        type=float,
+        default=1.0,
+        help="leave a video as it is unless its clips then decode so many times as fast, measured "
+        "for each video; 0: prepare all, unmeasured",
     )
     parser.add_argument(
         "--keep-jpeg",
@@ -94,7 +116,13 @@ def run(args: Any) -> dict[str, Any]:
         manifest,
         output,
         layout=args.layout,
-        settings=Settings(short_side=args.short_side, keep_jpeg=args.keep_jpeg),
+        settings=Settings(
+            short_side=args.short_side,
+            codec=args.codec,
+            gop=args.gop,
+            keep_jpeg=args.keep_jpeg,
+            min_gain=args.min_gain,
+        ),
         keep_source_on_failure=args.keep_source_on_failure,
         deadline_s=args.deadline_s,
         deadline_s_per_frame=args.deadline_s_per_frame,
@@ -104,8 +132,15 @@ def run(args: Any) -> dict[str, Any]:
     bad = target.with_suffix(".bad.txt")
     prepared.write(target)
     _write_bad(bad, prepared, summary.failures)
+    kept = target.with_suffix(".kept.txt")
+    _write_lines(kept, [[each.video_id, each.path, each.detail] for each in summary.left_alone])
     timings = time_clips(manifest, prepared, args.measure) if args.measure else None
     say(_table(summary, timings))
+    if summary.left_alone:
+        say(
+            f"{len(summary.left_alone)} videos left as they were: prepared, they would not decode "
+            f"{args.min_gain:g} times as fast; all in {kept}"
+        )
     same = prepared.fingerprint == manifest.fingerprint
     _show_failures(summary.failures, bad, same)
     if not len(prepared.usable):
@@ -115,6 +150,7 @@ def run(args: Any) -> dict[str, Any]:
         "num_videos": len(prepared),
         "bad": len(prepared) - len(prepared.usable),
         "prepared": summary.num_prepared,
+        "left_alone": len(summary.left_alone),
         "made_now": summary.num_made,
         "failures": summary.reasons,
         "fingerprint": prepared.fingerprint,
@@ -158,10 +194,15 @@ def _check(args: Any) -> None:
             f"--deadline-s {args.deadline_s:g} --deadline-s-per-frame "
             f"{args.deadline_s_per_frame:g}: must be more than 0 seconds, and not less than 0."
         )
+    if not 1 <= args.gop <= _LONGEST_GOP:
+        raise UserError(f"--gop {args.gop}: must be 1 to {_LONGEST_GOP} frames.")
+    if not 0 <= args.min_gain < math.inf:
+        raise UserError(f"--min-gain {args.min_gain:g}: must be a number from 0 up.")
     if args.measure < 0:
         raise UserError(f"--measure {args.measure}: must be 0 or more videos.")
-    if args.keep_jpeg and args.layout != "shards":
-        raise UserError("--keep-jpeg needs --layout shards: a file of its own holds one video.")
+    for option, given in (("--keep-jpeg", args.keep_jpeg), ("--codec jpeg", args.codec == "jpeg")):
+        if given and args.layout != "shards":
+            raise UserError(f"{option} needs --layout shards: a file of its own holds one video.")
 
 
 def _output_folder(name: str, source: Path) -> Path:
@@ -200,23 +241,25 @@ class _Progress:
 
 
 def _write_bad(path: Path, prepared: Manifest, failures: list[Failure]) -> None:
-    """All that cannot be used or was not prepared, tab-separated: id, status, path, why.
-
-    No file where there is none.
-    """
+    """All that cannot be used or could not be prepared: id, status, path, why."""
     columns = prepared.table.select(["video_id", "status", "path", "detail"]).to_pylist()
     kept = {failure.row: failure for failure in failures}
-    lines = []
+    lines: list[list[str]] = []
     for row, item in enumerate(columns):
         if item["status"] != "ok":
-            lines.append("\t".join(item.values()))
+            lines.append(list(item.values()))
         elif row in kept:
             why = f"{kept[row].reason}: {kept[row].detail}"
-            lines.append("\t".join([item["video_id"], "source_kept", item["path"], why]))
+            lines.append([item["video_id"], "source_kept", item["path"], why])
+    _write_lines(path, lines)
+
+
+def _write_lines(path: Path, lines: list[list[str]]) -> None:
+    """Tab-separated; no file where there is no line."""
     if not lines:
         path.unlink(missing_ok=True)
         return
-    path.write_text("".join(" ".join(line.splitlines()) + "\n" for line in lines))
+    path.write_text("".join(" ".join("\t".join(line).splitlines()) + "\n" for line in lines))
 
 
 def _show_failures(failures: list[Failure], bad: Path, same_fingerprint: bool) -> None:
@@ -248,15 +291,18 @@ def _table(summary: Summary, timings: Timings | None) -> str:
         )
     if timings is None:
         return "\n".join(lines)
-    clip = f", {timings.num_segments} frames to {timings.size} px, one core"
+    clip = f", {timings.num_segments} frames to {timings.size} px, CPU time"
     lines.append(_timing_line("ms a clip", timings.overall) + clip)
     if len(timings.by_codec) > 1:
         lines += [_timing_line(f"  {codec}", each) for codec, each in timings.by_codec.items()]
-    slower = [codec for codec, each in timings.by_codec.items() if each.after_ms > each.before_ms]
+    # Videos left as they were differ by noise.
+    slower = [
+        codec for codec, each in timings.by_codec.items() if each.after_ms > 1.1 * each.before_ms
+    ]
     if slower:
         lines.append(
-            f"{', '.join(slower)} videos decode no faster than before: the manifest as it was is "
-            "the better one for them"
+            f"{', '.join(slower)} videos decode slower than before: --min-gain 1 leaves them as "
+            "they were"
         )
     return "\n".join(lines)
 

@@ -15,6 +15,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+NO_GAIN = "no_gain"
+"""Reason of a video that is as good as it is."""
+
 # A chmod, a mount, more memory, a new version can mend these without a change of size or time.
 _NOT_REMEMBERED = frozenset({"not_found", "permission_denied", "crashed", "failed"})
 
@@ -34,7 +37,7 @@ class Record:
 
     reason: str = ""
     detail: str = ""
-    """Why it failed: code and words."""
+    """Why it failed, or was left alone (`NO_GAIN`): code and words."""
 
     deadline_s: float = 0.0
     width: int = 0

@@ -20,9 +20,9 @@ import pyarrow as pa
 
 from stm.data.decode import VideoError
 from stm.data.isolation import CallFailed, IsolatedProcess
-from stm.data.prepare_log import PrepareLog, Record
+from stm.data.prepare_log import NO_GAIN, PrepareLog, Record
 from stm.data.source_state import source_state
-from stm.data.transcode import OutputFailed, Prepared, Settings, VideoFacts
+from stm.data.transcode import NoGain, OutputFailed, Prepared, Settings, VideoFacts
 
 Make = Callable[[VideoFacts, str, Settings], Prepared]
 
@@ -96,7 +96,7 @@ def _prepare(process: IsolatedProcess, item: dict[str, Any], job: Job) -> tuple[
         is_frames=item["codec"] == _FRAMES,
     )
     keeps_images = facts.is_frames and job.settings.keep_jpeg
-    suffix = ".parquet" if keeps_images else ".mp4"
+    suffix = ".parquet" if keeps_images or job.settings.codec == "jpeg" else ".mp4"
     temporary = job.temporary / (uuid.uuid4().hex + suffix)
     record = Record(key=_key(item, "", job), source=facts.path, deadline_s=deadline_s)
     try:
@@ -111,6 +111,9 @@ def _prepare(process: IsolatedProcess, item: dict[str, Any], job: Job) -> tuple[
         made = process.call(job.make, facts, str(temporary), job.settings, deadline_s=deadline_s)
     except OutputFailed:
         raise
+    except NoGain as no_gain:
+        temporary.unlink(missing_ok=True)
+        return replace(record, reason=NO_GAIN, detail=str(no_gain)), False
     except (VideoError, CallFailed) as error:
         temporary.unlink(missing_ok=True)
         return replace(record, reason=error.reason, detail=error.detail), False

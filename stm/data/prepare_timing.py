@@ -1,14 +1,18 @@
-"""How long a clip takes before and after preparing, measured on a sample and not assumed."""
+"""How long a clip takes before and after preparing, measured and not assumed.
+
+CPU time of a process with one thread: what other work on the machine, or a slow disk, adds to the
+clock is no part of it.
+"""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stm.data import decode, sampling
 from stm.data.clips import ClipSpec, load_views
 from stm.data.decode import VideoError
 from stm.data.isolation import CallFailed, IsolatedProcess
@@ -16,12 +20,18 @@ from stm.data.manifest import Manifest
 
 _ROUNDS = 3
 _DEADLINE_S = 60.0
-_COLUMNS = ("path", "num_frames", "width", "height", "codec")
+CLIP = ClipSpec(num_segments=8, size=224)
+"""The clip that is timed."""
+
+Video = tuple[str, int, int, int]
+"""(path, number of frames, width, height), as the manifest has them."""
+
+_COLUMNS = ("path", "num_frames", "width", "height")
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds that one core takes to decode a clip: the mean over videos of medians."""
+    """CPU milliseconds to decode a clip: the mean over videos of medians."""
 
     num_videos: int
     before_ms: float
@@ -38,9 +48,7 @@ class Timings:
     size: int
 
 
-def time_clips(
-    before: Manifest, after: Manifest, most: int, *, num_segments: int = 8, size: int = 224
-) -> Timings | None:
+def time_clips(before: Manifest, after: Manifest, most: int) -> Timings | None:
     """Decode the same clip of up to `most` videos from both manifests; None if there is none.
 
     The videos are spread over the manifest, both sides take turns, and what counts is the median of
@@ -48,25 +56,28 @@ def time_clips(
     """
     both = np.intersect1d(before.usable, after.usable)
     rows = both[np.unique(np.linspace(0, len(both) - 1, min(most, len(both))).astype(int))]
-    spec = ClipSpec(num_segments=num_segments, size=size)
-    tables = [each.table.select(_COLUMNS).take(rows).to_pylist() for each in (before, after)]
+    codecs = before.table["codec"].take(rows).to_pylist()
+    videos = [
+        [tuple(row.values()) for row in each.table.select(_COLUMNS).take(rows).to_pylist()]
+        for each in (before, after)
+    ]
     medians: dict[str, list[NDArray[np.float64]]] = {}
     with IsolatedProcess(preload=["stm.data.prepare_timing", "stm.data.decode.reader"]) as process:
-        for pair in zip(*tables, strict=True):
+        for codec, *pair in zip(codecs, *videos, strict=True):
             taken: list[list[float]] = []
             try:
                 for _ in range(1 + _ROUNDS):  # the first warms caches and is not counted
                     taken.append(
-                        [process.call(clip_ms, row, spec, deadline_s=_DEADLINE_S) for row in pair]
+                        [process.call(clip_ms, *video, deadline_s=_DEADLINE_S) for video in pair]
                     )
             except (VideoError, CallFailed):
                 continue
-            medians.setdefault(pair[0]["codec"], []).append(np.median(taken[1:], axis=0))
+            medians.setdefault(codec, []).append(np.median(taken[1:], axis=0))
     if not medians:
         return None
     by_codec = {codec: _mean(each) for codec, each in sorted(medians.items())}
     overall = _mean([median for each in medians.values() for median in each])
-    return Timings(overall, by_codec, num_segments, size)
+    return Timings(overall, by_codec, CLIP.num_segments, CLIP.size)
 
 
 def _mean(medians: list[NDArray[np.float64]]) -> Timing:
@@ -74,8 +85,26 @@ def _mean(medians: list[NDArray[np.float64]]) -> Timing:
     return Timing(len(medians), before_ms, after_ms)
 
 
-def clip_ms(row: dict[str, Any], spec: ClipSpec) -> float:
-    """Milliseconds to read one clip of the video of a manifest's row."""
-    begun = time.perf_counter()
-    load_views(row["path"], row["num_frames"], row["width"], row["height"], 0, 0, spec)
-    return (time.perf_counter() - begun) * 1000
+def clip_ms(path: str, num_frames: int, width: int, height: int) -> float:
+    """CPU milliseconds to read one clip of the video."""
+    begun = time.process_time()
+    load_views(path, num_frames, width, height, 0, 0, CLIP)
+    return (time.process_time() - begun) * 1000
+
+
+def compare_ms(before: str, after: str, num_frames: int) -> tuple[float, float]:
+    """CPU milliseconds to decode the frames of a clip from two videos of the same frames, here.
+
+    Medians of rounds, as in `time_clips`. Whole frames: what follows, cutting and resizing, is no
+    slower for the smaller pictures of a prepared video, and would import torch.
+    """
+    indices = sampling.centre_indices(num_frames, CLIP.num_segments).tolist()
+    rounds = [[_decode_ms(path, indices) for path in (before, after)] for _ in range(1 + _ROUNDS)]
+    before_ms, after_ms = np.median(rounds[1:], axis=0).tolist()
+    return before_ms, after_ms
+
+
+def _decode_ms(path: str, indices: list[int]) -> float:
+    begun = time.process_time()
+    decode.read_frames(path, indices)
+    return (time.process_time() - begun) * 1000

@@ -40,9 +40,9 @@ import pyarrow as pa
 
 from stm.data.manifest import OK, SCHEMA, Manifest
 from stm.data.packing import pack
-from stm.data.prepare_log import Record
+from stm.data.prepare_log import NO_GAIN, Record
 from stm.data.prepare_task import SOURCE_COLUMNS, Job, Make, prepare_block
-from stm.data.transcode import Settings, make_video
+from stm.data.transcode import CODECS, Settings, make_video
 from stm.errors import UserError
 
 LAYOUTS = ("files", "shards")
@@ -55,7 +55,7 @@ _MOST_ROWS_A_TASK = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """A usable video that could not be prepared."""
+    """A usable video that was not prepared, and why."""
 
     row: int
     video_id: str
@@ -70,9 +70,12 @@ class Summary:
 
     num_videos: int
     num_made: int
-    """Made now; the others were known from an earlier job and have not changed."""
+    """Made now, or measured and left alone; the others are known from an earlier job, unchanged."""
 
     failures: list[Failure]
+    left_alone: list[Failure]
+    """Videos that would not gain enough (`Settings.min_gain`): their rows are as they were."""
+
     bytes_before: int
     bytes_after: int
     """Of the videos that were prepared."""
@@ -81,7 +84,7 @@ class Summary:
 
     @property
     def num_prepared(self) -> int:
-        return self.num_videos - len(self.failures)
+        return self.num_videos - len(self.failures) - len(self.left_alone)
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -119,8 +122,10 @@ def prepare_videos(
     begun = time.perf_counter()
     if layout not in LAYOUTS:
         raise UserError(f"layout {layout!r}: must be one of {', '.join(LAYOUTS)}.")
-    if settings.keep_jpeg and layout != "shards":
-        raise UserError("keeping JPEG frames needs layout shards: a file holds one video.")
+    if settings.codec not in CODECS:
+        raise UserError(f"codec {settings.codec!r}: must be one of {', '.join(CODECS)}.")
+    if layout != "shards" and (settings.keep_jpeg or settings.codec == "jpeg"):
+        raise UserError("JPEG frames need layout shards: a file holds one video.")
     work = output / ".prepare"
     job = Job(
         output=output,
@@ -150,12 +155,13 @@ def prepare_videos(
             job.log.compact(known.values())
         finally:
             shutil.rmtree(job.temporary, ignore_errors=True)
-    failures = _failures(manifest, records)
+    unprepared = _unprepared(manifest, records)
     prepared = [record for record in records.values() if record.result]
     summary = Summary(
         num_videos=len(records),
         num_made=num_made,
-        failures=failures,
+        failures=[each for each in unprepared if each.reason != NO_GAIN],
+        left_alone=[each for each in unprepared if each.reason == NO_GAIN],
         bytes_before=sum(record.bytes_before for record in prepared),
         bytes_after=sum(record.bytes_after for record in prepared),
         seconds=time.perf_counter() - begun,
@@ -229,7 +235,7 @@ def _blocks(manifest: Manifest, job: Job, known: dict[str, Record]) -> list[pa.T
     ]
 
 
-def _failures(manifest: Manifest, records: dict[int, Record]) -> list[Failure]:
+def _unprepared(manifest: Manifest, records: dict[int, Record]) -> list[Failure]:
     names, paths = (manifest.table[name].to_pylist() for name in ("video_id", "path"))
     return [
         Failure(
@@ -254,7 +260,7 @@ def _new_manifest(
             values["path"] = str(output / record.result)
             for name in ("width", "height", "codec", "keyframe_interval", "guard"):
                 values[name] = getattr(record, name)
-        elif not keep_source:
+        elif record.reason != NO_GAIN and not keep_source:
             # As in a manifest of `stm index`: nothing is claimed of what cannot be used.
             values = {"num_frames": 0, "fps": 0, "width": 0, "height": 0, "codec": ""}
             values |= {"guard": "", "keyframe_interval": 0}

@@ -73,6 +73,8 @@ class StreamSpec:
     """Batches each rank holds ready; memory is bounded by this, the batch and the tasks at work."""
     decode_deadline_s: float = 60.0
     """A clip that takes longer is given up (``stm.data.guarded``)."""
+    max_cpus: float | None = None
+    """CPUs that decoding may take in all; None takes what is free."""
     quarantine: Any = None
     """Actor that remembers videos which hung or crashed a decoder, or None."""
 
@@ -121,9 +123,11 @@ def build_stream(
     context.target_max_block_size = 1
     context.enable_progress_bars = False
     context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, Pace]
-    num_tasks = max(1, int(ray.cluster_resources().get("CPU", 1) / spec.cpus_per_task))
+    cpus = spec.max_cpus or ray.cluster_resources().get("CPU", 1)
+    num_tasks = max(1, int(cpus / spec.cpus_per_task))
     context.execution_options.resource_limits = ExecutionResources(
-        object_store_memory=spec.buffer_bytes(world_size, num_tasks)
+        cpu=spec.max_cpus,
+        object_store_memory=spec.buffer_bytes(world_size, num_tasks),
     )
     with DataContext.current(context):
         source = _plan_source(spec, world_size, start, shares_per_task, validation)

@@ -4,21 +4,21 @@
     make_video(facts, "clip.mp4", Settings())
 
 Every displayed frame of the source appears once, in order, at a constant rate, turned as it is
-displayed. What makes the result cheap: few pixels, a key frame every 16, B-frames that nobody refers
-to and that need not be decoded, no CABAC and no deblocking (``tune fastdecode``).
+displayed. What makes the result cheap: few pixels, many key frames, B-frames that nobody refers to
+and that need not be decoded, no CABAC and no deblocking (``tune fastdecode``). Or JPEG images, of
+which only those that are wanted are looked at.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 import av
-import av.error
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from numpy.typing import NDArray
@@ -28,7 +28,22 @@ from stm.data.decode import VideoError, folder, sequential
 from stm.data.decode.pictures import RgbConverter, display_matrix
 from stm.data.decode.plan import scan
 from stm.data.decode.source import open_video
-from stm.data.shards import MOST_ROW_BYTES, shard_path, write_shard
+from stm.data.encoding import JpegWriter, Mp4Writer, OutputFailed, Writer, write_images
+from stm.data.prepare_timing import CLIP, compare_ms
+from stm.data.shards import is_shard_path, num_bytes_of_row, shard_path
+
+__all__ = [
+    "CODECS",
+    "NoGain",
+    "OutputFailed",
+    "Prepared",
+    "Settings",
+    "VideoFacts",
+    "make_video",
+    "prepared_size",
+]
+
+CODECS = ("h264", "jpeg")
 
 SAME_CELLS = 4.0
 """Mean absolute difference, of 255, of the means over 8 x 8 cells, up to which two frames show the
@@ -39,7 +54,6 @@ SAME_PIXELS = 20.0
 """The same over single pixels, to notice a picture without detail. Real clips stay under 4; white
 noise, the worst there is, comes to 15."""
 
-_X264 = {"g": "16", "bf": "2", "tune": "fastdecode", "crf": "23", "a53cc": "0"}  # no captions
 _GRID = 8
 _FRAMES_COMPARED = 3
 _UNKNOWN_FPS = 25.0  # frame folders state none; nothing here depends on it
@@ -47,8 +61,8 @@ _LARGEST_SIDE = 2**15 - 1  # int16 in the manifest
 _CANNOT_WRITE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
 
 
-class OutputFailed(Exception):
-    """The result cannot be written, which is no fault of the video."""
+class NoGain(Exception):
+    """The result would not be cheap enough beside the source, which had better stay."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +72,18 @@ class Settings:
     short_side: int = 256
     """Pixels; a smaller video is not enlarged."""
 
+    codec: str = "h264"
+    """"h264", or "jpeg": an image a frame, which only a shard can hold."""
+
+    gop: int = 16
+    """Frames from one key frame of H.264 to the next; 1: every frame is one."""
+
     keep_jpeg: bool = False
     """Pack the images of a frame folder as they are, instead of making a video of them."""
+
+    min_gain: float = 0.0
+    """A video whose result does not decode so many times as fast is left alone; 0: none is. Images
+    that are kept are packed in any case."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +120,12 @@ def prepared_size(width: int, height: int, short_side: int) -> tuple[int, int]:
 
 
 def make_video(facts: VideoFacts, target: str, settings: Settings) -> Prepared:
-    """Write the result at `target`: an mp4, or a shard of one row (.parquet) where images are kept.
+    """Write the result at `target`: an mp4, or, where it is images, a shard of one row (.parquet).
 
     Raises:
         VideoError: If a frame of the source cannot be decoded, the source is no longer what the
             manifest says (``changed``), or the result does not show the source (``not_verified``).
+        NoGain: If the result is not `settings.min_gain` times as fast to decode as the source.
         OutputFailed: If the result cannot be written.
     """
     try:
@@ -108,15 +133,18 @@ def make_video(facts: VideoFacts, target: str, settings: Settings) -> Prepared:
             return _pack_images(facts, target)
         with _Encoder(facts, target, settings) as encoder:
             _each_frame(facts, encoder)
-        _compare_all(facts, target, encoder.luma)
-        _compare_some(facts, target)
-        info = decode.probe(target)
+        result = shard_path(target, 0) if settings.codec == "jpeg" else target
+        _compare_all(facts, result, encoder.luma)
+        _compare_some(facts, result)
+        info = decode.probe(result)
         if (info.width, info.height) != encoder.size:
             detail = f"the result is {info.width}x{info.height} pixels, not {encoder.size}"
             raise VideoError(facts.path, "not_verified", detail)
+        if settings.min_gain:
+            _check_gain(facts, result, settings.min_gain)
         with open(target, "rb") as file:
             os.fsync(file.fileno())  # network disks tell only now that they are full
-        num_bytes = os.path.getsize(target)
+        num_bytes = os.path.getsize(target) if result == target else num_bytes_of_row(result)
         return Prepared(
             info.width, info.height, info.codec, info.keyframe_interval, info.guard, num_bytes
         )
@@ -127,11 +155,10 @@ def make_video(facts: VideoFacts, target: str, settings: Settings) -> Prepared:
 
 
 class _Encoder:
-    """Frames in, in order, H.264 out; a context manager that finishes the file."""
+    """Frames in, in order, and scaled, to a writer; a context manager that finishes its file."""
 
     def __init__(self, facts: VideoFacts, target: str, settings: Settings) -> None:
         self._facts = facts
-        self._target = target
         self.size = prepared_size(facts.width, facts.height, settings.short_side)
         if max(self.size) > _LARGEST_SIDE:
             detail = f"it would be {self.size[0]}x{self.size[1]} pixels"
@@ -139,10 +166,13 @@ class _Encoder:
         # A rate beyond reason, as damaged headers state, would not fit the mp4's clock.
         fps = facts.fps if 0.1 <= facts.fps <= 1000 else _UNKNOWN_FPS
         self._rate = Fraction(fps).limit_denominator(1001)
+        self._writer: Writer
+        if settings.codec == "jpeg":
+            self._writer = JpegWriter(facts.path, target, self.size)
+        else:
+            self._writer = Mp4Writer(target, self.size, self._rate, settings.gop)
         self._reformatter = VideoReformatter()
         self._colorspace = int(Colorspace.ITU601)
-        self._container: Any = None
-        self._stream: Any = None
         self.luma: list[NDArray[np.float32]] = []
         """Grid of luma means of each frame that was encoded."""
 
@@ -150,68 +180,51 @@ class _Encoder:
         return self
 
     def __exit__(self, kind: Any, *exception: object) -> None:
-        if self._container is None:
-            return
-        if kind is None:
-            self._container.mux(self._stream.encode(None))
-            self._container.close()
+        if kind is None and self.luma:
+            self._writer.finish()
         else:
-            with contextlib.suppress(av.error.FFmpegError):  # the first error is the one to tell
-                self._container.close()
+            self._writer.abandon()
 
     def add(self, frame: Any) -> None:
-        """Encode a decoded frame as it is, its colours named as the source names them."""
-        if self._container is None:
+        """Encode a decoded frame, its colours named as the source names them where that is possible."""
+        if not self.luma:
             self._colorspace = frame.colorspace
-            self._open(frame.color_primaries, frame.color_trc)
-        self._encode(self._scaled(frame))
+            self._writer.open(frame.colorspace, frame.color_primaries, frame.color_trc)
+        if self._writer.colorspace is None:
+            self._encode(self._scaled(frame))
+        else:
+            self._encode(self._converted(frame, self._writer.colorspace))
 
     def put(self, slot: int, pixels: NDArray[np.uint8]) -> None:
         """Encode uint8 [height, width, 3], RGB as displayed."""
         del slot
         height, width, _ = pixels.shape
         _check_unchanged(self._facts, self._facts.num_frames, width, height)
-        if self._container is None:
-            self._open()
+        if not self.luma:
+            self._writer.open(self._colorspace, None, None)
         rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-        self._encode(
-            self._scaled(rgb, dst_colorspace=self._colorspace, dst_color_range=ColorRange.MPEG)
+        self._encode(self._converted(rgb, self._writer.colorspace or self._colorspace))
+
+    def _converted(self, frame: Any, colorspace: int) -> Any:
+        return self._scaled(
+            frame, dst_colorspace=colorspace, dst_color_range=self._writer.color_range
         )
 
     def _scaled(self, frame: Any, **colours: Any) -> Any:
         return self._reformatter.reformat(
             frame,
             *self.size,
-            format="yuv420p",
+            format=self._writer.pix_fmt,
             interpolation=Interpolation.BICUBIC,
             threads=1,
             **colours,
         )
 
-    def _open(self, primaries: int | None = None, transfer: int | None = None) -> None:
-        try:
-            with open(self._target, "wb"):  # PyAV itself opens it only when packets come out
-                pass
-        except OSError as error:
-            raise OutputFailed(f"{self._target}: {error.strerror}") from error
-        self._container = av.open(
-            self._target, "w", format="mp4", container_options={"movflags": "+faststart"}
-        )
-        self._stream = self._container.add_stream("libx264", self._rate, _X264)
-        self._stream.width, self._stream.height = self.size
-        self._stream.pix_fmt = "yuv420p"
-        context = self._stream.codec_context
-        context.thread_count = 1
-        context.color_range = ColorRange.MPEG
-        context.colorspace = self._colorspace
-        if primaries is not None:
-            context.color_primaries, context.color_trc = primaries, transfer
-
     def _encode(self, frame: Any) -> None:
         frame.pts, frame.time_base = len(self.luma), 1 / self._rate
         frame.pict_type = 0  # else x264 would take over the source's key frames
         self.luma.append(_luma_grid(frame))
-        self._container.mux(self._stream.encode(frame))
+        self._writer.write(frame)
 
 
 def _each_frame(facts: VideoFacts, encoder: _Encoder) -> None:
@@ -260,18 +273,26 @@ def _is_plain(frame: Any, facts: VideoFacts) -> bool:
 def _compare_all(facts: VideoFacts, target: str, expected: list[NDArray[np.float32]]) -> None:
     """Decode the result from end to end: its frames, in order, are those that were encoded."""
     num_frames = 0
-    with open_video(target) as video:
-        failures: list[sequential.Failure] = []
-        for frame in sequential.all_frames(scan(video), failures):
-            if num_frames < len(expected):
-                difference = float(np.abs(_luma_grid(frame) - expected[num_frames]).mean())
-                if difference > SAME_CELLS or frame.is_corrupt:
-                    detail = f"frame {num_frames} of the result differs by {difference:.1f} of 255"
-                    raise VideoError(facts.path, "not_verified", detail)
-            num_frames += 1
+    failures: list[sequential.Failure] = []
+    for frame in _frames_of_result(target, failures):
+        if num_frames < len(expected):
+            difference = float(np.abs(_luma_grid(frame) - expected[num_frames]).mean())
+            if difference > SAME_CELLS or frame.is_corrupt:
+                detail = f"frame {num_frames} of the result differs by {difference:.1f} of 255"
+                raise VideoError(facts.path, "not_verified", detail)
+        num_frames += 1
     if failures or not num_frames == len(expected) == facts.num_frames:
         detail = f"the result has {num_frames} frames, the source {facts.num_frames}"
         raise VideoError(facts.path, "not_verified", detail)
+
+
+def _frames_of_result(target: str, failures: list[sequential.Failure]) -> Iterator[Any]:
+    if is_shard_path(target):
+        decode_image = folder.ImageDecoder()
+        yield from (decode_image(image) for image in folder.list_frames(target))
+        return
+    with open_video(target) as video:
+        yield from sequential.all_frames(scan(video), failures)
 
 
 def _compare_some(facts: VideoFacts, target: str) -> None:
@@ -289,6 +310,15 @@ def _compare_some(facts: VideoFacts, target: str) -> None:
         if pixels > SAME_PIXELS or cells > SAME_CELLS:
             differs = f"differs from the source by {pixels:.1f} of 255, its cells by {cells:.1f}"
             raise VideoError(facts.path, "not_verified", f"frame {k} of the result {differs}")
+
+
+def _check_gain(facts: VideoFacts, result: str, min_gain: float) -> None:
+    """Raise NoGain unless frames of the result decode `min_gain` times as fast as of the source."""
+    before_ms, after_ms = compare_ms(facts.path, result, facts.num_frames)
+    if before_ms < min_gain * after_ms:
+        raise NoGain(
+            f"{before_ms:.1f} ms to decode {CLIP.num_segments} frames, {after_ms:.1f} ms if prepared"
+        )
 
 
 def _luma_grid(frame: Any) -> NDArray[np.float32]:
@@ -316,13 +346,7 @@ def _pack_images(facts: VideoFacts, target: str) -> Prepared:
     ]
     info = decode.probe(facts.path)
     _check_unchanged(facts, len(images), info.width, info.height)
-    num_bytes = sum(map(len, images))
-    if num_bytes > MOST_ROW_BYTES:
-        raise VideoError(facts.path, "too_large", f"{num_bytes} bytes of images")
-    try:
-        write_shard(target, [("", images)])
-    except OSError as error:
-        raise OutputFailed(f"{target}: {error.strerror}") from error
+    num_bytes = write_images(facts.path, target, images)
     packed = shard_path(target, 0)
     folder.read(packed, list(range(len(images))), _SizeCheck(facts))
     return Prepared(facts.width, facts.height, "jpeg-folder", 1, "a folder of frames", num_bytes)

@@ -336,6 +336,7 @@ def test_prepare_writes_a_manifest_and_compares_before_and_after(
     files[1].write_text("no video any more")
     output = tmp_path / "out"
     command = ["--manifest", str(tmp_path / "train.parquet"), "--output", str(output)]
+    command += ["--min-gain", "0"]  # what such small videos gain is chance
     assert main([*command, "--measure", "2", "--json"]) == 0
     printed = capfd.readouterr()
     result = json.loads(printed.out)
@@ -370,6 +371,46 @@ def test_prepare_writes_a_manifest_and_compares_before_and_after(
     assert [line.split("\t")[1] for line in lines] == ["not_found", "source_kept"]
 
 
+@pytest.mark.ray
+def test_videos_that_would_not_gain_keep_their_rows_and_are_listed(
+    ray_cluster: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    files = [write_video(tmp_path / f"{k}.mp4", num_frames=12, seed=k) for k in range(2)]
+    frames = write_frame_folder(tmp_path / "frames", num_frames=9)
+    manifest = manifest_of(*files, frames, lost="not_found")
+    manifest.write(tmp_path / "train.parquet")
+    output = tmp_path / "out"
+    command = ["--manifest", str(tmp_path / "train.parquet"), "--output", str(output)]
+    command += ["--measure", "0", "--layout", "shards", "--codec", "jpeg", "--json"]
+    for num_made in (3, 0):
+        assert main([*command, "--min-gain", "1e6"]) == 0
+        printed = capfd.readouterr()
+        result = json.loads(printed.out)
+        assert (result["prepared"], result["left_alone"], result["failures"]) == (0, 3, {})
+        assert (result["made_now"], result["bad"], result["same_fingerprint"]) == (
+            num_made,
+            1,
+            True,
+        )
+        assert "3 videos left as they were" in printed.err
+        assert rows_of(Manifest.read(output / "train.parquet")) == rows_of(manifest)
+        lines = (output / "train.kept.txt").read_text().splitlines()
+        kept = [line.split("\t") for line in lines]
+        assert [each[:2] for each in kept] == [[p.name, str(p)] for p in (*files, frames)]
+        assert all("ms if prepared" in each[2] for each in kept)
+        assert not list((output / ".prepare").rglob("*.parquet"))
+
+    assert main([*command, "--min-gain", "0"]) == 0
+    result = json.loads(capfd.readouterr().out)
+    assert (result["prepared"], result["left_alone"], result["same_fingerprint"]) == (3, 0, True)
+    assert not (output / "train.kept.txt").exists()
+    for row in rows_of(Manifest.read(output / "train.parquet")).values():
+        if row["status"] == "ok":
+            assert (row["codec"], is_shard_path(row["path"])) == ("jpeg-folder", True)
+            pictures = decode.read_frames(row["path"], range(row["num_frames"]))
+            assert frame_numbers(pictures) == list(range(row["num_frames"]))
+
+
 def test_prepare_refuses_bad_input_before_it_starts_a_cluster(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -391,6 +432,10 @@ def test_prepare_refuses_bad_input_before_it_starts_a_cluster(
     assert "stm index" in refused("--manifest", str(tmp_path / "none.parquet"))
     assert "layout" in refused("--layout", "tar")
     assert "--layout shards" in refused("--keep-jpeg")
+    assert "--layout shards" in refused("--codec", "jpeg")
+    assert "codec" in refused("--codec", "vp9")
+    assert "--gop 0" in refused("--gop", "0")
+    assert "--min-gain -1" in refused("--min-gain", "-1")
     assert "--short-side 8" in refused("--short-side", "8")
     assert "--deadline-s 0" in refused("--deadline-s", "0")
     assert "--measure -1" in refused("--measure", "-1")
@@ -416,4 +461,8 @@ def test_unknown_layouts_are_refused_in_code_too(tmp_path: Path) -> None:
         prepare_videos(manifest, tmp_path, layout="tar")
     with pytest.raises(UserError, match="layout shards"):
         prepare_videos(manifest, tmp_path, settings=Settings(keep_jpeg=True))
+    with pytest.raises(UserError, match="layout shards"):
+        prepare_videos(manifest, tmp_path, settings=Settings(codec="jpeg"))
+    with pytest.raises(UserError, match="h264, jpeg"):
+        prepare_videos(manifest, tmp_path, settings=Settings(codec="av1"))
     assert np.array_equal(manifest.usable, [0])

@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 
 from stm.data import decode, transcode
 from stm.data.decode import VideoError
-from stm.data.transcode import Prepared, Settings, VideoFacts, make_video, prepared_size
+from stm.data.shards import read_images
+from stm.data.transcode import (
+    CODECS,
+    NoGain,
+    Prepared,
+    Settings,
+    VideoFacts,
+    make_video,
+    prepared_size,
+)
 from tests.videos import (
     cut_by_copying_packets,
     frame_numbers,
@@ -31,11 +40,13 @@ def facts_of(path: Path) -> VideoFacts:
 
 def make(path: Path, settings: Settings = Settings()) -> tuple[Prepared, np.ndarray]:  # noqa: B008
     """The facts of the result, and all its frames."""
-    facts, target = facts_of(path), path.with_name("result")
+    is_jpeg = settings.codec == "jpeg"
+    facts, target = facts_of(path), path.with_name("result.parquet" if is_jpeg else "result")
     made = make_video(facts, str(target), settings)
-    frames = decode.read_frames(str(target), range(facts.num_frames), "sequential")
+    result = f"{target}#0" if is_jpeg else str(target)
+    frames = decode.read_frames(result, range(facts.num_frames), "sequential")
     with pytest.raises(VideoError, match="bad_index"):
-        decode.read_frames(str(target), [facts.num_frames], "sequential")
+        decode.read_frames(result, [facts.num_frames], "sequential")
     assert frames.shape[1:3] == (made.height, made.width)
     return made, frames
 
@@ -69,6 +80,34 @@ def test_every_frame_of_the_source_appears_once_in_order(tmp_path: Path, name: s
     assert made.num_bytes == (tmp_path / "result").stat().st_size
 
 
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_frame_of_the_source_becomes_an_image_in_order(tmp_path: Path, name: str) -> None:
+    kind = {"num_frames": 40, **SOURCES[name]}
+    made, frames = make(write_video(tmp_path / name, **kind), Settings(codec="jpeg"))
+    assert frame_numbers(frames) == list(range(kind["num_frames"]))
+    assert (made.width, made.height, made.codec) == (160, 96, "jpeg-folder")
+    row = read_images(f"{tmp_path / 'result.parquet'}#0")
+    assert made.num_bytes == sum(4 + len(image) for image in row)
+    assert made.keyframe_interval == 1
+
+
+@pytest.mark.parametrize("gop", [1, 5])
+def test_key_frames_are_as_far_apart_as_was_asked_for(tmp_path: Path, gop: int) -> None:
+    path = write_video(tmp_path / "a.mp4", num_frames=20)
+    made, frames = make(path, Settings(gop=gop))
+    assert frame_numbers(frames) == list(range(20))
+    assert made.keyframe_interval == gop
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_video_that_would_not_gain_enough_is_left_alone(tmp_path: Path, codec: str) -> None:
+    path = write_video(tmp_path / "a.mp4", num_frames=8)
+    with pytest.raises(NoGain, match=r"8 frames, \d+\.\d ms if prepared"):
+        make(path, Settings(codec=codec, min_gain=1e6))
+    made, _ = make(path, Settings(codec=codec, min_gain=1e-6))
+    assert made.num_bytes
+
+
 def test_frames_hidden_by_an_edit_list_stay_hidden(tmp_path: Path) -> None:
     whole = write_video(tmp_path / "whole.mp4", num_frames=48, options={"g": "12", "bf": "2"})
     cut = cut_by_copying_packets(whole, tmp_path / "cut.mp4", 17)
@@ -95,8 +134,11 @@ def test_a_turned_or_mirrored_video_is_stored_as_displayed(
         assert next(container.decode(video=0)).rotation == 0
 
 
+@pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("colorspace", [1, 6, 9], ids=["bt709", "smpte170m", "bt2020"])
-def test_colours_are_shown_as_the_source_shows_them(tmp_path: Path, colorspace: int) -> None:
+def test_colours_are_shown_as_the_source_shows_them(
+    tmp_path: Path, colorspace: int, codec: str
+) -> None:
     path = tmp_path / "a.mp4"
     red = np.full((64, 96, 3), (230, 40, 20), np.uint8)
     with av.open(str(path), "w") as output:
@@ -106,7 +148,7 @@ def test_colours_are_shown_as_the_source_shows_them(tmp_path: Path, colorspace: 
         frame = av.VideoFrame.from_ndarray(red, format="rgb24").reformat(format="yuv420p")
         output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
-    _, frames = make(path)
+    _, frames = make(path, Settings(codec=codec))
     shown = decode.read_frames(str(path), [0])
     assert np.abs(frames.astype(int) - shown).max() <= 4
 

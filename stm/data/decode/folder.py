@@ -82,17 +82,31 @@ def read(folder: str | os.PathLike[str], wanted: list[int], collector: Any) -> A
 
 
 class _ImageReader:
-    """Image file, or its bytes -> uint8 [height, width, 3] RGB, with FFmpeg's decoders.
+    """Image file, or its bytes -> uint8 [height, width, 3] RGB."""
+
+    def __init__(self) -> None:
+        self._decode = ImageDecoder()
+        self._converters: dict[tuple[int, int], RgbConverter] = {}
+
+    def __call__(self, image: str | bytes) -> NDArray[np.uint8]:
+        frame = self._decode(image)
+        size = (frame.width, frame.height)
+        return self._converters.setdefault(size, RgbConverter(*size))(frame)
+
+
+class ImageDecoder:
+    """Image file, or its bytes -> `av.VideoFrame`, with FFmpeg's decoders.
 
     They are there wherever PyAV is, as fast as Pillow for this, and stricter: told to, they refuse
     a damaged JPEG that Pillow and a player would show with grey or shifted blocks.
+
+    Raises VideoError ``unreadable`` or ``permission_denied``.
     """
 
     def __init__(self) -> None:
         self._contexts: dict[str, Any] = {}
-        self._converters: dict[tuple[int, int], RgbConverter] = {}
 
-    def __call__(self, image: str | bytes) -> NDArray[np.uint8]:
+    def __call__(self, image: str | bytes) -> Any:
         path = label(image)
         try:
             data = image if isinstance(image, bytes) else Path(image).read_bytes()
@@ -111,8 +125,7 @@ class _ImageReader:
             raise VideoError(path, "unreadable", f"damaged image: {error.strerror}") from error
         if not frames:
             raise VideoError(path, "unreadable", "damaged image: nothing decodes")
-        size = (frames[0].width, frames[0].height)
-        return self._converters.setdefault(size, RgbConverter(*size))(frames[0])
+        return frames[0]
 
     def _open(self, codec: str) -> Any:
         context: Any = av.CodecContext.create(codec, "r")

@@ -23,6 +23,8 @@ class RgbConverter:
 
     def __call__(self, frame: Any) -> NDArray[np.uint8]:
         """uint8 [height, width, 3] as displayed: a view, valid while the returned array lives."""
+        if not all(self._size):  # a damaged header states none
+            self._size = (frame.width, frame.height)
         width, height = self._size
         rgb = self._reformatter.reformat(
             frame,

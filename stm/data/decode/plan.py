@@ -218,7 +218,14 @@ def _number_by_type(video: OpenVideo, found: _Found) -> bool:
 
 def _demux(video: OpenVideo) -> Iterator[Any]:
     """The packets that hold data."""
-    return (packet for packet in video.container.demux(video.stream) if packet.size)
+    try:
+        for packet in video.container.demux(video.stream):
+            if packet.size:
+                yield packet
+    except IndexError:
+        # After the last packet PyAV yields an empty one for each stream, and trips over a stream
+        # that turned up midway, as flipped bits in MPEG-TS make it. Nothing is missing.
+        return
 
 
 def _doubt(plan: PacketPlan, found: _Found, ordered: bool) -> str:

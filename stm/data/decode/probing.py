@@ -29,7 +29,7 @@ def probe_video(source: Any) -> VideoInfo:
         num_frames = plan.num_frames
         if plan.doubt or has_fields:
             num_frames = 1 + sum(1 for _ in frames)
-        width, height = video.width, video.height
+        width, height = video.width or first.width, video.height or first.height
         if matrix[0] == 0:
             width, height = height, width
         rate = video.stream.average_rate or video.stream.guessed_rate or 0
