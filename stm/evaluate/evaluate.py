@@ -53,8 +53,7 @@ def evaluate(
     )
     scores = score_manifest(
         manifest,
-        checkpoints.network_arguments(meta),
-        checkpoints.read_weights(directory),
+        directory,
         chosen.clip(segments, config.data.size, config.data.decoder),
         num_samplings=chosen.num_samplings,
         batch_size=batch_size,

@@ -16,7 +16,6 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,8 +23,8 @@ from stm.data.clips import ClipSpec
 from stm.data.manifest import Manifest
 from stm.data.stream import StreamSpec, build_stream, put_videos
 
-if TYPE_CHECKING:
-    import torch
+_CLASSIFIER_BYTES = 2**28
+"""Memory a process with the network reserves."""
 
 
 @dataclass(frozen=True)
@@ -41,20 +40,19 @@ class Scores:
 
 
 class Classifier:
-    """Softmax scores of clips; one per process, on its GPU where it has one."""
+    """Softmax scores of clips by the network of a checkpoint; one per process, on its GPU where it has one."""
 
-    def __init__(
-        self, arguments: dict[str, Any], weights: dict[str, torch.Tensor], num_threads: int
-    ) -> None:
+    def __init__(self, checkpoint: str, num_threads: int) -> None:
         import torch
 
         from stm.model import build_model
+        from stm.train import checkpoint as checkpoints
         from stm.train.step import autocast
 
         torch.set_num_threads(num_threads)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = build_model(**arguments)
-        self.model.load_state_dict(weights)
+        self.model = build_model(**checkpoints.network_arguments(checkpoints.read_meta(checkpoint)))
+        self.model.load_state_dict(checkpoints.read_weights(checkpoint))
         self.model.eval().to(self.device)
         self.autocast = autocast("auto", self.device)
 
@@ -81,8 +79,7 @@ class Classifier:
 
 def score_manifest(
     manifest: Manifest,
-    arguments: dict[str, Any],
-    weights: dict[str, torch.Tensor],
+    checkpoint: str,
     clip: ClipSpec,
     *,
     num_samplings: int = 1,
@@ -93,13 +90,13 @@ def score_manifest(
 ) -> Scores:
     """Score every usable video of a manifest, each ``num_samplings`` times; the rest are listed as failures.
 
-    ``arguments`` and ``weights`` are those of ``build_model`` and ``load_state_dict``. The result does not depend on
-    ``num_workers``: every sample is decoded from its own seed. ``tick(done, total)`` counts samplings.
+    ``checkpoint`` is a folder or URL that every node reaches; each of ``num_workers`` processes reads it. The result
+    does not depend on their number: every sample is decoded from its own seed. ``tick(done, total)`` counts samplings.
     """
     import ray
 
     usable = manifest.usable
-    num_classes = arguments["num_classes"]
+    num_classes = manifest.num_classes
     sums = np.zeros((len(manifest), num_classes))
     counts = np.zeros(len(manifest), dtype=np.int64)
     failures = unusable_rows(manifest)
@@ -119,11 +116,14 @@ def score_manifest(
     threads = max(1, (os.cpu_count() or 1) // num_workers) if not gpus else 1
     results = stream.map_batches(
         Classifier,
-        fn_constructor_args=(arguments, weights, threads),
+        fn_constructor_args=(absolute(checkpoint), threads),
         batch_size=1,
         concurrency=num_workers,
         num_cpus=1,
         num_gpus=1 if gpus >= num_workers else 0,
+        # Stages that reserve alike are fused, and decoding would move into the network's processes: one video at a
+        # time, and a decoder that hangs would take the network with it.
+        memory=_CLASSIFIER_BYTES,
     )
     done = 0
     for row in results.iter_batches(batch_size=1, batch_format="numpy"):
@@ -148,3 +148,8 @@ def unusable_rows(manifest: Manifest) -> list[dict[str, str]]:
         for r in rows
         if r["status"] != "ok"
     ]
+
+
+def absolute(checkpoint: str) -> str:
+    """The checkpoint as processes with another working directory name it."""
+    return checkpoint if "://" in checkpoint else os.path.abspath(checkpoint)

@@ -103,11 +103,7 @@ def _score_here(
 
     config, chosen = checkpoints.config_of(meta), named_protocol(protocol)
     clip = chosen.clip(config.data.num_segments, config.data.size, config.data.decoder)
-    classifier = Classifier(
-        checkpoints.network_arguments(meta),
-        checkpoints.read_weights(directory),
-        os.cpu_count() or 1,
-    )
+    classifier = Classifier(directory, os.cpu_count() or 1)
     scores, errors = np.zeros((len(paths), len(meta.classes))), dict[str, str]()
     for i, path in enumerate(paths):
         try:
@@ -147,8 +143,7 @@ def _score_on_cluster(
     manifest = indexed["all"]
     scores = score_manifest(
         manifest,
-        checkpoints.network_arguments(meta),
-        checkpoints.read_weights(directory),
+        directory,
         chosen.clip(config.data.num_segments, config.data.size, config.data.decoder),
         num_samplings=chosen.num_samplings,
         num_workers=num_workers,

@@ -91,13 +91,7 @@ def validate_checkpoint(path: str, config: Config, manifest: Manifest) -> dict[s
     from stm.evaluate.inference import score_manifest
     from stm.evaluate.metrics import measure
 
-    meta = checkpoints.read_meta(path)
-    scores = score_manifest(
-        manifest,
-        checkpoints.network_arguments(meta),
-        checkpoints.read_weights(path),
-        ClipSpec.one_clip(config.data),
-    )
+    scores = score_manifest(manifest, path, ClipSpec.one_clip(config.data))
     labels_N = manifest.table.column("label").to_numpy().astype(np.int64)
     metrics = measure(scores.scores_NK, labels_N, scores.readable_N)
     read_N = scores.readable_N

@@ -26,6 +26,7 @@ from stm.train.recorder import Recorder, failure_callback
 from stm.train.store import CheckpointStore, best
 
 Show = Callable[[str], None]
+Hear = Callable[[Event], None]
 
 RESIZE_CHECK_S = 60.0
 """How often an elastic run looks for room to grow. Growing starts the workers anew from the last checkpoint."""
@@ -38,6 +39,7 @@ _FREE_ON_RESUME = {
     "data.max_bad_fraction",
     "data.clips_per_task",
     "data.cpus_per_task",
+    "data.max_cpus",
     "data.prefetch_batches",
     "data.decode_deadline_s",
     "optim.epochs",
@@ -46,8 +48,26 @@ _FREE_ON_RESUME = {
 }
 
 
-def train(config: Config, say: Show, address: str | None = None) -> dict[str, Any]:
+class RunStopped(UserError):
+    """The run found a reason to stop that trying again would meet again, such as a loss that is not finite."""
+
+
+class RunFailed(UserError):
+    """The run lost its workers more often than it may; the same command continues it."""
+
+
+class RunEnded(UserError):
+    """Somebody ended the run from outside; the same command continues it."""
+
+
+def train(
+    config: Config, say: Show, address: str | None = None, on_event: Hear | None = None
+) -> dict[str, Any]:
     """Train to the end of ``config.optim.epochs``; a run of the same name is continued.
+
+    ``on_event`` hears every event of the run (``stm.train.progress``), in order, from another thread of this process.
+    The first after each start is "controller": its ``actor`` ends the run cleanly with ``actor.abort.remote()``, and
+    this call then raises ``RunEnded``.
 
     Returns run, run_id (MLflow), checkpoint (best by validation, else last), its val_top1 / val_top5, steps, epochs.
     Raises ``UserError`` for anything the user can mend.
@@ -108,10 +128,13 @@ def train(config: Config, say: Show, address: str | None = None) -> dict[str, An
     status = "FAILED"
     try:
         if previous is None or previous[1].position.epoch < config.optim.epochs:
-            _fit(config, store, placement, train_manifest, val_manifest, tracker, recorder, say)
+            _fit(
+                config, store, placement, train_manifest, val_manifest, tracker, recorder, say,
+                on_event,
+            )  # fmt: skip
         result = _result(store, folder, name, tracker)
         status = "FINISHED"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RunEnded):
         status = "KILLED"
         raise
     finally:
@@ -185,6 +208,7 @@ def _fit(
     tracker: tracking.Tracker,
     recorder: Recorder,
     say: Show,
+    on_event: Hear | None = None,
 ) -> None:
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
@@ -193,6 +217,9 @@ def _fit(
     from stm.train.loop import Job, train_loop
 
     def latest_position() -> Position:
+        """Called in Ray's controller, at every start of the workers."""
+        controller = ray.get_runtime_context().current_actor
+        actor.post.remote({"kind": "controller", "actor": controller})
         found = store.latest()
         return found[1].position if found else Position()
 
@@ -220,6 +247,8 @@ def _fit(
 
     def handle(event: Event) -> None:
         recorder.handle(event)
+        if on_event is not None:
+            on_event(event)
         if beside is not None and event["kind"] == "committed":
             beside.checkpoint_kept()
 
@@ -259,7 +288,7 @@ def _fit(
             ),
             run_config=RunConfig(
                 name=str(train.name),
-                **_ray_storage(train.storage),
+                **ray_storage(train.storage),
                 failure_config=FailureConfig(max_failures=train.max_failures),
                 callbacks=[failure_callback(actor, train.max_failures)],
             ),
@@ -268,20 +297,24 @@ def _fit(
         )
         try:
             outcome: Any = trainer.fit()
+        except ray.exceptions.RayActorError as error:
+            raise RunEnded(
+                f"run {train.name} was ended from outside; the same command continues it"
+            ) from error
         except TrainingFailedError as error:
             last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
             found = store.latest()
             kept = f"the last checkpoint is {found[0]}" if found else "there is no checkpoint yet"
-            raise UserError(
+            raise RunFailed(
                 f"run {train.name} failed, after {train.max_failures} restarts: {last[0][:500]}; {kept}. "
                 "The same command continues it"
             ) from error
     stopped = (outcome.return_value or {}).get("stopped")
     if stopped:
-        raise UserError(f"run {train.name} stopped: {stopped}")
+        raise RunStopped(f"run {train.name} stopped: {stopped}")
 
 
-def _ray_storage(storage: str) -> dict[str, Any]:
+def ray_storage(storage: str) -> dict[str, Any]:
     """Where Ray Train keeps what little it writes itself; a URL is read by fsspec, like everything else."""
     if "://" not in storage:
         return {"storage_path": storage}
@@ -307,6 +340,7 @@ def stream_spec(config: Config, manifest: Manifest, clip: ClipSpec, **order: Any
         cpus_per_task=config.data.cpus_per_task,
         prefetch_batches=config.data.prefetch_batches,
         decode_deadline_s=config.data.decode_deadline_s,
+        max_cpus=config.data.max_cpus,
         **order,
     )
 

@@ -1,0 +1,110 @@
+"""Evaluation and prediction through Ray: every video once, the same result on any number of workers."""
+
+from __future__ import annotations
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from stm.config import Config, DataConfig, ModelConfig
+from stm.data.annotations import read_annotations
+from stm.data.indexing import index_videos
+from stm.data.manifest import Manifest
+from stm.data.plan import Position
+from stm.data.synthetic import write_videos
+from stm.evaluate.evaluate import evaluate
+from stm.evaluate.predict import predict
+from stm.model import build_model
+from stm.train import checkpoint as checkpoints
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def videos(ray_cluster, tmp_path_factory):
+    """Sixteen videos to measure on: one is unusable when indexed, one vanishes afterwards."""
+    root = tmp_path_factory.mktemp("videos")
+    annotations = write_videos(root, num_train=8, num_test=16, size=48, num_frames=8)
+    (root / "videos" / "val" / "up-0000.mp4").write_text("not a video")
+    indexed, _ = index_videos(read_annotations("csv", root, annotations), cross_check=0)
+    indexed["val"].write(root / "val.parquet")
+    (root / "videos" / "val" / "down-0000.mp4").unlink()
+    return root
+
+
+@pytest.fixture(scope="module")
+def checkpoint(videos):
+    """An untrained network: its answers are as definite as a trained one's."""
+    torch.manual_seed(0)
+    classes = list(Manifest.read(videos / "val.parquet").classes)
+    config = Config(model=ModelConfig(depth=26, width=16), data=DataConfig(num_segments=4, size=32))
+    model = build_model(**checkpoints.model_arguments(config), num_classes=len(classes))
+    meta = checkpoints.Meta(
+        config=config.to_dict(),
+        classes=classes,
+        position=Position(1, 0),
+        step=1,
+        fingerprint="f",
+    )
+    folder = videos / "checkpoint-00000001"
+    folder.mkdir()
+    checkpoints.write(folder, model, {}, meta)
+    return str(folder)
+
+
+def test_the_result_does_not_depend_on_the_number_of_workers(videos, checkpoint, tmp_path):
+    manifest = str(videos / "val.parquet")
+    results = []
+    for workers in (1, 2, 3):
+        output = tmp_path / str(workers)
+        result = evaluate(
+            checkpoint,
+            manifest,
+            num_workers=workers,
+            batch_size=2,
+            output=str(output),
+            say=lambda line: None,
+        )
+        scores = pq.read_table(output / "scores.parquet").to_pylist()
+        results.append(({k: v for k, v in result.items() if k != "files"}, scores))
+    (first, scores), *others = results
+    assert first["num_videos"] == len(scores) == 16
+    assert first["unreadable"] == 2
+    assert sorted(f["reason"] for f in first["failures"]) == ["not_a_video", "not_found"]
+    readable = [row for row in scores if row["readable"]]
+    right = sum(max(range(8), key=row["scores"].__getitem__) == row["label"] for row in readable)
+    assert first["top1"] == pytest.approx(right / 16)
+    for other, its_scores in others:
+        assert other == first
+        for row, its_row in zip(scores, its_scores, strict=True):
+            assert row["video_id"] == its_row["video_id"]
+            # Threads share the sums of a convolution out in other ways: the last bits differ.
+            assert row["scores"] == pytest.approx(its_row["scores"], abs=1e-5)
+
+
+def test_thirty_views_are_averaged_and_each_video_counts_once(videos, checkpoint):
+    result = evaluate(
+        checkpoint,
+        str(videos / "val.parquet"),
+        protocol="accurate",
+        num_workers=2,
+        batch_size=4,
+        say=lambda line: None,
+    )
+    assert (result["num_videos"], result["unreadable"]) == (16, 2)
+    assert sum(result["class_counts"].values()) == 16
+
+
+def test_many_files_and_one_are_predicted_alike(videos, checkpoint, tmp_path):
+    folder = videos / "videos" / "val"
+    paths = sorted(str(path) for path in folder.glob("*.mp4"))
+    many = predict(
+        checkpoint, [str(folder)], output=str(tmp_path / "answers.parquet"), say=lambda line: None
+    )
+    assert many["unreadable"] == 1
+    table = {row["path"]: row for row in pq.read_table(tmp_path / "answers.parquet").to_pylist()}
+    assert sorted(table) == paths
+    few = predict(checkpoint, paths[:2], say=lambda line: None)
+    for row in few["videos"]:
+        answered = table[row["path"]]
+        assert [top["class"] for top in row["top5"]] == answered["classes"]
