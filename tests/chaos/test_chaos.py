@@ -5,20 +5,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from stm.config import TrackingConfig
 from stm.figures import series
 from stm.train import checkpoint as checkpoints
+from stm.train.store import CheckpointStore
 from tests.chaos import runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]
@@ -143,4 +150,67 @@ def test_nodes_come_and_go_and_each_epoch_shows_every_video_once(
     table.append(
         f"| node {scenario}: {' -> '.join(map(str, changes))} workers | {time.monotonic() - began:.0f} s "
         f"| {result['epochs']} epochs, each of {NUM_TRAIN} videos exactly once |"
+    )
+
+
+@contextlib.contextmanager
+def mlflow_server(folder, port):
+    """A real server on loopback, ready to answer."""
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--workers", "1"]
+    command += ["--artifacts-destination", str(folder / "artifacts")]
+    with (folder / "server.log").open("a") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
+                break
+            assert server.poll() is None, (folder / "server.log").read_text()[-2000:]
+            assert time.monotonic() < deadline, "the server does not answer"
+            time.sleep(0.5)
+        yield
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def test_a_tracking_server_that_is_away_for_a_minute_misses_nothing(manifests, tmp_path, table):
+    from mlflow import MlflowClient
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    config = runs.config_for(manifests, tmp_path, "tracked", epochs=12, workers=1)
+    uri = f"http://127.0.0.1:{port}"
+    config = replace(config, tracking=TrackingConfig(uri=uri))
+    store = CheckpointStore(str(tmp_path / "tracked"))
+    with mlflow_server(tmp_path, port):
+        process = runs.start(config, tmp_path / "log.txt")
+        while not ((found := store.latest()) and found[1].step >= 4):
+            assert process.poll() is None, (tmp_path / "log.txt").read_text()[-3000:]
+            time.sleep(0.2)
+    away_from, took_from = store.latest()[1].step, time.monotonic()
+    time.sleep(60)
+    finished_before = process.poll() is not None
+    reached = store.latest()[1].step
+    with mlflow_server(tmp_path, port):
+        out, _ = process.communicate(timeout=400)
+        assert process.returncode == 0, (tmp_path / "log.txt").read_text()[-3000:]
+        if finished_before:  # it said that the record waits; the same command delivers it
+            process = runs.start(config, tmp_path / "log.txt")
+            out, _ = process.communicate(timeout=200)
+        result = json.loads(out)
+        client = MlflowClient(tracking_uri=uri)
+        history = client.get_metric_history(result["run_id"], "train/loss")
+        status = client.get_run(result["run_id"]).info.status
+    assert reached > away_from, "training was to go on meanwhile"
+    assert [point.step for point in sorted(history, key=lambda point: point.step)] == list(
+        range(1, result["steps"] + 1)
+    )
+    assert status == "FINISHED"
+    table.append(
+        f"| MLflow killed for {time.monotonic() - took_from:.0f} s, from step {away_from} | "
+        f"training went on to step {reached} meanwhile | all {result['steps']} steps recorded, each once |"
     )
