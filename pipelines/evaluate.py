@@ -18,16 +18,30 @@ def build_parser() -> Parser:
         stm evaluate --checkpoint runs/first --manifest val.parquet
         stm evaluate --checkpoint runs/first --manifest val.parquet --protocol accurate --output report
         stm evaluate --checkpoint runs/first --manifest val.parquet --json
+        stm evaluate --fuse rgb/scores.parquet longer/scores.parquet --shares '[2, 1]'
         """,
     )
     add_common(parser)
     parser.add_argument(
         "--checkpoint",
-        type=str,
-        required=True,
+        type=str | None,
+        default=None,
         help="checkpoint, or run directory for its best one",
     )
-    parser.add_argument("--manifest", type=str, required=True, help="manifest to measure on")
+    parser.add_argument("--manifest", type=str | None, default=None, help="manifest to measure on")
+    parser.add_argument(
+        "--fuse",
+        nargs="+",
+        type=str,
+        default=None,
+        help="instead of a checkpoint: score files of earlier evaluations, to be averaged",
+    )
+    parser.add_argument(
+        "--shares",
+        type=list[float] | None,
+        default=None,
+        help="what each of them counts for; equal by default",
+    )
     parser.add_argument(
         "--protocol",
         type=Literal["efficient", "accurate"],
@@ -53,6 +67,15 @@ def run(args: Any) -> dict[str, Any]:
     for name in ("workers", "batch_size", "num_segments"):
         if args[name] is not None and args[name] < 1:
             raise UserError(f"--{name} {args[name]}: must be at least 1")
+    if args.fuse:
+        if args.checkpoint or args.manifest:
+            raise UserError("--fuse takes score files alone: leave --checkpoint and --manifest out")
+        from stm.evaluate.fusing import fused_result
+
+        return fused_result(args.fuse, args.shares, args.output)
+    for name in ("checkpoint", "manifest"):
+        if args[name] is None:
+            raise UserError(f"--{name} is not set (or give --fuse, with score files)")
     if not Path(args.manifest).exists():
         raise UserError(f"--manifest {args.manifest}: no such file; `stm index` writes one")
     from stm.evaluate.evaluate import evaluate

@@ -4,6 +4,7 @@ naive decord    decord's defaults, Pillow's resize, float32: what a first script
 tuned decord    one thread, one antialiased resize of the clip, uint8
 sequential      PyAV, decoding from the start
 packets         the packet plan (``stm.data.decode.packets``), what `auto` takes
+probed packets  the same after a probe of the file, as if there were no manifest
 """
 
 from __future__ import annotations
@@ -58,6 +59,10 @@ WAYS: dict[str, Way] = {
         path, indices, box, size, "sequential"
     ),
     "packets": lambda path, indices, box, size: read_clip(path, indices, box, size, "packets"),
+    "probed packets": lambda path, indices, box, size: (
+        probe(path),
+        read_clip(path, indices, box, size, "packets"),
+    ),
 }
 
 STAGES: dict[str, Way] = {

@@ -12,6 +12,7 @@ from stm import cluster, figures, tracking
 from stm.config import Config
 from stm.data.manifest import Manifest
 from stm.errors import UserError
+from stm.evaluate.fusing import ScoreFile
 from stm.evaluate.inference import Scores, score_manifest
 from stm.evaluate.metrics import Metrics, measure
 from stm.evaluate.protocols import protocol as named_protocol
@@ -107,15 +108,15 @@ def _record(
 def write(
     output: Path, manifest: Manifest, scores: Scores, metrics: Metrics, title: str
 ) -> dict[str, str]:
-    """Write ``scores.parquet`` (video_id, label, readable, scores: list<float> [K]) and the figures."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    """Write ``scores.parquet`` (`ScoreFile`) and the figures; returns their paths."""
     output.mkdir(parents=True, exist_ok=True)
-    table = manifest.table.select(["video_id", "label"])
-    table = table.append_column("readable", pa.array(scores.readable_N))
-    table = table.append_column("scores", pa.array(list(scores.scores_NK.astype(np.float32))))
-    pq.write_table(table, output / "scores.parquet")
+    ScoreFile(
+        manifest.table.column("video_id").to_pylist(),
+        manifest.table.column("label").to_numpy(),
+        scores.readable_N,
+        scores.scores_NK,
+        list(manifest.classes),
+    ).write(output / "scores.parquet")
     classes = list(manifest.classes)
     per_class = (metrics.per_class, metrics.class_counts)
     return {

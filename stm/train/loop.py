@@ -48,7 +48,11 @@ KEEP_HISTORY_S = 60.0
 
 
 class StopRun(Exception):
-    """Going on makes no sense, and all ranks know it."""
+    """Going on makes no sense, and all ranks know it. ``rows`` are the training videos it is about."""
+
+    def __init__(self, reason: str, rows: list[int] | None = None) -> None:
+        super().__init__(reason)
+        self.rows = rows or []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,14 +80,14 @@ class Job:
 def train_loop(settings: dict[str, Job]) -> dict[str, Any]:
     """Run one rank from the last checkpoint to the end.
 
-    Returns ``{"stopped": reason}`` where going on makes no sense (a loss that is not finite, too many unreadable
-    videos): every rank agrees on it, and Ray does not retry what would only happen again. Else ``{}``.
+    Returns ``{"stopped": reason, "rows": [...]}`` where going on makes no sense (a loss that is not finite, too many
+    unreadable videos): every rank agrees on it, and Ray does not retry what would only happen again. Else ``{}``.
     """
     rank = _Rank(settings["job"])
     try:
         rank.run()
     except StopRun as stop:
-        return {"stopped": str(stop)}
+        return {"stopped": str(stop), "rows": stop.rows}
     finally:
         rank.pulse.close()
     return {}
@@ -334,7 +338,7 @@ class _Rank:
         first = self.step - len(steps)
         for i, (loss_sum, weight, correct) in enumerate(steps):
             if not math.isfinite(loss_sum):
-                raise StopRun(self._name_videos(first + i + 1, window.videos[i]))
+                raise self._not_finite(first + i + 1, window.videos[i])
             weight = max(weight, 1.0)
             self.history.append(
                 {
@@ -371,13 +375,13 @@ class _Rank:
         rows[self.rank] = torch.tensor(values, dtype=torch.float64)
         return rows
 
-    def _name_videos(self, step: int, videos: np.ndarray) -> str:
+    def _not_finite(self, step: int, videos: np.ndarray) -> StopRun:
         found = self.store.latest()
         last = f"The last good checkpoint is {found[0]}" if found else "There is no checkpoint yet"
-        return (
-            f"the loss of step {step} is not finite; rows of the training manifest in that batch: "
-            f"{sorted(int(v) for v in np.concatenate(self._gather(videos)) if v >= 0)}. {last}: "
-            "lower --optim.lr, or look at those videos"
+        rows = sorted(int(v) for v in np.concatenate(self._gather(videos)) if v >= 0)
+        return StopRun(
+            f"the loss of step {step} is not finite. {last}: lower --optim.lr, or look at the videos of that batch",
+            rows,
         )
 
     def _name_failures(self, num_failed: int, allowed: int) -> str:

@@ -309,9 +309,11 @@ def _fit(
                 f"run {train.name} failed, after {train.max_failures} restarts: {last[0][:500]}; {kept}. "
                 "The same command continues it"
             ) from error
-    stopped = (outcome.return_value or {}).get("stopped")
-    if stopped:
-        raise RunStopped(f"run {train.name} stopped: {stopped}")
+    stop = outcome.return_value or {}
+    if stop.get("stopped"):
+        ids = train_manifest.table.column("video_id").take(train_manifest.usable[stop["rows"]])
+        named = f": {', '.join(ids.to_pylist())}" if stop["rows"] else ""
+        raise RunStopped(f"run {train.name} stopped: {stop['stopped']}{named}")
 
 
 def ray_storage(storage: str) -> dict[str, Any]:

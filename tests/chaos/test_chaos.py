@@ -9,10 +9,12 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections import Counter, defaultdict
@@ -107,7 +109,9 @@ def test_nodes_come_and_go_and_each_epoch_shows_every_video_once(
     manifests, tmp_path, table, scenario
 ):
     (tmp_path / "manifests.json").write_text(json.dumps(manifests))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_TMPDIR": str(tmp_path)}
+    # A folder of its own, so that no other Ray joins; short, because paths of sockets are.
+    sessions = tempfile.mkdtemp(prefix="stm-")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_TMPDIR": sessions}
     for name in ("RAY_ADDRESS",):
         environment.pop(name, None)
     began = time.monotonic()
@@ -120,6 +124,7 @@ def test_nodes_come_and_go_and_each_epoch_shows_every_video_once(
         timeout=500,
         check=False,
     )
+    shutil.rmtree(sessions, ignore_errors=True)
     said = (tmp_path / "said.txt").read_text() if (tmp_path / "said.txt").exists() else ""
     assert done.returncode == 0, done.stderr[-3000:] + said
     result = json.loads(done.stdout.strip().splitlines()[-1])

@@ -1,0 +1,115 @@
+"""The networks are measured side by side, and are what they are called; no test looks at a time."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from pipelines import cli
+from stm.bench import model as bench
+from stm.model import build_model, count_operations
+from stm.model.folding import fold
+from tests.model import reference
+
+TINY = {"depth": 26, "num_frames": 2, "batch_size": 2, "size": 32, "width": 16, "matrix_size": 64}
+EVERY = {(network, mode) for network in bench.NETWORKS for mode in bench.MODES}
+
+
+def test_the_naive_layout_is_the_same_function_with_the_same_gradients():
+    settings = {"depth": 26, "num_classes": 5, "width": 16}
+    ours, naive = bench.build("stm", **settings), bench.build("naive", **settings)
+    reference.randomise(ours)
+    naive.load_state_dict(ours.state_dict())
+    clips = torch.randn(2, 4, 3, 32, 32)
+    logits = [network.eval()(clips) for network in (ours, naive)]
+    torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-4)
+    for one in logits:
+        one.square().sum().backward()
+    mine, theirs = (network.layer1[0].temporal.weight.grad for network in (ours, naive))
+    torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
+    assert isinstance(naive.layer1[0].temporal, bench.NaiveTemporalConv)
+    assert not isinstance(ours.layer1[0].temporal, bench.NaiveTemporalConv)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_every_network_is_measured_in_every_mode(precision):
+    rounds = []
+    result = bench.measure(
+        torch.device("cpu"), **TINY, precision=precision, rounds=2, tick=lambda *n: rounds.append(n)
+    )
+    assert {(row["network"], row["mode"]) for row in result["rows"]} == EVERY
+    assert rounds == [(1, 2), (2, 2)]
+    for row in result["rows"]:
+        least, most = row["spread_ms"]
+        assert 0 < least <= row["ms"] <= most
+        assert row["clips_per_s"] == pytest.approx(2000 / row["ms"], rel=1e-2)
+        assert row["peak_mb"] is None
+        for base in bench.BASES:
+            assert (row[f"times_{base}"] == 1) or row["network"] != base
+    assert result["matrix_product"]["size"] == 64
+
+
+def test_operations_are_those_of_convolutions_and_fc_and_thrice_that_in_training():
+    settings = {name: TINY[name] for name in ("depth", "num_frames", "batch_size", "size", "width")}
+    gflop = {
+        (c.network, c.mode): c.gflop
+        for c in bench.contenders(torch.device("cpu"), **settings, precision="float32")
+    }
+    stm = fold(build_model("stm", 26, 174, width=16))
+    assert gflop["stm", "folded"] == pytest.approx(2e-9 * 2 * count_operations(stm, 2, 32))
+    assert gflop["stm", "inference"] == gflop["stm", "folded"] == gflop["naive", "folded"]
+    assert gflop["stm", "train"] == 3 * gflop["stm", "folded"]
+    assert gflop["tsn", "train"] == gflop["tsm", "train"] < gflop["cstm", "train"]
+
+
+def test_a_training_step_trains_and_the_others_change_nothing():
+    clips = torch.randn(2, 2, 3, 32, 32)
+    model = build_model("stm", 26, 174, width=16)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    for make_step in (bench._inference, bench._training):
+        step, _ = make_step(model, clips, bench.Autocast("cpu", None), False)
+        step()
+        changed = {
+            name for name, weight in model.state_dict().items() if (weight != before[name]).any()
+        }
+        assert bool(changed) == (make_step is bench._training)
+    assert {"conv1.weight", "fc.bias", "layer1.0.cmm.bn.running_mean"} <= changed
+
+
+def test_a_failure_leaves_the_process_with_the_threads_it_had():
+    before = torch.get_num_threads()
+    with pytest.raises(KeyError):
+        bench.measure(torch.device("cpu"), **TINY, precision="int4", threads=before + 1)
+    assert torch.get_num_threads() == before
+
+
+def test_the_command_prints_a_table_or_one_object_and_draws_a_figure(capfd, tmp_path):
+    arguments = ["bench", "model", "--device", "cpu", "--depth", "26", "--num_segments", "2"]
+    arguments += ["--size", "32", "--batch_size", "1", "--repetitions", "1", "--threads", "1"]
+    assert cli.main([*arguments, "--json", "--output", str(tmp_path)]) == 0
+    result = json.loads(capfd.readouterr().out)
+    assert {(row["network"], row["mode"]) for row in result["rows"]} == EVERY
+    assert result["threads"] == 1
+    assert result["sum"].startswith("STM takes ")
+    assert (tmp_path / "model.png").stat().st_size > 3000
+
+    assert cli.main(arguments) == 0
+    table = [line.split()[:2] for line in capfd.readouterr().out.splitlines()]
+    assert all([network, mode] in table for network, mode in EVERY)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused(capfd):
+    assert cli.main(["bench", "model", "--device", "cuda"]) == 2
+    assert "PyTorch sees no GPU here" in capfd.readouterr().err
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_memory_is_measured_and_training_needs_more():
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    result = bench.measure(torch.device("cuda"), **TINY, rounds=1)
+    peak = {(row["network"], row["mode"]): row["peak_mb"] for row in result["rows"]}
+    assert all(peak["stm", "train"] > peak["stm", mode] > 0 for mode in ("inference", "folded"))
