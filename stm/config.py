@@ -111,11 +111,17 @@ class DataConfig:
     cpus_per_task: float = 1.0
     """CPUs a decoding task reserves."""
 
+    max_cpus: float | None = None
+    """CPUs that decoding may take in all; null takes what training leaves free. For jobs that share a cluster."""
+
     decode_deadline_s: float = 60.0
     """A clip that takes longer to decode is given up, its video named and put into quarantine."""
 
     prefetch_batches: int = 2
     """Batches each training worker holds ready."""
+
+    wait_deadline_s: float = 1800.0
+    """A rank that has waited so long for clips ends; the workers are then started anew, `train.max_failures` times."""
 
     def __post_init__(self) -> None:
         _require(
@@ -144,9 +150,21 @@ class DataConfig:
             self.cpus_per_task > 0, "data.cpus_per_task", self.cpus_per_task, "must be above 0"
         )
         _require(
+            self.max_cpus is None or self.max_cpus >= self.cpus_per_task,
+            "data.max_cpus",
+            self.max_cpus,
+            f"must leave room for one task of --data.cpus_per_task {self.cpus_per_task:g}, or null",
+        )
+        _require(
             self.decode_deadline_s > 0,
             "data.decode_deadline_s",
             self.decode_deadline_s,
+            "must be above 0",
+        )
+        _require(
+            self.wait_deadline_s > 0,
+            "data.wait_deadline_s",
+            self.wait_deadline_s,
             "must be above 0",
         )
         _require(
@@ -318,6 +336,9 @@ class TrainConfig:
 
     cpus_per_worker: float = 1.0
     """CPUs each training worker reserves; decoding takes the others."""
+
+    resources_per_worker: dict[str, float] = field(default_factory=dict)
+    """Other resources of Ray's that each worker reserves, such as `{trainer: 1}` of nodes started with it."""
 
     threads_per_worker: int | None = None
     """PyTorch threads of a worker; null shares a node's cores among its workers (1 with a GPU)."""

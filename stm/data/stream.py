@@ -344,12 +344,17 @@ SHARD = "clips"
 
 
 def plan_data_config(
-    train: StreamSpec, validation: Validation | None, latest_position: Callable[[], Position]
+    train: StreamSpec,
+    validation: Validation | None,
+    latest_position: Callable[[], Position],
+    cpus_per_worker: float,
 ) -> Any:
     """A ``ray.train.DataConfig`` that builds the stream for the world as it is at every (re)start.
 
     Ray calls ``configure`` anew, with the real world size, each time it starts the workers; ``latest_position`` is
     asked then, so a run that was interrupted goes on from its last checkpoint, on any number of workers.
+
+    Workers that leave no CPU to decode with would wait for ever: that is a ``RuntimeError`` with the sum.
     """
     from ray.train import DataConfig
 
@@ -358,8 +363,23 @@ def plan_data_config(
             self, datasets: Any, world_size: int, *_: Any, **__: Any
         ) -> list[dict[str, Any]]:
             del datasets  # a placeholder that tells Ray Train the name of the shard
+            _check_room(world_size, cpus_per_worker, train.cpus_per_task)
             stream = build_stream(train, world_size, latest_position(), validation)
             stream.set_name(SHARD)
             return [{SHARD: shard} for shard in stream.streaming_split(world_size, equal=True)]
 
     return PlanDataConfig()
+
+
+def _check_room(world_size: int, cpus_per_worker: float, cpus_per_task: float) -> None:
+    """The cluster may have changed since the start: an elastic run takes the nodes there are."""
+    import ray
+
+    cpus = ray.cluster_resources().get("CPU", 0.0)
+    left = cpus - world_size * cpus_per_worker
+    if left < cpus_per_task - 1e-6:
+        raise RuntimeError(
+            f"{world_size} workers x {cpus_per_worker:g} CPU leave {left:g} of the cluster's {cpus:g} CPU, and a "
+            f"decoding task needs {cpus_per_task:g}: keep training to nodes of its own with "
+            "--train.resources_per_worker, or add nodes"
+        )

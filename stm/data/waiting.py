@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 
 
 class WaitMonitor:
-    """Calls ``tell(seconds waited)`` when a ``waiting()`` block has lasted ``after_s``, and again each time it doubles.
+    """Calls ``tell(seconds waited)`` when a ``waiting()`` block has lasted ``after_s``, and again when that has doubled,
+    or after another five minutes.
 
     ``tell`` runs in a thread of the monitor, while the block still waits; what it raises is dropped.
     """
@@ -43,6 +44,6 @@ class WaitMonitor:
             if waited < self._after_s:
                 told_at = self._after_s
             elif waited >= told_at:
-                told_at = 2 * waited
+                told_at = min(2 * waited, waited + 300)
                 with contextlib.suppress(Exception):
                     self._tell(waited)

@@ -9,6 +9,7 @@ Gradients are sums over sample weights divided by the global weight: padding and
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
@@ -45,6 +46,10 @@ PREEMPTION_CHECK_S = 3.0
 
 KEEP_HISTORY_S = 60.0
 """Steps younger than this go into the next checkpoint once more: a driver that died may not have recorded them."""
+
+
+GAVE_UP_WAITING = 78
+"""Exit status of a rank that waited too long for its clips."""
 
 
 class StopRun(Exception):
@@ -188,7 +193,8 @@ class _Rank:
         config = self.config.train
         self._post("start", step=self.step, epoch=self.position.epoch, world_size=self.world_size)
         shard = ray.train.get_dataset_shard(SHARD)
-        with WaitMonitor(self._tell_waiting) as monitor:
+        after_s = min(60.0, self.config.data.wait_deadline_s)
+        with WaitMonitor(self._tell_waiting, after_s) as monitor:
             batches = iterate(shard, self.config.data.prefetch_batches, monitor)
             for batch in self._timed(batches):
                 self._check_order(batch)
@@ -423,8 +429,16 @@ class _Rank:
             f"{self.config.data.cpus_per_task:g} CPU each; {free:g} CPU are free now: 0 means that decoding is "
             "starved or slow, more that storage is, or that nodes are still starting"
         )
+        hopeless = waited_s >= self.config.data.wait_deadline_s
+        if hopeless:
+            message += ". That is --data.wait_deadline_s: this rank ends"
         if self.job.board is not None:
-            self.job.board.post.remote({"kind": "said", "message": message})
+            told = self.job.board.post.remote({"kind": "said", "message": message})
+            if hopeless:
+                with contextlib.suppress(Exception):
+                    ray.get(told, timeout=10)
+        if hopeless:
+            os._exit(GAVE_UP_WAITING)  # the waiting thread cannot be interrupted
 
     def _post(self, kind: str, **values: Any) -> None:
         if self.rank == 0 and self.job.board is not None:

@@ -18,6 +18,9 @@ from typing import Any
 
 Event = dict[str, Any]
 
+SHORT_S = 5.0
+"""Nobody is called slow for less: writing one checkpoint would do."""
+
 
 class _Board:
     """Actor: holds what was posted and not yet read."""
@@ -167,7 +170,7 @@ def slow_rank(data_wait_s: list[float], sync_wait_s: list[float], total_s: float
     ``data_wait_s`` is what each rank waited for its clips. ``sync_wait_s`` is what it then waited for the others to
     begin the step: everybody waits for the slowest, which waits for nobody. One entry a rank.
     """
-    if len(data_wait_s) < 2 or total_s <= 0:
+    if len(data_wait_s) < 2 or total_s < SHORT_S:
         return None
     slowest = max(range(len(data_wait_s)), key=data_wait_s.__getitem__)
     others = max(wait for rank, wait in enumerate(data_wait_s) if rank != slowest)

@@ -42,6 +42,7 @@ _FREE_ON_RESUME = {
     "data.max_cpus",
     "data.prefetch_batches",
     "data.decode_deadline_s",
+    "data.wait_deadline_s",
     "optim.epochs",
     "model.gradient_checkpointing",
     "model.pretrained",
@@ -284,6 +285,7 @@ def _fit(
                 resources_per_worker={
                     "CPU": placement.cpus_per_worker,
                     **({"GPU": 1} if placement.use_gpu else {}),
+                    **train.resources_per_worker,
                 },
             ),
             run_config=RunConfig(
@@ -293,7 +295,9 @@ def _fit(
                 callbacks=[failure_callback(actor, train.max_failures)],
             ),
             datasets={SHARD: ray.data.range(1)},
-            dataset_config=plan_data_config(train_stream, validation, latest_position),
+            dataset_config=plan_data_config(
+                train_stream, validation, latest_position, placement.cpus_per_worker
+            ),
         )
         try:
             outcome: Any = trainer.fit()

@@ -79,6 +79,7 @@ def main(scenario: str, folder: Path) -> None:
         workers=2,
         min_workers=1,
         cpus_per_worker=0.9,
+        resources_per_worker={"trainer": 1},
         epochs=8,
     )
 

@@ -66,6 +66,10 @@ def test_ranks_that_are_alike_are_not_blamed():
     assert slow_rank([5.0], [0.0], 10.0) is None
 
 
+def test_a_short_wait_is_nobodys_fault():
+    assert slow_rank([2.0, 0.0], [0.0, 0.0], 3.0) is None
+
+
 def rows(*steps):
     return [{"time": 1.0, "step": s, "loss": s / 10, "top1": 0.0, "lr": 0.1} for s in steps]
 
