@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 
 
 class WaitMonitor:
-    """Calls ``tell(seconds waited)`` when a ``waiting()`` block has lasted ``after_s``, and again when that has doubled,
-    or after another five minutes.
+    """Calls ``tell(seconds waited)`` when a ``waiting()`` block has lasted ``after_s``, and again when that has
+    doubled, or after another five minutes.
 
     ``tell`` runs in a thread of the monitor, while the block still waits; what it raises is dropped.
     """

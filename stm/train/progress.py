@@ -68,8 +68,8 @@ def board(
                     return
                 continue
             for event in events:
-                if event["kind"] == "start":
-                    watch.forget()
+                if event["kind"] in ("failure", "start"):
+                    watch.forget(until_start=event["kind"] == "failure")
                 handle(event)
             watch.see(pulses)
             for complaint in watch.complaints():
@@ -124,12 +124,16 @@ class RankWatch:
         self._last: dict[int, Event] = {}
         self._heard: dict[int, float] = {}
         self._told: dict[tuple[int, str], float] = {}
+        self._between = False
 
-    def forget(self) -> None:
-        """The workers were started anew."""
+    def forget(self, until_start: bool = False) -> None:
+        """The workers were started anew, or (``until_start``) have failed and will be: what they last said is void."""
         self._last, self._heard, self._told = {}, {}, {}
+        self._between = until_start
 
     def see(self, pulses: list[Event], now: float | None = None) -> None:
+        if self._between:
+            return
         for pulse in pulses:
             self._last[pulse["rank"]] = pulse
             self._heard[pulse["rank"]] = time.monotonic() if now is None else now

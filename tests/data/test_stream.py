@@ -10,7 +10,13 @@ import pytest
 
 from stm.data.clips import ClipSpec
 from stm.data.plan import Position, shares
-from stm.data.stream import StreamSpec, Validation, build_stream, iterate
+from stm.data.stream import (
+    StreamSpec,
+    Validation,
+    build_stream,
+    iterate,
+    plan_data_config,
+)
 from stm.data.synthetic import encode
 
 pytestmark = pytest.mark.ray
@@ -149,3 +155,12 @@ def test_a_validation_follows_its_epoch_in_the_same_sequence(ray_cluster, videos
     ]
     shown = [int(v) for rank in batches for b in rank if b.validation for v in b.videos if v >= 0]
     assert sorted(shown) == sorted([*range(5)] * 2)
+
+
+def test_workers_that_leave_no_cpu_to_decode_with_are_refused_with_the_sum(ray_cluster, videos):
+    config = plan_data_config(spec_of(videos), None, Position, cpus_per_worker=1.5)
+    with pytest.raises(
+        RuntimeError, match=r"2 workers x 1\.5 CPU leave 1 of the cluster's 4 CPU, .*needs 2"
+    ):
+        plan_data_config(spec_of(videos, cpus_per_task=2.0), None, Position, 1.5).configure({}, 2)
+    assert len(config.configure({}, 2)) == 2

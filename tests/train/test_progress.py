@@ -47,9 +47,13 @@ def test_a_rank_that_is_stuck_in_a_step_is_named_and_those_that_wait_for_it_are_
 def test_workers_that_were_started_anew_are_not_blamed_for_the_old_ones():
     watch = RankWatch(silent_s=30)
     watch.see([pulse(0), pulse(1)], now=0.0)
+    watch.forget(until_start=True)  # they failed
+    watch.see([pulse(1)], now=50.0)  # a last word of the old ones
+    assert watch.complaints(now=100.0) == []
     watch.forget()
     watch.see([pulse(0)], now=100.0)
     assert watch.complaints(now=101.0) == []
+    assert watch.complaints(now=200.0)
 
 
 def test_a_rank_that_waits_for_its_clips_is_named():

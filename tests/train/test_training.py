@@ -309,3 +309,23 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on_when_there_is_room(man
         assert train(config, print)["steps"] == 12
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_clips_that_never_come_end_the_run_by_name(manifests, tmp_path):
+    """One video is a pipe that nobody writes to, and the wait is shorter than decoding's own deadline."""
+    manifest = Manifest.read(manifests["train"])
+    os.mkfifo(tmp_path / "pipe.mp4")
+    paths = [str(tmp_path / "pipe.mp4")] * len(manifest)
+    column = manifest.table.schema.get_field_index("path")
+    table = manifest.table.set_column(column, "path", pa.array(paths))
+    replace(manifest, table=table).write(tmp_path / "pipe.parquet")
+    config = config_for({**manifests, "train": str(tmp_path / "pipe.parquet")}, tmp_path, "pipe")
+    config = replace(
+        config,
+        data=replace(config.data, wait_deadline_s=3.0),
+        train=replace(config.train, max_failures=0),
+    )
+    said = []
+    with pytest.raises(UserError, match="run pipe failed, after 0 restarts"):
+        train(config, said.append)
+    assert any("waited 3 s for the clips of step 1" in s and "this rank ends" in s for s in said)

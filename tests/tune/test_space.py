@@ -1,0 +1,226 @@
+"""The spaces of a sweep file: what they mean, and that what is wrong is named with line and field."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import replace
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stm import cluster
+from stm.errors import UserError
+from stm.tune import settings
+from stm.tune.placement import share
+from stm.tune.space import parse_domain
+
+SWEEP = """\
+base:
+  recipe: something-v2-t8
+  optim: {lr: 1e-3}
+space:
+  optim.lr: loguniform(1e-4, 1e-1)
+  data.num_segments: choice(4, 8, 16)
+  model.variant: choice(stm, tsn)
+  model.stages: choice([2, 3], [4])
+num_trials: 6
+scheduler: {name: asha, grace_epochs: 2}
+budget: {clips: 1000}
+"""
+
+
+def drawn(**changes):
+    return {
+        "optim.lr": 0.01,
+        "data.num_segments": 4,
+        "model.variant": "tsn",
+        "model.stages": "[2, 3]",
+        **changes,
+    }
+
+
+def test_a_sweep_is_read_whole_and_its_recipe_is_changed_where_it_says_so():
+    sweep = settings.parse_sweep(SWEEP)
+    assert sweep.base.optim.lr == 1e-3, "YAML 1.1 takes 1e-3 for a word"
+    assert sweep.base.optim.milestones == [30, 40, 45]
+    assert sweep.scheduler.grace_epochs == 2
+    assert (sweep.epochs(num_videos=300), sweep.epochs(num_videos=5000)) == (4, 1)
+    config = sweep.config_of(drawn(), epochs=4)
+    assert config.optim.lr == 0.01
+    assert config.data.num_segments == 4
+    assert config.model.variant == "tsn"
+    assert config.model.stages == [2, 3]
+    assert config.optim.epochs == 4
+
+
+def test_each_trial_has_settings_of_its_own():
+    sweep = settings.parse_sweep(SWEEP)
+    configs = [
+        sweep.config_of(drawn(**{"optim.lr": lr, "data.num_segments": segments}), 4)
+        for lr in (0.1, 0.2)
+        for segments in (4, 8)
+    ]
+    assert len({(c.optim.lr, c.data.num_segments) for c in configs}) == 4
+    assert sweep.base.optim.lr == 1e-3, "the base stays as it is"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("optim.lr: log", "optim.lrr: log", r"x.yaml:5: space.optim.lrr: .*did you mean optim.lr"),
+        ("choice(4, 8, 16)", "choice(4, eight)", r"x.yaml:6: space.data.num_segments: .*eight"),
+        ("choice(4, 8, 16)", "choice(0, 8)", r"x.yaml:6: .*must be at least 1"),
+        ("choice(4, 8, 16)", "choice()", r"x.yaml:6: .*is empty"),
+        ("choice(4, 8, 16)", "choice(4, 4)", r"x.yaml:6: .*twice"),
+        ("choice(4, 8, 16)", "uniform(4, 8)", r"x.yaml:6: .*Expected a <class 'int'>"),
+        ("choice(4, 8, 16)", "[4, 8]", r"x.yaml:6: .*is a value, not a space"),
+        ("choice(4, 8, 16)", "__import__('os').system('true')", r"x.yaml:6: .*is no space"),
+        ("choice(4, 8, 16)", "choice(open('x'))", r"x.yaml:6: .*neither a number"),
+        ("choice(4, 8, 16)", "sometimes(4)", r"x.yaml:6: .*there is no sometimes"),
+        ("loguniform(1e-4, 1e-1)", "loguniform(0, 1)", r"x.yaml:5: .*above 0"),
+        ("loguniform(1e-4, 1e-1)", "uniform(2, 1)", r"x.yaml:5: .*is empty: 2 is not below 1"),
+        ("loguniform(1e-4, 1e-1)", "uniform(-1, 1)", r"x.yaml:5: .*must be above 0"),
+        ("choice(stm, tsn)", "choice(stm, tsx)", r"x.yaml:7: .*tsx"),
+        ("optim.lr: log", "optim.epochs: log", r"x.yaml:5: .*the budget sets it"),
+        ("num_trials: 6", "num_trails: 6", r"x.yaml:9: num_trails: .*did you mean num_trials"),
+        ("num_trials: 6", "num_trials: 0", r"x.yaml:9: num_trials"),
+        ("num_trials: 6", "searcher: grid", r"space.optim.lr: .*a grid needs"),
+        ("num_trials: 6", "searcher: gird", r"x.yaml:9: searcher: 'gird'"),
+        ("name: asha", "name: asho", r"x.yaml:10: scheduler: 'asho'"),
+        ("name: asha", "name: pbt", r"space.data.num_segments: pbt changes settings during"),
+        ("grace_epochs: 2", "grace: 2", r"x.yaml:10: scheduler.grace: there is no such"),
+        ("clips: 1000", "clips: 1000, epochs: 2", r"x.yaml:11: budget: .*not both"),
+        ("something-v2-t8", "something-v3", r"x.yaml:1: base: .*did you mean something-v"),
+        ("lr: 1e-3", "lr: -1", r"x.yaml:1: base: --optim.lr -1"),
+        ("lr: 1e-3", "rate: 1", r"x.yaml:1: base: .*rate"),
+        ("budget:", "seed: {", r"x.yaml: no YAML"),
+        ("num_trials: 6", "budget: {epochs: 1}", r"x.yaml:11: budget: is given twice"),
+    ],
+)
+def test_what_is_wrong_with_a_sweep_is_named_with_line_and_field(old, new, message):
+    assert old in SWEEP
+    with pytest.raises(UserError, match=message):
+        settings.parse_sweep(SWEEP.replace(old, new), where="x.yaml")
+
+
+@pytest.mark.parametrize("missing", ["base", "space"])
+def test_a_sweep_without_its_parts_is_refused(missing):
+    values = yaml.safe_load(SWEEP)
+    del values[missing]
+    with pytest.raises(UserError, match=f"'{missing}' is missing"):
+        settings.parse_sweep(yaml.safe_dump(values))
+
+
+def test_a_sweep_without_validation_is_refused():
+    with pytest.raises(UserError, match=r"data.val is not set: trials are compared by validation"):
+        settings.parse_sweep("base: {data: {train: a}}\nspace: {optim.lr: choice(0.1)}")
+
+
+def test_a_grid_has_every_combination_and_refuses_those_that_cannot_be():
+    text = (
+        "searcher: grid\nbase: {recipe: something-v2-t8, train: {num_workers: 8}}\n"
+        "space: {optim.lr: 'grid(0.1, 0.2)', optim.batch_size: 'choice(32, 64, 128)'}\n"
+    )
+    assert settings.parse_sweep(text).num_trials == 6
+    with pytest.raises(UserError, match="the grid has 6 combinations"):
+        settings.parse_sweep(text + "num_trials: 5\n")
+    both = "optim.batch_size: choice(8, 64)\n  optim.accumulate: choice(1, 8)"
+    with pytest.raises(UserError, match=r"space: .*optim.accumulate 8: a worker's share"):
+        settings.parse_sweep(
+            "searcher: grid\nbase: {data: {train: a, val: b}, optim: {batch_size: 64}}\n"
+            f"space:\n  {both.replace('choice(8', 'choice(4')}\n"
+        )
+
+
+@given(
+    st.sampled_from(["uniform", "loguniform"]),
+    st.floats(1e-6, 1e3),
+    st.floats(1.001, 1e3),
+    st.integers(0, 2**31),
+)
+def test_every_draw_lies_in_its_range_whatever_the_numbers(kind, low, factor, seed):
+    high = low * factor
+    domain = parse_domain(f"{kind}({low!r}, {high!r})")
+    assert domain.arguments == (low, high)
+    import numpy as np
+
+    value = domain.value(
+        domain.to_tune(grid=False).sample(random_state=np.random.RandomState(seed))
+    )
+    assert isinstance(value, float)
+    assert low <= value <= high or math.isclose(value, high) or math.isclose(value, low)
+
+
+_VALUES = st.one_of(
+    st.integers(-(10**6), 10**6),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.sampled_from(["stm", "tsn", "bfloat16"]),
+    st.lists(st.integers(0, 9), max_size=4),
+)
+
+
+@given(st.lists(_VALUES, min_size=1, max_size=6, unique_by=repr))
+def test_a_choice_means_the_values_that_were_written(values):
+    domain = parse_domain(f"choice({', '.join(map(repr, values))})")
+    back = [domain.value(encoded) for encoded in domain.to_tune(grid=False).categories]
+    assert back == values
+    assert [type(value) for value in back] == [type(value) for value in values]
+
+
+@given(st.text(max_size=30))
+def test_no_text_does_more_than_raise_a_user_error(text):
+    with contextlib.suppress(UserError):
+        parse_domain(text)
+
+
+# ---------------------------------------------------------------------- placement
+
+
+def test_a_sweep_that_cannot_fit_is_refused_with_the_sum():
+    trial = cluster.Placement(4, 2.0, False, 1.0)
+    with pytest.raises(
+        UserError,
+        match=r"3 trials at once x \(4 workers x 2 CPU \+ 1 CPU to decode .*\) = 27 CPU, but the cluster has 20 CPU; "
+        "at most 2 fit at once",
+    ):
+        share(trial, cpus=20, gpus=0, num_trials=8, max_concurrent=3)
+    with pytest.raises(UserError, match=r"= 9 CPU, but the cluster has 8 CPU; not even one fits"):
+        share(trial, cpus=8, gpus=0, num_trials=8)
+    with pytest.raises(UserError, match=r"= 9 CPU, 4 GPU, but the cluster has 64 CPU, 3 GPU"):
+        share(replace(trial, use_gpu=True), cpus=64, gpus=3, num_trials=8)
+
+
+@given(
+    st.integers(1, 8),
+    st.sampled_from([0.5, 1.0, 2.0]),
+    st.sampled_from([0.5, 1.0, 4.0]),
+    st.booleans(),
+    st.integers(1, 200),
+    st.integers(0, 64),
+    st.integers(1, 40),
+)
+def test_what_trials_may_take_never_exceeds_the_cluster(
+    workers, cpus_per_worker, data_cpus, use_gpu, cpus, gpus, num_trials
+):
+    trial = cluster.Placement(workers, cpus_per_worker, use_gpu, data_cpus)
+    try:
+        shares = share(trial, cpus, gpus, num_trials)
+    except UserError:
+        assert trial.cpus > cpus or trial.gpus > gpus
+        return
+    assert 1 <= shares.concurrent <= num_trials
+    taken = shares.concurrent * (workers * cpus_per_worker + shares.data_cpus)
+    assert taken <= cpus * (1 + 1e-9)
+    assert shares.concurrent * trial.gpus <= gpus or not use_gpu
+    assert shares.data_cpus >= data_cpus
+
+
+@pytest.mark.parametrize("name", settings.samples())
+def test_every_sample_sweep_is_sound(name):
+    sweep = settings.read_sweep(settings.path_of(name))
+    assert sweep.num_trials >= 8
+    assert {"optim.lr", "data.num_segments"} <= set(sweep.space)
+    assert sweep.scheduler.name == "asha"
