@@ -1,4 +1,4 @@
-"""Measure on this machine: ``python -m pipelines.bench decode --videos FOLDER``."""
+"""Measure on this machine: ``stm bench decode --videos FOLDER``, ``stm bench model``."""
 
 from __future__ import annotations
 
@@ -12,19 +12,24 @@ from typing import Any, Literal
 from pipelines.console import Parser, add_common, run_verb, say
 from stm.errors import UserError
 
+Depth = Literal[26, 50, 101, 152]
+REPETITIONS = {"decode": 3, "data": 3, "model": 7}
+
 
 def build_parser() -> Parser:
     parser = Parser(
         "bench",
-        "Measure decoding, or the data stream, on this machine and your videos.",
+        "Measure decoding, the data stream or the network, on this machine and your videos.",
         """
         stm bench decode --videos FOLDER --output bench
         stm bench data --manifest train.parquet --gpu_clips_per_s 400
         stm bench data --manifest train.parquet --json
+        stm bench model --batch_size 2 --threads 1
+        stm bench model --device cuda --precision bfloat16 --num_segments 16 --output bench
         """,
     )
     add_common(parser)
-    parser.add_argument("what", type=Literal["decode", "data"], help="what to measure")
+    parser.add_argument("what", type=Literal["decode", "data", "model"], help="what to measure")
     parser.add_argument("--manifest", type=str | None, default=None, help="videos to measure on")
     parser.add_argument(
         "--videos", type=str | None, default=None, help="or a folder of them (decode)"
@@ -33,15 +38,39 @@ def build_parser() -> Parser:
         "--num_videos", type=int, default=60, help="at most so many videos (decode)"
     )
     parser.add_argument("--num_clips", type=int, default=240, help="clips a run (data)")
-    parser.add_argument("--repetitions", type=int, default=3, help="interleaved repetitions")
+    parser.add_argument(
+        "--repetitions",
+        type=int | None,
+        default=None,
+        help="interleaved repetitions; null is 3 of decode and data, 7 rounds of model",
+    )
     parser.add_argument("--num_segments", type=int, default=8, help="frames a clip")
     parser.add_argument("--size", type=int, default=224, help="side of a clip, px")
-    parser.add_argument("--batch_size", type=int, default=8, help="clips a batch (data)")
+    parser.add_argument("--batch_size", type=int, default=8, help="clips a batch (data, model)")
     parser.add_argument(
         "--gpu_clips_per_s",
         type=float,
         default=400.0,
         help="what one GPU takes, for the sum at the end",
+    )
+    parser.add_argument("--depth", type=Depth, default=50, help="ResNet depth (model)")
+    parser.add_argument(
+        "--device",
+        type=Literal["auto", "cpu", "cuda"],
+        default="auto",
+        help="`auto` is a GPU where there is one (model)",
+    )
+    parser.add_argument(
+        "--precision",
+        type=Literal["float32", "bfloat16"],
+        default="float32",
+        help="arithmetic of the forward pass (model)",
+    )
+    parser.add_argument(
+        "--threads", type=int | None, default=None, help="null leaves it to PyTorch (model)"
+    )
+    parser.add_argument(
+        "--compile", type=bool, default=False, help="compile with torch.compile (model)"
     )
     parser.add_argument("--output", type=str | None, default=None, help="directory for the figure")
     return parser
@@ -49,11 +78,15 @@ def build_parser() -> Parser:
 
 def run(args: Any) -> dict[str, Any]:
     """Measure as the arguments say."""
-    for name in ("num_videos", "num_clips", "repetitions", "num_segments", "size", "batch_size"):
-        if args[name] < 1:
+    if args.repetitions is None:
+        args.repetitions = REPETITIONS[args.what]
+    counts = ("num_videos", "num_clips", "repetitions", "num_segments", "size", "batch_size")
+    for name in (*counts, "threads"):
+        if args[name] is not None and args[name] < 1:
             raise UserError(f"--{name} {args[name]}: must be at least 1")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    result = {"decode": _decode, "data": _data}[args.what](args)
+    if args.what != "model":  # a decoding process has one thread
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+    result = {"decode": _decode, "data": _data, "model": _model}[args.what](args)
     cores = os.cpu_count()
     machine = (
         f"{_processor()}, {cores} cores, {platform.system()}, Python {platform.python_version()}"
@@ -123,6 +156,38 @@ def _data(args: Any) -> dict[str, Any]:
     return result
 
 
+def _model(args: Any) -> dict[str, Any]:
+    import torch
+
+    from stm.bench import model
+
+    has_gpu = torch.cuda.is_available()
+    if args.device == "cuda" and not has_gpu:
+        raise UserError("--device cuda: PyTorch sees no GPU here; use --device cpu")
+    name = ("cuda" if has_gpu else "cpu") if args.device == "auto" else args.device
+    result = model.measure(
+        torch.device(name),
+        depth=args.depth,
+        num_frames=args.num_segments,
+        batch_size=args.batch_size,
+        size=args.size,
+        precision=args.precision,
+        rounds=args.repetitions,
+        threads=args.threads,
+        compiled=args.compile,
+        tick=lambda done, total: say(f"  round {done} of {total}"),
+    )
+    by_mode = {row["mode"]: row for row in result["rows"] if row["network"] == "stm"}
+    result["sum"] = "STM takes " + ", ".join(
+        f"{by_mode[mode]['times_tsn']:.2f} of TSN's and {by_mode[mode]['times_naive']:.2f} of the naive "
+        f"layout's time in {told}"
+        for mode, told in (("train", "training"), ("inference", "inference"), ("folded", "folded"))
+    )
+    rates = {f"{row['network']}, {row['mode']}": row["clips_per_s"] for row in result["rows"]}
+    _draw(args, result, "model.png", rates, "clips/s")
+    return result
+
+
 def _clip_mb(args: Any) -> float:
     return args.num_segments * args.size**2 * 3 / 1e6
 
@@ -154,7 +219,9 @@ def _processor() -> str:
 
 
 def show(result: dict[str, Any]) -> str:
-    if result["what"] == "decode":
+    if result["what"] == "model":
+        lines = _model_lines(result)
+    elif result["what"] == "decode":
         lines = [
             f"{result['num_videos']} videos; CPU ms a clip, spread, clips/s a core, times packets' cost"
         ]
@@ -178,6 +245,34 @@ def show(result: dict[str, Any]) -> str:
             f"{result['wait_share']:.0%} of its time"
         )
     return "\n".join([*lines, result["sum"], f"({result['machine']}, {result['date']})"])
+
+
+def _model_lines(result: dict[str, Any]) -> list[str]:
+    product = result["matrix_product"]
+    head = (
+        f"{result['device']}, {result['precision']}, {result['threads']} threads, depth {result['depth']}, "
+        f"{result['batch_size']} clips of {result['num_frames']} x {result['size']} px, {result['rounds']} rounds"
+        f"{', compiled' if result['compiled'] else ''}; PyTorch {result['torch']}"
+    )
+    columns = (
+        f"  {'':<17}{'ms a step':>10}{'least':>9}{'most':>9}{'clips/s':>9}{'GFLOP/s':>10}{'of max':>8}"
+        f"{'x TSN':>8}{'x naive':>9}{'peak MB':>9}"
+    )
+    lines = [head, columns]
+    for row in sorted(result["rows"], key=lambda row: row["mode"], reverse=True):
+        least, most = row["spread_ms"]
+        peak = "-" if row["peak_mb"] is None else f"{row['peak_mb']:.0f}"
+        lines.append(
+            f"  {row['network']:<6}{row['mode']:<11}{row['ms']:>10.4g}{least:>9.4g}{most:>9.4g}"
+            f"{row['clips_per_s']:>9.4g}{row['gflop_per_s']:>10.4g}{row['share_of_matrix_product']:>8.1%}"
+            f"{row['times_tsn']:>8.3f}{row['times_naive']:>9.3f}{peak:>9}"
+        )
+    least, most = product["spread"]
+    lines.append(
+        f"  the product of two {product['size']} x {product['size']} matrices: {product['gflop_per_s']:.4g} GFLOP/s "
+        f"({least:.4g} to {most:.4g})"
+    )
+    return lines
 
 
 def main(argv: list[str] | None = None) -> int:

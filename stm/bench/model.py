@@ -1,0 +1,328 @@
+"""How fast the network is beside its relatives, in training and in inference, on one device.
+
+    stm, tsn, tsm, cstm, cmm    the variants of ``build_model``
+    naive                       stm with the usual temporal convolution: permute, Conv1d, permute back
+
+    train       forward, backward, one step of SGD
+    inference   evaluation mode
+    folded      evaluation mode, of ``stm.model.folding.fold``
+
+All networks stand in one process and take turns, in a random order each round, with the product of two large matrices:
+what the arithmetic of this device reaches at this precision. Clips are random and lie on the device: no data is loaded.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stm.model import build_model, count_operations
+from stm.model.folding import fold
+from stm.model.network import VideoResNet
+from stm.model.temporal import ChannelwiseTemporalConv, join_time, split_time
+from stm.train.step import Autocast
+
+NETWORKS = ("stm", "tsn", "tsm", "cstm", "cmm", "naive")
+MODES = ("train", "inference", "folded")
+BASES = ("tsn", "naive")
+"""What the others are compared with."""
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+BACKWARD_COST = 2
+"""A backward pass is counted as twice the forward's operations: gradients of inputs, and of weights."""
+
+
+class NaiveTemporalConv(ChannelwiseTemporalConv):
+    """The same function by way of ``[N*H*W, C, T]``, as re-implementations have it.
+
+    What comes back is channels-last, as the layer after it wants it: a copy less than the usual.
+    """
+
+    def forward(self, frames: Tensor, num_frames: int) -> Tensor:
+        """``frames: [N*T, C, H, W]`` -> the same shape, channels-last."""
+        clips = split_time(frames, num_frames)
+        batch, _, height, width, channels = clips.shape
+        pixels = clips.permute(0, 2, 3, 4, 1).reshape(-1, channels, num_frames)
+        mixed = F.conv1d(pixels, self.weight[..., 0], padding=1, groups=channels)
+        mixed = mixed.view(batch, height, width, channels, num_frames)
+        return join_time(mixed.permute(0, 4, 1, 2, 3).contiguous())
+
+
+def build(name: str, **settings: Any) -> VideoResNet:
+    """One of `NETWORKS`; ``settings`` are those of ``build_model``."""
+    model = build_model("stm" if name == "naive" else name, **settings)
+    if name == "naive":
+        for layer in model.modules():
+            if type(layer) is ChannelwiseTemporalConv:
+                layer.__class__ = NaiveTemporalConv
+    return model
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A network in a mode."""
+
+    network: str
+    mode: str
+    step: Callable[[], Any]
+    gflop: float
+    """Of one step; a multiply-add is two, normalisation is not counted."""
+    state_bytes: int
+    """What stays allocated between steps: weights, statistics, momentum."""
+
+
+def contenders(
+    device: torch.device,
+    *,
+    depth: int,
+    num_frames: int,
+    batch_size: int,
+    size: int,
+    precision: str,
+    compiled: bool = False,
+    width: int = 64,
+) -> list[Contender]:
+    """Every network in every mode, on one batch of random clips."""
+    generator = torch.Generator().manual_seed(0)
+    clips = torch.randn(batch_size, num_frames, size, size, 3, generator=generator)
+    clips = clips.permute(0, 1, 4, 2, 3).to(device)  # as ``stm.train.step.normalise`` leaves them
+    dtype = PRECISIONS[precision]
+    autocast = Autocast(device.type, None if dtype == torch.float32 else dtype)
+    found = []
+    for name in NETWORKS:
+        torch.manual_seed(0)
+        model = build(name, depth=depth, num_classes=174, width=width)
+        folded = fold(model)
+        multiply_adds = count_operations(folded, num_frames, size)  # it has no normalisation
+        gflop = 2e-9 * multiply_adds * batch_size
+        for mode, network in (
+            ("train", build(name, depth=depth, num_classes=174, width=width)),
+            ("inference", model),
+            ("folded", folded),
+        ):
+            network.to(device)
+            make_step = {"train": _training, "inference": _inference, "folded": _folded}[mode]
+            step, state_bytes = make_step(network, clips, autocast, compiled)
+            factor = 1 + BACKWARD_COST if mode == "train" else 1
+            found.append(Contender(name, mode, step, factor * gflop, state_bytes))
+    return found
+
+
+def _training(
+    model: nn.Module, clips: Tensor, autocast: Autocast, compiled: bool
+) -> tuple[Callable[[], Any], int]:
+    model.train()
+    labels = torch.zeros(len(clips), dtype=torch.int64, device=clips.device)
+    on_gpu = clips.device.type == "cuda"
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4, fused=on_gpu or None
+    )
+    forward = _compiled(model, compiled)
+
+    def step() -> None:
+        with autocast.context():
+            loss = F.cross_entropy(forward(clips).float(), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    momentum = sum(weight.nbytes for weight in model.parameters())
+    return step, _bytes_of(model) + momentum
+
+
+def _inference(
+    model: nn.Module, clips: Tensor, autocast: Autocast, compiled: bool
+) -> tuple[Callable[[], Any], int]:
+    forward = _compiled(model.eval(), compiled)
+
+    def step() -> Tensor:
+        with torch.inference_mode(), autocast.context():
+            return forward(clips)
+
+    return step, _bytes_of(model)
+
+
+def _folded(
+    model: nn.Module, clips: Tensor, autocast: Autocast, compiled: bool
+) -> tuple[Callable[[], Any], int]:
+    # Weights in the type of the arithmetic: nothing is converted on the way.
+    dtype = autocast.dtype or torch.float32
+    return _inference(
+        model.to(dtype), clips.to(dtype), Autocast(autocast.device_type, None), compiled
+    )
+
+
+def _compiled(model: nn.Module, compiled: bool) -> Callable[[Tensor], Tensor]:
+    return torch.compile(model) if compiled else model
+
+
+def _bytes_of(model: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in model.state_dict().values())
+
+
+def matrix_product(device: torch.device, precision: str, size: int) -> Contender:
+    """The product of two square matrices."""
+    left, right = (torch.randn(size, size, device=device).to(PRECISIONS[precision]) for _ in "ab")
+    return Contender("matrix product", str(size), lambda: left @ right, 2e-9 * size**3, 0)
+
+
+def measure(
+    device: torch.device,
+    *,
+    depth: int = 50,
+    num_frames: int = 8,
+    batch_size: int = 8,
+    size: int = 224,
+    precision: str = "float32",
+    rounds: int = 7,
+    threads: int | None = None,
+    compiled: bool = False,
+    width: int = 64,
+    matrix_size: int | None = None,
+    seed: int = 0,
+    tick: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Milliseconds a step of every network and mode, interleaved; medians, with the least and the most.
+
+    A ratio is the median over rounds of the quotient within a round, so that what slows a round down drops out.
+
+    Returns ``rows``, one for each network and mode (``ms``, ``spread_ms``, ``clips_per_s``, ``gflop_per_s``,
+    ``share_of_matrix_product``, ``times_tsn`` and ``times_naive`` as time by time, ``peak_mb``: None on a CPU),
+    ``matrix_product``, and the settings.
+    """
+    before = torch.get_num_threads(), torch.backends.cudnn.benchmark
+    torch.set_num_threads(threads or before[0])
+    torch.backends.cudnn.benchmark = True
+    try:
+        on_gpu = device.type == "cuda"
+        entrants = contenders(
+            device,
+            depth=depth,
+            num_frames=num_frames,
+            batch_size=batch_size,
+            size=size,
+            precision=precision,
+            compiled=compiled,
+            width=width,
+        )
+        entrants.append(
+            matrix_product(device, precision, matrix_size or (8192 if on_gpu else 2048))
+        )
+        times, peaks = _race(entrants, device, rounds, seed, tick)
+        used_threads = torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before[0])
+        torch.backends.cudnn.benchmark = before[1]
+
+    product = times.pop(("matrix product", entrants[-1].mode))
+    reached = entrants[-1].gflop / statistics.median(product)
+    rows = []
+    for entrant in entrants[:-1]:
+        seconds = times[entrant.network, entrant.mode]
+        median = statistics.median(seconds)
+        rows.append(
+            {
+                "network": entrant.network,
+                "mode": entrant.mode,
+                "ms": _rounded(1000 * median),
+                "spread_ms": [_rounded(1000 * min(seconds)), _rounded(1000 * max(seconds))],
+                "clips_per_s": _rounded(batch_size / median),
+                "gflop_per_s": _rounded(entrant.gflop / median),
+                "share_of_matrix_product": round(entrant.gflop / median / reached, 3),
+                **{f"times_{base}": _ratio(seconds, times[base, entrant.mode]) for base in BASES},
+                "peak_mb": peaks.get((entrant.network, entrant.mode)),
+            }
+        )
+    return {
+        "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
+        "torch": torch.__version__,
+        "precision": precision,
+        "threads": used_threads,
+        "compiled": compiled,
+        "depth": depth,
+        "num_frames": num_frames,
+        "batch_size": batch_size,
+        "size": size,
+        "rounds": rounds,
+        "rows": rows,
+        "matrix_product": {
+            "size": int(entrants[-1].mode),
+            "gflop_per_s": _rounded(reached),
+            "spread": [_rounded(entrants[-1].gflop / s) for s in (max(product), min(product))],
+        },
+    }
+
+
+Times = dict[tuple[str, str], list[float]]
+
+
+def _race(
+    entrants: list[Contender],
+    device: torch.device,
+    rounds: int,
+    seed: int,
+    tick: Callable[[int, int], None],
+) -> tuple[Times, dict[tuple[str, str], float]]:
+    """Seconds a step of each entrant in each round, and the memory of each in MB (on a GPU)."""
+    on_gpu = device.type == "cuda"
+    times: Times = {(entrant.network, entrant.mode): [] for entrant in entrants}
+    peaks: dict[tuple[str, str], float] = {}
+    for entrant in entrants:
+        for _ in range(3 if on_gpu else 1):  # to choose kernels, compile, make the momentum
+            entrant.step()
+        if on_gpu and entrant.network in NETWORKS:
+            peaks[entrant.network, entrant.mode] = _peak_mb(entrant, device)
+    generator = np.random.default_rng(seed)
+    for number in range(rounds):
+        for place in generator.permutation(len(entrants)):
+            entrant = entrants[place]
+            seconds = _cuda_s(entrant.step) if on_gpu else _cpu_s(entrant.step)
+            times[entrant.network, entrant.mode].append(seconds)
+        tick(number + 1, rounds)
+    return times, peaks
+
+
+def _cpu_s(step: Callable[[], Any]) -> float:
+    begun = time.perf_counter()
+    step()
+    return time.perf_counter() - begun
+
+
+def _cuda_s(step: Callable[[], Any], repetitions: int = 10) -> float:
+    """Seconds a step by the device's clock: the steps follow one another as in training."""
+    step()  # the one before was of another network
+    begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    begun.record()
+    for _ in range(repetitions):
+        step()
+    ended.record()
+    torch.cuda.synchronize()
+    return begun.elapsed_time(ended) / 1000 / repetitions
+
+
+def _peak_mb(entrant: Contender, device: torch.device) -> float:
+    """What the step needs beyond what it found, and the entrant's own state; the others' is not counted."""
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    found = torch.cuda.memory_allocated(device)
+    entrant.step()
+    torch.cuda.synchronize(device)
+    needed = torch.cuda.max_memory_allocated(device) - found
+    return round((needed + entrant.state_bytes) / 1e6, 1)
+
+
+def _ratio(seconds: list[float], base: list[float]) -> float:
+    return round(statistics.median(a / b for a, b in zip(seconds, base, strict=True)), 3)
+
+
+def _rounded(value: float) -> float:
+    """Four significant digits."""
+    return float(f"{value:.4g}")

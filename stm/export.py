@@ -1,0 +1,267 @@
+"""A trained network as one file for other programs, checked against the network before the file counts.
+
+    onnx            BN folded; any runtime of ONNX
+    torch_export    BN folded; ``torch.export.load(FILE).module()(clips)``, and FILE.json beside it
+    safetensors     the weights as they were trained; ``build_model(**network)`` and ``load_state_dict``
+
+The first two take ``clips: float32 [batch, T, 3, size, size]`` (RGB, scaled to [0, 1], then normalised with ``mean``
+and ``std``) and give ``logits: float32 [batch, num_classes]``; the batch may have any length, T and size are those of
+training. What they stand for is in the file (ONNX: ``metadata_props``; safetensors: its metadata; every value JSON).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stm import __version__
+from stm.errors import UserError
+from stm.train import checkpoint as checkpoints
+
+if TYPE_CHECKING:
+    import torch
+
+    from stm.model import VideoResNet
+
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+TOLERANCE = 1e-4
+"""Largest difference of a logit that is let through, as a share of the largest logit."""
+CHECKED_BATCHES = (1, 3)
+TRACED_BATCH = 2
+
+Run = Callable[["torch.Tensor"], "torch.Tensor"]
+
+
+def export(
+    checkpoint: str,
+    kind: str,
+    output: str,
+    *,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Write ``output`` from a checkpoint (or a run directory's best one), read it back, and compare.
+
+    The file is written under another name beside ``output``, run on seeded clips in batches of 1 and 3, and renamed
+    only if its logits are the network's; else ``output`` stays what it was.
+
+    Args:
+        kind: ``onnx``, ``torch_export`` or ``safetensors``.
+
+    Returns:
+        ``output``, ``format``, ``checkpoint``, ``bytes``, ``difference`` (largest, as a share of the largest logit)
+        and the metadata.
+
+    Raises:
+        UserError: no checkpoint there, a package is missing, the file cannot be written or says something else.
+    """
+    if kind == "onnx":
+        _require_packages()
+    target = Path(output)
+    if target.is_dir():
+        raise UserError(f"--output {output}: is a directory; name the file")
+    directory = checkpoints.resolve(checkpoint)
+    meta = checkpoints.read_meta(directory)
+    model = _network(
+        checkpoints.network_arguments(meta), checkpoints.read_weights(directory), directory
+    )
+    metadata = describe(meta)
+    write, read = {
+        "onnx": (_write_onnx, _read_onnx),
+        "torch_export": (_write_program, _read_program),
+        "safetensors": (_write_weights, _read_weights),
+    }[kind]
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}.pt2")
+    say(f"writing {kind} from {directory}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _quiet():
+            write(model, metadata, unfinished)
+            difference = parity(model, read(unfinished), metadata)
+        if kind == "torch_export":
+            _write_beside(target, metadata)
+        unfinished.replace(target)
+    except OSError as error:
+        raise UserError(f"--output {output}: cannot be written: {error}") from error
+    finally:
+        with contextlib.suppress(OSError):  # the first error is the one to tell
+            unfinished.unlink()
+    return {
+        "output": output,
+        "format": kind,
+        "checkpoint": directory,
+        "bytes": target.stat().st_size,
+        "difference": difference,
+        **metadata,
+    }
+
+
+def describe(meta: checkpoints.Meta) -> dict[str, Any]:
+    """What a user of the file must know, ready for JSON."""
+    from stm.train.step import IMAGENET_MEAN, IMAGENET_STD
+
+    config = checkpoints.config_of(meta)
+    return {
+        "classes": meta.classes,
+        "num_frames": config.data.num_segments,
+        "size": config.data.size,
+        "mean": list(IMAGENET_MEAN),
+        "std": list(IMAGENET_STD),
+        "network": checkpoints.network_arguments(meta),
+        "dataset": meta.dataset,
+        "step": meta.step,
+        "stm_version": __version__,
+    }
+
+
+def parity(model: VideoResNet, run: Run, metadata: dict[str, Any]) -> float:
+    """Largest difference between the logits of ``run`` and of ``model``, as a share of the largest logit.
+
+    Raises ``UserError`` where that is more than `TOLERANCE`, or a number is not finite.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for batch in CHECKED_BATCHES:
+        clips = torch.randn(_shape(metadata, batch), generator=generator)
+        with torch.inference_mode():
+            expected, found = model(clips), run(clips)
+        if not expected.isfinite().all():
+            raise UserError("the network's own logits are not finite: its training diverged")
+        largest = float(expected.abs().max())
+        share = float((found - expected).abs().max()) / (largest or 1.0)
+        if not share <= TOLERANCE:  # so that nan fails, too
+            raise UserError(
+                f"the written file and the network differ by {share:.1e} of the largest logit, at a batch of {batch} "
+                f"(allowed: {TOLERANCE:.0e}); nothing was written"
+            )
+        worst = max(worst, share)
+    return worst
+
+
+def _shape(metadata: dict[str, Any], batch: int) -> tuple[int, ...]:
+    return (batch, metadata["num_frames"], 3, metadata["size"], metadata["size"])
+
+
+def _network(
+    arguments: dict[str, Any], weights: dict[str, torch.Tensor], source: str
+) -> VideoResNet:
+    from stm.model import build_model
+
+    model = build_model(**arguments)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"{source}: the weights are not those of its network: {error}") from error
+    return model.eval()
+
+
+def _program(model: VideoResNet, metadata: dict[str, Any]) -> torch.export.ExportedProgram:
+    """The folded network as a graph, its batch of any length."""
+    import torch
+
+    from stm.model.folding import fold
+
+    clips = torch.zeros(_shape(metadata, TRACED_BATCH))
+    batch = torch.export.Dim("batch", min=1)
+    return torch.export.export(fold(model), (clips,), dynamic_shapes=({0: batch},))
+
+
+def _write_program(model: VideoResNet, metadata: dict[str, Any], path: Path) -> None:
+    import torch
+
+    torch.export.save(_program(model, metadata), path)
+
+
+def _read_program(path: Path) -> Run:
+    import torch
+
+    return torch.export.load(path).module()
+
+
+def _write_beside(target: Path, metadata: dict[str, Any]) -> None:
+    beside = target.with_name(f"{target.name}.json")
+    unfinished = beside.with_name(f".{beside.name}.{os.getpid()}")
+    try:
+        unfinished.write_text(json.dumps(metadata, indent=1))
+        unfinished.replace(beside)
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
+
+
+def _write_onnx(model: VideoResNet, metadata: dict[str, Any], path: Path) -> None:
+    import torch
+
+    program = torch.onnx.export(
+        _program(model, metadata),
+        dynamo=True,
+        verbose=False,
+        input_names=["clips"],
+        output_names=["logits"],
+        dynamic_shapes=({0: "batch"},),  # the name of that axis in the file
+    )
+    assert program is not None
+    program.model.metadata_props.update(_as_text(metadata))
+    program.save(path, external_data=False)
+
+
+def _read_onnx(path: Path) -> Run:
+    import onnxruntime
+    import torch
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda clips: torch.from_numpy(session.run(["logits"], {"clips": clips.numpy()})[0])
+
+
+def _write_weights(model: VideoResNet, metadata: dict[str, Any], path: Path) -> None:
+    from safetensors.torch import save
+
+    weights = {key: value.contiguous() for key, value in model.state_dict().items()}
+    path.write_bytes(save(weights, _as_text(metadata)))
+
+
+def _read_weights(path: Path) -> Run:
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    with safe_open(path, "pt") as file:
+        arguments = json.loads(file.metadata()["network"])
+    return _network(arguments, load_file(path), str(path))
+
+
+def _as_text(metadata: dict[str, Any]) -> dict[str, str]:
+    """Both formats keep strings alone."""
+    return {key: json.dumps(value) for key, value in metadata.items()}
+
+
+def _require_packages() -> None:
+    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"--format onnx needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed: "
+            f"pip install 'stm[export]', or take --format torch_export"
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what exporting says of torchvision and of its own internals."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
