@@ -12,9 +12,11 @@ VERBS = {
     "prepare": "make training data that is cheap to decode, as files or in shards",
     "train": "train a network; the same command continues an interrupted run",
     "splits": "train and measure each published split of UCF-101 or HMDB-51, and their mean",
+    "tune": "search learning rates, segment counts and any other setting, each trial a training run",
     "evaluate": "measure a checkpoint on a manifest, each video once",
     "predict": "name the action in videos",
-    "bench": "measure decoding and the data stream on this machine",
+    "export": "write a trained network as ONNX, torch.export or safetensors, checked",
+    "bench": "measure decoding, the data stream and the network on this machine",
 }
 
 

@@ -24,11 +24,14 @@ RAY_ENVIRONMENT = {
 }
 
 
-def connect(address: str | None = None, num_cpus: int | None = None) -> None:
+def connect(
+    address: str | None = None, num_cpus: int | None = None, dashboard: bool = False
+) -> None:
     """Join the cluster at ``address`` (or ``$RAY_ADDRESS``), else start one on this machine; idempotent.
 
     ``num_cpus`` is the logical size of a cluster started here: at least the machine's cores. It may exceed them,
-    so that a few training workers and a decoder fit on a laptop; it is ignored when joining.
+    so that a few training workers and a decoder fit on a laptop; it is ignored when joining. ``dashboard`` starts
+    Ray's: through it Ray learns that a training run has been killed, and gives its reserved CPUs back.
 
     Raises ``UserError`` where there is no cluster at the address.
     """
@@ -43,7 +46,7 @@ def connect(address: str | None = None, num_cpus: int | None = None) -> None:
         ray.init(
             address="local",
             num_cpus=max(num_cpus or 0, os.cpu_count() or 1),
-            include_dashboard=False,
+            include_dashboard=dashboard,
             log_to_driver=False,
             logging_level=logging.ERROR,
             _node_ip_address="127.0.0.1",

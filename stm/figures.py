@@ -1,9 +1,10 @@
-"""Figures of a training run and of an evaluation, as PNG files."""
+"""Figures of a training run, of an evaluation and of a sweep, as PNG files."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +124,68 @@ def plot_bars(path: Path, values: dict[str, float], title: str, unit: str) -> Pa
     axes.margins(x=0.12)
     axes.set(title=title, xlabel=unit)
     return _save(figure, path)
+
+
+@dataclass(frozen=True)
+class TrialCurve:
+    """What a figure needs of one trial of a sweep."""
+
+    name: str
+    epochs: list[int]
+    values: list[float]
+    costs: list[float]
+    group: str
+    lr: float
+    ended: str
+
+
+def plot_trials(path: Path, trials: list[TrialCurve], metric: str) -> Path:
+    """Every trial's metric by epoch; a cross is where one was ended before its time."""
+    return _plot_by(path, trials, metric, "epochs", [trial.epochs for trial in trials])
+
+
+def plot_cost(path: Path, trials: list[TrialCurve], metric: str, unit: str) -> Path:
+    """Every trial's metric by what it had cost: more segments cost more, epoch for epoch."""
+    return _plot_by(path, trials, metric, unit, [trial.costs for trial in trials])
+
+
+def _plot_by(
+    path: Path, trials: list[TrialCurve], metric: str, label: str, across: list[list[Any]]
+) -> Path:
+    figure, axes = _figure(8, 5)
+    colours = _colours(trials)
+    seen: set[str] = set()
+    for trial, places in zip(trials, across, strict=True):
+        style = {"color": colours[trial.group], "alpha": 0.75}
+        name = None if trial.group in seen else trial.group
+        seen.add(trial.group)
+        axes.plot(places, trial.values, marker="o", markersize=3, label=name, **style)
+        if trial.ended != "finished":
+            axes.plot(places[-1], trial.values[-1], marker="x", markersize=9, **style)
+    axes.set(xlabel=label, ylabel=metric, title=f"{len(trials)} trials; a cross: ended early")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return _save(figure, path)
+
+
+def plot_over_lr(path: Path, trials: list[TrialCurve], metric: str, mode: str) -> Path:
+    """Best value of every trial over its learning rate; hollow where it was ended before its time."""
+    figure, axes = _figure(8, 5)
+    colours, best = _colours(trials), max if mode == "max" else min
+    for group, colour in colours.items():
+        points = sorted((t.lr, best(t.values), t.ended) for t in trials if t.group == group)
+        rates, values = [p[0] for p in points], [p[1] for p in points]
+        axes.plot(rates, values, color=colour, alpha=0.4, label=group)
+        for rate, value, ended in points:
+            fill = colour if ended == "finished" else "none"
+            axes.plot(rate, value, "o", markeredgecolor=colour, markerfacecolor=fill)
+    axes.set(xscale="log", xlabel="learning rate", ylabel=f"best {metric}")
+    axes.set_title("hollow: ended early")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    return _save(figure, path)
+
+
+def _colours(trials: list[TrialCurve]) -> dict[str, str]:
+    groups = sorted({trial.group for trial in trials}, key=lambda group: (len(group), group))
+    return {group: f"C{number}" for number, group in enumerate(groups)}

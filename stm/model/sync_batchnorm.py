@@ -28,9 +28,9 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         mean_C, variance_C, count = self._statistics(input)
         if self.running_mean is not None and self.running_var is not None:
             assert self.momentum is not None
-            assert self.num_batches_tracked is not None
             with torch.no_grad():
-                self.num_batches_tracked += 1
+                if self.num_batches_tracked is not None:  # a recomputation counts nothing
+                    self.num_batches_tracked += 1
                 unbiased_C = variance_C * (count / (count - 1).clamp(min=1))
                 self.running_mean.lerp_(mean_C.detach(), self.momentum)
                 self.running_var.lerp_(unbiased_C.detach(), self.momentum)

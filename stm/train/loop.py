@@ -24,25 +24,18 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from stm.config import Config
 from stm.data.plan import Position, mix, shares, step_of, steps_per_epoch, validates
 from stm.data.stream import SHARD, ClipBatch, iterate
 from stm.data.waiting import WaitMonitor
-from stm.model import build_model, load_pretrained
-from stm.model.sync_batchnorm import count_batch, synchronise_batchnorm
 from stm.train import checkpoint as checkpoints
-from stm.train.mixing import mix_pairs
-from stm.train.optim import build_optimizer, learning_rate, set_learning_rate
+from stm.train.optim import learning_rate
+from stm.train.preemption import PreemptionWatch
 from stm.train.progress import Pulse, slow_rank
-from stm.train.step import Batch, autocast, gradients, normalise, usable_rows
+from stm.train.replica import Replica
 from stm.train.store import CheckpointStore
 from stm.train.validation import validate
-
-PREEMPTION_CHECK_S = 3.0
-"""About how often ranks ask, together, whether a node is about to be taken away; a question costs them 5 ms."""
 
 KEEP_HISTORY_S = 60.0
 """Steps younger than this go into the next checkpoint once more: a driver that died may not have recorded them."""
@@ -108,22 +101,30 @@ class _Rank:
         torch.set_num_threads(self._num_threads(context.get_local_world_size()))
         torch.manual_seed(self.config.train.seed)
         self.store = CheckpointStore(job.run_directory)
+        found = self.store.latest()
+        self.replica = Replica(
+            self.config,
+            len(job.classes),
+            self.device,
+            self.world_size,
+            found[0] if found else None,
+        )
         self.position, self.history = Position(), list[dict[str, Any]]()
-        self.optimizer = self._build_network()
-        self.autocast = autocast(self.config.train.precision, self.device)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.autocast.scale_gradients)
-        self._restore()
-        self.model = self._data_parallel()
+        if found is not None:
+            path, meta = found
+            self.position, self.history = meta.position, checkpoints.read_history(path)
+            self._post("committed", path=path, step=meta.step, history=self.history)
         self.steps_per_epoch = steps_per_epoch(job.num_videos, self.config.optim.batch_size)
         self.step = step_of(self.position, job.num_videos, self.config.optim.batch_size)
         self.window = _Window()
         self.failures: list[dict[str, str]] = []
         self.saved_at = time.monotonic()
-        self.asked_at: tuple[float, int] | None = None
-        self.ask_next = self.step
-        self.answered_preemption: Any = None
-
-    # ------------------------------------------------------------------ the start
+        self.preemption = PreemptionWatch(
+            self.world_size,
+            self.device,
+            self.step,
+            lambda message: self._post("said", message=message),
+        )
 
     def _num_threads(self, local_world_size: int) -> int:
         if self.config.train.threads_per_worker:
@@ -131,60 +132,6 @@ class _Rank:
         if self.device.type == "cuda":
             return 1
         return max(1, (os.cpu_count() or 1) // local_world_size)
-
-    def _build_network(self) -> torch.optim.Optimizer:
-        """The network on its device, its moving average where one is kept; returns its optimizer."""
-        config = self.config
-        self.module = build_model(
-            **checkpoints.model_arguments(config), num_classes=len(self.job.classes)
-        )
-        if config.optim.sync_batchnorm:
-            synchronise_batchnorm(self.module)
-        self.module.to(self.device)
-        self.average = (
-            AveragedModel(
-                self.module,
-                multi_avg_fn=get_ema_multi_avg_fn(config.optim.ema_decay),
-                use_buffers=True,
-            )
-            if config.optim.ema_decay
-            else None
-        )
-        return build_optimizer(self.module, config.optim)
-
-    def _restore(self) -> None:
-        """Load the last checkpoint, else the pretrained weights."""
-        found = self.store.latest()
-        if found is None:
-            if self.config.model.pretrained:
-                load_pretrained(self.module, self.config.model.pretrained)
-            return
-        path, meta = found
-        weights, state = checkpoints.read_weights(path), checkpoints.read_state(path)
-        self.module.load_state_dict(state.get("weights", weights))
-        if self.average is not None:
-            self.average.module.load_state_dict(weights)
-            self.average.n_averaged.fill_(state["averaged"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if state["scaler"]:
-            self.scaler.load_state_dict(state["scaler"])
-        self.position = meta.position
-        if self.rank == 0:
-            self.history = checkpoints.read_history(path)
-            self._post("committed", path=path, step=meta.step, history=self.history)
-
-    def _data_parallel(self) -> nn.Module:
-        if self.config.train.compile:
-            self.module.compile()
-        if self.world_size == 1:
-            return self.module
-        # DDP sorts its buckets by the first step's order of arrival, and the order of a sum over three or more ranks
-        # follows from the buckets: a run that is started anew would differ in the last bit. This keeps them as they
-        # are; where it costs, on a GPU, sums are not repeatable to the bit anyway.
-        keep_buckets = self.device.type == "cpu" and self.world_size > 2
-        return nn.parallel.DistributedDataParallel(
-            self.module, gradient_as_bucket_view=True, find_unused_parameters=keep_buckets
-        )
 
     # ------------------------------------------------------------------ the epochs
 
@@ -204,7 +151,9 @@ class _Rank:
                     self._end_epoch(batches)
                     continue
                 save = config.checkpoint_every_steps
-                if (save and self.step % save == 0) or self._is_preempted():
+                if (save and self.step % save == 0) or self.preemption.wants_checkpoint(
+                    self.step, time.monotonic() - self.saved_at
+                ):
                     self._flush()
                     self._save({})
                 elif self.step % config.log_every_steps == 0:
@@ -238,43 +187,12 @@ class _Rank:
             )
 
     def _train_step(self, batch: ClipBatch) -> None:
-        optim = self.config.optim
         began = time.perf_counter()
+        rate = learning_rate(self.config.optim, self.step, self.steps_per_epoch)
         seed = int(mix(self.config.train.seed, self.step, self.rank) >> np.uint64(1))
-        torch.manual_seed(seed)
-        rate = learning_rate(optim, self.step, self.steps_per_epoch)
-        set_learning_rate(self.optimizer, rate)
-        rows = usable_rows(batch.weights)
-        # A rank with nothing to learn from joins the collectives but leaves the statistics of BN alone.
-        self.model.train(rows is not None or optim.sync_batchnorm)
-        if optim.sync_batchnorm:
-            count_batch(self.module, rows is not None)
-        share = self._on_device(batch, rows, seed)
-        global_weight = share.weights_N.sum()
-        if self.world_size > 1:
-            synchronised_from = time.perf_counter()
-            dist.all_reduce(global_weight)
-            self.window.sync_s += time.perf_counter() - synchronised_from
-        self.optimizer.zero_grad(set_to_none=True)
-        sums = gradients(
-            self.model,
-            share,
-            global_weight,
-            world_size=self.world_size,
-            accumulate=optim.accumulate,
-            label_smoothing=optim.label_smoothing,
-            autocast=self.autocast,
-            scaler=self.scaler,
-        )
-        if optim.clip_grad_norm:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.module.parameters(), optim.clip_grad_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.average is not None:
-            self.average.update_parameters(self.module)
-
+        sums, waited_s = self.replica.step(batch, rate, seed)
         self.window.sums.append(sums)
+        self.window.sync_s += waited_s
         self.window.videos.append(batch.videos)
         self.window.rates.append(rate)
         self.failures += batch.failures
@@ -284,25 +202,6 @@ class _Rank:
             Position(batch.epoch + 1, 0) if ended else Position(batch.epoch, batch.offset_end)
         )
         self.window.busy_s += time.perf_counter() - began
-
-    def _on_device(self, batch: ClipBatch, rows: np.ndarray | None, seed: int) -> Batch:
-        clips_NTCHW = normalise(
-            batch.clips[:, 0] if rows is None else batch.clips[rows, 0], self.device
-        )
-        labels_N = torch.from_numpy(batch.labels.copy()).to(self.device)
-        weights_N = torch.from_numpy(batch.weights.copy()).to(self.device)
-        optim = self.config.optim
-        if rows is None or not (optim.mixup or optim.cutmix):
-            return Batch(clips_NTCHW, labels_N, weights_N)
-        labels_N = labels_N[torch.from_numpy(rows).to(self.device)]
-        mixed_NTCHW, partners_N, shares_N = mix_pairs(
-            clips_NTCHW,
-            labels_N,
-            mixup=optim.mixup,
-            cutmix=optim.cutmix,
-            generator=np.random.default_rng(seed),
-        )
-        return Batch(mixed_NTCHW, labels_N, weights_N, partners_N, shares_N)
 
     def _end_epoch(self, batches: Iterator[ClipBatch]) -> None:
         """Validate where it is due, and keep a checkpoint."""
@@ -316,12 +215,12 @@ class _Rank:
         if due and not self.job.validates_elsewhere:
             self.pulse.doing("validating", self.step)
             metrics |= validate(
-                self.average.module if self.average is not None else self.module,
+                self.replica.shipped,
                 batches,
                 self.job.num_val_videos,
                 self.job.num_val_usable,
                 self.device,
-                self.autocast,
+                self.replica.autocast,
             )
         self._post("epoch", epochs=config.optim.epochs, failures=failures, **metrics)
         self._save(metrics, awaits_validation=due and self.job.validates_elsewhere)
@@ -451,33 +350,6 @@ class _Rank:
         limit = self.config.train.checkpoint_every_minutes
         return limit is not None and time.monotonic() - self.saved_at > 60 * limit
 
-    def _is_preempted(self) -> bool:
-        """Whether a node is about to be taken away and this state is not kept yet; all ranks answer the same."""
-        if self.step < self.ask_next:
-            return False
-        info = ray.train.get_preemption_info()
-        now = time.perf_counter()
-        pace = torch.tensor([PREEMPTION_CHECK_S], device=self.device)
-        if self.asked_at is not None:
-            asked_at, asked_in = self.asked_at
-            pace[0] = (now - asked_at) / (self.step - asked_in)
-        if self.world_size > 1:
-            dist.broadcast(pace, src=0)  # ranks must ask again at the same step
-        self.asked_at = (now, self.step)
-        self.ask_next = self.step + max(1, int(PREEMPTION_CHECK_S / max(pace.item(), 1e-3)))
-        if info is None or info == self.answered_preemption:
-            return False
-        self.answered_preemption = info
-        left_s = (info.deadline_ms or 0) / 1000 - time.time()
-        self._post(
-            "said",
-            message=f"{len(info.preempted_node_to_ranks)} node(s) with ranks "
-            f"{sorted(rank for ranks in info.preempted_node_to_ranks.values() for rank in ranks)} will be taken away"
-            + (f" in {left_s:.0f} s" if info.deadline_ms else "")
-            + f": keeping a checkpoint of step {self.step} now",
-        )
-        return True
-
     def _save(self, metrics: dict[str, Any], awaits_validation: bool = False) -> None:
         """Keep a checkpoint of this position. Rank 0 writes it; the others go on and meet it at the next step."""
         if self.rank != 0:
@@ -500,18 +372,13 @@ class _Rank:
             mlflow_run_id=self.job.mlflow_run_id,
             awaits_validation=awaits_validation,
         )
-        state: dict[str, Any] = {
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-        }
-        if self.average is not None:
-            state["weights"] = self.module.state_dict()
-            state["averaged"] = int(self.average.n_averaged)
-        shipped = self.average.module if self.average is not None else self.module
+        state = self.replica.state()
         try:
             path = self.store.commit(
                 self.step,
-                lambda folder: checkpoints.write(folder, shipped, state, meta, self.history),
+                lambda folder: checkpoints.write(
+                    folder, self.replica.shipped, state, meta, self.history
+                ),
             )
         except OSError as error:
             self._checkpoint_failed(error)

@@ -67,8 +67,8 @@ def train(
     """Train to the end of ``config.optim.epochs``; a run of the same name is continued.
 
     ``on_event`` hears every event of the run (``stm.train.progress``), in order, from another thread of this process.
-    The first after each start is "controller": its ``actor`` ends the run cleanly with ``actor.abort.remote()``, and
-    this call then raises ``RunEnded``.
+    The first after each start is "controller": ``ray.kill(event["actor"])`` ends the run, and this call then raises
+    ``RunEnded``. (Reserved resources come back only on a cluster with Ray's dashboard.)
 
     Returns run, run_id (MLflow), checkpoint (best by validation, else last), its val_top1 / val_top5, steps, epochs.
     Raises ``UserError`` for anything the user can mend.

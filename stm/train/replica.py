@@ -1,0 +1,159 @@
+"""One rank's copy of what is trained: network, optimizer, moving average, and the step that moves them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from stm.config import Config
+from stm.data.stream import ClipBatch
+from stm.model import build_model, load_pretrained
+from stm.model.allocator import keep_freed_memory
+from stm.model.sync_batchnorm import count_batch, synchronise_batchnorm
+from stm.train import checkpoint as checkpoints
+from stm.train.mixing import mix_pairs
+from stm.train.optim import build_optimizer, set_learning_rate
+from stm.train.step import Batch, autocast, gradients, normalise, usable_rows
+
+
+class Replica:
+    """Network and optimizer on this rank's device, with ``checkpoint`` or the pretrained weights loaded."""
+
+    def __init__(
+        self,
+        config: Config,
+        num_classes: int,
+        device: torch.device,
+        world_size: int,
+        checkpoint: str | None,
+    ) -> None:
+        self._config, self._device, self._world_size = config, device, world_size
+        if device.type == "cpu":
+            keep_freed_memory()
+        self._module = build_model(**checkpoints.model_arguments(config), num_classes=num_classes)
+        if config.optim.sync_batchnorm:
+            synchronise_batchnorm(self._module)
+        self._module.to(device)
+        self._average = self._moving_average()
+        self._optimizer = build_optimizer(self._module, config.optim)
+        self.autocast = autocast(config.train.precision, device)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=self.autocast.scale_gradients)
+        if checkpoint is not None:
+            self._load(checkpoint)
+        elif config.model.pretrained:
+            load_pretrained(self._module, config.model.pretrained)
+        self._model = self._data_parallel()
+
+    @property
+    def shipped(self) -> nn.Module:
+        """What is validated, kept and shipped: the moving average, where there is one."""
+        return self._module if self._average is None else self._average.module
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint needs besides the weights of `shipped`."""
+        state: dict[str, Any] = {
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+        }
+        if self._average is not None:
+            state["weights"] = self._module.state_dict()
+            state["averaged"] = int(self._average.n_averaged)
+        return state
+
+    def step(self, batch: ClipBatch, rate: float, seed: int) -> tuple[torch.Tensor, float]:
+        """Take one optimizer step on this rank's share of a batch, together with the other ranks.
+
+        ``seed`` is this rank's, for dropout and mixing. Returns float64 [3] on the device (loss sum, weight, right
+        answers of this rank), and the seconds waited for the other ranks to begin (0 on a GPU, whose collectives return
+        at once).
+        """
+        optim = self._config.optim
+        torch.manual_seed(seed)
+        set_learning_rate(self._optimizer, rate)
+        rows = usable_rows(batch.weights)
+        # A rank with nothing to learn from joins the collectives but leaves the statistics of BN alone.
+        self._model.train(rows is not None or optim.sync_batchnorm)
+        if optim.sync_batchnorm:
+            count_batch(self._module, rows is not None)
+        share = self._on_device(batch, rows, seed)
+        global_weight, waited_s = share.weights_N.sum(), 0.0
+        if self._world_size > 1:
+            began = time.perf_counter()
+            dist.all_reduce(global_weight)
+            waited_s = time.perf_counter() - began
+        self._optimizer.zero_grad(set_to_none=True)
+        sums = gradients(
+            self._model,
+            share,
+            global_weight,
+            world_size=self._world_size,
+            accumulate=optim.accumulate,
+            label_smoothing=optim.label_smoothing,
+            autocast=self.autocast,
+            scaler=self._scaler,
+        )
+        if optim.clip_grad_norm:
+            self._scaler.unscale_(self._optimizer)
+            nn.utils.clip_grad_norm_(self._module.parameters(), optim.clip_grad_norm)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        if self._average is not None:
+            self._average.update_parameters(self._module)
+        return sums, waited_s
+
+    def _moving_average(self) -> AveragedModel | None:
+        decay = self._config.optim.ema_decay
+        if not decay:
+            return None
+        return AveragedModel(
+            self._module, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True
+        )
+
+    def _load(self, checkpoint: str) -> None:
+        weights = checkpoints.read_weights(checkpoint)
+        state = checkpoints.read_state(checkpoint)
+        self._module.load_state_dict(state.get("weights", weights))
+        if self._average is not None:
+            self._average.module.load_state_dict(weights)
+            self._average.n_averaged.fill_(state["averaged"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"]:
+            self._scaler.load_state_dict(state["scaler"])
+
+    def _data_parallel(self) -> nn.Module:
+        if self._config.train.compile:
+            self._module.compile()
+        if self._world_size == 1:
+            return self._module
+        # DDP sorts its buckets by the first step's order of arrival, and the order of a sum over three or more ranks
+        # follows from the buckets: a run that is started anew would differ in the last bit. This keeps them as they
+        # are; where it costs, on a GPU, sums are not repeatable to the bit anyway.
+        keep_buckets = self._device.type == "cpu" and self._world_size > 2
+        return nn.parallel.DistributedDataParallel(
+            self._module, gradient_as_bucket_view=True, find_unused_parameters=keep_buckets
+        )
+
+    def _on_device(self, batch: ClipBatch, rows: np.ndarray | None, seed: int) -> Batch:
+        clips_NTCHW = normalise(
+            batch.clips[:, 0] if rows is None else batch.clips[rows, 0], self._device
+        )
+        labels_N = torch.from_numpy(batch.labels.copy()).to(self._device)
+        weights_N = torch.from_numpy(batch.weights.copy()).to(self._device)
+        optim = self._config.optim
+        if rows is None or not (optim.mixup or optim.cutmix):
+            return Batch(clips_NTCHW, labels_N, weights_N)
+        labels_N = labels_N[torch.from_numpy(rows).to(self._device)]
+        mixed_NTCHW, partners_N, shares_N = mix_pairs(
+            clips_NTCHW,
+            labels_N,
+            mixup=optim.mixup,
+            cutmix=optim.cutmix,
+            generator=np.random.default_rng(seed),
+        )
+        return Batch(mixed_NTCHW, labels_N, weights_N, partners_N, shares_N)

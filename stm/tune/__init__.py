@@ -1,0 +1,1 @@
+"""Sweeps: many training runs that search for the best settings, with Ray Tune."""

@@ -1,0 +1,157 @@
+"""What one setting of a sweep may be, from its expression in YAML: ``loguniform(1e-4, 1e-1)``.
+
+    uniform(low, high)          any number between
+    loguniform(low, high)       any number between, each power of ten as likely as the next
+    quniform(low, high, step)   multiples of step between; whole numbers where all three are
+    randint(low, high)          whole numbers, ``high`` excluded
+    choice(a, b, ...)           one of these; words need no quotes
+    grid(a, b, ...)             each of these, with every combination of the other settings
+
+Expressions are parsed, never evaluated: nothing in a sweep file can run.
+"""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from stm.errors import UserError
+
+_NUM_ARGUMENTS = {"uniform": 2, "loguniform": 2, "quniform": 3, "randint": 2}
+_LISTS = ("choice", "grid")
+_WORDS = {"true": True, "false": False, "null": None}
+
+
+@dataclass(frozen=True)
+class Domain:
+    """The values that a sweep may give one setting."""
+
+    kind: str
+    arguments: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        return f"{self.kind}({', '.join(map(str, self.arguments))})"
+
+    @property
+    def is_list(self) -> bool:
+        """Whether every value is named, as a grid needs it."""
+        return self.kind in _LISTS
+
+    def examples(self) -> list[Any]:
+        """Values that a check of the domain has to try: all of a list, else both ends."""
+        if self.is_list:
+            return list(self.arguments)
+        low, high = self.arguments[:2]
+        return [self.value(low), self.value(high - 1 if self.kind == "randint" else high)]
+
+    def to_tune(self, grid: bool) -> Any:
+        """The same for Ray Tune; ``grid`` has every value of a list tried instead of one drawn."""
+        from ray import tune
+
+        if self.is_list:
+            values = [_encode(value) for value in self.arguments]
+            return tune.grid_search(values) if grid else tune.choice(values)
+        return getattr(tune, self.kind)(*self.arguments)
+
+    def value(self, drawn: Any) -> Any:
+        """The plain value of a setting, of what Ray Tune drew."""
+        if hasattr(drawn, "item"):  # a numpy scalar
+            drawn = drawn.item()
+        if self.is_list:
+            return _decode(drawn, self.arguments)
+        if self.kind == "randint" or (
+            self.kind == "quniform" and all(isinstance(a, int) for a in self.arguments)
+        ):
+            return round(drawn)
+        return float(drawn)
+
+
+def parse_domain(expression: object) -> Domain:
+    """The domain that an expression means. Raises ``UserError`` that says what is wrong with it."""
+    if not isinstance(expression, str):
+        raise UserError(
+            f"{expression!r} is a value, not a space: write choice({expression!r}, ...)"
+        )
+    try:
+        call = ast.parse(expression.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise UserError(f"{expression!r} cannot be read: {_how()}") from None
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.keywords:
+        raise UserError(f"{expression!r} is no space: {_how()}")
+    kind = call.func.id
+    if kind not in (*_NUM_ARGUMENTS, *_LISTS):
+        raise UserError(f"{expression!r}: there is no {kind}(...): {_how()}")
+    arguments = tuple(_literal(argument, expression) for argument in call.args)
+    _check(kind, arguments, expression)
+    return Domain(kind, arguments)
+
+
+def combinations(space: dict[str, Domain]) -> list[dict[str, Any]]:
+    """Every combination of a space of lists."""
+    names = list(space)
+    return [
+        dict(zip(names, values, strict=True))
+        for values in itertools.product(*(space[name].arguments for name in names))
+    ]
+
+
+def _check(kind: str, arguments: tuple[Any, ...], expression: str) -> None:
+    if kind in _LISTS:
+        if not arguments:
+            raise UserError(f"{expression!r} is empty: name at least one value")
+        seen = [json.dumps(argument) for argument in arguments]
+        if len(set(seen)) < len(seen):
+            raise UserError(f"{expression!r} names a value twice")
+        return
+    if len(arguments) != _NUM_ARGUMENTS[kind]:
+        raise UserError(f"{expression!r}: {kind} takes {_NUM_ARGUMENTS[kind]} numbers")
+    for argument in arguments:
+        if isinstance(argument, bool) or not isinstance(argument, int | float):
+            raise UserError(f"{expression!r}: {argument!r} is no number")
+        if not math.isfinite(argument):
+            raise UserError(f"{expression!r}: {argument!r} is not finite")
+        if kind == "randint" and not isinstance(argument, int):
+            raise UserError(f"{expression!r}: randint takes whole numbers")
+    low, high = arguments[:2]
+    if low >= high:
+        raise UserError(f"{expression!r} is empty: {low} is not below {high}")
+    if kind == "loguniform" and low <= 0:
+        raise UserError(f"{expression!r}: a logarithmic range begins above 0")
+    if kind == "quniform" and not 0 < arguments[2] <= high - low:
+        raise UserError(f"{expression!r}: the step must be above 0, and no wider than the range")
+
+
+def _literal(node: ast.expr, expression: str) -> Any:
+    if isinstance(node, ast.Name):  # a bare word: stm, true, null
+        return _WORDS.get(node.id, node.id)
+    try:
+        value = ast.literal_eval(node)
+        json.dumps(value)
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        raise UserError(
+            f"{expression!r}: {ast.unparse(node)!r} is neither a number, a word nor a list"
+        ) from None
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _how() -> str:
+    return (
+        "use uniform(low, high), loguniform(low, high), quniform(low, high, step), randint(low, high), "
+        "choice(a, b, ...) or grid(a, b, ...)"
+    )
+
+
+def _encode(value: Any) -> Any:
+    """A list as text: searchers take plain values alone."""
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def _decode(drawn: Any, values: tuple[Any, ...]) -> Any:
+    for value in values:
+        if type(_encode(value)) is type(drawn) and _encode(value) == drawn:
+            return value
+    return drawn

@@ -1,0 +1,279 @@
+"""A sweep from start to end: place it, run its trials through Ray Tune, record it, and say what it found."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from stm import cluster, tracking
+from stm.errors import UserError
+from stm.train.trainer import check_network, ray_storage, read_manifest, working_folder
+from stm.tune import record, results
+from stm.tune.placement import Shares, share
+from stm.tune.settings import Sweep
+
+TRIAL_MEMORY_BYTES = 256 * 2**20
+"""What a trial's own process reserves. It needs no CPU: its training does, and reserves its own."""
+
+# Read by Ray Tune; a value the user has set wins.
+_ENVIRONMENT = {
+    "TUNE_GLOBAL_CHECKPOINT_S": "1",  # a trial that began must be known to a driver that continues
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # reports are written by stm.tune.watch
+    "RAY_AIR_NEW_OUTPUT": "0",  # the other reporter prints boxes even when it is told to be silent
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+def run_sweep(
+    sweep: Sweep, say: Callable[[str], None], address: str | None = None
+) -> dict[str, Any]:
+    """Run every trial that is left of ``sweep``; the same call continues one that was interrupted.
+
+    Returns sweep, folder, run_id (MLflow), trials (number by state), best (trial, settings, value, checkpoint), table,
+    importance and files. Raises ``UserError`` for what the user can mend, before anything starts where it can be known,
+    and KeyboardInterrupt where the sweep was interrupted.
+    """
+    started = time.monotonic()
+    num_videos, epochs = _check_data(sweep)
+    for key, value in _ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    base = sweep.base
+    storage = base.train.storage
+    if "://" not in storage:
+        storage = str(Path(storage).resolve())
+    uri = tracking.tracking_uri(base.tracking, storage)
+    cluster.connect(address, num_cpus=cluster.logical_cpus(base), dashboard=True)
+    folder = working_folder(storage, sweep.name)
+    shares = _place(sweep, folder)
+    say(f"sweep {sweep.name}: {sweep.num_trials} trials of up to {epochs} epochs in {folder}")
+    say(f"  {shares}")
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if results.check_state(folder / "sweep.json", sweep.identity(), sweep.name):
+        say("  it exists: continuing")
+    (folder / "placement.json").write_text(json.dumps({"concurrent": shares.concurrent}))
+    tracker = tracking.open_run(
+        replace(base, train=replace(base.train, storage=storage)), folder, sweep.name
+    )
+    parent = record.Parent(uri, tracker.run_id) if uri and tracker.run_id else None
+    tracker.tags({"stm.sweep": sweep.name, "stm.placement": str(shares)})
+    tracker.params({**sweep.identity()["space"], "searcher": sweep.searcher, "epochs": epochs})
+    tracker.status("RUNNING")
+    tracker.deliver(patient=True)
+    status = "FAILED"
+    try:
+        if not _is_complete(sweep, folder):
+            from stm.tune.trial import Job
+
+            job = Job(
+                sweep=sweep,
+                storage=f"{storage.rstrip('/')}/{sweep.name}",
+                epochs=epochs,
+                num_videos=num_videos,
+                shares=shares,
+                parent=parent,
+            )
+            _run_trials(job, folder, say)
+        found = results.read_reports(folder / results.REPORTS)
+        interrupted = not _is_complete(sweep, folder)
+        for trial in found:
+            if trial.state == "training":
+                trial.state, trial.why = "interrupted", "the sweep was interrupted"
+        if parent is not None:
+            record.close_children(parent, {trial.trial: _end(trial) for trial in found})
+        result = _result(sweep, folder, found, epochs, shares, tracker)
+        result["seconds"] = round(time.monotonic() - started, 1)
+        if interrupted:
+            raise KeyboardInterrupt
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        tracker.status(status)
+        tracker.deliver(patient=True)
+    return result
+
+
+def _check_data(sweep: Sweep) -> tuple[int, int]:
+    """Videos of an epoch, and the epochs of a trial."""
+    base = sweep.base
+    train = read_manifest(base.data.train, "data.train")
+    val = read_manifest(base.data.val, "data.val")
+    if val.classes != train.classes:
+        raise UserError(
+            f"data.val {base.data.val} has other classes than data.train {base.data.train}: "
+            "index both splits in one `stm index`"
+        )
+    check_network(base, train)
+    num_videos = len(train.usable)
+    epochs = sweep.epochs(num_videos)
+    grace = sweep.scheduler.grace_epochs or base.train.val_every_epochs
+    if sweep.scheduler.name == "asha" and grace > epochs:
+        raise UserError(
+            f"scheduler.grace_epochs {grace} is more than the budget of {epochs} epochs"
+        )
+    return num_videos, epochs
+
+
+def _place(sweep: Sweep, folder: Path) -> Shares:
+    import ray
+
+    inline = replace(sweep.base, train=replace(sweep.base.train, validation="inline"))
+    trial = cluster.place(inline)
+    has = ray.cluster_resources()
+    at_once = sweep.max_concurrent
+    with contextlib.suppress(OSError, ValueError):  # a sweep that is continued keeps its number
+        at_once = json.loads((folder / "placement.json").read_text())["concurrent"]
+    return share(trial, has.get("CPU", 0.0), has.get("GPU", 0.0), sweep.num_trials, at_once)
+
+
+def _is_complete(sweep: Sweep, folder: Path) -> bool:
+    found = results.read_reports(folder / results.REPORTS)
+    return len(found) >= sweep.num_trials and all(trial.state != "training" for trial in found)
+
+
+def _run_trials(job: Any, folder: Path, say: Callable[[str], None]) -> None:
+    from ray import tune
+
+    from stm.tune.trial import Trial
+    from stm.tune.watch import Watch
+
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the watch says it, in our words
+    sweep = job.sweep
+    trainable = tune.with_resources(
+        tune.with_parameters(Trial, job=job), {"CPU": 0, "memory": TRIAL_MEMORY_BYTES}
+    )
+    space = {
+        name: domain.to_tune(grid=sweep.searcher == "grid") for name, domain in sweep.space.items()
+    }
+    storage = ray_storage(job.storage)
+    path = f"{storage['storage_path']}/tune"
+    filesystem = storage.get("storage_filesystem")
+    if tune.Tuner.can_restore(path, storage_filesystem=filesystem):
+        tuner = tune.Tuner.restore(
+            path,
+            trainable=trainable,
+            resume_errored=True,
+            param_space=space,
+            storage_filesystem=filesystem,
+        )
+    else:
+        tuner = tune.Tuner(
+            trainable,
+            param_space=space,
+            tune_config=tune.TuneConfig(
+                metric=sweep.metric,
+                mode=sweep.mode,
+                num_samples=1 if sweep.searcher == "grid" else sweep.num_trials,
+                search_alg=_searcher(sweep, job.shares.concurrent),
+                scheduler=_scheduler(sweep, job.epochs),
+                max_concurrent_trials=(
+                    job.shares.concurrent if sweep.searcher == "optuna" else None
+                ),
+                trial_name_creator=_trial_id,
+                trial_dirname_creator=_trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                **storage,
+                failure_config=tune.FailureConfig(max_failures=sweep.max_failures),
+                callbacks=[Watch(folder, sweep, job.epochs, job.shares.cost_unit, say)],
+                verbose=0,
+            ),
+        )
+    tuner.fit()
+
+
+def _trial_id(trial: Any) -> str:
+    return str(trial.trial_id)
+
+
+def _searcher(sweep: Sweep, concurrent: int) -> Any:
+    if sweep.searcher == "optuna":
+        import optuna
+        from ray.tune.search.optuna import OptunaSearch
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        return OptunaSearch(seed=sweep.seed)
+    from ray.tune.search.basic_variant import BasicVariantGenerator
+
+    return BasicVariantGenerator(max_concurrent=concurrent, random_state=sweep.seed)
+
+
+def _scheduler(sweep: Sweep, epochs: int) -> Any:
+    from ray.tune import schedulers
+
+    chosen = sweep.scheduler
+    if chosen.name == "asha":
+        return schedulers.ASHAScheduler(
+            time_attr="epoch",  # the run's own: what Ray Tune counts begins anew when a trial does
+            max_t=epochs,
+            grace_period=chosen.grace_epochs or sweep.base.train.val_every_epochs,
+            reduction_factor=chosen.reduction_factor,
+        )
+    if chosen.name == "pbt":
+        return schedulers.PopulationBasedTraining(
+            time_attr="epoch",
+            perturbation_interval=chosen.perturb_epochs or max(1, epochs // 4),
+            hyperparam_mutations={
+                name: domain.to_tune(grid=False) for name, domain in sweep.space.items()
+            },
+        )
+    return schedulers.FIFOScheduler()
+
+
+def _end(trial: results.TrialRecord) -> tuple[str, str]:
+    """MLflow's status of a trial, and why it ended."""
+    status = {"finished": "FINISHED", "failed": "FAILED"}.get(trial.state, "KILLED")
+    return status, f"{trial.state}: {trial.why}"
+
+
+def _result(
+    sweep: Sweep,
+    folder: Path,
+    found: list[results.TrialRecord],
+    epochs: int,
+    shares: Shares,
+    tracker: tracking.Tracker,
+) -> dict[str, Any]:
+    figures, importance = results.draw(folder, found, sweep, shares.cost_unit)
+    files = [results.write_parquet(folder / "results.parquet", found), *figures] if found else []
+    best = results.best_of(found, sweep)
+    described = None
+    if best is not None:
+        files.insert(
+            0, results.write_best(folder / "best.yaml", sweep, best, epochs, shares.cost_unit)
+        )
+        value = best.best(sweep.metric, sweep.mode)
+        described = {
+            "trial": best.trial,
+            "settings": best.settings,
+            sweep.metric: value,
+            "epochs": best.last_epoch,
+            "cost": best.last("cost"),
+        }
+        tracker.metrics({f"best_{sweep.metric}": value or 0.0}, len(found))
+        tracker.tags({"stm.best_trial": best.trial})
+    for file in files:
+        tracker.artifact(file)
+    return {
+        "sweep": sweep.name,
+        "folder": str(folder),
+        "run_id": tracker.run_id,
+        "trials": dict(Counter(trial.state for trial in found)),
+        "failures": {trial.trial: trial.why for trial in found if trial.state == "failed"},
+        "best": described,
+        "cost_unit": shares.cost_unit,
+        "importance": importance,
+        "table": results.table_rows(found, sweep, epochs),
+        "files": [str(file) for file in files],
+    }

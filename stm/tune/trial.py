@@ -1,0 +1,306 @@
+"""One trial: an ordinary training run, which Ray Tune hears of once an epoch and can end at any time.
+
+The run is named SWEEP-TRIAL and continues by that name, so a trial that is started again, after a crash or by the next
+command, goes on from its own last checkpoint. What Ray Tune counts itself (``training_iteration``) begins anew then;
+``epoch`` is the run's own and does not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import re
+import shutil
+import threading
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from stm.config import Config
+from stm.errors import UserError
+from stm.train.checkpoint import META, Meta, read_meta
+from stm.train.store import CheckpointStore
+from stm.train.trainer import RunEnded, RunFailed, train, working_folder
+from stm.tune import record
+from stm.tune.placement import Shares
+from stm.tune.settings import Sweep
+
+STOP_S = 60.0
+"""How long a trial may take to end its training before it is killed."""
+
+# Of CUDA, of the C++ allocator, and of Ray, which kills a worker before the node's memory is full.
+_OUT_OF_MEMORY = re.compile(r"out of memory|OutOfMemory|running low on memory|bad_alloc", re.I)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every trial of a sweep has in common."""
+
+    sweep: Sweep
+    storage: str
+    """Directory or URL of the trials' runs, absolute."""
+    epochs: int
+    num_videos: int
+    shares: Shares
+    parent: record.Parent | None
+    """The sweep's MLflow run."""
+
+    def run_name(self, trial_id: str) -> str:
+        return f"{self.sweep.name}-{trial_id}"
+
+    def config_of(self, drawn: dict[str, Any], trial_id: str) -> Config:
+        """The settings of a trial's run on this cluster."""
+        config = self.sweep.config_of(drawn, self.epochs)
+        return replace(
+            config,
+            data=replace(
+                config.data,
+                train=_absolute(config.data.train),
+                val=_absolute(config.data.val),
+                max_cpus=max(self.shares.data_cpus, config.data.cpus_per_task),
+            ),
+            model=replace(config.model, pretrained=_absolute(config.model.pretrained)),
+            train=replace(
+                config.train,
+                name=self.run_name(trial_id),
+                storage=self.storage,
+                use_gpu=self.shares.trial.use_gpu,
+            ),
+            tracking=replace(config.tracking, uri=self.parent.uri if self.parent else "none"),
+        )
+
+
+def _absolute(path: str | None) -> str | None:
+    return path if path is None or "://" in path else str(Path(path).resolve())
+
+
+def is_out_of_memory(message: str) -> bool:
+    """Whether an error says that memory ran out: of a GPU, of the process or of the node."""
+    return _OUT_OF_MEMORY.search(message) is not None
+
+
+class Trial(tune.Trainable):
+    """What Ray Tune sees of a run: `step` waits for the next validated epoch, `cleanup` ends the training."""
+
+    def setup(self, config: dict[str, Any], job: Job) -> None:  # type: ignore[override]
+        self._job = job
+        self._drawn = config
+        self._reports: queue.Queue[Any] = queue.Queue()
+        self._thread: threading.Thread | None = None
+        self._controller: Any = None
+        self._stopping = False
+        self._out_of_memory: str | None = None
+        self._run_config: Config | None = None
+        self._last: dict[str, Any] = {}
+        self._held_back = False
+
+    def step(self) -> dict[str, Any]:
+        """The metrics of the next epoch that is validated; ``done`` with the last.
+
+        A run that fails for a reason that trying again would meet again ends here with ``failed``: the trial is over,
+        with the worst value there is, and the others go on. What may pass is raised, and Ray Tune tries again.
+        """
+        if self._thread is None:
+            self._begin()
+        report = self._reports.get()
+        if isinstance(report, BaseException):
+            raise report
+        return report
+
+    def cleanup(self) -> None:
+        """End the training, and wait until its record is closed."""
+        self._stopping = True
+        if self._thread is None or not self._thread.is_alive():
+            return
+        self._abort()
+        self._thread.join(timeout=STOP_S)
+
+    # ------------------------------------------------------------------ population-based training
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Copy the run's newest checkpoint, for another trial to go on from."""
+        found = self._store.latest()
+        if found is None:
+            raise RuntimeError(f"trial {self.trial_id} has no checkpoint to hand on yet")
+        _copy(found[0], Path(checkpoint_dir))
+
+    def load_checkpoint(self, checkpoint_dir: str) -> None:  # type: ignore[override]
+        """Go on from another trial's checkpoint under our own settings; our own needs no help, it is found by name."""
+        meta = read_meta(checkpoint_dir)
+        run = self._config_of_run()
+        if meta.config["train"]["name"] == run.train.name:
+            return
+        newest = self._store.latest()
+        ours = replace(
+            meta, config=run.to_dict(), mlflow_run_id=newest[1].mlflow_run_id if newest else None
+        )
+        for path, _ in self._store.checkpoints():
+            _delete(path)
+        self._store.commit(meta.step, lambda folder: _adopt(Path(checkpoint_dir), folder, ours))
+
+    # ------------------------------------------------------------------ the run
+
+    @property
+    def _store(self) -> CheckpointStore:
+        return CheckpointStore(f"{self._job.storage}/{self._job.run_name(self.trial_id)}")
+
+    def _config_of_run(self) -> Config:
+        if self._run_config is None:
+            self._run_config = self._job.config_of(self._drawn, self.trial_id)
+        return self._run_config
+
+    def _begin(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="training", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        """The thread of the training; everything it has to say goes into the queue."""
+        try:
+            config = self._config_of_run()
+            folder = working_folder(self._job.storage, str(config.train.name))
+            folder.mkdir(parents=True, exist_ok=True)
+            if self._job.parent is not None:
+                record.open_child(self._job.parent, folder, str(config.train.name), self.trial_id)
+            self._cost = Cost(self._store.run_directory, self._job.shares.cost_per_s)
+            self._report_what_is_known()
+            with (folder / "trial.log").open("a") as log:
+
+                def say(message: str) -> None:
+                    print(message, file=log, flush=True)
+
+                result = train(config, say, on_event=self._hear)
+            self._finish(result)
+        except RunEnded as error:
+            if self._out_of_memory is not None:
+                self._give_up(f"out of memory: {self._out_of_memory}")
+            elif not self._stopping:
+                self._reports.put(error)
+        except RunFailed as error:
+            if is_out_of_memory(str(error)):
+                self._give_up(f"out of memory: {error}")
+            else:
+                self._reports.put(error)
+        except UserError as error:
+            self._give_up(str(error))
+        except BaseException as error:
+            self._reports.put(error)
+
+    def _hear(self, event: dict[str, Any]) -> None:
+        kind = event["kind"]
+        if kind == "controller":
+            self._controller = event["actor"]
+            if self._stopping:
+                self._abort()
+            return
+        self._cost.heard(started=kind == "start", kept=kind in ("epoch", "committed"))
+        if self._held_back:  # until the epoch's checkpoint is written: who is ended now, keeps it
+            self._held_back = False
+            self._reports.put(self._last)
+        if kind == "failure" and is_out_of_memory(event["message"]):
+            # The same clips would fill the same memory again: starting anew is no cure.
+            self._out_of_memory = event["message"]
+            self._abort()
+        elif kind == "epoch" and self._job.sweep.metric in event:
+            self._last = self._report(event)
+            self._held_back = self._last["epoch"] < self._job.epochs  # the last waits for the end
+
+    def _report(self, metrics: dict[str, Any]) -> dict[str, Any]:
+        epoch = int(metrics["epoch"])
+        validated = {key: float(metrics[key]) for key in metrics if key.startswith("val_")}
+        return {
+            **validated,
+            "epoch": epoch,
+            "clips": epoch * self._job.num_videos,
+            "cost": self._cost.total,
+            "done": False,
+        }
+
+    def _report_what_is_known(self) -> None:
+        """Of a run that is continued, the newest epoch that a checkpoint holds: its report may have been lost."""
+        known = [
+            meta.metrics
+            for _, meta in self._store.checkpoints()
+            if self._job.sweep.metric in meta.metrics
+        ]
+        if known:
+            self._last = self._report(max(known, key=lambda metrics: metrics["epoch"]))
+            if self._last["epoch"] < self._job.epochs:
+                self._reports.put(self._last)
+
+    def _finish(self, result: dict[str, Any]) -> None:
+        if not self._last:
+            raise RuntimeError(f"run {result['run']} ended without a validation")
+        self._reports.put({**self._last, "done": True, "checkpoint": result["checkpoint"]})
+
+    def _give_up(self, reason: str) -> None:
+        worst = 0.0 if self._job.sweep.mode == "max" else 1e9
+        epoch = int(self._last.get("epoch", 0))
+        cost = self._cost.total if hasattr(self, "_cost") else 0.0
+        failed = {"epoch": epoch, "clips": epoch * self._job.num_videos, "cost": cost}
+        self._reports.put(
+            {**failed, self._job.sweep.metric: worst, "failed": reason[:1000], "done": True}
+        )
+
+    def _abort(self) -> None:
+        """End the training: its workers go with the controller, and Ray's cleaner frees what they reserved.
+
+        Killed, not aborted: ``TrainController.abort`` sends the cleaner away and leaves the placement group standing.
+        """
+        if self._controller is not None:
+            with contextlib.suppress(Exception):
+                ray.kill(self._controller)
+
+
+class Cost:
+    """Seconds that a run has held its workers, times what a second costs; kept beside the run, over all its starts."""
+
+    def __init__(self, run_directory: str, per_s: float) -> None:
+        self._path, self._per_s = f"{run_directory}/cost.json", per_s
+        self._mark: float | None = None
+        self.total = 0.0
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            import fsspec
+
+            with fsspec.open(self._path, "r") as file:
+                self.total = float(json.load(file))
+
+    def heard(self, started: bool, kept: bool) -> None:
+        """An event came: the time since the one before it was spent on training."""
+        now = time.monotonic()
+        if self._mark is not None and not started:
+            self.total += (now - self._mark) * self._per_s
+        self._mark = now
+        if kept:
+            import fsspec
+
+            with contextlib.suppress(OSError), fsspec.open(self._path, "w") as file:
+                json.dump(self.total, file)
+
+
+def _copy(path: str, folder: Path) -> None:
+    if "://" not in path:
+        shutil.copytree(path, folder, dirs_exist_ok=True)
+        return
+    import fsspec
+
+    filesystem, root = fsspec.core.url_to_fs(path)
+    filesystem.get(f"{root}/", f"{folder}/", recursive=True)
+
+
+def _delete(path: str) -> None:
+    import fsspec
+
+    filesystem, root = fsspec.core.url_to_fs(path)
+    filesystem.rm(root, recursive=True)
+
+
+def _adopt(source: Path, folder: Path, meta: Meta) -> None:
+    for file in source.iterdir():
+        if file.is_file() and not file.name.startswith(".") and file.name != META:
+            shutil.copy(file, folder / file.name)
+    (folder / META).write_text(meta.to_json())

@@ -1,0 +1,122 @@
+"""Hears of trials in the driver: writes their reports down, and shows the table."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from stm.tune.results import REPORTS, append, read_reports, table_rows
+from stm.tune.settings import Sweep
+
+
+def _to_stderr(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+class Watch(tune.Callback):
+    """A callback of Ray Tune; what it knows is in the file of reports, so it can be pickled and begin anew."""
+
+    def __init__(
+        self,
+        folder: Path,
+        sweep: Sweep,
+        epochs: int,
+        cost_unit: str,
+        say: Callable[[str], None] = _to_stderr,
+    ) -> None:
+        self._folder, self._sweep, self._epochs, self._say = folder, sweep, epochs, say
+        self._unit = cost_unit
+        self._live: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_live": None, "_say": _to_stderr}
+
+    # ------------------------------------------------------------------ what Ray Tune tells
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        drawn = trial.config
+        settings = {name: domain.value(drawn[name]) for name, domain in self._sweep.space.items()}
+        self._note("start", trial, settings=settings)
+        self._tell(trial, ", ".join(f"{name} {value}" for name, value in settings.items()))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        if result.get("failed"):
+            self._end(trial, "failed", str(result["failed"]))
+            return
+        metrics = {
+            key: value
+            for key, value in result.items()
+            if key in ("epoch", "clips", "cost") or key.startswith("val_")
+        }
+        self._note("epoch", trial, metrics=metrics)
+        value = metrics[self._sweep.metric]
+        self._tell(
+            trial,
+            f"epoch {metrics['epoch']}/{self._epochs}  {self._sweep.metric} {value:.4f}  "
+            f"{metrics['cost']:.0f} {self._unit}",
+        )
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        result = trial.last_result or {}
+        if result.get("failed"):
+            return
+        if result.get("epoch", 0) >= self._epochs:
+            self._end(trial, "finished", f"all {self._epochs} epochs")
+        else:
+            why = f"by {self._sweep.scheduler.name}, after epoch {result.get('epoch')} of {self._epochs}"
+            self._end(trial, "stopped early", why)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._tell(trial, "crashed; it goes on from its last checkpoint")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._end(trial, "failed", last_line(trial))
+
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        if self._live is not None:  # leave the table as it is, and the cursor where it belongs
+            self._live.stop()
+            self._live = None
+
+    # ------------------------------------------------------------------ what becomes of it
+
+    def _end(self, trial: Any, state: str, why: str) -> None:
+        self._note("end", trial, state=state, why=why)
+        self._tell(trial, f"{state}: {why}")
+
+    def _note(self, kind: str, trial: Any, **values: Any) -> None:
+        append(self._folder / REPORTS, kind=kind, trial=trial.trial_id, **values)
+
+    def _tell(self, trial: Any, what: str) -> None:
+        if sys.stderr.isatty():
+            self._redraw()
+        else:
+            self._say(f"trial {trial.trial_id}  {what}")
+
+    def _redraw(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+        from rich.table import Table
+
+        if self._live is None:
+            self._live = Live(console=Console(stderr=True), auto_refresh=False)
+            self._live.start()
+        header, *rows = table_rows(read_reports(self._folder / REPORTS), self._sweep, self._epochs)
+        table = Table(*header, title=f"sweep {self._sweep.name}")
+        for row in rows:
+            table.add_row(*row)
+        self._live.update(table, refresh=True)
+
+
+def last_line(trial: Any) -> str:
+    """The last line of what ended a trial."""
+    try:
+        lines = Path(trial.error_file).read_text().strip().splitlines()
+    except (OSError, TypeError):
+        return "an error that Ray Tune did not keep"
+    return lines[-1][:500] if lines else "an error without a message"
