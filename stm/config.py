@@ -105,7 +105,7 @@ class DataConfig:
     max_bad_fraction: float = 0.01
     """Share of videos of an epoch that may fail to decode before the run stops and names them."""
 
-    clips_per_task: int = 32
+    clips_per_task: int = 64
     """Clips decoded by one Ray Data task; fewer waste time on starting tasks, more delay the first batch."""
 
     cpus_per_task: float = 1.0

@@ -66,7 +66,7 @@ class StreamSpec:
     seed: int = 0
     num_epochs: int = 1
     shuffle: bool = False
-    clips_per_task: int = 32
+    clips_per_task: int = 64
     """Clips that one decoding task makes: enough that starting a task costs nothing beside it."""
     cpus_per_task: float = 1.0
     prefetch_batches: int = 2
@@ -257,6 +257,10 @@ def decode_shares(
     A video that cannot be decoded leaves a clip of zeros with weight 0 and its reason; it is never replaced.
     """
     plan = {name: row.column(name)[0].as_py() for name in row.column_names}
+    import torch
+
+    # One task, one core. Ray sees to that for tasks that reserve whole CPUs, unless the environment says otherwise.
+    torch.set_num_threads(1)
     (validation,) = plan["validation"]
     if validation:
         assert validation_spec is not None
