@@ -2,8 +2,8 @@
 
     python tests/chaos/nodes.py SCENARIO FOLDER      SCENARIO: lost | grown | preempted
 
-Every step that a rank takes is written to FOLDER/steps/, so that a test can count what was trained on. The last line on
-stdout is the result of training as JSON; what the run said is in FOLDER/said.txt.
+Every step that a rank takes is written to FOLDER/steps/, so that a test can count what was trained on. What the run
+said is in FOLDER/said.txt, the result of training in FOLDER/result.json.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def main(scenario: str, folder: Path) -> None:
         time.sleep(25)
         nodes.remove_node(second, allow_graceful=False)
     thread.join()
-    print(json.dumps(result))
+    (folder / "result.json").write_text(json.dumps(result))
     ray.shutdown()
     nodes.shutdown()
 

@@ -127,7 +127,7 @@ def test_nodes_come_and_go_and_each_epoch_shows_every_video_once(
     shutil.rmtree(sessions, ignore_errors=True)
     said = (tmp_path / "said.txt").read_text() if (tmp_path / "said.txt").exists() else ""
     assert done.returncode == 0, done.stderr[-3000:] + said
-    result = json.loads(done.stdout.strip().splitlines()[-1])
+    result = json.loads((tmp_path / "result.json").read_text())
     assert "error" not in result, f"{result}\n{said}"
     steps = steps_taken(tmp_path)
     assert sorted(steps) == list(range(1, result["steps"] + 1))
