@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -328,7 +329,7 @@ def test_clips_that_never_come_end_the_run_by_name(manifests, tmp_path):
             train(config, said.append)
     finally:
         ray.kill(holder)
-    told = [line for line in said if "waited 3 s for the clips of step 1" in line]
+    told = [line for line in said if re.search(r"waited \d+ s for the clips of step 1", line)]
     assert told, said
     assert "0 CPU are free now" in told[0]
     assert "this rank ends" in told[0]
