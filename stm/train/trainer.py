@@ -85,9 +85,8 @@ def train(
         or f"{config.model.variant}{config.model.depth}-{time.strftime('%Y%m%d-%H%M%S')}"
     )
     storage = config.train.storage
-    if (
-        "://" not in storage
-    ):  # absolute: checkpoints outlive the directory this command was typed in
+    # Absolute: checkpoints outlive the directory this command was typed in.
+    if "://" not in storage:
         storage = str(Path(storage).resolve())
     store = CheckpointStore(f"{storage.rstrip('/')}/{name}")
     check_network(config, train_manifest)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -37,6 +36,7 @@ from stm.train import checkpoint as checkpoints
 from stm.train.async_validation import validate_checkpoint
 from stm.train.store import CheckpointStore
 from stm.train.trainer import train
+from tests.chaos.runs import arguments
 
 pytestmark = pytest.mark.ray
 
@@ -89,21 +89,10 @@ def assert_same_weights(a, b):
     assert not different, f"{len(different)} of {len(a)} tensors differ, first {different[:3]}"
 
 
-def lines_of(config):
-    """The command line of a config."""
-    values = config.to_dict()
-    return [
-        f"--{section}.{key}={json.dumps(value) if not isinstance(value, str) else value}"
-        for section, settings in values.items()
-        for key, value in settings.items()
-        if value is not None
-    ]
-
-
 def start(config):
     """The same training in a process of its own, with a cluster of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "pipelines.train", *lines_of(config), "--address=local", "--json"],
+        [sys.executable, "-m", "pipelines.train", *arguments(config), "--address=local", "--json"],
         cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
