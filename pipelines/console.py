@@ -25,7 +25,12 @@ jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 class Parser(jsonargparse.ArgumentParser):
     """An argument parser whose complaint is one message, with the nearest setting where one was misspelt."""
 
-    def __init__(self, verb: str, summary: str, examples: str, **kwargs: Any) -> None:
+    def __init__(
+        self, verb: str | None = None, summary: str = "", examples: str = "", **kwargs: Any
+    ) -> None:
+        if verb is None:  # jsonargparse makes one of the same class for each dataclass in a list
+            super().__init__(**kwargs)
+            return
         super().__init__(
             prog=f"stm {verb}",
             usage=f"stm {verb} [--option VALUE ...]",
@@ -38,7 +43,8 @@ class Parser(jsonargparse.ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Print what is wrong, what was probably meant, and exit with status 2."""
-        del ex
+        if not self.exit_on_error:  # the parser around this one tells it
+            super().error(message, ex)
         tried = re.findall(
             r"(?:unrecognized arguments: |not expected: |Key )['\"]?(?:--)?([\w.]+)", message
         )

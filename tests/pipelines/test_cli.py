@@ -231,3 +231,16 @@ def test_index_train_evaluate_predict_hand_on_to_each_other(
     )
     assert status == 2
     assert "checkpoint was trained on" in err
+
+
+def test_parameter_groups_are_given_on_the_command_line(capfd, tmp_path):
+    from pipelines import train
+
+    groups = '[{match: "^fc", lr_scale: 5, weight_decay: 0}]'
+    parser = train.build_parser()
+    config = train.config_of(parser.parse_args(["--optim.groups", groups]), parser)
+    (group,) = config.optim.groups
+    assert (group.match, group.lr_scale, group.weight_decay) == ("^fc", 5.0, 0.0)
+    status, _, err = stm(capfd, "train", "--optim.groups", "[{match: fc, scale: 5}]")
+    assert status == 2
+    assert "scale" in err
