@@ -145,6 +145,17 @@ def test_images_in_a_shard_are_read_as_their_folder_is(tmp_path: Path) -> None:
         decode.read_frames(row, [12])
 
 
+def test_a_damaged_image_is_refused_and_leaves_the_next_one_alone(tmp_path: Path) -> None:
+    folder = write_frame_folder(tmp_path / "frames", num_frames=3)
+    images = [path.read_bytes() for path in sorted(folder.iterdir())]
+    write_shard(tmp_path / "s.parquet", [("cut", [images[0][:300], *images[1:]])])
+    row = shard_path(tmp_path / "s.parquet", 0)
+    for _ in range(2):
+        assert reason(row) == "unreadable"
+        frames = decode.read_frames(row, [1, 2])
+        assert (frames == decode.read_frames(str(folder), [1, 2])).all()
+
+
 def test_what_is_wrong_with_a_row_is_named(shard: str, tmp_path: Path) -> None:
     assert reason(shard_path(tmp_path / "none.parquet", 0)) == "not_found"
     assert reason(shard_path(shard, 40)) == "bad_row"

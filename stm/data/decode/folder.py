@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 
 from stm.data.decode.pictures import RgbConverter
 from stm.data.decode.video import VideoError, VideoInfo, label
-from stm.data.shards import is_shard_path, read_images
+from stm.data.shards import is_shard_path, read_images, read_some_images
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
@@ -50,7 +52,7 @@ def probe(folder: str | os.PathLike[str]) -> VideoInfo:
         VideoError: If there is no image, or the first cannot be read.
     """
     paths = list_frames(folder)
-    height, width, _ = _ImageReader()(paths[0]).shape
+    height, width, _ = _image_reader()(paths[0]).shape
     return VideoInfo(
         num_frames=len(paths),
         fps=0.0,
@@ -70,28 +72,62 @@ def read(folder: str | os.PathLike[str], wanted: list[int], collector: Any) -> A
     Raises:
         VideoError: ``bad_index``, or ``unreadable`` with the image's name.
     """
-    paths = list_frames(folder)
-    if wanted[-1] >= len(paths):
+    images: Mapping[int, str | bytes]
+    if is_shard_path(folder):
+        images, number = read_some_images(os.fspath(folder), wanted)
+    else:
+        paths = list_frames(folder)
+        images, number = dict(enumerate(paths)), len(paths)
+    if wanted[-1] >= number:
         raise VideoError(
-            label(folder), "bad_index", f"frame {wanted[-1]} of a folder of {len(paths)} frames"
+            label(folder), "bad_index", f"frame {wanted[-1]} of a folder of {number} frames"
         )
-    read_image = _ImageReader()
+    read_image = _image_reader()
     for slot, k in enumerate(wanted):
-        collector.put(slot, read_image(paths[k]))
+        try:
+            collector.put(slot, read_image(images[k]))
+        except VideoError as error:
+            if isinstance(images[k], bytes):  # it has no name of its own
+                raise VideoError(
+                    label(folder), error.reason, f"frame {k}: {error.detail}"
+                ) from error
+            raise
     return collector
+
+
+_kept = threading.local()
+
+
+def _image_reader() -> _ImageReader:
+    """This thread's, since opening decoder and converter costs a tenth of a clip."""
+    reader: _ImageReader | None = getattr(_kept, "reader", None)
+    if reader is None:
+        reader = _kept.reader = _ImageReader()
+    return reader
 
 
 class _ImageReader:
     """Image file, or its bytes -> uint8 [height, width, 3] RGB."""
+
+    _MOST_SIZES = 16
 
     def __init__(self) -> None:
         self._decode = ImageDecoder()
         self._converters: dict[tuple[int, int], RgbConverter] = {}
 
     def __call__(self, image: str | bytes) -> NDArray[np.uint8]:
-        frame = self._decode(image)
+        try:
+            frame = self._decode(image)
+        except VideoError:
+            self._decode = ImageDecoder()  # what a damaged image has left behind meets no other
+            raise
         size = (frame.width, frame.height)
-        return self._converters.setdefault(size, RgbConverter(*size))(frame)
+        converter = self._converters.get(size)
+        if converter is None:
+            if len(self._converters) == self._MOST_SIZES:
+                self._converters.clear()
+            converter = self._converters[size] = RgbConverter(*size)
+        return converter(frame)
 
 
 class ImageDecoder:
