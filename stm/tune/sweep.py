@@ -52,7 +52,7 @@ def run_sweep(
     uri = tracking.tracking_uri(base.tracking, storage)
     cluster.connect(address, num_cpus=cluster.logical_cpus(base), dashboard=True)
     folder = working_folder(storage, sweep.name)
-    shares = _place(sweep, folder)
+    shares = _place(sweep, folder, say)
     say(f"sweep {sweep.name}: {sweep.num_trials} trials of up to {epochs} epochs in {folder}")
     say(f"  {shares}")
 
@@ -106,8 +106,8 @@ def run_sweep(
 def _check_data(sweep: Sweep) -> tuple[int, int]:
     """Videos of an epoch, and the epochs of a trial."""
     base = sweep.base
-    train = read_manifest(base.data.train, "data.train")
-    val = read_manifest(base.data.val, "data.val")
+    train = read_manifest(base.data.train, "data.train", base.data.root)
+    val = read_manifest(base.data.val, "data.val", base.data.root)
     if val.classes != train.classes:
         raise UserError(
             f"data.val {base.data.val} has other classes than data.train {base.data.train}: "
@@ -124,11 +124,11 @@ def _check_data(sweep: Sweep) -> tuple[int, int]:
     return num_videos, epochs
 
 
-def _place(sweep: Sweep, folder: Path) -> Shares:
+def _place(sweep: Sweep, folder: Path, say: Callable[[str], None]) -> Shares:
     import ray
 
     inline = replace(sweep.base, train=replace(sweep.base.train, validation="inline"))
-    trial = cluster.place(inline)
+    trial = cluster.place(inline, say)
     has = ray.cluster_resources()
     at_once = sweep.max_concurrent
     with contextlib.suppress(OSError, ValueError):  # a sweep that is continued keeps its number
@@ -147,6 +147,11 @@ def _run_trials(job: Any, folder: Path, say: Callable[[str], None]) -> None:
     from stm.tune.trial import Trial
     from stm.tune.watch import Watch
 
+    if not cluster.has_dashboard():
+        raise UserError(
+            "this Ray cluster runs without its dashboard, through which Ray learns that a trial has been ended and "
+            "gives its CPUs back: start the head with `ray start --head --include-dashboard=true`"
+        )
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the watch says it, in our words
     sweep = job.sweep
     trainable = tune.with_resources(

@@ -154,6 +154,12 @@ def test_a_sweep_that_does_not_fit_is_refused_before_anything_is_written(base, t
     assert not list(tmp_path.iterdir())
 
 
+def test_a_cluster_without_dashboard_is_refused_as_it_would_keep_the_cpus(base, tmp_path):
+    settings = {"space": {"optim.lr": "choice(0.1)"}, "max_concurrent": 1, "num_trials": 1}
+    with pytest.raises(UserError, match="--include-dashboard=true"):
+        run_sweep(parse_sweep(sweep_text(base, tmp_path, **settings)), print, "local")
+
+
 def test_memory_that_ran_out_is_known_by_every_name_it_has():
     for message in (
         "rank 0 failed: torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB",
