@@ -128,7 +128,8 @@ class Replica:
 
     def _data_parallel(self) -> nn.Module:
         if self._config.train.compile:
-            self._module.compile()
+            # Every batch has the same shape, since batches are padded: shapes are constants, not symbols.
+            self._module.compile(dynamic=False)
         if self._world_size == 1:
             return self._module
         # DDP sorts its buckets by the first step's order of arrival, and the order of a sum over three or more ranks

@@ -257,6 +257,31 @@ def test_every_option_of_the_trainer_works_together(manifests, tmp_path):
     assert not torch.equal(averaged["fc.weight"], state["weights"]["fc.weight"])
 
 
+def test_compiling_without_a_compiler_is_refused(manifests, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    config = config_for(manifests, tmp_path, "compiled", compile=True)
+    with pytest.raises(UserError, match="with no-such-compiler, which is not installed"):
+        train(config, print)
+    assert not (tmp_path / "compiled").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_compiled_network_takes_the_steps_of_the_plain_one(manifests, tmp_path, workers):
+    """Their sums are rounded otherwise, so steps agree in all but the last digits, and less from step to step."""
+    losses = {}
+    for compiled in (False, True):
+        name = f"compiled-{compiled}"
+        config = config_for(manifests, tmp_path, name, workers=workers, epochs=1, compile=compiled)
+        result = train(replace(config, model=replace(config.model, dropout=0.0)), print)
+        assert checkpoints.read_meta(result["last_checkpoint"]).metrics["val_num_videos"] == 8
+        losses[compiled] = series(tmp_path / name / "tracking.jsonl", "train/loss")
+    assert losses[True].keys() == losses[False].keys() == set(range(1, 7))
+    for step, loss in losses[True].items():
+        assert loss == pytest.approx(losses[False][step], rel=1e-4 * 4**step)
+
+
 def test_validation_beside_training_counts_as_the_one_inside_does(manifests, tmp_path):
     config = config_for(manifests, tmp_path, "inside", epochs=1)
     path = train(config, print)["last_checkpoint"]
