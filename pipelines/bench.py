@@ -13,23 +13,26 @@ from pipelines.console import Parser, add_common, run_verb, say
 from stm.errors import UserError
 
 Depth = Literal[26, 50, 101, 152]
-REPETITIONS = {"decode": 3, "data": 3, "model": 7}
+REPETITIONS = {"decode": 3, "data": 3, "model": 7, "train": 3}
 
 
 def build_parser() -> Parser:
     parser = Parser(
         "bench",
-        "Measure decoding, the data stream or the network, on this machine and your videos.",
+        "Measure decoding, the data stream, the network or the training of it, on this machine and your videos.",
         """
         stm bench decode --videos FOLDER --output bench
         stm bench data --manifest train.parquet --gpu_clips_per_s 400
         stm bench data --manifest train.parquet --json
         stm bench model --batch_size 2 --threads 1
+        stm bench train --manifest train.parquet --depth 50 --batch_size 8
         stm bench model --device cuda --precision bfloat16 --num_segments 16 --output bench
         """,
     )
     add_common(parser)
-    parser.add_argument("what", type=Literal["decode", "data", "model"], help="what to measure")
+    parser.add_argument(
+        "what", type=Literal["decode", "data", "model", "train"], help="what to measure"
+    )
     parser.add_argument("--manifest", type=str | None, default=None, help="videos to measure on")
     parser.add_argument(
         "--videos", type=str | None, default=None, help="or a folder of them (decode)"
@@ -37,40 +40,45 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--num_videos", type=int, default=60, help="at most so many videos (decode)"
     )
-    parser.add_argument("--num_clips", type=int, default=240, help="clips a run (data)")
+    parser.add_argument("--num_clips", type=int, default=240, help="clips a run (data, train)")
     parser.add_argument(
         "--repetitions",
         type=int | None,
         default=None,
-        help="interleaved repetitions; null is 3 of decode and data, 7 rounds of model",
+        help="interleaved repetitions; null is 7 of model, 3 of the others",
     )
     parser.add_argument("--num_segments", type=int, default=8, help="frames a clip")
     parser.add_argument("--size", type=int, default=224, help="side of a clip, px")
-    parser.add_argument("--batch_size", type=int, default=8, help="clips a batch (data, model)")
+    parser.add_argument(
+        "--batch_size", type=int, default=8, help="clips a batch (data, model, train)"
+    )
     parser.add_argument(
         "--gpu_clips_per_s",
         type=float,
         default=400.0,
         help="what one GPU takes, for the sum at the end",
     )
-    parser.add_argument("--depth", type=Depth, default=50, help="ResNet depth (model)")
+    parser.add_argument("--depth", type=Depth, default=50, help="ResNet depth (model, train)")
     parser.add_argument(
         "--device",
         type=Literal["auto", "cpu", "cuda"],
         default="auto",
-        help="`auto` is a GPU where there is one (model)",
+        help="`auto` is a GPU where there is one (model, train)",
     )
     parser.add_argument(
         "--precision",
         type=Literal["float32", "bfloat16"],
         default="float32",
-        help="arithmetic of the forward pass (model)",
+        help="arithmetic of the forward pass (model, train)",
     )
     parser.add_argument(
-        "--threads", type=int | None, default=None, help="null leaves it to PyTorch (model)"
+        "--threads", type=int | None, default=None, help="null leaves it to PyTorch (model, train)"
     )
     parser.add_argument(
-        "--compile", type=bool, default=False, help="compile with torch.compile (model)"
+        "--compile", type=bool, default=False, help="compile with torch.compile (model, train)"
+    )
+    parser.add_argument(
+        "--onnx", type=bool, default=False, help="and in ONNX Runtime, on a CPU in float32 (model)"
     )
     parser.add_argument("--output", type=str | None, default=None, help="directory for the figure")
     return parser
@@ -84,9 +92,9 @@ def run(args: Any) -> dict[str, Any]:
     for name in (*counts, "threads"):
         if args[name] is not None and args[name] < 1:
             raise UserError(f"--{name} {args[name]}: must be at least 1")
-    if args.what != "model":  # a decoding process has one thread
+    if args.what in ("decode", "data"):  # a decoding process has one thread
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-    result = {"decode": _decode, "data": _data, "model": _model}[args.what](args)
+    result = {"decode": _decode, "data": _data, "model": _model, "train": _train}[args.what](args)
     cores = os.cpu_count()
     machine = (
         f"{_processor()}, {cores} cores, {platform.system()}, Python {platform.python_version()}"
@@ -156,17 +164,65 @@ def _data(args: Any) -> dict[str, Any]:
     return result
 
 
-def _model(args: Any) -> dict[str, Any]:
-    import torch
+def _train(args: Any) -> dict[str, Any]:
+    if not args.manifest:
+        raise UserError("stm bench train needs --manifest FILE, written by `stm index`")
+    from stm import cluster
+    from stm.bench import train
+    from stm.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
+    from stm.data.manifest import Manifest
 
-    from stm.bench import model
+    manifest = Manifest.read(args.manifest)
+    if len(manifest.usable) < args.batch_size:
+        raise UserError(f"{args.manifest} has fewer usable videos than --batch_size")
+    device = _device(args)
+    config = Config(
+        model=ModelConfig(depth=args.depth),
+        data=DataConfig(num_segments=args.num_segments, size=args.size),
+        optim=OptimConfig(batch_size=args.batch_size),
+        train=TrainConfig(precision=args.precision, compile=args.compile),
+    )
+    cluster.connect(args.address, num_cpus=os.cpu_count() or 1)
+    steps = max(1, args.num_clips // args.batch_size)
+    result = train.measure(
+        manifest,
+        config,
+        device,
+        steps=steps,
+        repetitions=args.repetitions,
+        threads=args.threads,
+        say=say,
+    )
+    result |= {"precision": args.precision, "depth": args.depth, "batch_size": args.batch_size}
+    result["sum"] = (
+        f"fed by the stream, training reaches {result['stream_to_ready']:.2f} of what it does with clips that are "
+        f"there already, and waits for data {result['wait_share']:.0%} of its time"
+    )
+    _draw(args, result, "train.png", result["clips_per_s"], "clips/s")
+    return result
+
+
+def _device(args: Any) -> Any:
+    import torch
 
     has_gpu = torch.cuda.is_available()
     if args.device == "cuda" and not has_gpu:
         raise UserError("--device cuda: PyTorch sees no GPU here; use --device cpu")
-    name = ("cuda" if has_gpu else "cpu") if args.device == "auto" else args.device
+    return torch.device(("cuda" if has_gpu else "cpu") if args.device == "auto" else args.device)
+
+
+def _model(args: Any) -> dict[str, Any]:
+    from stm.bench import model
+
+    device = _device(args)
+    if args.onnx:
+        from stm.export import require_onnx
+
+        require_onnx()
+        if device.type != "cpu" or args.precision != "float32":
+            raise UserError("--onnx true: ONNX Runtime is compared on a CPU in float32")
     result = model.measure(
-        torch.device(name),
+        device,
         depth=args.depth,
         num_frames=args.num_segments,
         batch_size=args.batch_size,
@@ -175,6 +231,7 @@ def _model(args: Any) -> dict[str, Any]:
         rounds=args.repetitions,
         threads=args.threads,
         compiled=args.compile,
+        onnx=args.onnx,
         tick=lambda done, total: say(f"  round {done} of {total}"),
     )
     by_mode = {row["mode"]: row for row in result["rows"] if row["network"] == "stm"}
@@ -233,6 +290,15 @@ def show(result: dict[str, Any]) -> str:
         lines += [f"  {name:<26}{ms:>8.1f} ms" for name, ms in result["stages_ms"].items()]
         lines += [
             f"  not read: {what}: {why}" for what, why in list(result["unreadable"].items())[:5]
+        ]
+    elif result["what"] == "train":
+        lines = [
+            f"{result['device']}, {result['precision']}, {result['threads']} threads, depth {result['depth']}, "
+            f"batches of {result['batch_size']}, {result['steps']} steps a run; clips/s, least and most"
+        ]
+        lines += [
+            f"  {name:<8}{value:>8.2f}   {result['spread'][name]}"
+            for name, value in result["clips_per_s"].items()
         ]
     else:
         lines = [f"{result['cores']} cores; clips/s, least and most of the repetitions"]

@@ -62,7 +62,7 @@ def export(
         UserError: no checkpoint there, a package is missing, the file cannot be written or says something else.
     """
     if kind == "onnx":
-        _require_packages()
+        require_onnx()
     target = Path(output)
     if target.is_dir():
         raise UserError(f"--output {output}: is a directory; name the file")
@@ -73,7 +73,7 @@ def export(
     )
     metadata = describe(meta)
     write, read = {
-        "onnx": (_write_onnx, _read_onnx),
+        "onnx": (write_onnx, read_onnx),
         "torch_export": (_write_program, _read_program),
         "safetensors": (_write_weights, _read_weights),
     }[kind]
@@ -197,7 +197,8 @@ def _write_beside(target: Path, metadata: dict[str, Any]) -> None:
             unfinished.unlink()
 
 
-def _write_onnx(model: VideoResNet, metadata: dict[str, Any], path: Path) -> None:
+def write_onnx(model: VideoResNet, metadata: dict[str, Any], path: Path) -> None:
+    """Write a network in evaluation mode, folded; ``metadata`` needs ``num_frames`` and ``size``, all of it is kept."""
     import torch
 
     program = torch.onnx.export(
@@ -213,7 +214,8 @@ def _write_onnx(model: VideoResNet, metadata: dict[str, Any], path: Path) -> Non
     program.save(path, external_data=False)
 
 
-def _read_onnx(path: Path) -> Run:
+def read_onnx(path: Path) -> Run:
+    """ONNX Runtime on this machine's CPU, with as many threads as PyTorch."""
     import onnxruntime
     import torch
 
@@ -244,12 +246,13 @@ def _as_text(metadata: dict[str, Any]) -> dict[str, str]:
     return {key: json.dumps(value) for key, value in metadata.items()}
 
 
-def _require_packages() -> None:
+def require_onnx() -> None:
+    """Raises ``UserError`` where ONNX or its runtime is not installed."""
     missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"--format onnx needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed: "
-            f"pip install 'stm[export]', or take --format torch_export"
+            f"ONNX needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed: "
+            f"pip install 'stm[export]' (or take --format torch_export)"
         )
 
 

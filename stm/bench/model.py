@@ -6,6 +6,7 @@
     train       forward, backward, one step of SGD
     inference   evaluation mode
     folded      evaluation mode, of ``stm.model.folding.fold``
+    onnx        the folded network in ONNX Runtime, if asked for (CPU)
 
 All networks stand in one process and take turns, in a random order each round, with the product of two large matrices:
 what the arithmetic of this device reaches at this precision. Clips are random and lie on the device: no data is loaded.
@@ -17,6 +18,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -87,6 +89,7 @@ def contenders(
     size: int,
     precision: str,
     compiled: bool = False,
+    onnx: bool = False,
     width: int = 64,
 ) -> list[Contender]:
     """Every network in every mode, on one batch of random clips."""
@@ -112,6 +115,9 @@ def contenders(
             step, state_bytes = make_step(network, clips, autocast, compiled)
             factor = 1 + BACKWARD_COST if mode == "train" else 1
             found.append(Contender(name, mode, step, factor * gflop, state_bytes))
+        if onnx:
+            step = in_onnx_runtime(model, clips)
+            found.append(Contender(name, "onnx", step, gflop, _bytes_of(folded)))
     return found
 
 
@@ -159,6 +165,19 @@ def _folded(
     )
 
 
+def in_onnx_runtime(model: VideoResNet, clips: Tensor) -> Callable[[], Any]:
+    import tempfile
+
+    from stm.export import read_onnx, write_onnx
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        write_onnx(model, {"num_frames": clips.shape[1], "size": clips.shape[-1]}, path)
+        run = read_onnx(path)
+    contiguous = clips.contiguous()  # what a program without PyTorch would hand over
+    return lambda: run(contiguous)
+
+
 def _compiled(model: nn.Module, compiled: bool) -> Callable[[Tensor], Tensor]:
     return torch.compile(model) if compiled else model
 
@@ -184,6 +203,7 @@ def measure(
     rounds: int = 7,
     threads: int | None = None,
     compiled: bool = False,
+    onnx: bool = False,
     width: int = 64,
     matrix_size: int | None = None,
     seed: int = 0,
@@ -210,6 +230,7 @@ def measure(
             size=size,
             precision=precision,
             compiled=compiled,
+            onnx=onnx,
             width=width,
         )
         entrants.append(

@@ -86,7 +86,30 @@ def test_bench_prints_one_object_and_draws_a_figure(ray_cluster, manifest, capfd
         assert (tmp_path / f"{what}.png").stat().st_size > 3000
 
 
-@pytest.mark.parametrize("what", ["decode", "data"])
+@pytest.mark.ray
+def test_training_is_measured_with_the_stream_and_with_clips_that_are_there(
+    ray_cluster, manifest, capfd, tmp_path
+):
+    """Batches of 2 of 5 videos: two full ones an epoch, so four epochs for the eight steps asked for."""
+    arguments = [
+        *("--num_segments", "2", "--size", "32", "--depth", "26", "--batch_size", "2"),
+        *("--num_clips", "14", "--repetitions", "2", "--threads", "1"),
+    ]
+    command = ["bench", "train", "--manifest", str(manifest), "--output", str(tmp_path), "--json"]
+    assert cli.main([*command, *arguments]) == 0
+    told = capfd.readouterr()
+    result = json.loads(told.out)
+    assert result["steps"] == 7
+    assert set(result["clips_per_s"]) == {"ready", "stream"}
+    assert 0 < result["stream_to_ready"] < 3
+    assert 0 <= result["wait_share"] < 1
+    assert "round 2 of 2: ready" in told.err
+    assert (tmp_path / "train.png").stat().st_size > 3000
+    assert cli.main([*command, "--batch_size", "6"]) == 2
+    assert "fewer usable videos than --batch_size" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["decode", "data", "train"])
 def test_without_videos_there_is_nothing_to_measure(what, capfd):
     assert cli.main(["bench", what]) == 2
     assert "--manifest" in capfd.readouterr().err

@@ -100,6 +100,16 @@ def test_the_command_prints_a_table_or_one_object_and_draws_a_figure(capfd, tmp_
     assert all([network, mode] in table for network, mode in EVERY)
 
 
+def test_in_onnx_runtime_the_answers_are_those_of_the_folded_network():
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    model = build_model("stm", 26, 5, width=16).eval()
+    reference.randomise(model)
+    clips = torch.randn(2, 2, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(bench.in_onnx_runtime(model, clips)(), fold(model)(clips))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_refused(capfd):
     assert cli.main(["bench", "model", "--device", "cuda"]) == 2

@@ -1,0 +1,148 @@
+"""How fast training goes when clips must be decoded, against the same step fed with clips that are there already.
+
+    ready     one batch, decoded before, again and again: what the network and the optimizer take
+    stream    the Ray Data stream of a training, on the connected cluster
+
+Both feed the very step that a worker of ``stm train`` takes (``stm.train.replica``), in turns, on one device.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from stm.bench.data import samples_of
+from stm.config import Config
+from stm.data.clips import ClipSpec, load_views
+from stm.data.manifest import Manifest
+from stm.data.stream import ClipBatch, build_stream, iterate
+from stm.train.replica import Replica
+from stm.train.trainer import stream_spec
+
+LEARNING_RATE = 1e-4
+"""Of the steps that are timed; what they learn is thrown away."""
+
+
+def measure(
+    manifest: Manifest,
+    config: Config,
+    device: torch.device,
+    *,
+    steps: int,
+    repetitions: int,
+    threads: int | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Clips a second of one worker; medians over the repetitions, with the least and the most.
+
+    The first step of each run is not counted: a run starts when its first batch has been trained on.
+
+    Returns ``clips_per_s`` and ``spread`` for `ready` and `stream`, ``stream_to_ready`` (median of the rounds' ratios)
+    and ``wait_share``, the part of the stream's time that the step waited for clips.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        used_threads = torch.get_num_threads()
+        replica = Replica(config, manifest.num_classes, device, 1, None)
+        rates: dict[str, list[float]] = {"ready": [], "stream": []}
+        waits = []
+        ready = _ready_batch(manifest, config)
+        for repetition in range(repetitions):
+            _come_to_rest()
+            rate, _ = _run(replica, itertools.repeat(ready, steps + 1), device)
+            rates["ready"].append(rate)
+            rate, wait = _run(replica, _stream(manifest, config, steps + 1), device)
+            rates["stream"].append(rate)
+            waits.append(wait)
+            say(
+                f"  round {repetition + 1} of {repetitions}: "
+                + ", ".join(f"{name} {values[-1]:.4g}" for name, values in rates.items())
+                + f" clips/s, waiting for data {wait:.0%}"
+            )
+    finally:
+        torch.set_num_threads(before)
+    ratios = [a / b for a, b in zip(rates["stream"], rates["ready"], strict=True)]
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+        "threads": used_threads,
+        "steps": steps,
+        "clips_per_s": {
+            name: round(statistics.median(values), 2) for name, values in rates.items()
+        },
+        "spread": {
+            name: [round(min(values), 2), round(max(values), 2)] for name, values in rates.items()
+        },
+        "stream_to_ready": round(statistics.median(ratios), 3),
+        "wait_share": round(statistics.median(waits), 3),
+    }
+
+
+def _ready_batch(manifest: Manifest, config: Config) -> ClipBatch:
+    """The first batch of the plan, decoded here."""
+    spec = ClipSpec.training(config.data, flip=manifest.flip, flip_map=manifest.flip_map)
+    size = config.optim.batch_size
+    samples = samples_of(manifest, size, size, config.train.seed)
+    clips, labels = zip(*(load_views(*sample, spec) for sample in samples), strict=True)
+    return ClipBatch(
+        clips=np.stack(clips),
+        labels=np.array(labels, np.int64),
+        weights=np.ones(len(clips), np.float32),
+        videos=np.arange(len(clips)),
+        epoch=0,
+        offset_end=len(clips),
+    )
+
+
+def _come_to_rest(patience_s: float = 30.0) -> None:
+    """Wait until the stream of the round before decodes no more: it fills its buffers, then stops."""
+    import ray
+
+    cpus, deadline = ray.cluster_resources().get("CPU", 0), time.monotonic() + patience_s
+    while ray.available_resources().get("CPU", 0) < cpus and time.monotonic() < deadline:
+        time.sleep(0.2)
+
+
+def _stream(manifest: Manifest, config: Config, num_batches: int) -> Iterator[ClipBatch]:
+    """Full batches of the training stream, and no more of them than asked for."""
+    batch_size = config.optim.batch_size
+    spec = stream_spec(
+        config,
+        manifest,
+        ClipSpec.training(config.data, flip=manifest.flip, flip_map=manifest.flip_map),
+        num_epochs=-(-num_batches // max(1, len(manifest.usable) // batch_size)),
+        shuffle=True,
+    )
+    (shard,) = build_stream(spec, world_size=1).streaming_split(1, equal=True)
+    batches = iterate(shard, config.data.prefetch_batches)
+    full = (batch for batch in batches if (batch.videos >= 0).all())
+    yield from itertools.islice(full, num_batches)
+
+
+def _run(
+    replica: Replica, batches: Iterator[ClipBatch], device: torch.device
+) -> tuple[float, float]:
+    """Clips a second after the first step, and the share of that time spent waiting for clips."""
+    replica.step(next(batches), LEARNING_RATE, seed=0)
+    _finish(device)
+    clips, waited = 0, 0.0
+    begun = asked = time.perf_counter()
+    for batch in batches:
+        waited += time.perf_counter() - asked
+        replica.step(batch, LEARNING_RATE, seed=0)
+        clips += len(batch.videos)
+        asked = time.perf_counter()
+    _finish(device)
+    total = time.perf_counter() - begun
+    return clips / total, waited / total
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
