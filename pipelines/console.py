@@ -18,6 +18,7 @@ import jsonargparse
 
 from stm import recipes
 from stm.errors import UserError
+from stm.redaction import redact, redacted
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -105,12 +106,12 @@ def run_verb(
         with _stdout_kept_for_the_result() as stdout:
             result = run(args)
             if args.json:
-                print(json.dumps(result), file=stdout)
+                print(json.dumps(redacted(result)), file=stdout)
             elif show is not None:
-                print(show(result), file=stdout)
+                print(redact(show(result)), file=stdout)
         return 0
     except UserError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        print(f"{parser.prog}: {redact(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(
@@ -151,5 +152,5 @@ def _ray_is_up() -> bool:
 
 
 def say(message: str) -> None:
-    """Print a line of progress on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    """Print a line of progress on stderr; secrets in URLs are hidden, as in all that is printed here."""
+    print(redact(message), file=sys.stderr, flush=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
+from stm import authentication, autoscaling
 from stm.config import Config
 from stm.errors import UserError
 
@@ -31,9 +33,10 @@ def connect(
 
     ``num_cpus`` is the logical size of a cluster started here: at least the machine's cores. It may exceed them,
     so that a few training workers and a decoder fit on a laptop; it is ignored when joining. ``dashboard`` starts
-    Ray's: through it Ray learns that a training run has been killed, and gives its reserved CPUs back.
+    Ray's: through it Ray learns that a training run has been killed, and gives its reserved CPUs back. A cluster
+    started here asks for a token (``stm.authentication``), and its dashboard listens on loopback.
 
-    Raises ``UserError`` where there is no cluster at the address.
+    Raises ``UserError`` where there is no cluster at the address, or it does not accept our token.
     """
     for key, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
@@ -43,20 +46,25 @@ def connect(
         return
     address = address or os.environ.get("RAY_ADDRESS")
     if address in (None, "local"):
+        authentication.for_new_cluster()
         ray.init(
             address="local",
             num_cpus=max(num_cpus or 0, os.cpu_count() or 1),
             include_dashboard=dashboard,
+            dashboard_host="127.0.0.1",
             log_to_driver=False,
             logging_level=logging.ERROR,
             _node_ip_address="127.0.0.1",
         )
         return
+    authentication.for_joining()
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except ConnectionError as error:
+    except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+        reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"no Ray cluster answers at {address}: {error}. Start one with `ray start --head`, "
+            f"no Ray cluster answers at {address}, or it asks for a token and ours is not the one: {reason} Start a "
+            f"cluster with `ray start --head`; or copy ~/.ray/auth_token of its head to {authentication.token_path()}; "
             "or leave --address out to use this machine alone"
         ) from error
 
@@ -88,6 +96,15 @@ class Placement:
     def gpus(self) -> int:
         return self.num_workers + (self.validation_cpus > 0) if self.use_gpu else 0
 
+    def bundles(self, config: Config, num_workers: int) -> list[dict[str, float]]:
+        """What must each fit on one node: so many workers, a decoding task, validation."""
+        gpu = {"GPU": 1.0} if self.use_gpu else {}
+        worker = {"CPU": self.cpus_per_worker, **gpu, **config.train.resources_per_worker}
+        parts = [worker] * num_workers + [{"CPU": self.data_cpus}]
+        if self.validation_cpus:
+            parts += [{"CPU": 1.0, **gpu}, {"CPU": self.validation_cpus - 1.0}]
+        return parts
+
     def __str__(self) -> str:
         total = f"{self.num_workers} workers x {self.cpus_per_worker:g} CPU + {self.data_cpus:g} CPU to decode"
         if self.validation_cpus:
@@ -104,8 +121,8 @@ def logical_cpus(config: Config) -> int:
     return int(-(-(workers + spare) // 1))
 
 
-def place(config: Config) -> Placement:
-    """Decide where the job of ``config`` goes on the connected cluster.
+def place(config: Config, say: Callable[[str], None] = print) -> Placement:
+    """Decide where the job of ``config`` goes on the connected cluster, after `train.wait_for_nodes_s` at the latest.
 
     Raises ``UserError`` with the whole sum where it does not fit. Without this check Ray would wait in silence:
     training workers that hold every CPU leave none to decode with.
@@ -113,28 +130,85 @@ def place(config: Config) -> Placement:
     import ray
 
     has = ray.cluster_resources()
+    wait_s = config.train.wait_for_nodes_s
+    placement = _placement(config, _gpus_in_reach(config, has))
+    special = config.train.resources_per_worker
+    needed = {name: placement.num_workers * amount for name, amount in special.items()}
+    needed["CPU"] = placement.cpus
+    if placement.gpus:
+        needed["GPU"] = float(placement.gpus)
+    waited = ""
+    if wait_s and any(amount > has.get(name, 0.0) for name, amount in needed.items()):
+        _refuse_what_never_comes(placement, needed, has)
+        workers = _workers_to_ask_for(config, placement)
+        has = autoscaling.wait_for(needed, placement.bundles(config, workers), wait_s, say)
+        waited = f" after {wait_s:g} s (--train.wait_for_nodes_s)"
     cpus, gpus = has.get("CPU", 0.0), has.get("GPU", 0.0)
+    if placement.cpus > cpus:
+        raise UserError(
+            f"the job needs {placement}, but the cluster has {cpus:g} CPU{waited}: "
+            "lower --train.num_workers or --train.cpus_per_worker, or add nodes"
+        )
+    if placement.gpus > gpus:
+        raise UserError(
+            f"the job needs {placement}, but the cluster has {gpus:g} GPU{waited}: "
+            "lower --train.num_workers, set --train.use_gpu false, or add GPU nodes"
+        )
+    for name in special:
+        if needed[name] > has.get(name, 0.0):
+            raise UserError(
+                f"the job needs {needed[name]:g} {name} (--train.resources_per_worker), but the cluster has "
+                f"{has.get(name, 0.0):g}{waited}: start nodes with it, as `ray start --resources` does"
+            )
+    return placement
+
+
+def _gpus_in_reach(config: Config, has: dict[str, float]) -> float:
+    """The cluster's GPUs, with those that its autoscaler may add where the job waits for nodes."""
+    train, now = config.train, has.get("GPU", 0.0)
+    if not train.wait_for_nodes_s or train.use_gpu is not None:
+        return now
+    to_come = autoscaling.most("GPU")
+    if to_come is None and now < (train.min_workers or train.num_workers):
+        # Else a cluster whose GPUs are still to come would train on the CPUs it has.
+        raise UserError(
+            "--train.wait_for_nodes_s: this cluster does not tell whether nodes to come have GPUs. Say whether to wait "
+            "for them: --train.use_gpu true or false"
+        )
+    return max(now, to_come or 0.0)
+
+
+def _refuse_what_never_comes(
+    placement: Placement, needed: dict[str, float], has: dict[str, float]
+) -> None:
+    for name, amount in needed.items():
+        most = autoscaling.most(name)
+        if most is not None and amount > most + has.get(name, 0.0):  # the head may not be counted
+            raise UserError(
+                f"the job needs {placement}, but the cluster grows to {most:g} {name} at most: lower "
+                "--train.num_workers, or raise max_workers in the cluster's file"
+            )
+
+
+def _workers_to_ask_for(config: Config, placement: Placement) -> int:
+    """All workers of an elastic job, which begins with the least; but a request for more than can come brings none."""
+    all_of_them = replace(placement, num_workers=config.train.num_workers)
+    fits = (autoscaling.most("CPU") or 0.0) >= all_of_them.cpus
+    fits = fits and (autoscaling.most("GPU") or 0.0) >= all_of_them.gpus
+    return all_of_them.num_workers if fits else placement.num_workers
+
+
+def _placement(config: Config, gpus: float) -> Placement:
     train = config.train
     needed = train.min_workers or train.num_workers
     use_gpu = train.use_gpu if train.use_gpu is not None else gpus >= needed
     beside = train.validation == "async" or (
         train.validation == "auto" and use_gpu and gpus > train.num_workers
     )
-    placement = Placement(
+    return Placement(
         needed,
         train.cpus_per_worker,
         use_gpu,
         config.data.cpus_per_task,
         1 + config.data.cpus_per_task if beside and config.data.val else 0.0,
     )
-    if placement.cpus > cpus:
-        raise UserError(
-            f"the job needs {placement}, but the cluster has {cpus:g} CPU: "
-            "lower --train.num_workers or --train.cpus_per_worker, or add nodes"
-        )
-    if placement.gpus > gpus:
-        raise UserError(
-            f"the job needs {placement}, but the cluster has {gpus:g} GPU: "
-            "lower --train.num_workers, set --train.use_gpu false, or add GPU nodes"
-        )
-    return placement

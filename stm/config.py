@@ -86,6 +86,9 @@ class DataConfig:
     val: str | None = None
     """Manifest to validate on; null trains without validation."""
 
+    root: str | None = None
+    """Folder or URL that every video of the manifests must lie in, for manifests that others wrote; null allows any."""
+
     num_segments: int = 8
     """Segments a video is cut into, one frame from each: T."""
 
@@ -374,6 +377,10 @@ class TrainConfig:
     collective_timeout_s: float = 300.0
     """How long a rank waits for the others before the step fails by name."""
 
+    wait_for_nodes_s: float = 0.0
+    """How long to wait for nodes where the job needs more than the cluster has now; an autoscaler is asked for them.
+    0 refuses at once. Where it is above 0, say with `use_gpu` whether the nodes to come have GPUs."""
+
     def __post_init__(self) -> None:
         _require(self.num_workers >= 1, "train.num_workers", self.num_workers, "must be at least 1")
         _require(
@@ -426,6 +433,12 @@ class TrainConfig:
             "train.collective_timeout_s",
             self.collective_timeout_s,
             "must be above 0",
+        )
+        _require(
+            self.wait_for_nodes_s >= 0,
+            "train.wait_for_nodes_s",
+            self.wait_for_nodes_s,
+            "must not be negative",
         )
         name = self.name
         _require(

@@ -17,6 +17,7 @@ from typing import Any
 
 from stm.config import Config, TrackingConfig
 from stm.errors import UserError
+from stm.redaction import redact, redacted
 
 RETRY_S = 30.0
 """Pause after a failed delivery; an absent server costs at most one short timeout in this time."""
@@ -40,7 +41,7 @@ def tracking_uri(config: TrackingConfig, storage: str) -> str | None:
 
 def how_to_look(uri: str) -> str:
     """The line that tells how to open the record."""
-    return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+    return redact(uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}")
 
 
 class Tracker:
@@ -90,6 +91,8 @@ class Tracker:
     def _append(self, record: dict[str, Any]) -> None:
         if self.uri is None:
             return
+        if record["kind"] != "artifact":  # a file of this machine, whose name must stay as it is
+            record = redacted(record)
         try:
             with self.spool.open("ab+") as file:
                 if file.tell() and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":

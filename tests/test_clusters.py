@@ -474,6 +474,16 @@ def parse_stm(command: str) -> Any:
     return config_of(parser.parse_args(words[2:]), parser)
 
 
+def job_of(words: list[str]) -> Any:
+    """What `stm submit ... -- VERB ...` would send, once its own options are parsed."""
+    from pipelines import command
+    from pipelines.submit import build_parser
+
+    options, verb = command.split(words[2:])
+    args = build_parser().parse_args(options)
+    return command.check(verb, args.name, sent=())
+
+
 OTHERS = {
     "docker": {"buildx build"},
     "kubectl": {"apply -f", "delete -f", "get rayjob", "port-forward service/stm-head-svc"},
@@ -488,6 +498,13 @@ def test_a_command_of_the_readme_is_one(command):
         if entrypoint:
             config = parse_stm(entrypoint)
             assert config.train.name in recipes.names()  # the same job again continues the run
+    elif words[:2] == ["stm", "submit"]:
+        job = job_of(words)
+        assert job.name in recipes.names()  # the same job again continues the run
+    elif words[:2] == ["stm", "jobs"]:
+        from pipelines.jobs import build_parser
+
+        build_parser().parse_args(words[2:])
     elif words[0] == "export":
         assert words[1:] == ["RAY_AUTH_MODE=token"]
     elif words[0] == "sbatch":
@@ -503,7 +520,7 @@ def test_a_command_of_the_readme_is_one(command):
 def test_the_readme_goes_from_nothing_to_a_job_in_four_commands():
     first = re.search(r"```sh\n(.*?)```", README, re.DOTALL).group(1).splitlines()
     assert [line.split()[0:2] for line in first] == [
-        ["docker", "buildx"], ["ray", "up"], ["ray", "dashboard"], ["ray", "job"],
+        ["docker", "buildx"], ["ray", "up"], ["ray", "dashboard"], ["stm", "submit"],
     ]  # fmt: skip
     assert "ray down clusters/aws.yaml --yes" in commands(README)
 

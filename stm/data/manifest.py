@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from stm.data.containment import check_paths
 from stm.errors import UserError
 
 if TYPE_CHECKING:
@@ -170,12 +171,12 @@ class Manifest:
             ) from error
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> Manifest:
-        """Read and check a manifest.
+    def read(cls, path: str | os.PathLike[str], root: str | None = None) -> Manifest:
+        """Read and check a manifest; every video of it must lie in ``root``, where one is given.
 
         Raises UserError, naming the file and the field, where it is missing, not a manifest, of
-        another schema version, empty, or where ids repeat, labels leave the class list, or no
-        video is usable.
+        another schema version, empty, or where ids repeat, labels leave the class list, no
+        video is usable, or a path leads out of the root.
         """
         import pyarrow.parquet as pq
 
@@ -218,6 +219,8 @@ class Manifest:
             schema_version=described["schema_version"],
         )
         _check_rows(path, manifest)
+        if root is not None:
+            check_paths(path, manifest.table["path"].to_pylist(), root)
         return manifest
 
 

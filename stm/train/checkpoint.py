@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from stm.config import Config
 from stm.data.plan import Position
 from stm.errors import UserError
+from stm.redaction import redacted
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +54,12 @@ class Meta:
 
     def to_json(self) -> str:
         return json.dumps(
-            {**self.__dict__, "position": [self.position.epoch, self.position.offset]}, indent=1
+            {
+                **self.__dict__,
+                "config": redacted(self.config),
+                "position": [self.position.epoch, self.position.offset],
+            },
+            indent=1,
         )
 
     @classmethod
@@ -111,10 +117,19 @@ def read_weights(directory: str | Path) -> dict[str, torch.Tensor]:
 
 
 def read_state(directory: str | Path) -> dict[str, Any]:
-    """What ``write`` was given as ``state``, on the CPU."""
+    """What ``write`` was given as ``state``, on the CPU. Raises ``UserError`` where it holds more than tensors and
+    plain values: that would be code, and is not run."""
+    import pickle
+
     import torch
 
-    return torch.load(io.BytesIO(_read(directory, STATE)), map_location="cpu", weights_only=True)
+    content = io.BytesIO(_read(directory, STATE))
+    try:
+        return torch.load(content, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{directory}/{STATE} is damaged, or holds Python objects beside tensors, which are never run here"
+        ) from error
 
 
 def read_history(directory: str | Path) -> list[dict[str, Any]]:

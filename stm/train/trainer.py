@@ -20,6 +20,7 @@ from stm.data.plan import Position
 from stm.data.stream import SHARD, StreamSpec, Validation, plan_data_config, put_videos
 from stm.errors import UserError
 from stm.figures import plot_curves
+from stm.redaction import redact
 from stm.train import checkpoint as checkpoints
 from stm.train.async_validation import AsyncValidation
 from stm.train.progress import Event, board
@@ -36,6 +37,7 @@ RESIZE_CHECK_S = 60.0
 _FREE_ON_RESUME = {
     "data.train",
     "data.val",
+    "data.root",
     "data.decoder",
     "data.max_bad_fraction",
     "data.clips_per_task",
@@ -74,8 +76,9 @@ def train(
     Returns run, run_id (MLflow), checkpoint (best by validation, else last), its val_top1 / val_top5, steps, epochs.
     Raises ``UserError`` for anything the user can mend.
     """
-    train_manifest = read_manifest(config.data.train, "data.train")
-    val_manifest = read_manifest(config.data.val, "data.val") if config.data.val else None
+    root = config.data.root
+    train_manifest = read_manifest(config.data.train, "data.train", root)
+    val_manifest = read_manifest(config.data.val, "data.val", root) if config.data.val else None
     if val_manifest is not None and val_manifest.classes != train_manifest.classes:
         raise UserError(
             f"--data.val {config.data.val} has other classes than --data.train {config.data.train}: "
@@ -93,7 +96,7 @@ def train(
     check_network(config, train_manifest)
 
     cluster.connect(address, num_cpus=cluster.logical_cpus(config))
-    placement = cluster.place(config)
+    placement = cluster.place(config, say)
     check_compiler(config, placement)
     previous = store.latest()
     if previous is not None:
@@ -152,14 +155,14 @@ def working_folder(storage: str, name: str) -> Path:
     if "://" not in storage:
         return Path(storage) / name
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return cache / "stm" / storage.replace("://", "/").strip("/") / name
+    return cache / "stm" / redact(storage).replace("://", "/").strip("/") / name
 
 
-def read_manifest(path: str | None, flag: str) -> Manifest:
-    """The manifest at ``path``; ``UserError`` naming the flag where there is none."""
+def read_manifest(path: str | None, flag: str, root: str | None = None) -> Manifest:
+    """The manifest at ``path``; ``UserError`` naming the flag where there is none, or a video outside ``root``."""
     if path is None:
         raise UserError(f"--{flag} is not set: give it a manifest, written by `stm index`")
-    return Manifest.read(path)
+    return Manifest.read(path, root)
 
 
 def check_network(config: Config, manifest: Manifest) -> None:

@@ -62,6 +62,7 @@ class Job:
                 config.data,
                 train=_absolute(config.data.train),
                 val=_absolute(config.data.val),
+                root=_absolute(config.data.root),
                 max_cpus=max(self.shares.data_cpus, config.data.cpus_per_task),
             ),
             model=replace(config.model, pretrained=_absolute(config.model.pretrained)),

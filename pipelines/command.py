@@ -1,0 +1,231 @@
+"""The command of a job, checked here before it is sent to a cluster: its verb, its settings, its paths.
+
+What is wrong with a setting is told at once and by the verb's own parser, not minutes later by a machine in a cloud.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import shlex
+import sys
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.cli import VERBS
+from stm.config import Config
+from stm.errors import UserError
+from stm.redaction import redact, secrets_in
+
+HERE = ("submit", "jobs")
+"""Verbs that speak to a cluster's job server, and make no sense as a job."""
+
+_READ = {
+    "data.train", "data.val", "data.root", "model.pretrained", "checkpoint", "manifest", "manifests", "root",
+    "annotations", "videos", "fuse",
+}  # fmt: skip
+_WRITTEN = {"train.storage", "output"}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A verb and its arguments, known to be good."""
+
+    verb: str
+    arguments: list[str]
+    name: str
+    """Of the job, and of the run or sweep where the verb makes one."""
+    elsewhere: list[str]
+    """`--setting PATH` of absolute paths, which only the cluster can know."""
+
+    def entrypoint(self, json: bool = False) -> str:
+        """The shell command that does this on the cluster."""
+        words = ["python", "-m", "pipelines.cli", self.verb, *self.arguments, "--address", "auto"]
+        return shlex.join([*words, *(["--json"] if json and "--json" not in words else [])])
+
+
+def check(words: list[str], name: str | None, sent: Collection[str]) -> Command:
+    """The command ``words`` (a verb, then its options) as a job with this name; ``sent`` are the files that go along.
+
+    Raises ``UserError``, or exits with status 2 and the verb's own message, for whatever will not work there.
+    """
+    verb, arguments = _verb(words), words[1:]
+    _refuse_secrets(arguments)
+    module = importlib.import_module(f"pipelines.{verb}")
+    parser = module.build_parser()
+    if "--address" not in parser._option_string_actions:
+        raise UserError(f"stm {verb} uses no cluster: run it here")
+    args = parser.parse_args(arguments)
+    if args.address is not None:
+        raise UserError(
+            f"--address {args.address}: a job runs on the cluster that it is submitted to; give --address once, "
+            "before the --"
+        )
+    settings = dict(_settings(args))
+    config = _config(verb, parser, args)
+    if config is not None:
+        settings |= dict(_flat(config.to_dict()))
+        _check_config(config)
+    if found := secrets_in(settings):
+        raise UserError(_secret(f"--{found[0]}"))
+    _check_config_file(arguments, sent)
+    elsewhere = _check_paths(settings, sent, verb)
+    name, more = _name(verb, name, args, config)
+    return Command(verb, [*arguments, *more], name, elsewhere)
+
+
+def _verb(words: list[str]) -> str:
+    usage = "give the command after --, as in `stm submit -- train --config something-v1-t8`"
+    if not words:
+        raise UserError(f"there is no command: {usage}")
+    verb = words[0]
+    if verb in ("stm", "python", "python3"):
+        raise UserError(f"{verb!r} is no verb of stm: {usage}")
+    if verb in HERE:
+        raise UserError(f"stm {verb} speaks to a cluster and cannot be a job of it: run it here")
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"verbs are {', '.join(VERBS)}"
+        raise UserError(f"only verbs of stm are sent, and {verb!r} is none: {hint}")
+    return verb
+
+
+def _settings(args: Any) -> Iterator[tuple[str, Any]]:
+    """Every option and its value, by the dotted name that the command line has."""
+    for key, value in vars(args).items():
+        if key != "config":
+            yield from _flat({key: value.as_dict() if hasattr(value, "as_dict") else value})
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _config(verb: str, parser: Any, args: Any) -> Config | None:
+    """The settings of the run that the command makes, where it makes one."""
+    if verb == "tune":
+        return _sweep(args).base
+    if verb in ("train", "splits"):
+        return importlib.import_module("pipelines.train").config_of(args, parser)
+    return None
+
+
+def _sweep(args: Any) -> Any:
+    from stm.tune.settings import path_of, read_sweep
+
+    changes = dict(change.partition("=")[::2] for change in args.set or [])
+    return read_sweep(path_of(args.config), args.name, changes)
+
+
+def _check_config(config: Config) -> None:
+    from stm.tracking import tracking_uri
+
+    uri = config.tracking.uri or ""
+    if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
+        raise UserError(
+            f"--tracking.uri {uri}: the path is relative, and a job's folder goes with the job; "
+            "write sqlite:////ABSOLUTE/PATH, or the address of an MLflow server"
+        )
+    tracking_uri(config.tracking, config.train.storage)
+
+
+def _check_config_file(arguments: list[str], sent: Collection[str]) -> None:
+    """A ``--config`` file must be among what is sent; recipes and samples come with stm."""
+    for i, word in enumerate(arguments):
+        option, equals, value = word.partition("=")
+        if option != "--config" or (not equals and i + 1 == len(arguments)):
+            continue
+        value = value if equals else arguments[i + 1]
+        path = Path(value)
+        if "://" in value or not path.is_file():
+            continue
+        if path.is_absolute():
+            raise UserError(
+                f"--config {value}: the cluster has another disk; name the file relative to this folder"
+            )
+        if _within(value) not in sent:
+            raise UserError(_not_sent("config", value))
+
+
+def _check_paths(settings: dict[str, Any], sent: Collection[str], verb: str) -> list[str]:
+    folders = {str(parent) for name in sent for parent in Path(name).parents}
+    elsewhere = []
+    for key in sorted(settings.keys() & (_READ | _WRITTEN)):
+        values = settings[key] if isinstance(settings[key], list) else [settings[key]]
+        for value in values:
+            if not isinstance(value, str) or not value or "://" in value:
+                continue
+            if Path(value).is_absolute():
+                elsewhere.append(f"--{key} {value}")
+            elif key in _WRITTEN:
+                raise UserError(
+                    f"--{key} {value}: the path is relative, and a job's folder goes with the job: what {verb} writes "
+                    "would be lost. Give a folder that every node shares, or a URL"
+                )
+            elif (inside := _within(value)) not in sent and inside not in folders:
+                raise UserError(_not_sent(key, value))
+    return elsewhere
+
+
+def _within(value: str) -> str | None:
+    """A relative path as it is in the package; None where it leaves the project."""
+    here = Path.cwd().resolve()
+    path = (here / value).resolve()
+    return path.relative_to(here).as_posix() if path.is_relative_to(here) else None
+
+
+def _not_sent(key: str, value: str) -> str:
+    state = "is not among the files that are sent" if Path(value).exists() else "does not exist"
+    return (
+        f"--{key} {value}: {state} (`stm submit --dry_run` lists them): the job would not find it. "
+        "Give a path that the cluster's nodes have, absolute, or a URL"
+    )
+
+
+def _refuse_secrets(arguments: list[str]) -> None:
+    for i, word in enumerate(arguments):
+        if redact(word) != word:
+            option = word.partition("=")[0] if word.startswith("--") else arguments[max(i - 1, 0)]
+            raise UserError(_secret(option))
+
+
+def _secret(option: str) -> str:
+    return (
+        f"{option} holds a password or a token, which everybody who sees the cluster's jobs would see. Leave it out: "
+        "nodes sign in to storage by their role, and to MLflow by MLFLOW_TRACKING_USERNAME and _PASSWORD, or "
+        "MLFLOW_TRACKING_TOKEN, of their environment"
+    )
+
+
+def _name(verb: str, given: str | None, args: Any, config: Config | None) -> tuple[str, list[str]]:
+    """The job's name, and the arguments that give it to the run."""
+    own: str | None = None
+    if verb == "tune":
+        own = _sweep(args).name
+    elif config is not None:
+        own = config.train.name
+    if given and own and given != own and verb != "tune":
+        raise UserError(
+            f"--name {given} and --train.name {own}: a job has the name of its run; give one of the two"
+        )
+    kind = f"{config.model.variant}{config.model.depth}" if config and verb == "train" else verb
+    name = given or own or f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if config is None or own == name:
+        return name, []
+    return name, [f"--{'name' if verb == 'tune' else 'train.name'}={name}"]
+
+
+def split(argv: list[str] | None) -> tuple[list[str], list[str]]:
+    """What stands before the first ``--`` of a command line, and what stands after it."""
+    words = sys.argv[1:] if argv is None else argv
+    if "--" not in words:
+        return words, []
+    at = words.index("--")
+    return words[:at], words[at + 1 :]
