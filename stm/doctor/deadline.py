@@ -1,0 +1,54 @@
+"""Deadlines for calls that may never return, such as a connection to a host that is not there."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+_abandoned: list[threading.Thread] = []
+
+
+class Late(Exception):
+    """No answer within the deadline."""
+
+
+class Call:
+    """A function that runs in a thread of its own."""
+
+    def __init__(self, function: Callable[[], object]) -> None:
+        self._outcome: list[object] = []
+        self._error: list[BaseException] = []
+        self._thread = threading.Thread(target=self._run, args=(function,), daemon=True)
+        self._thread.start()
+
+    def _run(self, function: Callable[[], object]) -> None:
+        try:
+            self._outcome.append(function())
+        except BaseException as error:  # handed to whoever waits
+            self._error.append(error)
+
+    def wait(self, seconds: float) -> object:
+        """What the function returned or raised; ``Late`` where it does neither within ``seconds``."""
+        self._thread.join(seconds)
+        if self._error:
+            raise self._error[0]
+        if not self._outcome:
+            _abandoned.append(self._thread)
+            raise Late(f"no answer within {seconds:g} s")
+        return self._outcome[0]
+
+
+def within(seconds: float, function: Callable[[], Result]) -> Result:
+    """Call ``function`` in a thread; ``Late`` where it has not returned after ``seconds``.
+
+    The thread cannot be ended and is left behind: see ``anything_stuck``.
+    """
+    return Call(function).wait(seconds)  # type: ignore[return-value]
+
+
+def anything_stuck() -> bool:
+    """Whether a call that was given up still runs: the interpreter may then wait for it at its end."""
+    return any(thread.is_alive() for thread in _abandoned)

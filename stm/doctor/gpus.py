@@ -1,0 +1,52 @@
+"""GPUs: on the bus, with a driver, in PyTorch, and given away by Ray."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stm.doctor.finding import Finding, fails, ok, warning
+from stm.doctor.nodes import listed
+
+
+def judge(reports: dict[str, dict[str, Any]], given_by_ray: dict[str, int]) -> Finding:
+    """Every GPU that Ray gives away computes in PyTorch, and none lies idle."""
+    broken: dict[str, str] = {}
+    idle: dict[str, str] = {}
+    total = 0
+    for name, report in reports.items():
+        gpus, given = report["gpus"], given_by_ray[name]
+        torch = gpus["torch"] or {"count": 0, "build": None, "error": ""}
+        total += given
+        if torch["count"] < given or torch["error"]:
+            broken[name] = _why(given, torch)
+        elif torch["count"] > given:
+            idle[name] = f"PyTorch sees {torch['count']}, Ray gives away {given}"
+        elif gpus["on_bus"] > torch["count"]:
+            idle[name] = f"{gpus['on_bus']} NVIDIA on the bus, " + _why(gpus["on_bus"], torch)
+    if broken:
+        return fails(
+            "gpu",
+            listed(broken),
+            "install PyTorch for the CUDA of the driver, start the container with its GPUs (`--gpus all`), "
+            "look at `nvidia-smi` on that node",
+        )
+    if idle:
+        return warning(
+            "gpu",
+            listed(idle),
+            "install the driver and PyTorch for CUDA, and start Ray with `--num-gpus`; or leave them on purpose",
+        )
+    if not total:
+        return ok("gpu", "none: training runs on CPUs")
+    with_gpus = sum(given > 0 for given in given_by_ray.values())
+    return ok(
+        "gpu",
+        f"{total} on {with_gpus} node{'s' if with_gpus != 1 else ''}, each computes in PyTorch",
+    )
+
+
+def _why(expected: int, torch: dict[str, Any]) -> str:
+    if torch["error"]:
+        return f"PyTorch sees {torch['count']} of {expected}: {torch['error']}"
+    build = "" if torch["build"] else ", a build without CUDA"
+    return f"PyTorch{build} sees {torch['count']} of {expected}"

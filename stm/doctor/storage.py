@@ -1,0 +1,139 @@
+"""Storage: every node writes a file there, and every node reads the same bytes from all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from stm.doctor.finding import Finding, fails, first_line, ok
+from stm.doctor.nodes import Node, answers, listed, on_each
+from stm.redaction import redact
+
+_TRY_AGAIN_S = (0.5, 1.0)  # NFS may show another client's file a moment late
+
+
+def check(nodes: Sequence[Node], storage: str, deadline_s: float) -> Finding:
+    """Write on each node, then read all on each node, then remove what was written."""
+    begun = time.monotonic()
+    folder = f"{storage.rstrip('/')}/.stm-doctor-{secrets.token_hex(6)}"
+    left = partial(_left, begun, deadline_s)
+    names: dict[str, str] = {node.name: f"{node.id}.bin" for node in nodes}
+    try:
+        written, cannot_write = answers(
+            on_each(nodes, write, folder, deadline_s=left(), each=lambda n: (names[n.name],))
+        )
+        wanted = {names[name]: digest for name, digest in written.items()}
+        seen, cannot_read = answers(on_each(nodes, read, folder, wanted, deadline_s=left()))
+    finally:
+        on_each(nodes, remove, folder, deadline_s=10.0)
+    return judge(storage, {v: k for k, v in names.items()}, cannot_write, cannot_read, seen)
+
+
+def _left(begun: float, deadline_s: float) -> float:
+    return max(1.0, deadline_s - (time.monotonic() - begun))
+
+
+def judge(
+    storage: str,
+    node_of: dict[str, str],
+    cannot_write: dict[str, str],
+    cannot_read: dict[str, str],
+    seen: dict[str, dict[str, str]],
+) -> Finding:
+    """``seen``: reader -> file -> "" where its bytes are those that were written, else what is wrong."""
+    where = redact(storage)
+    if cannot_write:
+        return fails(
+            "storage",
+            redact(f"{where} cannot be written: {listed(cannot_write)}"),
+            "give the nodes' user the right to write there, or choose another --storage",
+        )
+    if cannot_read:
+        return fails(
+            "storage",
+            redact(f"{where} cannot be read: {listed(cannot_read)}"),
+            "give the nodes' user the right to read there",
+        )
+    unseen = {
+        reader: "does not see what " + ", ".join(node_of[file] for file in sorted(bad)) + " wrote"
+        for reader, files in seen.items()
+        if (bad := {file: why for file, why in files.items() if why == MISSING})
+    }
+    if unseen:
+        return fails(
+            "storage",
+            f"{where} is not the same place on every node: {listed(unseen)}",
+            "mount one file system at this path on all nodes (NFS, EFS, Filestore), or give a URL such as s3://",
+        )
+    other = {
+        reader: ", ".join(f"{node_of[file]}'s file: {why}" for file, why in bad.items())
+        for reader, files in seen.items()
+        if (bad := {file: why for file, why in files.items() if why})
+    }
+    if other:
+        return fails(
+            "storage",
+            redact(f"{where} gives other bytes than were written: {listed(other)}"),
+            "do not keep runs there: checkpoints would be damaged",
+        )
+    nodes = f"{len(seen)} node{'s' if len(seen) != 1 else ''}"
+    return ok("storage", f"{where}: written and read back by {nodes}, each the others' bytes too")
+
+
+MISSING = "missing"
+
+
+def write(folder: str, name: str) -> str:
+    """Write random bytes; returns their digest. Runs on every node."""
+    filesystem, root = _open(folder)
+    data = secrets.token_bytes(4096)
+    filesystem.makedirs(root, exist_ok=True)
+    with filesystem.open(f"{root}/{name}", "wb") as file:
+        file.write(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def read(folder: str, wanted: dict[str, str]) -> dict[str, str]:
+    """File -> "" where its digest is the wanted one, "missing", or what is wrong. Runs on every node."""
+    filesystem, root = _open(folder)
+    return {name: _compare(filesystem, f"{root}/{name}", d) for name, d in wanted.items()}
+
+
+def _compare(filesystem: Any, path: str, digest: str) -> str:
+    for pause in (*_TRY_AGAIN_S, None):
+        try:
+            with filesystem.open(path, "rb") as file:
+                data = file.read()
+        except FileNotFoundError:
+            if pause is None:
+                return MISSING
+            time.sleep(pause)
+            continue
+        except Exception as error:
+            return first_line(error)
+        return "" if hashlib.sha256(data).hexdigest() == digest else "other bytes"
+    return MISSING
+
+
+def remove(folder: str) -> None:
+    """Remove the folder, and the storage's own where this examination made it and it is empty. Runs on every node."""
+    filesystem, root = _open(folder)
+    with contextlib.suppress(FileNotFoundError):
+        filesystem.rm(root, recursive=True)
+    if "://" not in folder:
+        with contextlib.suppress(OSError):
+            os.rmdir(os.path.dirname(root))  # refuses one that is not empty
+
+
+def _open(folder: str) -> tuple[Any, str]:
+    import fsspec
+
+    filesystem, root = fsspec.core.url_to_fs(folder)
+    filesystem.invalidate_cache()
+    return filesystem, root

@@ -1,0 +1,133 @@
+"""Python, the libraries and the code: within the ranges of this package, and the same on every node."""
+
+from __future__ import annotations
+
+import sys
+from importlib import metadata
+from typing import Any
+
+from stm.doctor.finding import Finding, fails, ok, warning
+from stm.doctor.nodes import listed
+
+MUST_AGREE = frozenset(
+    ("torch", "ray", "numpy", "pyarrow", "av", "decord", "safetensors", "fsspec")
+)
+"""Libraries that compute results or speak from node to node; others may differ with a warning."""
+
+REINSTALL = "install the same environment on every node: `make install`, or the image of clusters/Dockerfile"
+
+Reports = dict[str, dict[str, Any]]
+"""Node -> what ``stm.doctor.facts.gather`` says of it."""
+
+
+def requirements() -> dict[str, str]:
+    """Library -> the range that stm accepts, of those this machine needs, as installed metadata says."""
+    from packaging.requirements import Requirement
+
+    try:
+        lines = metadata.requires("stm") or []
+    except metadata.PackageNotFoundError:
+        return {}
+    needed = [Requirement(line) for line in lines]
+    return {
+        requirement.name: str(requirement.specifier)
+        for requirement in needed
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+    }
+
+
+def judge_python(reports: Reports) -> Finding:
+    """One Python on all nodes: Ray moves pickled functions between them."""
+    found = _groups({name: report["python"] for name, report in reports.items()})
+    if len(found) == 1:
+        return ok("python", f"{next(iter(found))} on {_count(reports)}")
+    minors = {version.rsplit(".", 1)[0] for version in found}
+    said = f"differs between nodes: {_told(found)}"
+    if len(minors) > 1:
+        return fails("python", said, REINSTALL)
+    return warning("python", said, REINSTALL)
+
+
+def judge_libraries(reports: Reports, ranges: dict[str, str]) -> Finding:
+    """Every library within its range on every node, and those that must agree the same everywhere."""
+    from packaging.specifiers import SpecifierSet
+    from packaging.version import Version
+
+    if not ranges:
+        return warning(
+            "libraries",
+            "stm is not an installed package here, so the versions it needs are not known",
+            "`pip install -e .` in its folder",
+        )
+    wrong: dict[str, str] = {}
+    for name, report in reports.items():
+        bad = []
+        for library, accepted in ranges.items():
+            version = report["versions"].get(library)
+            if version is None:
+                bad.append(f"{library} is not installed")
+            elif not SpecifierSet(accepted).contains(Version(version), prereleases=True):
+                bad.append(f"{library} {version} is not {accepted}")
+        if bad:
+            wrong[name] = ", ".join(bad)
+    if wrong:
+        return fails("libraries", listed(wrong), REINSTALL)
+    # "2.13.0+cpu" and "2.13.0+cu128" compute the same way: decoding nodes need no CUDA build.
+    differing = {
+        library: found
+        for library in ranges
+        if len(found := _groups({n: _public(r["versions"][library]) for n, r in reports.items()}))
+        > 1
+    }
+    if differing:
+        said = "; ".join(f"{library} {_told(found)}" for library, found in differing.items())
+        if MUST_AGREE & differing.keys():
+            return fails("libraries", f"differ between nodes: {said}", REINSTALL)
+        return warning("libraries", f"differ between nodes: {said}", REINSTALL)
+    report = next(iter(reports.values()))
+    main = ", ".join(
+        f"{library} {report['versions'][library]}"
+        for library in ("torch", "ray", "av", "mlflow")
+        if library in ranges
+    )
+    return ok("libraries", f"{len(ranges)} within their ranges on {_count(reports)}: {main}")
+
+
+def judge_code(reports: Reports) -> Finding:
+    """The same source everywhere: a version number does not change with every edit."""
+    found = _groups({name: report["code"] for name, report in reports.items()})
+    if len(found) == 1:
+        return ok("code", f"stm {next(iter(found))} on {_count(reports)}")
+    return fails(
+        "code",
+        f"nodes run different code of stm: {_told(found)}",
+        "bring the same version to every node, or submit it with the job (`working_dir`)",
+    )
+
+
+def _public(version: str) -> str:
+    return version.partition("+")[0]
+
+
+def _groups(values: dict[str, str]) -> dict[str, list[str]]:
+    """Value -> the nodes that have it, most of them first."""
+    groups: dict[str, list[str]] = {}
+    for name, value in values.items():
+        groups.setdefault(value, []).append(name)
+    return dict(sorted(groups.items(), key=lambda item: -len(item[1])))
+
+
+def _told(groups: dict[str, list[str]]) -> str:
+    return ", ".join(
+        f"{value} on {names[0] if len(names) == 1 else f'{len(names)} nodes'}"
+        for value, names in groups.items()
+    )
+
+
+def _count(reports: Reports) -> str:
+    nodes = len(reports.keys() - {DRIVER})
+    return f"{nodes} node{'s' if nodes != 1 else ''}"
+
+
+DRIVER = f"this process ({sys.executable})"
+"""The name of the report of the process that asks: it runs the driver of a job."""
