@@ -1,0 +1,117 @@
+"""A clip beside itself played backwards: the same frames, another action. What of the network can tell?"""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stm.data.decode import VideoError
+from stm.errors import UserError
+from stm.explain import frames, picture
+from stm.explain.colours import Scale
+from stm.explain.explain import Network, make_folder, titles
+
+
+def draw_backwards(
+    checkpoint: str,
+    source: str,
+    output: str,
+    *,
+    block: str | None = None,
+    compare: str | None = None,
+) -> dict[str, Any]:
+    """Write one picture to ``output``: a clip and its reversal, in the order of the first, and their CMM rows.
+
+    Columns hold equal frames, so every difference between the two halves of the picture is the order of time.
+    ``compare`` is a second checkpoint, whose answers to both are written beside the first's.
+
+    Returns ``{"picture", "block", "forwards": {network: top5}, "backwards": {network: top5}, "same_before": bool}``;
+    ``same_before`` says whether the features before the block are equal, frame by frame, as they are before the first
+    block that mixes time.
+
+    Raises ``UserError`` if the video cannot be read, the network has no CMM in this block, or ``output`` cannot be
+    written.
+    """
+    if Path(output).suffix != ".png":
+        raise UserError(f"--backwards {output}: the picture is a PNG; let its name end with .png")
+    network = Network(checkpoint)
+    block = network.blocks([block] if block else None)[0]
+    try:
+        pictures = frames.read(source, network.data, most_frames=1)
+    except VideoError as error:
+        raise UserError(f"{error.path}: {error.reason} {error.detail}".strip()) from error
+    clip = pictures.clip
+    both = np.stack([clip, clip[::-1]])
+    seen = network.look(both, [block])
+    if "cmm" not in seen.maps[block]:
+        raise UserError(
+            f"--block {block}: no CMM in it; --backwards needs a network with motion features"
+        )
+    others = [] if compare is None else [Network(compare)]
+    for other in others or [network]:
+        network.require_same_clips(other)
+    scores = [seen.scores_NK, *(other.look(both, []).scores_NK for other in others)]
+    answers = {
+        title: [which.top5(scores_K) for scores_K in scores_NK]
+        for title, which, scores_NK in zip(
+            titles([network, *others]), [network, *others], scores, strict=True
+        )
+    }
+
+    # Both in the clip's order, without the columns at the ends: there one of the two has its last step, whose CMM
+    # output is 0 by definition.
+    before, cmm = (
+        np.stack([m[0], m[1, ::-1]])[:, 1:-1]
+        for m in (seen.maps[block]["before"], seen.maps[block]["cmm"])
+    )
+    same_before = bool(np.allclose(before[0], before[1], rtol=1e-4, atol=1e-6))
+    difference = cmm[0] - cmm[1]
+    scale, cells = Scale.of_magnitudes(cmm), f"{block}, {cmm.shape[2]}×{cmm.shape[3]} cells"
+    rows = [
+        picture.Row("frames", "equal for both", clip[1:-1]),
+        picture.Row(
+            "before the block",
+            f"{'equal for both' if same_before else 'played →, ← differs'}\n{cells}",
+            before[0],
+            Scale.of_magnitudes(before),
+        ),
+        picture.Row("CMM, played →", _said(answers, 0), cmm[0], scale, True),
+        picture.Row("CMM, played ←", _said(answers, 1), cmm[1], scale),
+        picture.Row(
+            "difference, → less ←",
+            "orange: more when played →\npurple: more when played ←",
+            difference,
+            Scale.of_evidence(difference),
+            True,
+        ),
+    ]
+    path = Path(output)
+    make_folder(str(path.parent))
+    picture.draw(
+        path,
+        rows,
+        title="The same frames in two orders, and what CMM makes of them",
+        subtitle="Each column is one frame. The clip runs through them from left to right (→), "
+        "its reversal from right to left (←).",
+        columns=[f"frame {k}" for k in pictures.clip_frames[1:-1]],
+        footer=[f"{picture.HOW} The two CMM rows share one."],
+        dpi=110,
+    )
+    return {
+        "picture": str(path),
+        "block": block,
+        "forwards": {name: said[0] for name, said in answers.items()},
+        "backwards": {name: said[1] for name, said in answers.items()},
+        "same_before": same_before,
+    }
+
+
+def _said(answers: dict[str, list[list[dict[str, Any]]]], which: int) -> str:
+    return "\n".join(
+        f"{name} says {textwrap.shorten(said[which][0]['class'], 20, placeholder=' ...')}, "
+        f"{said[which][0]['score']:.0%}"
+        for name, said in answers.items()
+    )

@@ -1,0 +1,269 @@
+"""Pictures and films of what a checkpoint's network sees in videos."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stm.config import DataConfig
+from stm.data.decode import VideoError
+from stm.errors import UserError
+from stm.evaluate.inference import Classifier
+from stm.evaluate.predict import find_videos
+from stm.explain import frames, maps, picture
+from stm.explain.colours import Scale
+from stm.explain.film import Layer, write_film
+from stm.train import checkpoint as checkpoints
+
+NAMES = {
+    "before": ("before the block", "features that enter it"),
+    "cstm": ("CSTM output", "space and time"),
+    "conv": ("3×3 output", "space alone: no CSTM here"),
+    "cmm": ("CMM output", "motion; the last is 0"),
+    "after": ("after the block", "features that leave it"),
+}
+"""Kind of map -> its name and a remark, as they stand in pictures."""
+SHOWN = ("before", "cstm", "conv", "cmm")
+MOST_BLOCKS = 4
+_FRAMES_AT_ONCE = 32
+"""What passes the network together, for bounded memory."""
+
+
+class Network:
+    """The network of a checkpoint, and what is known of it."""
+
+    def __init__(self, checkpoint: str) -> None:
+        self.directory = checkpoints.resolve(checkpoint)
+        meta = checkpoints.read_meta(self.directory)
+        classifier = Classifier(self.directory, os.cpu_count() or 1)
+        self.model, self.device = classifier.model, classifier.device
+        self.classes: list[str] = meta.classes
+        self.data: DataConfig = checkpoints.config_of(meta).data
+
+    @property
+    def variant(self) -> str:
+        return self.model.variant.upper()
+
+    def look(self, clips: np.ndarray, blocks: Sequence[str]) -> maps.Seen:
+        """``clips: uint8 [N, T, S, S, 3]`` through the network, in float32."""
+        from stm.train.step import normalise
+
+        return maps.look(self.model, normalise(clips, self.device), blocks)
+
+    def blocks(self, names: Sequence[str] | None) -> list[str]:
+        """The named blocks, each once, or the default one; ``UserError`` where one does not exist."""
+        names = list(dict.fromkeys(names or [maps.default_block(self.model)]))
+        maps.find_blocks(self.model, names)
+        return names
+
+    def require_same_clips(self, other: Network) -> None:
+        """``UserError`` unless another network looks at the same frames and pixels, at least three frames a clip."""
+        if self.data.num_segments < 3:
+            raise UserError(
+                f"{self.directory}: its clips have {self.data.num_segments} frames; a frame with one "
+                "before and one after it takes 3"
+            )
+        for field in ("num_segments", "size"):
+            ours, theirs = getattr(self.data, field), getattr(other.data, field)
+            if ours != theirs:
+                raise UserError(
+                    f"--compare {other.directory}: trained with data.{field} {theirs}, and "
+                    f"{self.directory} with {ours}: they see other clips"
+                )
+
+    def label(self, name: str) -> int:
+        """The class of that name; ``UserError`` for another, with the nearest."""
+        if name in self.classes:
+            return self.classes.index(name)
+        near = difflib.get_close_matches(name, self.classes, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"such as {self.classes[0]!r}"
+        raise UserError(f"--class {name}: not one of the {len(self.classes)} classes; {hint}")
+
+    def top5(self, scores_K: np.ndarray) -> list[dict[str, Any]]:
+        """The likeliest classes, best first."""
+        best = np.argsort(-scores_K, kind="stable")[:5]
+        return [{"class": self.classes[k], "score": float(scores_K[k])} for k in best]
+
+
+def explain(
+    checkpoint: str,
+    sources: list[str],
+    *,
+    blocks: Sequence[str] | None = None,
+    output: str = "explain",
+    class_name: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Write ``output/<video>.png`` and ``output/<video>.mp4`` for every video.
+
+    Args:
+        checkpoint: A checkpoint, or a run directory for its best one.
+        sources: Videos, and folders of them.
+        blocks: Blocks by their names in the network, such as ``layer1.0``; None is ``maps.default_block``.
+        output: Folder to write into.
+        class_name: Class whose evidence is drawn; None is the one predicted for each video.
+        say: Takes lines of progress.
+
+    Returns:
+        ``{"checkpoint", "variant", "blocks", "num_videos", "unreadable", "videos": [{"path", "top5", "class",
+        "picture", "film"} or {"path", "error"}]}``.
+
+    Raises:
+        UserError: A block or class does not exist, no video can be read, or the folder cannot be written.
+    """
+    paths = find_videos(sources)
+    network = Network(checkpoint)
+    names = network.blocks(blocks)
+    if len(names) > MOST_BLOCKS:
+        raise UserError(f"--block: {len(names)} blocks; one picture has room for {MOST_BLOCKS}")
+    if class_name is not None:
+        network.label(class_name)
+    folder = make_folder(output)
+    rows: list[dict[str, Any]] = []
+    for path, stem in zip(paths, _stems(paths), strict=True):
+        try:
+            pictures = frames.read(path, network.data)
+        except VideoError as error:
+            rows.append({"path": path, "error": f"{error.reason} {error.detail}".strip()})
+            say(f"{path}: {rows[-1]['error']}")
+            continue
+        rows.append({"path": path, **_explain(network, pictures, names, class_name, folder / stem)})
+        say(f"{path}: {rows[-1]['top5'][0]['class']}")
+    unread = [row for row in rows if "error" in row]
+    if len(unread) == len(rows):
+        first = unread[0]
+        raise UserError(
+            f"none of {len(rows)} videos could be read; the first: {first['path']}: {first['error']}"
+        )
+    return {
+        "checkpoint": network.directory,
+        "variant": network.model.variant,
+        "blocks": names,
+        "num_videos": len(rows),
+        "unreadable": len(unread),
+        "videos": rows,
+    }
+
+
+def _explain(
+    network: Network,
+    pictures: frames.Pictures,
+    blocks: list[str],
+    class_name: str | None,
+    stem: Path,
+) -> dict[str, Any]:
+    seen = network.look(pictures.clip[None], blocks)
+    top5 = network.top5(seen.scores_NK[0])
+    shown = class_name or top5[0]["class"]
+    label = network.label(shown)
+    answer = textwrap.shorten(top5[0]["class"], 60, placeholder=" ...")
+    title = f"{stem.name}: {answer} {top5[0]['score']:.0%}"
+    about = (
+        f"{network.variant}, {len(network.classes)} classes; centre crop, {network.data.size} px"
+    )
+    picture_path = picture.draw(
+        stem.with_name(f"{stem.name}.png"),
+        clip_rows(pictures.clip, seen, label, shown),
+        title=title,
+        subtitle=f"{about}; the middle frame of each of {len(pictures.clip)} segments",
+        columns=[f"frame {k}\n{k / pictures.fps:.2f} s" for k in pictures.clip_frames],
+        footer=[picture.HOW, picture.HOW_EVIDENCE],
+    )
+    layers, evidence = _film_layers(network, pictures, blocks, label)
+    film_path = write_film(
+        stem.with_name(f"{stem.name}.mp4"),
+        pictures.film,
+        layers,
+        Layer("", "evidence", evidence, Scale.of_evidence(evidence)),
+        fps=pictures.film_fps,
+        title=title,
+        subtitle=f"{network.variant}; maps: mean absolute value over channels; evidence: orange for "
+        f"{textwrap.shorten(shown, 32, placeholder=' ...')}",
+    )
+    return {"top5": top5, "class": shown, "picture": str(picture_path), "film": str(film_path)}
+
+
+def clip_rows(clip: np.ndarray, seen: maps.Seen, label: int, class_name: str) -> list[picture.Row]:
+    """The rows of a clip's figure: its frames, the maps of each block that exist, the evidence for a class."""
+    rows = [picture.Row("input frames", "one of each segment", clip)]
+    for block, kinds in seen.maps.items():
+        first = True
+        for kind in (kind for kind in SHOWN if kind in kinds):
+            values = kinds[kind][0]
+            name, note = NAMES[kind]
+            note = f"{note}\n{block}, {values.shape[1]}×{values.shape[2]} cells"
+            rows.append(picture.Row(name, note, values, Scale.of_magnitudes(values), first))
+            first = False
+    evidence = seen.evidence(label)[0]
+    scale = Scale.of_evidence(evidence)
+    name = "\n".join(textwrap.wrap(f"for {class_name}", 32, max_lines=2, placeholder=" ..."))
+    note = f"{name}\nlast block, {evidence.shape[1]}×{evidence.shape[2]} cells"
+    rows.append(
+        picture.Row("class evidence", note, scale.lay_over(clip, evidence), scale, after_gap=True)
+    )
+    return rows
+
+
+def _film_layers(
+    network: Network, pictures: frames.Pictures, blocks: list[str], label: int
+) -> tuple[list[Layer], np.ndarray]:
+    """The maps of every frame of the film, each frame seen in its own segment, and the evidence float [F, h, w]."""
+    num_segments = len(pictures.clip)
+    clips, clip_of, segment_of = frames.deal(
+        pictures.film_frames, pictures.num_frames, num_segments
+    )
+    at_once = max(1, _FRAMES_AT_ONCE // num_segments)
+    found: dict[tuple[str, str], list[np.ndarray]] = {}
+    for start in range(0, len(clips), at_once):
+        seen = network.look(pictures.film[clips[start : start + at_once]], blocks)
+        for block, kinds in seen.maps.items():
+            for kind in (kind for kind in SHOWN if kind in kinds):
+                found.setdefault((NAMES[kind][0], block), []).append(kinds[kind])
+        found.setdefault(("evidence", ""), []).append(seen.evidence(label))
+    by_frame = {key: np.concatenate(parts)[clip_of, segment_of] for key, parts in found.items()}
+    evidence = by_frame.pop(("evidence", ""))
+    layers = [
+        Layer(name, block, all_, Scale.of_magnitudes(all_))
+        for (name, block), all_ in by_frame.items()
+    ]
+    return layers, evidence
+
+
+def titles(networks: Sequence[Network]) -> list[str]:
+    """A name for each network: its variant, with a number where two are the same."""
+    variants = [network.variant for network in networks]
+    return [
+        name if variants.count(name) == 1 else f"{name} {variants[:i].count(name) + 1}"
+        for i, name in enumerate(variants)
+    ]
+
+
+def make_folder(output: str) -> Path:
+    """The folder, made where it is missing; ``UserError`` where it cannot be."""
+    folder = Path(output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {output}: {error.strerror}") from error
+    return folder
+
+
+def _stems(paths: list[str]) -> list[str]:
+    """A file name for each video, without its suffix; a second of the same name gets a number."""
+    taken: set[str] = set()
+    stems = []
+    for path in paths:
+        stem = base = Path(path.rstrip("/")).stem or "video"
+        number = 1
+        while stem in taken:
+            number += 1
+            stem = f"{base}-{number}"
+        taken.add(stem)
+        stems.append(stem)
+    return stems
