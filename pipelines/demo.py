@@ -16,6 +16,7 @@ from typing import Any
 from pipelines.console import Parser, add_common, run_verb, say
 from stm.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from stm.errors import UserError
+from stm.progress_view import progress_view
 
 VARIANTS = ("stm", "tsn")
 
@@ -111,12 +112,14 @@ def run(args: Any) -> dict[str, Any]:
             f"[3/4] training {variant}"
             + (", which sees the frames but not their order" if variant == "tsn" else "")
         )
-        trained = train(demo_config(variant, manifests, storage, args), say, args.address)
+        config = demo_config(variant, manifests, storage, args)
         folder = output / "figures" / variant
-        measured = evaluate(
-            trained["last_checkpoint"], manifests["val"], output=str(folder), num_workers=args.workers,
-            batch_size=16, say=say, address=args.address,
-        )  # fmt: skip
+        with progress_view(plain=args.json) as view:
+            trained = train(config, view.say, args.address, on_event=view.training(config))
+            measured = evaluate(
+                trained["last_checkpoint"], manifests["val"], output=str(folder), num_workers=args.workers,
+                batch_size=16, say=view.say, address=args.address, tick=view.counting("clips"),
+            )  # fmt: skip
         kept = ("top1", "top5", "num_videos", "unreadable", "checkpoint", "per_class", "files")
         result[variant] = {name: measured[name] for name in kept}
         result[variant]["run"] = trained["run"]
@@ -174,6 +177,8 @@ def show(result: dict[str, Any]) -> str:
         "  A network blind to time cannot tell a class from its reversal: 50 % at best. "
         f"N = {result['stm']['num_videos']} videos, {result['seconds']:.0f} s in all."
     )
+    reports = [result[variant]["files"].get("report") for variant in VARIANTS]
+    lines += ["", "reports, to open in a browser:", *(f"  {path}" for path in reports if path)]
     lines += ["", "pictures:", *(f"  {path}" for path in result["figures"]), "", "next:"]
     lines.append(
         f"  stm predict --checkpoint {result['stm']['checkpoint']} {result['sample_video']}"

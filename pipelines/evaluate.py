@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines.console import Parser, add_common, run_verb, say
+from pipelines.console import Parser, add_common, run_verb
 from stm.errors import UserError
+from stm.progress_view import progress_view
 
 
 def build_parser() -> Parser:
@@ -49,13 +50,25 @@ def build_parser() -> Parser:
         help="`efficient`: 1 clip, centre crop; `accurate`: 10 samplings x 3 crops, scores averaged",
     )
     parser.add_argument(
-        "--output", type=str | None, default=None, help="directory for scores.parquet and figures"
+        "--output",
+        type=str | None,
+        default=None,
+        help="directory for scores, figures and report.html; null is one beside the checkpoint",
+    )
+    parser.add_argument(
+        "--report", type=bool, default=True, help="write report.html, a page that shows the result"
     )
     parser.add_argument(
         "--num_segments",
         type=int | None,
         default=None,
         help="T of the test clip; null is the training's",
+    )
+    parser.add_argument(
+        "--root",
+        type=str | None,
+        default=None,
+        help="folder or URL that every video of the manifest must lie in; null allows any",
     )
     parser.add_argument("--workers", type=int, default=1, help="processes that run the network")
     parser.add_argument("--batch_size", type=int, default=8, help="clips a process takes at once")
@@ -80,17 +93,21 @@ def run(args: Any) -> dict[str, Any]:
         raise UserError(f"--manifest {args.manifest}: no such file; `stm index` writes one")
     from stm.evaluate.evaluate import evaluate
 
-    return evaluate(
-        args.checkpoint,
-        args.manifest,
-        protocol=args.protocol,
-        output=args.output,
-        num_segments=args.num_segments,
-        num_workers=args.workers,
-        batch_size=args.batch_size,
-        say=say,
-        address=args.address,
-    )
+    with progress_view(plain=args.json) as view:
+        return evaluate(
+            args.checkpoint,
+            args.manifest,
+            protocol=args.protocol,
+            output=args.output,
+            num_segments=args.num_segments,
+            num_workers=args.workers,
+            batch_size=args.batch_size,
+            say=view.say,
+            address=args.address,
+            root=args.root,
+            report=args.report,
+            tick=view.counting("clips"),
+        )
 
 
 def show(result: dict[str, Any]) -> str:

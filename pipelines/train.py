@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from pipelines.console import ConfigFile, Parser, add_common, run_verb, say
+from pipelines.console import ConfigFile, Parser, add_common, run_verb
 from stm import recipes
 from stm.config import Config
+from stm.progress_view import progress_view
 
 
 def build_parser() -> Parser:
@@ -53,7 +54,8 @@ def run(args: Any) -> dict[str, Any]:
     config = config_of(args, build_parser())
     from stm.train.trainer import train
 
-    return train(config, say, args.address)
+    with progress_view(plain=args.json) as view:
+        return train(config, view.say, args.address, on_event=view.training(config))
 
 
 def show(result: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Figures of a training run, of an evaluation and of a sweep, as PNG files."""
+"""Figures of training runs and of sweeps, as PNG files; those of an evaluation are in ``stm.report.pictures``."""
 
 from __future__ import annotations
 
@@ -10,73 +10,50 @@ from typing import Any
 
 import numpy as np
 
+INK, MUTED, RIGHT, WRONG = "#1b1f23", "#5b636b", "#868e96", "#b5481a"
+"""Colours of an evaluation's figures, as in the report's light page."""
 
-def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
+
+def new_figure(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Any, Any]:
+    """A figure of ``width`` x ``height`` inches that no screen is needed for, and its axes."""
+    import logging
+
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    return pyplot.subplots(1, columns, figsize=(width, height), layout="constrained")
+    # A class named in a script that the font lacks is drawn as boxes, and that is said once a letter.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+    figure, grid = pyplot.subplots(rows, columns, figsize=(width, height), layout="constrained")
+    for axes in np.atleast_1d(grid).ravel():
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, grid
 
 
-def _save(figure: Any, path: Path) -> Path:
+def save(figure: Any, path: Path) -> Path:
+    """Write a figure as PNG and forget it."""
+    import warnings
+
     from matplotlib import pyplot
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure.savefig(path, dpi=130)
     pyplot.close(figure)
     return path
 
 
-def plot_confusion(path: Path, confusion: np.ndarray, classes: list[str], title: str) -> Path:
-    """Confusion matrix, each row as shares of its class; counts are written in up to 30 classes."""
-    num_classes = len(classes)
-    side = min(14.0, 2.5 + 0.45 * num_classes)
-    figure, axes = _figure(side + 0.8, side)
-    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set(title=title, xlabel="answered", ylabel="true class")
-    if num_classes <= 60:
-        axes.set_xticks(
-            range(num_classes), classes, rotation=90 if num_classes > 10 else 45, ha="right"
-        )
-        axes.set_yticks(range(num_classes), classes)
-    if num_classes <= 30:
-        for (row, column), count in np.ndenumerate(confusion):
-            if count:
-                dark = shares[row, column] > 0.5
-                axes.text(
-                    column,
-                    row,
-                    int(count),
-                    ha="center",
-                    va="center",
-                    color="white" if dark else "black",
-                    fontsize=8,
-                )
-    figure.colorbar(image, ax=axes, label="share of the class", shrink=0.8)
-    return _save(figure, path)
-
-
-def plot_per_class(
-    path: Path, per_class: list[float | None], counts: list[int], classes: list[str], title: str
-) -> Path:
-    """Top-1 of every class, best first."""
-    order = sorted(
-        (i for i, a in enumerate(per_class) if a is not None), key=lambda i: -(per_class[i] or 0)
-    )
-    figure, axes = _figure(7, min(40.0, 1.5 + 0.25 * len(order)))
-    axes.barh(range(len(order)), [100 * (per_class[i] or 0) for i in order], color="tab:blue")
-    axes.set_yticks(range(len(order)), [f"{classes[i]} ({counts[i]})" for i in order], fontsize=8)
-    axes.invert_yaxis()
-    axes.set(title=title, xlabel="top-1, %", xlim=(0, 100))
-    return _save(figure, path)
+def plain(text: str, longest: int = 40) -> str:
+    """A name as matplotlib shows it letter by letter: two dollar signs would make it a formula."""
+    text = text if len(text) <= longest else text[: longest - 1] + "…"
+    return text.replace("$", r"\$")
 
 
 def plot_curves(path: Path, runs: dict[str, Path]) -> Path:
     """Training loss by step and validation top-1 by step of runs, read from their spools (``tracking.jsonl``)."""
-    figure, (loss_axes, top1_axes) = _figure(10, 4, columns=2)
+    figure, (loss_axes, top1_axes) = new_figure(10, 4, columns=2)
     for number, (name, spool) in enumerate(runs.items()):
         colour = f"C{number}"
         loss, top1 = series(spool, "train/loss"), series(spool, "val_top1")
@@ -92,7 +69,7 @@ def plot_curves(path: Path, runs: dict[str, Path]) -> Path:
         axes.grid(alpha=0.3)
         if axes.has_data():
             axes.legend()
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def series(spool: Path, name: str) -> dict[int, float]:
@@ -117,13 +94,13 @@ def _smooth(values: tuple[float, ...], window: int = 9) -> np.ndarray:
 
 def plot_bars(path: Path, values: dict[str, float], title: str, unit: str) -> Path:
     """Horizontal bars, in the order given, each with its value."""
-    figure, axes = _figure(7, 1.2 + 0.4 * len(values))
+    figure, axes = new_figure(7, 1.2 + 0.4 * len(values))
     bars = axes.barh(list(values), list(values.values()), color="tab:blue")
     axes.bar_label(bars, fmt="%.1f", padding=3)
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.set(title=title, xlabel=unit)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 @dataclass(frozen=True)
@@ -152,7 +129,7 @@ def plot_cost(path: Path, trials: list[TrialCurve], metric: str, unit: str) -> P
 def _plot_by(
     path: Path, trials: list[TrialCurve], metric: str, label: str, across: list[list[Any]]
 ) -> Path:
-    figure, axes = _figure(8, 5)
+    figure, axes = new_figure(8, 5)
     colours = _colours(trials)
     seen: set[str] = set()
     for trial, places in zip(trials, across, strict=True):
@@ -165,12 +142,12 @@ def _plot_by(
     axes.set(xlabel=label, ylabel=metric, title=f"{len(trials)} trials; a cross: ended early")
     axes.grid(alpha=0.3)
     axes.legend()
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_over_lr(path: Path, trials: list[TrialCurve], metric: str, mode: str) -> Path:
     """Best value of every trial over its learning rate; hollow where it was ended before its time."""
-    figure, axes = _figure(8, 5)
+    figure, axes = new_figure(8, 5)
     colours, best = _colours(trials), max if mode == "max" else min
     for group, colour in colours.items():
         points = sorted((t.lr, best(t.values), t.ended) for t in trials if t.group == group)
@@ -183,7 +160,7 @@ def plot_over_lr(path: Path, trials: list[TrialCurve], metric: str, mode: str) -
     axes.set_title("hollow: ended early")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _colours(trials: list[TrialCurve]) -> dict[str, str]:

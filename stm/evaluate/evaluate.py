@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from stm import cluster, figures, tracking
+from stm import cluster, tracking
 from stm.config import Config
 from stm.data.manifest import Manifest
 from stm.errors import UserError
@@ -16,6 +17,8 @@ from stm.evaluate.fusing import ScoreFile
 from stm.evaluate.inference import Scores, score_manifest
 from stm.evaluate.metrics import Metrics, measure
 from stm.evaluate.protocols import protocol as named_protocol
+from stm.evaluate.reporting import output_folder, run_folder, write_report
+from stm.report import pictures
 from stm.train import checkpoint as checkpoints
 
 
@@ -30,8 +33,17 @@ def evaluate(
     batch_size: int = 8,
     say: Callable[[str], None],
     address: str | None = None,
+    root: str | None = None,
+    report: bool = True,
+    tick: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Score every video of the manifest once and report; a directory gets scores and figures.
+    """Score every video of the manifest once and report: scores, figures and a page that shows them.
+
+    They go into ``output``, by default ``evaluate-PROTOCOL-MANIFEST`` beside the checkpoint. Without ``report`` only a
+    named ``output`` is written to, and gets no page. ``tick(done, total)`` counts clips; by default ``say`` tells each
+    tenth.
+
+    Every video must lie in the folder or URL ``root``, where one is given.
 
     Returns top1, top5, mean_class_accuracy, num_videos (the manifest's N), unreadable, per_class (by name), failures
     and the paths of what was written. Raises ``UserError`` for what the user can mend.
@@ -39,19 +51,21 @@ def evaluate(
     chosen = named_protocol(protocol)
     directory = checkpoints.resolve(checkpoint)
     meta = checkpoints.read_meta(directory)
-    manifest = Manifest.read(manifest_path)
+    manifest = Manifest.read(manifest_path, root)
     if list(manifest.classes) != meta.classes:
         raise UserError(
             f"--manifest {manifest_path} has {manifest.num_classes} classes, {list(manifest.classes)[:3]} ..., but the "
             f"checkpoint was trained on {len(meta.classes)}, {meta.classes[:3]} ...: index with the same classes"
         )
     config = checkpoints.config_of(meta)
+    folder = output_folder(output, directory, protocol, manifest_path, report, say)
     segments = num_segments or config.data.num_segments
     cluster.connect(address, num_cpus=num_workers + 1)
     say(
         f"{protocol}: {len(manifest)} videos x {chosen.num_views} views of {segments} x {config.data.size} px, "
         f"checkpoint {directory} (step {meta.step})"
     )
+    began = time.monotonic()
     scores = score_manifest(
         manifest,
         directory,
@@ -59,8 +73,9 @@ def evaluate(
         num_samplings=chosen.num_samplings,
         batch_size=batch_size,
         num_workers=num_workers,
-        tick=_ticker(say),
+        tick=tick or _ticker(say),
     )
+    seconds = time.monotonic() - began
     labels = manifest.table.column("label").to_numpy().astype(np.int64)
     metrics = measure(scores.scores_NK, labels, scores.readable_N)
     assert metrics.num_videos == len(manifest)
@@ -74,23 +89,36 @@ def evaluate(
         "failures": scores.failures,
         "files": {},
     }
-    if output:
-        result["files"] = write(
-            Path(output), manifest, scores, metrics, f"{protocol}, top-1 {metrics.top1:.1%}"
+    if folder is not None:
+        title = f"{protocol}, top-1 {metrics.top1:.1%}"
+        result["files"] = write(folder, manifest, scores, metrics, title)
+    if folder is not None and report:
+        result["files"] |= write_report(
+            folder,
+            say,
+            protocol=protocol,
+            num_segments=segments,
+            checkpoint=directory,
+            meta=meta,
+            manifest_path=manifest_path,
+            manifest=manifest,
+            scores=scores,
+            metrics=metrics,
+            seconds=seconds,
+            options={"workers": num_workers, "batch_size": batch_size, "output": output},
         )
-    _record(config, Path(directory), meta, protocol, result)
+    _record(config, run_folder(directory), meta, protocol, result)
     return result
 
 
 def _record(
     config: Config,
-    directory: Path,
+    run_directory: Path,
     meta: checkpoints.Meta,
     protocol: str,
     result: dict[str, Any],
 ) -> None:
     """Add the result to the MLflow run that trained the checkpoint, where its run directory is still there."""
-    run_directory = directory.parent
     if meta.mlflow_run_id is None or not (run_directory / "tracking.run_id").exists():
         return
     known = tracking.open_run(config, run_directory, run_directory.name)
@@ -122,10 +150,10 @@ def write(
     return {
         "scores": str(output / "scores.parquet"),
         "confusion": str(
-            figures.plot_confusion(output / "confusion.png", metrics.confusion, classes, title)
+            pictures.plot_confusion(output / "confusion.png", metrics.confusion, classes, title)
         ),
         "per_class": str(
-            figures.plot_per_class(output / "per_class.png", *per_class, classes, title)
+            pictures.plot_per_class(output / "per_class.png", *per_class, classes, title)
         ),
     }
 

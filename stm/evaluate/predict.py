@@ -14,6 +14,7 @@ from stm.data.decode import VideoError, probe
 from stm.errors import UserError
 from stm.evaluate.inference import Classifier, score_manifest
 from stm.evaluate.protocols import protocol as named_protocol
+from stm.package.registry import locate
 from stm.train import checkpoint as checkpoints
 
 IN_PROCESS = 16
@@ -52,15 +53,19 @@ def predict(
     num_workers: int = 1,
     say: Callable[[str], None],
     address: str | None = None,
+    tracking: str | None = None,
 ) -> dict[str, Any]:
     """Top-5 classes of every video.
+
+    ``checkpoint`` is a checkpoint, a run directory, or ``models:/NAME@champion`` in the registry ``tracking``.
 
     Returns ``{"videos": [{"path", "top5": [{"class", "score"}, ...]} or {"path", "error"}], "unreadable": n,
     "output": path or None}``; with ``output`` (Parquet: path, error, classes, scores, best first) the list of videos
     stays out. Raises ``UserError`` if no video at all can be read.
     """
     paths = find_videos(sources)
-    directory = checkpoints.resolve(checkpoint)
+    located = locate(checkpoint, tracking)
+    directory = located.directory
     meta = checkpoints.read_meta(directory)
     score = _score_here if output is None and len(paths) <= IN_PROCESS else _score_on_cluster
     scores, errors = score(paths, directory, meta, protocol, num_workers, say, address)
@@ -80,7 +85,7 @@ def predict(
         for i, path in enumerate(paths)
     ]
     return {
-        "checkpoint": directory,
+        "checkpoint": located.label,
         "num_videos": len(paths),
         "unreadable": len(errors),
         "videos": rows if output is None else [],

@@ -1,0 +1,121 @@
+"""From an evaluation to its report: where it goes, what it is told, and that it can cost no result."""
+
+from __future__ import annotations
+
+import shlex
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from stm.data.manifest import Manifest
+from stm.errors import UserError
+from stm.evaluate.inference import Scores, absolute
+from stm.evaluate.metrics import Metrics
+from stm.evaluate.protocols import protocol as named_protocol
+from stm.report import page
+from stm.report.facts import Facts, fingerprint_of
+from stm.report.record import read_record
+from stm.train import checkpoint as checkpoints
+from stm.train.trainer import versions, working_folder
+
+
+def run_folder(checkpoint: str) -> Path:
+    """Where the driver of the run that wrote ``checkpoint`` keeps its record."""
+    if "://" not in checkpoint:
+        return Path(checkpoint).resolve().parent
+    storage, _, name = checkpoint.rstrip("/").rpartition("/")[0].rpartition("/")
+    return working_folder(storage, name)
+
+
+def output_folder(
+    output: str | None,
+    checkpoint: str,
+    protocol: str,
+    manifest_path: str,
+    report: bool,
+    say: Callable[[str], None],
+) -> Path | None:
+    """The folder to write into, made before anything is measured; None where nothing is to be written.
+
+    Raises ``UserError`` where the folder that the user named cannot be written to. A run directory that cannot costs
+    the report, not the evaluation.
+    """
+    if output is None and not report:
+        return None
+    beside = run_folder(checkpoint) / f"evaluate-{protocol}-{Path(manifest_path).stem}"
+    folder = beside if output is None else Path(output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        trial = folder / ".writable"
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        if output is not None:
+            raise UserError(f"--output {output}: cannot be written to ({error.strerror})") from None
+        say(f"no report: {folder} cannot be written to ({error.strerror}); name an --output")
+        return None
+    return folder
+
+
+def write_report(
+    folder: Path,
+    say: Callable[[str], None],
+    *,
+    protocol: str,
+    num_segments: int,
+    checkpoint: str,
+    meta: checkpoints.Meta,
+    manifest_path: str,
+    manifest: Manifest,
+    scores: Scores,
+    metrics: Metrics,
+    seconds: float,
+    options: dict[str, Any],
+) -> dict[str, str]:
+    """Write the page and its figures; returns their paths. Whatever goes wrong here, what was measured is not lost."""
+    try:
+        facts = Facts(
+            protocol=protocol,
+            num_views=named_protocol(protocol).num_views,
+            num_segments=num_segments,
+            size=checkpoints.config_of(meta).data.size,
+            command=_command(checkpoint, manifest_path, protocol, num_segments, options),
+            seconds=seconds,
+            checkpoint=absolute(checkpoint),
+            meta=meta,
+            model_fingerprint=fingerprint_of(checkpoint),
+            manifest_path=absolute(manifest_path),
+            manifest=manifest,
+            scores=scores,
+            metrics=metrics,
+            record=read_record(run_folder(checkpoint), checkpoint),
+            versions=versions(),
+            when=time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
+        )
+        return page.write(facts, folder)
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        say(
+            f"the report could not be written ({type(error).__name__}: {error}; {where.name}, {where.filename} line "
+            f"{where.lineno}); the scores are in {folder}"
+        )
+        return {}
+
+
+def _command(
+    checkpoint: str, manifest_path: str, protocol: str, num_segments: int, options: dict[str, Any]
+) -> str:
+    """What measures the same again, from any directory."""
+    named = {
+        "checkpoint": absolute(checkpoint),
+        "manifest": absolute(manifest_path),
+        "protocol": protocol,
+        "num_segments": num_segments,
+        **options,
+    }
+    words = [
+        f"--{name} {shlex.quote(str(value))}" for name, value in named.items() if value is not None
+    ]
+    return " ".join(["stm evaluate", *words])

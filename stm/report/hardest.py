@@ -1,0 +1,114 @@
+"""The videos to look at first: wrong answers the network was surest of, then right ones it was least sure of.
+
+Frames are decoded in a process of their own, with a deadline: a file that hangs or kills a decoder costs the report
+its picture.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from stm.data.isolation import CallFailed, IsolatedProcess
+from stm.data.manifest import Manifest
+from stm.data.sampling import centre_indices
+
+NUM_VIDEOS = 12
+NUM_FRAMES = 5
+FRAME_HEIGHT = 144
+"""Pixels of a frame in the strip; 5 frames side by side are one JPEG of some 20 kB."""
+
+_DEADLINE_S = 20.0
+_TOTAL_S = 60.0
+
+
+@dataclass(frozen=True)
+class HardVideo:
+    """One video, what it is and what the network said."""
+
+    video_id: str
+    path: str
+    true: int
+    answers: list[tuple[int, float]]
+    """The three best classes with their scores, best first."""
+    true_score: float
+    strip: bytes | None
+    """JPEG of frames side by side, in order of time; None where they could not be read."""
+    problem: str
+    """Why there is no strip."""
+
+    @property
+    def is_wrong(self) -> bool:
+        return self.answers[0][0] != self.true
+
+
+def choose(
+    scores_NK: np.ndarray, labels_N: np.ndarray, readable_N: np.ndarray, limit: int = NUM_VIDEOS
+) -> list[int]:
+    """Rows of the manifest: wrong ones by falling score of the answer, then right ones by rising score."""
+    best_N = scores_NK.max(1)
+    wrong_N = scores_NK.argmax(1) != labels_N
+    rows = np.flatnonzero(readable_N)
+    order = sorted(rows, key=lambda i: (not wrong_N[i], -best_N[i] if wrong_N[i] else best_N[i], i))
+    return [int(row) for row in order[:limit]]
+
+
+def hardest(
+    manifest: Manifest, scores_NK: np.ndarray, readable_N: np.ndarray, limit: int = NUM_VIDEOS
+) -> list[HardVideo]:
+    """The ``limit`` hardest videos with their frames; takes a minute at most, whatever the files do."""
+    labels_N = manifest.table["label"].to_numpy()
+    videos = []
+    until = time.monotonic() + _TOTAL_S
+    with IsolatedProcess(preload=("stm.data.decode.reader", "PIL.Image")) as process:
+        for row in choose(scores_NK, labels_N, readable_N, limit):
+            path = manifest.table["path"][row].as_py()
+            num_frames = manifest.table["num_frames"][row].as_py()
+            strip, problem = None, ""
+            left_s = min(_DEADLINE_S, until - time.monotonic())
+            try:
+                if left_s <= 0:
+                    raise CallFailed("deadline", f"{_TOTAL_S:g} s for all pictures were over")
+                strip = process.call(read_strip, path, num_frames, deadline_s=left_s)
+            except Exception as error:  # a picture less, and never a report less
+                problem = str(error)[:300]
+            top = np.argsort(-scores_NK[row], kind="stable")[:3]
+            videos.append(
+                HardVideo(
+                    video_id=manifest.table["video_id"][row].as_py(),
+                    path=path,
+                    true=int(labels_N[row]),
+                    answers=[(int(k), float(scores_NK[row, k])) for k in top],
+                    true_score=float(scores_NK[row, labels_N[row]]),
+                    strip=strip,
+                    problem=problem,
+                )
+            )
+    return videos
+
+
+def read_strip(path: str, num_frames: int) -> bytes:
+    """JPEG of the middle frames of equal parts of a video, whole and side by side.
+
+    Raises ``decode.VideoError`` where a frame cannot be had.
+    """
+    from PIL import Image
+
+    from stm.data.decode import read_frames
+
+    frames = read_frames(path, centre_indices(num_frames, NUM_FRAMES).tolist())
+    height, width = frames.shape[1:3]
+    # Between 9:16 and 16:9 the picture is shown whole; what is longer would leave nothing of the others.
+    width_shown = max(1, min(round(width * FRAME_HEIGHT / height), 2 * FRAME_HEIGHT))
+    strip = Image.new("RGB", (NUM_FRAMES * width_shown, FRAME_HEIGHT))
+    for place, frame in enumerate(frames):
+        picture = Image.fromarray(frame).resize(
+            (width_shown, FRAME_HEIGHT), Image.Resampling.LANCZOS
+        )
+        strip.paste(picture, (place * width_shown, 0))
+    buffer = io.BytesIO()
+    strip.save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()

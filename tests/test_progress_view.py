@@ -1,0 +1,149 @@
+"""Progress: a live line in a terminal, the same plain lines as ever elsewhere."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+import types
+
+import pytest
+from rich.console import Console
+
+from stm.config import Config, OptimConfig
+from stm.progress_view import LiveView, PlainView, in_notebook, progress_view
+
+CONFIG = Config(optim=OptimConfig(epochs=3, milestones=[2]))
+
+
+def steps(step, **changes):
+    event = {
+        "kind": "steps", "epoch": (step - 1) // 20, "step": step, "steps_per_epoch": 20,
+        "mean_loss": 1.25, "clips_per_s": 43.7, "wait_share": 0.03,
+    }  # fmt: skip
+    return {**event, **changes}
+
+
+@pytest.fixture
+def live():
+    """A live view on a console that remembers; `text()` is what is on its foot now."""
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=True, width=110, color_system=None)
+    view = LiveView(console)
+    view.text = lambda: "".join(
+        segment.text for segment in console.render(view._progress.get_renderable())
+    )
+    view.printed = output.getvalue
+    with view:
+        yield view
+
+
+def test_the_line_tells_epoch_step_loss_speed_waiting_and_time_left(live):
+    hear = live.training(CONFIG)
+    hear({"kind": "start", "step": 0, "epoch": 0, "world_size": 1})
+    hear(steps(10))
+    hear(steps(30))
+    for told in ("epoch 2/3", "30/60", "loss 1.250", "43.7 clips/s", "wait 3%", "0:00:"):
+        assert told in live.text(), told
+    hear({"kind": "epoch", "epoch": 2, "val_top1": 0.5})
+    hear(steps(50))
+    assert "val 50.0%" in live.text()
+    assert "epoch 3/3" in live.text()
+
+
+def test_a_restart_goes_back_to_the_step_it_goes_on_from(live):
+    hear = live.training(CONFIG)
+    hear(steps(30))
+    hear({"kind": "failure", "message": "rank 0 failed"})
+    assert "restarting" in live.text()
+    hear({"kind": "start", "step": 20, "epoch": 1, "world_size": 1})
+    assert "epoch 2/3" in live.text()
+    assert "20/60" in live.text()
+
+
+def test_events_that_the_line_does_not_show_are_no_trouble(live):
+    hear = live.training(CONFIG)
+    for kind in ("controller", "committed", "said"):
+        hear({"kind": kind})
+    hear({"kind": "epoch", "epoch": 3})
+    assert "60/60" not in live.text()
+
+
+def test_a_count_is_shown_until_it_is_complete(live):
+    tick = live.counting("clips")
+    tick(32, 64)
+    assert "clips" in live.text()
+    assert "32/64" in live.text()
+    tick(64, 64)
+    assert "64/64" not in live.text()
+
+
+def test_a_line_that_is_said_comes_whole_unstyled_and_without_secrets(live):
+    path = "/data/" + "long/" * 40 + "[red]clip[/red].mp4"
+    live.say(f"{path} of s3://key:pa55@bucket")
+    assert f"{path} of s3://***@bucket" in live.printed()
+
+
+def test_without_a_terminal_lines_are_what_they_were(capsys):
+    with progress_view() as view:
+        assert view.training(CONFIG) is None
+        assert view.counting("clips") is None
+        view.say("epoch 1 step 10/20  loss 1.250")
+    assert capsys.readouterr().err == "epoch 1 step 10/20  loss 1.250\n"
+
+
+def test_a_notebook_has_plain_lines_under_its_cell(monkeypatch, capsys):
+    shell = types.SimpleNamespace(kernel=object())
+    module = types.SimpleNamespace(get_ipython=lambda: shell)
+    monkeypatch.setitem(sys.modules, "IPython", module)
+    assert in_notebook()
+    with progress_view() as view:
+        assert type(view) is PlainView
+        view.say("hello")
+    assert capsys.readouterr().out == "hello\n"
+
+
+def in_terminal(code, **environment):
+    """What a program wrote to a terminal of its own."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=theirs, stdout=theirs, stderr=theirs,
+        env={**os.environ, "TERM": "xterm", **environment},
+    )  # fmt: skip
+    os.close(theirs)
+    written = b""
+    while True:
+        try:
+            read = os.read(ours, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not read:
+            break
+        written += read
+    os.close(ours)
+    assert process.wait(30) == 0, written
+    return written.decode()
+
+
+COUNT = """
+from stm.progress_view import progress_view
+with progress_view(plain={plain}) as view:
+    tick = view.counting("clips") or (lambda done, total: None)
+    view.say("a line")
+    tick(3, 4)
+"""
+
+
+def test_a_terminal_has_the_live_line_and_its_cursor_back():
+    written = in_terminal(COUNT.format(plain=False))
+    assert "a line\r\n" in written
+    assert re.search(r"clips.*3/4", written)
+    assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l")
+
+
+def test_json_and_dumb_terminals_have_plain_lines_in_a_terminal_too():
+    assert in_terminal(COUNT.format(plain=True)) == "a line\r\n"
+    assert in_terminal(COUNT.format(plain=False), TERM="dumb") == "a line\r\n"
