@@ -15,7 +15,14 @@ VERBS = {
     "tune": "search learning rates, segment counts and any other setting, each trial a training run",
     "evaluate": "measure a checkpoint on a manifest, each video once",
     "predict": "name the action in videos",
+    "register": "make a trained network a model of MLflow's, loadable anywhere, champion by a rule",
+    "serve": "answer videos over HTTP",
+    "explain": "show what the network sees in videos, as pictures and films",
     "export": "write a trained network as ONNX, torch.export or safetensors, checked",
+    "submit": "run a verb on a cluster elsewhere, with the code of this folder",
+    "jobs": "list, follow or stop what was submitted",
+    "doctor": "check this machine or a cluster before a job is given to it",
+    "plan": "say how many nodes a training takes, how long and how dear, from measured rates",
     "bench": "measure decoding, the data stream and the network on this machine",
 }
 

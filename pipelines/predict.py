@@ -17,15 +17,23 @@ def build_parser() -> Parser:
         stm predict --checkpoint runs/first clip.mp4
         stm predict --checkpoint runs/first folder/ --protocol accurate
         stm predict --checkpoint runs/first folder/ --output predictions.parquet
+        stm predict --model models:/actions@champion clip.mp4
         """,
     )
     add_common(parser)
     parser.add_argument("videos", type=str, nargs="+", help="video files, or folders of them")
     parser.add_argument(
         "--checkpoint",
+        "--model",
         type=str,
         required=True,
-        help="checkpoint, or run directory for its best one",
+        help="checkpoint, run directory for its best one, or a registered model: models:/NAME@champion",
+    )
+    parser.add_argument(
+        "--tracking",
+        type=str | None,
+        default=None,
+        help="MLflow server or database of a registered model; null uses $MLFLOW_TRACKING_URI, else runs/mlflow.db",
     )
     parser.add_argument(
         "--protocol",
@@ -54,6 +62,7 @@ def run(args: Any) -> dict[str, Any]:
         num_workers=args.workers,
         say=say,
         address=args.address,
+        tracking=args.tracking,
     )
 
 

@@ -1,0 +1,120 @@
+"""The model card: what a version is, what it scored and on what, how it was trained, what it must not be used for."""
+
+from __future__ import annotations
+
+import json
+
+from stm import __version__
+from stm.package.rules import Measurement
+from stm.train import checkpoint as checkpoints
+
+_MOST_CLASSES = 50
+"""More are counted, and listed in ``meta.json``."""
+
+
+def model_card(
+    name: str,
+    meta: checkpoints.Meta,
+    num_parameters: int,
+    measured: Measurement | None,
+    per_class: dict[str, float | None],
+    command: str,
+    requirements: list[str],
+) -> str:
+    """Markdown. ``per_class`` is top-1 of each class where it was measured; ``command`` is what measured it."""
+    config = checkpoints.config_of(meta)
+    model, data, optim = config.model, config.data, config.optim
+    shape = f"{data.num_segments} frames of {data.size} x {data.size} px"
+    workers = "1 worker" if meta.world_size == 1 else f"{meta.world_size} workers"
+    parts = [
+        f"# {name}",
+        f"{model.variant.upper()}, ResNet depth {model.depth} (Jiang et al., ICCV 2019): names one of "
+        f"{len(meta.classes)} actions in a video, from {shape}. {num_parameters:,} parameters. "
+        f"Written by stm {__version__}.",
+        "## Numbers",
+        _numbers(meta, measured, per_class, command),
+        "## Use",
+        "```python\n"
+        "import mlflow\n"
+        f'model = mlflow.pyfunc.load_model("models:/{name}@champion")\n'
+        'model.predict(["clip.mp4"])                   # paths or URLs: classes, scores, error\n'
+        'model.predict({"clip": list(clips)})          # clips: uint8 [N, T, H, W, 3], RGB\n'
+        'model.predict(["clip.mp4"], params={"top_k": 1})\n'
+        "```\n"
+        f"A video is read as in training's test: the middle frame of each of {data.num_segments} equal segments, the "
+        f"centre square of 224/256 of the short side, resized to {data.size} px. Clips should be cut likewise.",
+        "Needs: " + ", ".join(f"`{line}`" for line in requirements) + ".",
+        "## Data",
+        f"- dataset: {meta.dataset or 'unnamed'}\n"
+        f"- training manifest: sha256 `{meta.fingerprint}` (ids, labels, lengths, usable rows, class names)\n"
+        f"- classes: {_classes(meta.classes)}",
+        "## Training",
+        f"Step {meta.step}, epoch {meta.position.epoch} of {optim.epochs}, on {workers}; with "
+        + ", ".join(f"{library} {version}" for library, version in meta.versions.items())
+        + (f"; MLflow run `{meta.mlflow_run_id}`" if meta.mlflow_run_id else "")
+        + ".",
+        "```json\n" + json.dumps(meta.config, indent=1) + "\n```",
+        "## Limits",
+        _limits(meta),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _numbers(
+    meta: checkpoints.Meta,
+    measured: Measurement | None,
+    per_class: dict[str, float | None],
+    command: str,
+) -> str:
+    lines = []
+    if measured is None:
+        lines.append("Not measured when it was registered (`stm register --manifest` does).")
+    else:
+        lines.append(
+            "| protocol | N | unreadable, counted as wrong | top-1 | top-5 | mean class accuracy |\n"
+            "|---|---|---|---|---|---|\n"
+            f"| {measured.protocol} | {measured.num_videos} | {measured.unreadable} | {measured.top1:.2%} "
+            f"| {measured.top5:.2%} | {measured.mean_class_accuracy:.2%} |\n\n"
+            f"Manifest `{measured.manifest_path}`, sha256 `{measured.manifest}`. Measured by\n\n"
+            f"    {command}"
+        )
+        known = {key: value for key, value in per_class.items() if value is not None}
+        if known and len(known) <= _MOST_CLASSES:
+            lines.append(
+                "| class | top-1 |\n|---|---|\n"
+                + "\n".join(f"| {_cell(key)} | {value:.1%} |" for key, value in known.items())
+            )
+        if measured.manifest == meta.fingerprint:
+            lines.append(
+                "**This is the manifest it was trained on: these numbers say nothing of new videos.**"
+            )
+    if "val_top1" in meta.metrics:
+        lines.append(
+            f"In training: top-1 {meta.metrics['val_top1']:.2%} on the validation manifest, "
+            f"N = {int(meta.metrics.get('val_num_videos', 0))}. The checkpoint may "
+            "have been chosen by it, which flatters."
+        )
+    return "\n\n".join(lines)
+
+
+def _limits(meta: checkpoints.Meta) -> str:
+    return "\n".join(
+        [
+            f"- It always names one of its {len(meta.classes)} classes, also for a video that shows none of them. "
+            "Scores are softmax values and not calibrated: 0.9 does not mean right nine times in ten.",
+            "- It sees a few frames spread over the whole video. What lasts a moment in a long video may lie between "
+            "them; cut long videos first.",
+            "- It knows the cameras, places and people of its training videos. Measure it on your own first.",
+            "- Nobody has examined it for bias, or for decisions about persons.",
+        ]
+    )
+
+
+def _classes(classes: list[str]) -> str:
+    if len(classes) > _MOST_CLASSES:
+        return f"{len(classes)}, in `data/checkpoint/meta.json`"
+    return ", ".join(classes)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")

@@ -1,0 +1,113 @@
+"""The folder that is a package: weights, source, requirements, signature, example, card.
+
+    MLmodel, requirements.txt, python_env.yaml, conda.yaml      MLflow's: how to load it, and with what
+    README.md                                                   the model card
+    data/checkpoint/                                            model.safetensors, meta.json: nothing pickled
+    code/stm/                                                   the source that reads them
+    input_example.json                                          a data URL of a short video
+
+The source travels with the weights, so that the environment that loads them needs no ``stm``, and none of another
+version is asked what these weights mean.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib.metadata
+import io
+import tempfile
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import stm
+from stm.package.registry import DATA
+from stm.train import checkpoint as checkpoints
+
+_NEEDED = ("av", "fsspec", "mlflow-skinny", "numpy", "pandas", "pyarrow", "safetensors", "torch")
+"""What ``stm.package.network`` and what it imports need. MLflow's skinny half loads models; Ray is not among them."""
+
+_EXAMPLE_FRAMES, _EXAMPLE_SIZE = 8, 64
+
+
+def save_package(
+    path: Path,
+    directory: str,
+    meta: checkpoints.Meta,
+    card: str,
+    requirements: list[str],
+    mlflow_model: Any = None,
+) -> None:
+    """Write the package (see this file's head) as the folder ``path``, which must not exist."""
+    import mlflow.pyfunc
+
+    with tempfile.TemporaryDirectory(prefix="stm-package-") as temporary:
+        data = Path(temporary) / Path(DATA).name
+        data.mkdir()
+        for file in (checkpoints.MODEL, checkpoints.META):
+            (data / file).write_bytes(checkpoints._read(directory, file))
+        # The validation that came after the checkpoint is part of it.
+        (data / checkpoints.META).write_text(meta.to_json())
+        mlflow.pyfunc.save_model(
+            str(path),
+            loader_module="stm.package.network",
+            data_path=str(data),
+            code_paths=[str(Path(stm.__file__).parent)],
+            signature=_signature(),
+            input_example=[example_url()],
+            pip_requirements=requirements,
+            mlflow_model=mlflow_model,
+        )
+    (path / "README.md").write_text(card)
+
+
+def pinned_requirements(meta: checkpoints.Meta) -> list[str]:
+    """``name==version`` of what inference needs, as installed here; without labels such as torch's ``+cpu``."""
+    needed = [
+        *_NEEDED,
+        *(["decord"] if checkpoints.config_of(meta).data.decoder == "decord" else []),
+    ]
+    return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in needed]
+
+
+def example_url() -> str:
+    """A data URL of a short video that is made here: what the package is shown to take."""
+    import av
+
+    y, x = np.mgrid[0:_EXAMPLE_SIZE, 0:_EXAMPLE_SIZE]
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as output:
+        stream = output.add_stream("mpeg4", rate=8)
+        stream.width = stream.height = _EXAMPLE_SIZE
+        stream.pix_fmt = "yuv420p"
+        for number in range(_EXAMPLE_FRAMES):  # a disc that moves to the right
+            disc = (x - 8 - 6 * number) ** 2 + (y - _EXAMPLE_SIZE // 2) ** 2 < 100
+            picture = np.repeat(np.where(disc, 220, 30).astype(np.uint8)[..., None], 3, axis=2)
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 8)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return "data:video/mp4;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _signature() -> Any:
+    """A row is a path, a URL or a clip, hence of any type; what comes out is as in ``stm.package.network``."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import AnyType, Array
+
+    from stm.package.network import TOP_K
+
+    return ModelSignature(
+        inputs=Schema([ColSpec(AnyType())]),
+        outputs=Schema(
+            [
+                ColSpec(Array(DataType.string), "classes"),
+                ColSpec(Array(DataType.double), "scores"),
+                ColSpec(DataType.string, "error"),
+            ]
+        ),
+        params=ParamSchema([ParamSpec("top_k", DataType.long, TOP_K)]),
+    )

@@ -1,0 +1,167 @@
+"""The model inside a package: ``mlflow.pyfunc.load_model("models:/NAME@champion").predict(["clip.mp4"])``.
+
+MLflow loads this module by its name (`_load_pyfunc`), from the copy of ``stm`` that travels in the package, so nothing
+is unpickled. It needs torch, PyAV, pyarrow, numpy and pandas: no Ray and no tracking server.
+
+    a row that goes in                                  one of
+    path or URL                                         str: a file, a frame folder, an fsspec URL
+    data URL                                            str: ``data:video/mp4;base64,...``
+    clip                                                uint8 [T, H, W, 3], RGB; or the same as nested lists
+
+    columns that come out
+    classes    list of str      best first; empty where the video cannot be read
+    scores     list of float    softmax of the network, in the same order
+    error      str              why the video cannot be read, else ""
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stm.data.decode import VideoError, probe
+from stm.evaluate.inference import Classifier
+from stm.evaluate.protocols import protocol
+from stm.train import checkpoint as checkpoints
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TOP_K = 5
+_BATCH = 8
+
+
+class PackagedNetwork:
+    """A checkpoint that answers as `stm predict` does (protocol `efficient`: one clip, centre crop)."""
+
+    def __init__(self, directory: str) -> None:
+        self.meta = checkpoints.read_meta(directory)
+        data = checkpoints.config_of(self.meta).data
+        self.clip = protocol("efficient").clip(data.num_segments, data.size, data.decoder)
+        self._classifier = Classifier(directory, os.cpu_count() or 1)
+
+    def scores(self, clips: np.ndarray) -> np.ndarray:
+        """uint8 [N, T, H, W, 3] -> float32 [N, K], softmax. The network was trained on `clip`'s T and size."""
+        return self._classifier.scores(clips[:, None])
+
+    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """One row out for each row in, in order (columns: see this file's head); ``params["top_k"]`` classes each.
+
+        Raises ``ValueError`` for a row that is neither a video's name nor a clip. A video that cannot be read is no
+        error: its row says why.
+        """
+        import pandas as pd
+
+        top_k = int((params or {}).get("top_k", TOP_K))
+        if top_k < 1:
+            raise ValueError(f"top_k {top_k}: must be at least 1")
+        rows = _rows(model_input)
+        errors = [""] * len(rows)
+        scores: list[np.ndarray | None] = [None] * len(rows)
+        waiting: list[tuple[int, np.ndarray]] = []
+        for number, row in enumerate(rows):
+            try:
+                clip = self._clip(number, row)
+            except VideoError as error:
+                errors[number] = f"{error.reason} {error.detail}".strip()
+                continue
+            if waiting and (len(waiting) == _BATCH or waiting[0][1].shape != clip.shape):
+                self._flush(waiting, scores)
+            waiting.append((number, clip))
+        self._flush(waiting, scores)
+        best = [
+            [] if found is None else np.argsort(-found, kind="stable")[:top_k].tolist()
+            for found in scores
+        ]
+        return pd.DataFrame(
+            {
+                "classes": [[self.meta.classes[k] for k in order] for order in best],
+                "scores": [
+                    [] if found is None else [float(found[k]) for k in order]
+                    for order, found in zip(best, scores, strict=True)
+                ],
+                "error": errors,
+            }
+        )
+
+    def _flush(
+        self, waiting: list[tuple[int, np.ndarray]], scores: list[np.ndarray | None]
+    ) -> None:
+        if waiting:
+            found = self.scores(np.stack([clip for _, clip in waiting]))
+            for (number, _), row in zip(waiting, found, strict=True):
+                scores[number] = row
+            waiting.clear()
+
+    def _clip(self, number: int, row: Any) -> np.ndarray:
+        """uint8 [T, H, W, 3] of one row."""
+        from stm.data.clips import load_views
+
+        if not isinstance(row, str | os.PathLike | bytes):
+            return _as_clip(number, row)
+        source: Any = row if isinstance(row, bytes) else os.fspath(row)
+        if isinstance(source, str) and source.startswith("data:"):
+            source = _from_data_url(number, source)
+        info = probe(source)
+        views, _ = load_views(source, info.num_frames, info.width, info.height, 0, 0, self.clip)
+        return views[0]
+
+
+def _rows(model_input: Any) -> list[Any]:
+    """The rows of a DataFrame, a Series, a dict or a list, or of one array of clips."""
+    import pandas as pd
+
+    if isinstance(model_input, str | os.PathLike | bytes):
+        return [model_input]
+    if isinstance(model_input, dict):
+        if len(model_input) != 1:
+            raise ValueError(f"one column of videos is wanted, not {sorted(model_input)}")
+        model_input = next(iter(model_input.values()))
+    if isinstance(model_input, pd.DataFrame):
+        if len(model_input.columns) != 1:
+            raise ValueError(f"one column of videos is wanted, not {list(model_input.columns)}")
+        model_input = model_input.iloc[:, 0]
+    rows: list[Any] = []
+    for cell in model_input:
+        # MLflow makes one row of {"video": ["a.mp4", "b.mp4"]}.
+        names = isinstance(cell, list | tuple) and all(isinstance(name, str) for name in cell)
+        rows += list(cell) if names else [cell]
+    return rows
+
+
+def _as_clip(number: int, row: Any) -> np.ndarray:
+    try:
+        clip = np.asarray(row)
+    except ValueError as error:  # ragged lists
+        raise ValueError(
+            f"row {number}: neither a video's path or URL nor a clip: {error}"
+        ) from None
+    if clip.dtype != np.uint8 and clip.dtype.kind in "iu" and clip.size:
+        if clip.min() < 0 or clip.max() > 255:
+            raise ValueError(f"row {number}: a clip's pixels are 0 to 255")
+        clip = clip.astype(np.uint8)
+    if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[3] != 3 or not clip.size:
+        raise ValueError(
+            f"row {number}: a clip is uint8 [T, H, W, 3] and a video a path or URL, "
+            f"not {type(row).__name__} {clip.dtype} {list(clip.shape)}"
+        )
+    return clip
+
+
+def _from_data_url(number: int, url: str) -> bytes:
+    head, comma, text = url.partition(",")
+    try:
+        if not comma or not head.endswith(";base64"):
+            raise ValueError("only data:...;base64,... is read")
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise VideoError(f"<row {number}>", "unsupported_url", str(error)) from None
+
+
+def _load_pyfunc(data_path: str) -> PackagedNetwork:
+    """What MLflow calls with the package's data: the checkpoint's folder."""
+    return PackagedNetwork(data_path)

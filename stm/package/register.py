@@ -1,0 +1,278 @@
+"""From a checkpoint to a version in MLflow's registry: measured, packed, described, and the champion moved by a rule.
+
+Try: ``stm register --checkpoint runs/first --name actions --manifest val.parquet --rule better:top1``
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import shlex
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import stm
+from stm.errors import UserError
+from stm.package import rules
+from stm.package.card import model_card
+from stm.package.contents import pinned_requirements, save_package
+from stm.package.registry import CHAMPION, MODEL_ID, PREFIX, open_client
+from stm.tracking import tracking_uri
+from stm.train import checkpoint as checkpoints
+
+_NAME = re.compile(r"[\w .-]+")
+_MOST_DESCRIPTION = 5000
+
+
+def register(
+    checkpoint: str,
+    name: str,
+    *,
+    rule: str = "never",
+    manifest: str | None = None,
+    protocol: str = "efficient",
+    tracking: str | None = None,
+    num_workers: int = 1,
+    say: Callable[[str], None] = lambda line: None,
+    address: str | None = None,
+) -> dict[str, Any]:
+    """Register a checkpoint (or a run directory's best) as a new version of ``name``.
+
+    With ``manifest`` it is measured first, under ``protocol``; its numbers go on the card and into the version's tags,
+    and are what the rule compares (`stm.package.rules`). Nothing is written where the rule cannot be applied.
+
+    Args:
+        tracking: server or database; None is the one that the run was recorded in.
+
+    Returns:
+        name, version, uri, champion (whether it became it), reason, previous (the champion before), measured, card,
+        tracking.
+
+    Raises:
+        UserError: no checkpoint, no registry, unlike measurements, an impossible name.
+    """
+    rules.check(rule)
+    if not _NAME.fullmatch(name):
+        raise UserError(f"--name {name!r}: use letters, digits, `_`, `-`, `.` and spaces")
+    if rule.startswith("better:") and manifest is None:
+        raise UserError(
+            f"--rule {rule} compares measurements: give --manifest, to measure this one on"
+        )
+    directory = checkpoints.resolve(checkpoint)
+    meta = checkpoints.read_meta(directory)
+    uri = tracking or _own_store(meta, directory)
+    client = open_client(uri)
+
+    measured, per_class = None, dict[str, float | None]()
+    if manifest is not None:
+        from stm.evaluate.evaluate import evaluate
+
+        result = evaluate(
+            directory,
+            manifest,
+            protocol=protocol,
+            num_workers=num_workers,
+            say=say,
+            address=address,
+        )
+        measured, per_class = _measurement(result, manifest, meta), result["per_class"]
+    previous = champion(client, name)
+    rules.decide(rule, measured, previous)  # refuses before anything is written
+
+    requirements = pinned_requirements(meta)
+    command = shlex.join(
+        [
+            "stm",
+            "evaluate",
+            "--checkpoint",
+            directory,
+            "--manifest",
+            str(manifest),
+            "--protocol",
+            protocol,
+        ]
+    )
+    card = model_card(
+        name, meta, _num_parameters(directory), measured, per_class, command, requirements
+    )
+    say(f"packing {directory}")
+    with _registry_errors(uri):
+        model_id = _log(client, uri, name, directory, meta, card, requirements)
+        with contextlib.suppress(Exception):  # it is there already; if not, the next call says so
+            client.create_registered_model(name)
+        tags = {
+            MODEL_ID: model_id,
+            "stm.version": stm.__version__,
+            "stm.step": str(meta.step),
+            "stm.dataset": meta.dataset,
+            "stm.training_manifest": meta.fingerprint,
+            **(measured.to_tags() if measured else {}),
+        }
+        logged = client.get_logged_model(model_id)
+        version = client.create_model_version(
+            name,
+            # A database would look the id up in whatever store is MLflow's global one.
+            f"{PREFIX}{model_id}" if uri.startswith("http") else logged.artifact_location,
+            run_id=logged.source_run_id,
+            tags=tags,
+            description=_description(card),
+            model_id=model_id,
+        ).version
+        # Once more: another registration may have moved the alias while this one was packing.
+        previous = champion(client, name)
+        moved, reason = rules.decide(rule, measured, previous)
+        if moved:
+            client.set_registered_model_alias(name, CHAMPION, version)
+    return {
+        "name": name,
+        "version": int(version),
+        "uri": f"{PREFIX}{name}/{version}",
+        "champion": moved,
+        "reason": reason,
+        "previous": int(previous.version) if previous else None,
+        "measured": None if measured is None else measured.__dict__,
+        "checkpoint": directory,
+        "tracking": uri,
+        "card": card,
+    }
+
+
+def champion(client: Any, name: str) -> rules.Champion | None:
+    """The version of ``name`` that holds the alias."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        version = client.get_model_version_by_alias(name, CHAMPION)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND"):
+            return None  # no such model, or no such alias
+        raise
+    return rules.Champion(str(version.version), rules.Measurement.from_tags(version.tags))
+
+
+def _log(
+    client: Any,
+    uri: str,
+    name: str,
+    directory: str,
+    meta: checkpoints.Meta,
+    card: str,
+    requirements: list[str],
+) -> str:
+    """Write the package into the store, as a model of the run that trained it where that is known; returns its id."""
+    from mlflow.models import Model
+
+    experiment, run_id = _home(client, uri, name, meta)
+    logged = client.create_logged_model(
+        experiment,
+        name=re.sub(r"[ .]", "-", name),
+        source_run_id=run_id,
+        model_type="video-classifier",
+    )
+    try:
+        with tempfile.TemporaryDirectory(prefix="stm-model-") as temporary:
+            path = Path(temporary) / "model"
+            model = Model(
+                artifact_path=logged.artifact_location,
+                run_id=run_id,
+                model_uuid=logged.model_id,
+                model_id=logged.model_id,
+            )
+            save_package(path, directory, meta, card, requirements, model)
+            for cache in path.rglob("__pycache__"):
+                for file in cache.iterdir():
+                    file.unlink()
+                cache.rmdir()
+            client.log_model_artifacts(logged.model_id, str(path))
+    except BaseException:
+        client.finalize_logged_model(logged.model_id, "FAILED")
+        raise
+    client.finalize_logged_model(logged.model_id, "READY")
+    return str(logged.model_id)
+
+
+def _home(client: Any, uri: str, name: str, meta: checkpoints.Meta) -> tuple[str, str]:
+    """The experiment to log into, and the run that trained the checkpoint; a new one where this store lacks it."""
+    from mlflow.exceptions import MlflowException
+
+    if meta.mlflow_run_id:
+        with contextlib.suppress(MlflowException):
+            run = client.get_run(meta.mlflow_run_id)
+            return run.info.experiment_id, run.info.run_id
+    experiment_name = checkpoints.config_of(meta).tracking.experiment
+    found = client.get_experiment_by_name(experiment_name)
+    if found:
+        experiment = found.experiment_id
+    else:
+        root = None
+        if uri.startswith("sqlite:///"):
+            folder = Path(uri.removeprefix("sqlite:///")).parent / "mlflow-artifacts"
+            root = folder.resolve().as_uri()
+        experiment = client.create_experiment(experiment_name, root)
+    # MLflow looks the run of a model up in its global store where a version names none.
+    run_id = client.create_run(experiment, run_name=f"register {name}").info.run_id
+    client.set_terminated(run_id, "FINISHED")
+    return experiment, run_id
+
+
+def _own_store(meta: checkpoints.Meta, directory: str) -> str:
+    """Where the run was recorded: its server, or the database beside it, wherever the run lies now."""
+    config = checkpoints.config_of(meta)
+    storage = config.train.storage
+    if "://" not in directory:
+        storage = str(Path(directory).resolve().parent.parent)
+    uri = tracking_uri(config.tracking, storage)
+    if uri is None:
+        raise UserError(
+            "this run was trained with tracking switched off: name a registry with --tracking"
+        )
+    return uri
+
+
+def _measurement(
+    result: dict[str, Any], manifest: str, meta: checkpoints.Meta
+) -> rules.Measurement:
+    from stm.data.manifest import Manifest
+
+    return rules.Measurement(
+        manifest=Manifest.read(manifest).fingerprint,
+        manifest_path=manifest,
+        protocol=result["protocol"],
+        classes=hashlib.sha256(json.dumps(meta.classes).encode()).hexdigest(),
+        **{
+            key: result[key]
+            for key in ("num_videos", "unreadable", "top1", "top5", "mean_class_accuracy")
+        },
+    )
+
+
+def _description(card: str) -> str:
+    """The card as far as a version's description may be long in every database."""
+    head = card.partition("## Training")[0]
+    ending = "\n\nThe whole card is README.md among the artifacts.\n"
+    return head[: _MOST_DESCRIPTION - len(ending)] + ending
+
+
+def _num_parameters(directory: str) -> int:
+    """Trained numbers; running statistics of batch normalisation are none."""
+    weights = checkpoints.read_weights(directory)
+    return sum(
+        value.numel()
+        for key, value in weights.items()
+        if not key.endswith(("running_mean", "running_var", "num_batches_tracked"))
+    )
+
+
+@contextlib.contextmanager
+def _registry_errors(uri: str) -> Any:
+    """What the store refuses is told as one message."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        raise UserError(f"{uri} refuses: {error.message.strip()}") from error

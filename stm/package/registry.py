@@ -1,0 +1,148 @@
+"""From ``models:/NAME@champion`` or ``models:/NAME/3`` to a checkpoint's folder on this machine.
+
+A version is fetched once and kept under the id of its model, which never means another one:
+``~/.cache/stm/models/<model id>`` ($XDG_CACHE_HOME).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stm.errors import UserError
+from stm.train import checkpoint as checkpoints
+
+CHAMPION = "champion"
+DATA = "data/checkpoint"
+"""Where a package keeps its checkpoint."""
+PREFIX = "models:/"
+MODEL_ID = "stm.model_id"
+"""Tag of a version: the id of its model. MLflow's databases do not keep it."""
+
+_MLFLOW_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+}
+
+_URI = re.compile(r"models:/(?P<name>[^/:@]+)(?:@(?P<alias>[^/:@]+)|/(?P<version>\d+))")
+
+
+@dataclass(frozen=True)
+class Located:
+    """A checkpoint, wherever it was named."""
+
+    directory: str
+    """Folder or URL that ``stm.train.checkpoint`` reads."""
+    label: str
+    """What to call it in an answer: the folder, or ``models:/NAME/VERSION``."""
+
+
+def locate(checkpoint: str, tracking: str | None = None) -> Located:
+    """The checkpoint that a path, a run directory or ``models:/...`` means; a registered one is fetched.
+
+    ``tracking`` is the server or database of a registered one, see `store_of`. Raises ``UserError`` where there is
+    none.
+    """
+    if not checkpoint.startswith(PREFIX):
+        directory = checkpoints.resolve(checkpoint)
+        return Located(directory, directory)
+    found = _URI.fullmatch(checkpoint)
+    if found is None:
+        raise UserError(
+            f"--checkpoint {checkpoint}: a registered model is models:/NAME@{CHAMPION}, or models:/NAME/VERSION"
+        )
+    from mlflow.exceptions import MlflowException
+
+    uri = store_of(tracking)
+    name = found["name"]
+    try:
+        client = open_client(uri)
+        version = (
+            client.get_model_version_by_alias(name, found["alias"])
+            if found["alias"]
+            else client.get_model_version(name, found["version"])
+        )
+        label = f"{PREFIX}{name}/{version.version}"
+        model_id = version.tags.get(MODEL_ID, "")
+        if not re.fullmatch(r"[\w-]+", model_id):
+            raise UserError(
+                f"{checkpoint} in {uri} was not registered by stm: it has no tag {MODEL_ID}"
+            )
+        location = client.get_model_version_download_uri(name, version.version)
+        return Located(_fetched(uri, location, label, model_id), label)
+    except MlflowException as error:
+        raise UserError(
+            f"--checkpoint {checkpoint}: not in {uri}: {error.message.strip()}. `stm register` adds a model; "
+            "--tracking names another server or database"
+        ) from error
+
+
+def store_of(tracking: str | None) -> str:
+    """The registry to use: the one given, else $MLFLOW_TRACKING_URI, else the database of ``runs`` in this folder."""
+    given = tracking or os.environ.get("MLFLOW_TRACKING_URI")
+    if given:
+        return given
+    beside = Path("runs").resolve() / "mlflow.db"
+    if not beside.exists():
+        raise UserError(
+            "which registry? Give --tracking (such as sqlite:////path/runs/mlflow.db, or a server's URL), set "
+            f"$MLFLOW_TRACKING_URI, or work where there is a {beside.parent.name}/{beside.name}"
+        )
+    return f"sqlite:///{beside}"
+
+
+def open_client(uri: str) -> Any:
+    """An ``MlflowClient`` of a server or database that is there; ``UserError`` where it is not.
+
+    No global of MLflow's is set: the caller's own tracking stays as it is.
+    """
+    for key, value in _MLFLOW_ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    from mlflow import MlflowClient
+
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).parent.is_dir():
+        raise UserError(f"--tracking {uri}: no such folder")
+    try:
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.search_experiments(max_results=1)
+    except Exception as error:  # every store fails in its own way
+        raise UserError(f"--tracking {uri} does not answer: {error}") from error
+    return client
+
+
+def _fetched(uri: str, location: str, label: str, model_id: str) -> str:
+    """The package's checkpoint in the cache; there whole or not at all."""
+    import mlflow.artifacts
+
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stm" / "models"
+    target = cache / model_id
+    if not (target / checkpoints.META).exists():
+        partial = cache / f".partial-{model_id}-{uuid.uuid4().hex[:8]}"
+        try:
+            partial.mkdir(parents=True)
+            folder = mlflow.artifacts.download_artifacts(
+                artifact_uri=f"{location}/{DATA}",
+                dst_path=str(partial),
+                tracking_uri=uri,
+                registry_uri=uri,
+            )
+            checkpoints.read_meta(folder)  # UserError where it is no package of ours
+            try:
+                os.replace(folder, target)
+            except OSError:
+                if not (target / checkpoints.META).exists():  # another process was quicker, or not
+                    raise
+        except OSError as error:
+            raise UserError(f"{label} cannot be kept in {cache}: {error}") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return str(target)

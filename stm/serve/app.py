@@ -1,0 +1,229 @@
+"""Start the server on a Ray cluster, watch it, stop it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from stm import cluster
+from stm.data.clips import ClipSpec
+from stm.errors import UserError
+from stm.package.registry import PREFIX, Located, locate
+from stm.train import checkpoint as checkpoints
+
+APPLICATION = "stm"
+_WATCH_S = 5.0
+
+
+@contextlib.contextmanager
+def running(
+    checkpoint: str,
+    limits: Any,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    num_replicas: int = 1,
+    num_decoders: int | None = None,
+    tracking: str | None = None,
+    address: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Iterator[str]:
+    """Serve a checkpoint while the block runs; yields the server's URL. Requests in work are finished at the end.
+
+    Args:
+        checkpoint: checkpoint, run directory, or ``models:/NAME@champion``; every node must reach it.
+        limits: a ``stm.serve.front.Limits``.
+        num_replicas: processes with the network.
+        num_decoders: processes that decode; None is one a core, up to four.
+
+    Raises:
+        UserError: no such checkpoint, the port is taken, the cluster is too small, Ray Serve is not installed.
+    """
+    require_serve()
+    located = locate(checkpoint, tracking)
+    if not located.label.startswith(PREFIX):  # strangers need not know this machine's folders
+        located = replace(located, label="/".join(located.directory.rstrip("/").split("/")[-2:]))
+    meta = checkpoints.read_meta(located.directory)
+    decoders = num_decoders or min(4, os.cpu_count() or 1)
+    _require_free(host, port)
+    cluster.connect(address, num_cpus=num_replicas + decoders)
+    joined = (address or os.environ.get("RAY_ADDRESS")) not in (None, "local")
+
+    from ray import serve
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    gpus = _require_room(num_replicas, decoders)
+    try:
+        say(f"starting {num_replicas} x network, {decoders} x decoder for {located.label}")
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": host, "port": port},
+            logging_config={"log_level": "WARNING", "enable_access_log": False},
+        )
+        serve.run(
+            _application(located, meta, limits, num_replicas, decoders, gpus),
+            name=APPLICATION,
+            route_prefix="/",
+        )
+        url = f"http://{host}:{port}"
+        if not _answers(url, located.label):
+            say(
+                f"nothing answers at {url} from this machine: on a cluster elsewhere its head node listens there, "
+                "and where Ray Serve ran before, it listens where it did"
+            )
+        yield url
+    finally:
+        _stop(joined)
+
+
+def watch(stopped: threading.Event) -> None:
+    """Return when ``stopped`` is set; ``UserError`` when the cluster is gone or has given the application up."""
+    from ray import serve
+
+    while not stopped.wait(_WATCH_S):
+        try:
+            application = serve.status().applications.get(APPLICATION)
+        except Exception as error:  # Ray says this in many ways
+            raise UserError(f"the Ray cluster is gone: {type(error).__name__}: {error}") from error
+        if application is None or application.status in ("DEPLOY_FAILED", "DELETING"):
+            found = (
+                "deleted" if application is None else f"{application.status}: {application.message}"
+            )
+            raise UserError(f"the application was ended from outside: {found}")
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set; a second signal acts as always."""
+    stopped = threading.Event()
+    before: dict[int, Any] = {}
+
+    def stop(number: int, frame: Any) -> None:
+        stopped.set()
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, stop)
+    try:
+        yield stopped
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def require_serve() -> None:
+    """``UserError`` where Ray Serve's own packages are missing."""
+    missing = [
+        name
+        for name in ("fastapi", "uvicorn", "watchfiles", "grpc_reflection")
+        if importlib.util.find_spec(name) is None
+    ]
+    if missing:
+        raise UserError(
+            f"Ray Serve needs {', '.join(missing)}, which is not installed: pip install 'stm[serve]'"
+        )
+
+
+def _application(
+    located: Located,
+    meta: checkpoints.Meta,
+    limits: Any,
+    num_replicas: int,
+    decoders: int,
+    gpus: int,
+) -> Any:
+    """Front, decoders and networks, bound together."""
+    from ray.serve import deployment as untyped
+
+    from stm.serve.decoder import Decoder
+    from stm.serve.front import Front
+    from stm.serve.network import Network
+
+    deployment: Any = untyped  # Ray's own type for it lacks `bind`
+    front: Any = Front
+    data = checkpoints.config_of(meta).data
+    cores = os.cpu_count() or 1
+    shared = {
+        # All that is in flight may wait in one replica: there it can be called off, and is never polled for.
+        "max_ongoing_requests": limits.max_in_flight + 8,
+        "graceful_shutdown_timeout_s": limits.answer_s,
+        "graceful_shutdown_wait_loop_s": 0.5,
+        "health_check_period_s": 2.0,
+        "health_check_timeout_s": 20.0,
+    }
+    decoder = deployment(
+        Decoder, name="decoder", num_replicas=decoders, ray_actor_options={"num_cpus": 1}, **shared
+    ).bind(ClipSpec.one_clip(data), limits.decode_s, limits.decode_memory_bytes)
+    network = deployment(
+        Network,
+        name="network",
+        num_replicas=num_replicas,
+        ray_actor_options={"num_cpus": 1, "num_gpus": gpus},
+        **shared,
+    ).bind(
+        os.path.abspath(located.directory) if "://" not in located.directory else located.directory,
+        max(1, cores // num_replicas) if not gpus else 1,
+        data.num_segments,
+        data.size,
+    )
+    return front.bind(decoder, network, limits, meta.classes, located.label)
+
+
+def _require_free(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(
+                f"--host {host} --port {port} cannot be listened on: {error.strerror}"
+            ) from error
+
+
+def _require_room(num_replicas: int, decoders: int) -> int:
+    """GPUs for each network (0 or 1); ``UserError`` where the cluster is too small: Ray would wait in silence."""
+    import ray
+
+    has = ray.cluster_resources()
+    needed = num_replicas + decoders
+    if has.get("CPU", 0) < needed:
+        raise UserError(
+            f"{num_replicas} networks and {decoders} decoders need {needed} CPU, but the cluster has "
+            f"{has.get('CPU', 0):g}: lower --replicas or --decoders, or add nodes"
+        )
+    return int(has.get("GPU", 0) >= num_replicas)
+
+
+def _answers(url: str, label: str) -> bool:
+    """Whether this model is what answers at the URL."""
+    for _ in range(20):
+        with (
+            contextlib.suppress(OSError, ValueError),
+            urllib.request.urlopen(f"{url}/health", timeout=5) as reply,
+        ):
+            return bool(json.load(reply).get("model") == label)
+        time.sleep(0.25)
+    return False
+
+
+def _stop(joined: bool) -> None:
+    """Finish what is in work and take the application away; on a cluster of others Serve too, unless they use it."""
+    from ray import serve
+
+    with contextlib.suppress(Exception):  # a cluster that is gone has stopped
+        serve.delete(APPLICATION)
+        if joined and not serve.status().applications:
+            serve.shutdown()

@@ -1,0 +1,241 @@
+"""HTTP: what is taken in, how much of it at once and for how long, and what each failure is called.
+
+POST /predict    a video, as the body or as a file of a form    200 the answer below
+GET  /           the page to drop a video on
+GET  /health     200 where the network answers, else 503
+GET  /metrics    counts and times, for Prometheus
+
+{"model", "top5": [{"class", "score"}, ...],
+ "video": {"num_frames", "fps", "duration_s", "width", "height", "codec"},
+ "ms": {"receive", "decode", "network", "total"}}              decode and network include waiting for their turn
+
+{"error": {"reason", "detail"}} with status
+400 empty          nothing was sent, or a form without a file
+408 receive_time   the upload took too long to arrive
+413 too_large      it has more bytes than the limit
+422 ...            it cannot be decoded: `reason` and `detail` say why, as everywhere in stm
+503 busy           as many uploads as the limit are in work: come back after `Retry-After` seconds
+503 unavailable    a process behind was lost; Ray is starting it anew
+504 decode_time    this video takes too long to decode
+504 time           it was not done in time, with all that was before it
+"""
+
+# Annotations are not postponed here: FastAPI reads them, in another process than this module's.
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import RayServeException
+from starlette.requests import ClientDisconnect
+
+from stm.serve.form import first_file
+from stm.serve.meters import Meters
+from stm.serve.page import CONTENT_SECURITY_POLICY, page
+from stm.serve.uploads import Refused
+
+TOP_K = 5
+RETRY_AFTER_S = 1
+_ATTEMPTS = 3
+_FORM_BYTES = 16 * 2**10
+"""What a form may add to its file."""
+_PING_S = 5.0
+
+# The pages that describe an API load scripts from elsewhere: switched off.
+app = FastAPI(title="stm", docs_url=None, redoc_url=None, openapi_url=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one server takes."""
+
+    max_bytes: int
+    """Of one video."""
+    receive_s: float
+    """For an upload to arrive."""
+    answer_s: float
+    """From then to the answer, waiting included."""
+    decode_s: float
+    """Of decoding alone."""
+    decode_memory_bytes: int
+    max_in_flight: int
+    """Uploads that are received, decoded or scored at once; further ones are sent away."""
+
+
+class RefusedError(Exception):
+    """Carries a `Refused` to where it is answered."""
+
+    def __init__(self, refused: Refused) -> None:
+        super().__init__(refused)
+        self.refused = refused
+
+
+# Above the class: Serve pickles it with what its module holds when it is decorated.
+def _refused(status: int, reason: str, detail: str) -> RefusedError:
+    return RefusedError(Refused(status, reason, detail))
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 1)
+
+
+@serve.deployment(name="front", ray_actor_options={"num_cpus": 0}, max_ongoing_requests=10_000)
+@serve.ingress(app)
+class Front:
+    """One process: it only passes bytes on, and it alone counts what is in flight."""
+
+    def __init__(
+        self, decoder: Any, network: Any, limits: Limits, classes: list[str], label: str
+    ) -> None:
+        self._decoder, self._network = decoder, network
+        self._limits, self._classes, self._label = limits, classes, label
+        self._in_flight = 0
+        self._meters = Meters(lambda: self._in_flight)
+
+    @app.get("/")
+    async def look(self) -> Response:
+        html = page(self._label, len(self._classes), self._limits.max_bytes)
+        return HTMLResponse(html, headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY})
+
+    @app.get("/health")
+    async def health(self) -> Response:
+        try:
+            async with asyncio.timeout(_PING_S):
+                await self._call(self._network.ping)
+        except (RefusedError, TimeoutError):
+            return JSONResponse({"status": "the network does not answer"}, 503)
+        return JSONResponse({"status": "ok", "model": self._label, "in_flight": self._in_flight})
+
+    @app.get("/metrics")
+    async def metrics(self) -> Response:
+        return PlainTextResponse(self._meters.text(), media_type=self._meters.media_type)
+
+    @app.post("/predict")
+    async def predict(self, request: Request) -> Response:
+        started = time.perf_counter()
+        headers, reason = {"Cache-Control": "no-store"}, ""
+        try:
+            status, answer = 200, await self._answer(request, started)
+        except RefusedError as error:
+            refused = error.refused
+            status, reason = refused.status, refused.reason
+            answer = {"error": {"reason": reason, "detail": refused.detail}}
+            if status == 503:
+                headers["Retry-After"] = str(RETRY_AFTER_S)
+        except ClientDisconnect:
+            status, reason, answer = 499, "gone", {}
+        except Exception:
+            logging.getLogger("ray.serve").exception("an upload met a defect")
+            status, reason = 500, "defect"
+            answer = {"error": {"reason": reason, "detail": "a defect of the server, in its log"}}
+        self._meters.count(status, reason, time.perf_counter() - started)
+        return JSONResponse(answer, status, headers)
+
+    async def _answer(self, request: Request, started: float) -> dict[str, Any]:
+        if self._in_flight >= self._limits.max_in_flight:
+            detail = f"{self._in_flight} uploads are in work: come back in {RETRY_AFTER_S} s"
+            await self._discard(request, self._limits.max_bytes)
+            raise _refused(503, "busy", detail)
+        self._in_flight += 1
+        try:
+            video = await self._receive(request)
+            received = time.perf_counter()
+            try:
+                async with asyncio.timeout(self._limits.answer_s):
+                    decoded = await self._call(self._decoder.decode, video)
+                    del video
+                    if isinstance(decoded, Refused):
+                        raise RefusedError(decoded)
+                    decoded_at = time.perf_counter()
+                    scores = await self._call(self._network.scores, decoded.clip)
+            except TimeoutError:
+                detail = f"no answer within {self._limits.answer_s:g} s, waiting included"
+                raise _refused(504, "time", detail) from None
+        finally:
+            self._in_flight -= 1
+        done = time.perf_counter()
+        info = decoded.info
+        best = np.argsort(-scores, kind="stable")[:TOP_K]
+        return {
+            "model": self._label,
+            "top5": [{"class": self._classes[k], "score": float(scores[k])} for k in best],
+            "video": {
+                "num_frames": info.num_frames,
+                "fps": info.fps or None,
+                "duration_s": info.num_frames / info.fps if info.fps else None,
+                "width": info.width,
+                "height": info.height,
+                "codec": info.codec,
+            },
+            "ms": {
+                "receive": _ms(received - started),
+                "decode": _ms(decoded_at - received),
+                "network": _ms(done - decoded_at),
+                "total": _ms(done - started),
+            },
+        }
+
+    async def _receive(self, request: Request) -> bytes:
+        """The video of a request; never more than its limit in memory."""
+        kind = request.headers.get("content-type", "")
+        is_form = kind.lower().startswith("multipart/form-data")
+        most = self._limits.max_bytes + (_FORM_BYTES if is_form else 0)
+        length = request.headers.get("content-length", "")
+        announced = int(length) if length.isdecimal() else 0
+        too_large = _refused(413, "too_large", f"a video may have {self._limits.max_bytes} bytes")
+        if announced > most:
+            # A client that is still sending when the connection closes may never see the answer.
+            if announced <= 4 * most:
+                await self._discard(request, announced)
+            raise too_large
+        chunks, received = [], 0
+        try:
+            async with asyncio.timeout(self._limits.receive_s):
+                async for chunk in request.stream():
+                    received += len(chunk)
+                    if received > most:
+                        raise too_large
+                    chunks.append(chunk)
+        except TimeoutError:
+            detail = f"{received} bytes arrived within {self._limits.receive_s:g} s"
+            raise _refused(408, "receive_time", detail) from None
+        body = b"".join(chunks)
+        video = first_file(body, kind) if is_form else body
+        if video is None:
+            raise _refused(400, "empty", "the form holds no file: curl -F video=@clip.mp4 URL")
+        if not video:
+            raise _refused(400, "empty", "no bytes: send a video as the body, or as a form's file")
+        if len(video) > self._limits.max_bytes:
+            raise too_large
+        return video
+
+    async def _discard(self, request: Request, most: int) -> None:
+        """Let up to so many bytes of an unwanted upload arrive, keeping none."""
+        try:
+            async with asyncio.timeout(self._limits.receive_s):
+                async for chunk in request.stream():
+                    most -= len(chunk)
+                    if most < 0:
+                        return
+        except TimeoutError:
+            return
+
+    async def _call(self, method: Any, *arguments: Any) -> Any:
+        """Call a deployment; once more where its process is lost, for nothing here has an effect that could double."""
+        for attempt in range(_ATTEMPTS):
+            response = method.remote(*arguments)
+            try:
+                return await response
+            except asyncio.CancelledError:  # out of time, or the client has left
+                response.cancel()
+                raise
+            except (RayActorError, RayServeException):
+                if attempt < _ATTEMPTS - 1:
+                    await asyncio.sleep(0.2 * 4**attempt)
+        raise _refused(503, "unavailable", "a process was lost, and is being started anew")

@@ -1,0 +1,145 @@
+"""A registered network answers as its checkpoint does, by name, from paths, URLs and clips."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipelines import cli
+from stm.errors import UserError
+from stm.package.network import PackagedNetwork
+from stm.package.registry import locate
+from tests.package.untrained import CLASSES, SIZE, T, write_checkpoint
+from tests.videos import write_video
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two checkpoints, three videos (one of them broken) and a registry, in one folder."""
+    root = tmp_path_factory.mktemp("package")
+    write_checkpoint(root / "runs" / "first" / "checkpoint-00000007", seed=0)
+    write_checkpoint(root / "runs" / "second" / "checkpoint-00000007", seed=1)
+    for name, seed in (("a", 0), ("b", 5)):
+        write_video(root / f"{name}.mp4", num_frames=12, seed=seed)
+    (root / "broken.mp4").write_bytes((root / "a.mp4").read_bytes()[:700])
+    return root
+
+
+@pytest.fixture
+def registry(folder, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return f"sqlite:///{folder / 'runs' / 'mlflow.db'}"
+
+
+def stm(capfd, *arguments: str) -> dict:
+    assert cli.main([*arguments, "--json"]) == 0
+    return json.loads(capfd.readouterr().out)
+
+
+def test_a_registered_network_answers_as_its_checkpoint_does(folder, registry, capfd, monkeypatch):
+    import mlflow.pyfunc
+
+    videos = [str(folder / "a.mp4"), str(folder / "b.mp4")]
+    first, second = (str(folder / "runs" / name) for name in ("first", "second"))
+    registered = stm(
+        capfd, "register", "--checkpoint", first, "--name", "actions", "--rule", "always"
+    )
+    assert (registered["version"], registered["champion"]) == (1, True)
+    assert registered["tracking"] == registry  # the one beside the run
+    kept = stm(capfd, "register", "--checkpoint", second, "--name", "actions")
+    assert (kept["version"], kept["champion"], kept["previous"]) == (2, False, 1)
+
+    # By name: through `stm predict`, in a folder with runs/, and elsewhere with --tracking.
+    expected = stm(capfd, "predict", "--checkpoint", first, *videos)["videos"]
+    monkeypatch.chdir(folder)
+    named = stm(capfd, "predict", "--model", "models:/actions@champion", *videos)
+    assert named["checkpoint"] == "models:/actions/1"
+    assert named["videos"] == expected
+    monkeypatch.chdir(folder.parent)
+    other = stm(
+        capfd, "predict", "--checkpoint", "models:/actions/2", "--tracking", registry, videos[0]
+    )
+    assert other["videos"][0]["top5"] != expected[0]["top5"]
+
+    # Fetched once, whole, and kept.
+    location = locate("models:/actions@champion", registry)
+    fetched = Path(location.directory)
+    assert location.label == "models:/actions/1"
+    assert {path.name for path in fetched.iterdir()} == {"model.safetensors", "meta.json"}
+    assert len(list(fetched.parent.iterdir())) == 2  # both versions, and nothing half
+    with pytest.raises(UserError, match="models:/actions@nobody: not in sqlite"):
+        locate("models:/actions@nobody", registry)
+
+    # Through MLflow.
+    package = next(
+        path.parent
+        for path in (folder / "runs" / "mlflow-artifacts").rglob("MLmodel")
+        if fetched.name in str(path)
+    )
+    model = mlflow.pyfunc.load_model(str(package))
+    answers = model.predict([*videos, str(folder / "broken.mp4")])
+    for row, answer in zip(expected, answers.to_dict("records"), strict=False):
+        assert [entry["class"] for entry in row["top5"]] == answer["classes"]
+        scores = [entry["score"] for entry in row["top5"]]
+        assert answer["scores"] == pytest.approx(scores, abs=1e-6)
+    assert answers["error"].str.len().gt(0).tolist() == [False, False, True]
+    assert answers["classes"][2] == []
+
+    # The example that travels with it is one that it answers.
+    assert model.predict(model.input_example)["error"].tolist() == [""]
+    # What is needed is pinned, and Ray is not; nothing is pickled; the card is there.
+    needed = (package / "requirements.txt").read_text()
+    assert "torch==" in needed
+    assert "+cpu" not in needed
+    assert "ray" not in needed
+    assert not [path for path in package.rglob("*") if path.suffix in (".pkl", ".pt", ".pyc")]
+    card = (package / "README.md").read_text()
+    assert "f" * 64 in card
+    assert all(name in card for name in CLASSES)
+    assert "Not measured" in card
+
+
+def test_paths_urls_bytes_and_clips_in_one_call_come_back_in_order(folder, registry):
+    network = PackagedNetwork(locate(str(folder / "runs" / "first")).directory)
+    path = folder / "a.mp4"
+    inline = "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()
+    clips = np.random.default_rng(0).integers(0, 256, (3, T, SIZE, SIZE, 3), np.uint8)
+    longer = np.concatenate([clips[0], clips[1]])  # another T
+    rows = [str(path), clips[0], "nowhere.mp4", path.as_uri(), longer, inline, clips[1].tolist()]
+    answers = network.predict(rows, {"top_k": 2})
+    assert answers["error"].tolist()[2].startswith("not_found")
+    assert [bool(error) for error in answers["error"]] == [number == 2 for number in range(7)]
+    alone = network.predict(clips, {"top_k": 2})  # one array of clips, without MLflow between
+    for number, other in ((1, 0), (6, 1)):
+        assert answers["classes"][number] == alone["classes"][other]
+        assert answers["scores"][number] == pytest.approx(alone["scores"][other], abs=1e-6)
+    for number in (3, 5):  # the same video, by another name
+        assert answers["scores"][number] == pytest.approx(answers["scores"][0], abs=1e-6)
+    assert len(answers["classes"][0]) == 2
+    frame = network.predict(pd.DataFrame({"video": rows[:2]}), {"top_k": 2})
+    assert frame["classes"].tolist() == answers["classes"].tolist()[:2]
+
+
+@pytest.mark.parametrize(
+    "row", [3, np.zeros((4, 32, 32, 3), np.float32), np.zeros((4, 32, 32), np.uint8), [[1], [1, 2]]]
+)
+def test_what_is_neither_video_nor_clip_is_refused_by_row(folder, registry, row):
+    network = PackagedNetwork(locate(str(folder / "runs" / "first")).directory)
+    with pytest.raises(ValueError, match="row 0: "):
+        network.predict([row])
+
+
+def test_a_model_that_is_not_there_is_one_message(folder, registry, monkeypatch, tmp_path):
+    with pytest.raises(UserError, match=r"a registered model is models:/NAME@champion"):
+        locate("models:/actions", registry)
+    with pytest.raises(UserError, match="no such folder"):
+        locate("models:/actions@champion", f"sqlite:///{tmp_path / 'nowhere' / 'mlflow.db'}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(UserError, match="which registry"):
+        locate("models:/actions@champion")

@@ -1,0 +1,104 @@
+"""The page in a real browser: a dropped video is answered, a bad file is named, nothing is loaded from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from stm.serve.page import CONTENT_SECURITY_POLICY, page
+from tests.browser.chromium import Chromium, Page
+from tests.package.untrained import CLASSES, write_checkpoint
+from tests.serve.server import serving
+from tests.videos import write_video
+
+DROP = """
+(() => {
+  const bytes = Uint8Array.from(atob(%s), (c) => c.charCodeAt(0));
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([bytes], %s));
+  const event = new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true });
+  document.getElementById("drop").dispatchEvent(event);
+  return event.defaultPrevented;
+})()
+"""
+
+
+def test_a_models_name_cannot_write_into_the_page():
+    text = page("<script>alert(1)</script>", 8, 2**20)
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert" in text
+
+
+def test_the_page_forbids_itself_to_load_from_elsewhere():
+    assert "default-src 'none'" in CONTENT_SECURITY_POLICY
+    assert "http" not in page("models:/actions/1", 8, 2**20)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_dropped_video_is_answered_and_a_bad_file_is_named(tmp_path):
+    """Screenshots go to ``$STM_SCREENSHOTS``, where it is set."""
+    checkpoint = write_checkpoint(tmp_path / "run" / "checkpoint-00000007")
+    video = write_video(tmp_path / "käse <b>.webm", num_frames=24, codec="libvpx").read_bytes()
+    pictures = Path(os.environ.get("STM_SCREENSHOTS", tmp_path))
+    with (
+        Chromium() as browser,
+        serving(tmp_path / "log", "--checkpoint", checkpoint, "--decoders", "1") as server,
+    ):
+        for name, dark, width in (
+            ("light", False, 900),
+            ("dark", True, 900),
+            ("narrow", True, 380),
+        ):
+            tab = browser.open(f"{server.url}/", width=width, dark=dark)
+            assert "run/checkpoint-00000007, 6 classes" in tab.run("document.body.innerText")
+            assert str(tmp_path) not in tab.run("document.documentElement.outerHTML")
+            tab.screenshot(pictures / f"serve-{name}-empty.png")
+            drop(tab, "käse <b>.webm", video)
+            wait(tab, "!document.getElementById('result').hidden && video.readyState >= 2")
+            answered(tab)
+            assert not tab.run("document.documentElement.scrollWidth > innerWidth")
+            assert tab.complaints == []
+            ground = tab.run("getComputedStyle(document.body).backgroundColor")
+            assert ground == ("rgb(18, 22, 28)" if dark else "rgb(250, 251, 252)")
+            tab.screenshot(pictures / f"serve-{name}.png")
+
+        drop(tab, "bad.mp4", b"no video")
+        wait(tab, "document.getElementById('state').className === 'bad'")
+        said = tab.run("document.getElementById('state').textContent")
+        assert said.startswith("bad.mp4: not_a_video")
+        assert tab.run("getComputedStyle(document.getElementById('result')).display") == "none"
+        # The browser complains of the status of a refusal, and of nothing else.
+        assert tab.complaints
+        assert all("422" in complaint for complaint in tab.complaints)
+        tab.screenshot(pictures / "serve-refused.png")
+
+
+def drop(tab: Page, name: str, content: bytes) -> None:
+    """Drop a file on the page, as the pointer would."""
+    text = base64.b64encode(content).decode()
+    assert tab.run(DROP % (json.dumps(text), json.dumps(name)))
+
+
+def wait(tab: Page, condition: str) -> None:
+    deadline = time.monotonic() + 30
+    while not tab.run(f"Boolean({condition})"):
+        assert time.monotonic() < deadline, tab.run("document.body.innerText")
+        time.sleep(0.1)
+
+
+def answered(tab: Page) -> None:
+    """Five classes, the likeliest first, and the video's facts."""
+    names = tab.run("[...document.querySelectorAll('li b')].map(b => b.textContent)")
+    assert len(names) == 5
+    assert set(names) <= set(CLASSES)
+    widths = "[...document.querySelectorAll('.fill')].map(f => parseFloat(f.style.width))"
+    shares = tab.run(widths)
+    assert shares == sorted(shares, reverse=True)
+    assert "24 frames, 160 x 96, vp8" in tab.run("document.getElementById('facts').textContent")
+    assert tab.run("document.getElementById('state').textContent") == "käse <b>.webm"
