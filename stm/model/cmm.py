@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stm.model import kernels
 from stm.model.temporal import join_time, split_time
 
 
@@ -41,9 +42,33 @@ class CMM(nn.Module):
     def forward(self, u: Tensor, num_frames: int) -> Tensor:
         """``u: [N*T, C, H, W]`` -> ``[N*T, C, H/s, W/s]`` (rounded up), the caller's to change."""
         v = self.bn(self.reduce(u))
-        # Every frame is convolved, the first for nothing: at C/r channels that is cheaper than
-        # cutting it out, for frames 2..T of each clip are not one block of memory.
-        following = split_time(self.motion(v), num_frames)[:, 1:]
-        difference = following - split_time(v, num_frames)[:, :-1]
-        last_step = (0, 0, 0, 0, 0, 0, 0, 1)
-        return self.pool(self.expand(join_time(F.pad(difference, last_step))))
+        difference = feature_difference(v, self.motion.weight, num_frames)
+        return self.pool(self.expand(difference))
+
+
+def feature_difference(v: Tensor, weight: Tensor, num_frames: int) -> Tensor:
+    """What moved between a frame and the next.
+
+        d[t] = dw3x3(v[t+1]) - v[t]    for t < T,           d[T] = 0
+
+    Args:
+        v: float ``[N*T, C, H, W]``, the T frames of a clip in a row.
+        weight: float ``[C, 1, 3, 3]``.
+        num_frames: T.
+
+    Returns:
+        float ``[N*T, C, H, W]``, channels-last.
+    """
+    if kernels.takes_kernel(v):
+        return join_time(kernels.feature_difference(split_time(v, num_frames), weight))
+    return plain_feature_difference(v, weight, num_frames)
+
+
+def plain_feature_difference(v: Tensor, weight: Tensor, num_frames: int) -> Tensor:
+    """``feature_difference`` by PyTorch's operators, on any device."""
+    # Every frame is convolved, the first for nothing: at C/r channels that is cheaper than cutting
+    # it out, for frames 2..T of each clip are not one block of memory.
+    convolved = F.conv2d(v, weight, padding=1, groups=len(weight))
+    difference = split_time(convolved, num_frames)[:, 1:] - split_time(v, num_frames)[:, :-1]
+    last_step = (0, 0, 0, 0, 0, 0, 0, 1)
+    return join_time(F.pad(difference, last_step))

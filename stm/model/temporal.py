@@ -11,13 +11,11 @@ has its fastest depthwise kernels for. Forward and backward through all 16 block
 clips of 8 frames, 224 px, float32, one thread of an AVX-512 CPU) take 85 ms; the sum of three slices
 takes 200 ms, permutes around a Conv1d 640 ms, and a Conv3d on the same view 1100 ms.
 
-On a GPU, ``STM_TRITON=1`` makes the channel-wise convolution a Triton kernel (``stm.model.kernels``). It is not the
-default while no GPU has run it.
+On a GPU the channel-wise convolution is a Triton kernel where ``stm.model.kernels`` says so.
 """
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
@@ -25,12 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-TRITON = "STM_TRITON"
-"""Environment variable; 1 takes the Triton kernel on a GPU, which no GPU has run yet."""
-if os.environ.get(TRITON) == "1":
-    from stm.model import kernels
-else:
-    kernels = None  # type: ignore[assignment]
+from stm.model import kernels
+
 TEMPORAL_KERNEL_SIZE = 3
 SHIFT_DIVISOR = 8
 
@@ -59,18 +53,20 @@ def temporal_conv(frames: Tensor, weight: Tensor, num_frames: int) -> Tensor:
     Returns:
         float ``[N*T, C, H, W]``, channels-last.
     """
-    clips = split_time(frames, num_frames)
-    if _takes_kernel(frames, weight):
+    is_channelwise = weight.shape[1] == 1
+    if is_channelwise and kernels.takes_kernel(frames):
+        clips = split_time(frames, num_frames)
         return join_time(kernels.channelwise_temporal_conv(clips, weight))
+    return plain_temporal_conv(frames, weight, num_frames)
+
+
+def plain_temporal_conv(frames: Tensor, weight: Tensor, num_frames: int) -> Tensor:
+    """``temporal_conv`` by PyTorch's convolution, on any device."""
+    clips = split_time(frames, num_frames)
     groups = frames.shape[1] // weight.shape[1]
     image = clips.flatten(2, 3).permute(0, 3, 1, 2)
     mixed = F.conv2d(image, weight, padding=(1, 0), groups=groups)
     return join_time(mixed.permute(0, 2, 3, 1).reshape(clips.shape))
-
-
-def _takes_kernel(frames: Tensor, weight: Tensor) -> bool:
-    is_channelwise = weight.shape[1] == 1
-    return kernels is not None and frames.is_cuda and is_channelwise
 
 
 class ChannelwiseTemporalConv(nn.Module):

@@ -42,8 +42,13 @@ def parameter_groups(
     return groups
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """SGD over every parameter; without groups all have one rate and weight decay, as the paper trains."""
+def build_optimizer(
+    model: nn.Module, config: OptimConfig, *, fused: bool = False
+) -> torch.optim.Optimizer:
+    """SGD over every parameter; without groups all have one rate and weight decay, as the paper trains.
+
+    ``fused`` updates all of a group in one kernel; for parameters on a GPU.
+    """
     return torch.optim.SGD(
         [
             {"params": parameters, "weight_decay": decay, "lr_scale": scale}
@@ -51,6 +56,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
         ],
         lr=config.effective_lr,
         momentum=config.momentum,
+        fused=fused or None,
     )
 
 

@@ -19,7 +19,8 @@ from stm.model.sync_batchnorm import count_batch, synchronise_batchnorm
 from stm.train import checkpoint as checkpoints
 from stm.train.mixing import mix_pairs
 from stm.train.optim import build_optimizer, set_learning_rate
-from stm.train.step import Batch, autocast, gradients, normalise, usable_rows
+from stm.train.step import Batch, autocast, gradients, set_arithmetic, usable_rows
+from stm.train.transfer import Transfer
 
 
 class Replica:
@@ -36,13 +37,17 @@ class Replica:
         self._config, self._device, self._world_size = config, device, world_size
         if device.type == "cpu":
             keep_freed_memory()
+        set_arithmetic(device)
+        self._transfer = Transfer(device)
         self._module = build_model(**checkpoints.model_arguments(config), num_classes=num_classes)
         if config.optim.sync_batchnorm:
             synchronise_batchnorm(self._module)
         self._module.to(device)
         self._average = self._moving_average()
-        self._optimizer = build_optimizer(self._module, config.optim)
         self.autocast = autocast(config.train.precision, device)
+        # Scaled gradients may skip the first step, and the fused one would leave its momentum unset then.
+        fused = device.type == "cuda" and not self.autocast.scale_gradients
+        self._optimizer = build_optimizer(self._module, config.optim, fused=fused)
         self._scaler = torch.amp.GradScaler(device.type, enabled=self.autocast.scale_gradients)
         if checkpoint is not None:
             self._load(checkpoint)
@@ -141,15 +146,14 @@ class Replica:
         )
 
     def _on_device(self, batch: ClipBatch, rows: np.ndarray | None, seed: int) -> Batch:
-        clips_NTCHW = normalise(
-            batch.clips[:, 0] if rows is None else batch.clips[rows, 0], self._device
-        )
-        labels_N = torch.from_numpy(batch.labels.copy()).to(self._device)
-        weights_N = torch.from_numpy(batch.weights.copy()).to(self._device)
         optim = self._config.optim
-        if rows is None or not (optim.mixup or optim.cutmix):
+        mixes = rows is not None and (optim.mixup or optim.cutmix)
+        labels = batch.labels[rows] if mixes else batch.labels
+        clips_NTCHW, labels_N, weights_N = self._transfer(
+            batch.clips[:, 0], labels, batch.weights, rows
+        )
+        if not mixes:
             return Batch(clips_NTCHW, labels_N, weights_N)
-        labels_N = labels_N[torch.from_numpy(rows).to(self._device)]
         mixed_NTCHW, partners_N, shares_N = mix_pairs(
             clips_NTCHW,
             labels_N,

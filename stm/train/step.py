@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,12 +24,37 @@ def normalise(clips: np.ndarray, device: torch.device) -> torch.Tensor:
     """
     if not clips.flags.writeable:
         clips = clips.copy()  # PyTorch has no read-only tensors
-    pixels = torch.from_numpy(clips).to(device, non_blocking=True).permute(0, 1, 4, 2, 3)
-    scale = torch.tensor([1 / (255 * s) for s in IMAGENET_STD], device=device).view(3, 1, 1)
-    shift = torch.tensor(
-        [-m / s for m, s in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)], device=device
-    )
-    return pixels.to(torch.float32).mul_(scale).add_(shift.view(3, 1, 1))
+    return normalised(torch.from_numpy(clips).to(device, non_blocking=True))
+
+
+def normalised(pixels: torch.Tensor) -> torch.Tensor:
+    """uint8 [N, T, H, W, 3] -> float32 [N, T, 3, H, W] on the same device, as ``normalise``."""
+    scale, shift = _scale_and_shift(pixels.device)
+    return pixels.permute(0, 1, 4, 2, 3).to(torch.float32).mul_(scale).add_(shift)
+
+
+@functools.cache
+def _scale_and_shift(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """float32 [3, 1, 1] each; kept, because sending them anew would hold up a GPU in every step."""
+    with torch.inference_mode(False):  # inference may come first, and training after it
+        scale = torch.tensor([1 / (255 * s) for s in IMAGENET_STD], device=device)
+        shift = torch.tensor(
+            [-m / s for m, s in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)], device=device
+        )
+    return scale.view(3, 1, 1), shift.view(3, 1, 1)
+
+
+def set_arithmetic(device: torch.device) -> None:
+    """The process's settings of a GPU, before its first step.
+
+    cuDNN tries its algorithms on each shape once, which pays because all batches have one shape. TF32 is off: who asks
+    for float32 gets it, and who wants speed has `bfloat16`, which `auto` takes.
+    """
+    if device.type != "cuda":
+        return
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,115 @@
+"""A Triton kernel as an operator of PyTorch: with a gradient, and opaque to ``torch.compile`` and ``torch.export``.
+
+Opaque on purpose: what a compiler could fuse around a memory-bound kernel is little, and this way the compiled network
+runs the kernel that the tests ran.
+
+Both kernels take, in this order: frames, taps, output, inputs, sums, T, H, W, C. Backward (the constant BACKWARD) is
+the same kernel over the gradient that came back: ``output`` is the gradient of ``inputs`` then, and each program puts
+what its tile adds to the gradient of the taps into its row of ``sums``. Forward uses neither ``inputs`` nor ``sums``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from stm.model.kernels.tiles import grid_of_tiles, tile_size
+
+NUM_WARPS = 8
+"""256 threads: each holds 8 of the 2,048 values of a tile."""
+
+
+def operator(
+    name: str, kernel: Any, *, num_taps: int, walks_time: bool
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Register ``stm::NAME`` and ``stm::NAME_backward``, and return the function to call.
+
+    It takes clips, float ``[N, T, H, W, C]``, and taps, float ``[C, 1, *kernel]``, and returns contiguous clips. Under
+    autocast clips are taken in autocast's type; taps stay as they are, and so does the type of their gradient.
+
+    Args:
+        kernel: a ``triton.jit`` function as described above.
+        num_taps: of each channel.
+        walks_time: a program of the kernel owns a tile in all frames of a clip; else in one frame.
+    """
+
+    def launch(frames: Tensor, weight: Tensor, output: Tensor, inputs: Tensor | None) -> Tensor:
+        batch, num_frames, height, width, channels = frames.shape
+        num_programs = batch if walks_time else batch * num_frames
+        grid = grid_of_tiles(num_programs, height * width, channels)
+        # Sums are float32 (float64 of float64), whatever the type of the frames.
+        is_double = frames.dtype == torch.float64
+        # A row for each tile, added up by PyTorch: the same bits every time, as atomic additions are not.
+        num_rows = 0 if inputs is None else grid[0] * grid[1]
+        sums = frames.new_empty(
+            (num_rows, num_taps, channels), dtype=torch.float64 if is_double else torch.float32
+        )
+        with torch.cuda.device_of(frames):  # Triton launches on the current device
+            kernel[grid](
+                frames,
+                weight.contiguous(),
+                output,
+                frames if inputs is None else inputs,
+                sums,
+                num_frames,
+                height,
+                width,
+                channels,
+                BACKWARD=inputs is not None,
+                SUMS=tl.float64 if is_double else tl.float32,
+                **tile_size(channels),
+                num_warps=NUM_WARPS,
+            )
+        return sums
+
+    @torch.library.custom_op(f"stm::{name}", mutates_args=())
+    def forward(clips: Tensor, weight: Tensor) -> Tensor:
+        output = _like(clips)
+        launch(clips.contiguous(), weight, output, None)
+        return output
+
+    @torch.library.custom_op(f"stm::{name}_backward", mutates_args=())
+    def backward(gradient: Tensor, clips: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        of_clips = _like(clips)
+        sums = launch(gradient.contiguous(), weight, of_clips, clips.contiguous())
+        return of_clips, sums.sum(0).t().reshape(weight.shape).to(weight.dtype)
+
+    @forward.register_fake
+    def _(clips: Tensor, weight: Tensor) -> Tensor:
+        del weight
+        return _like(clips)
+
+    @backward.register_fake
+    def _(gradient: Tensor, clips: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        del gradient
+        return _like(clips), _like(weight)
+
+    def save(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        del output
+        ctx.save_for_backward(*inputs)
+
+    def differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        return backward(gradient, *ctx.saved_tensors)
+
+    forward.register_autograd(differentiate, setup_context=save)
+
+    def call(clips: Tensor, weight: Tensor) -> Tensor:
+        return forward(_in_type_of_autocast(clips), weight)
+
+    return call
+
+
+def _like(values: Tensor) -> Tensor:
+    return torch.empty_like(values, memory_format=torch.contiguous_format)
+
+
+def _in_type_of_autocast(clips: Tensor) -> Tensor:
+    """What autocast does to the input of a convolution, for it does not know these operators; float64 stays."""
+    device = clips.device.type
+    if torch.is_autocast_enabled(device) and clips.dtype != torch.float64:
+        return clips.to(torch.get_autocast_dtype(device))
+    return clips
