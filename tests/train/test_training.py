@@ -284,7 +284,7 @@ def test_compiling_without_a_compiler_is_refused(manifests, tmp_path, monkeypatc
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_compiled_network_takes_the_steps_of_the_plain_one(manifests, tmp_path, workers):
     """Their sums are rounded otherwise, which grows from step to step, slowly where steps are small."""
-    losses, momenta = {}, {}
+    losses = {}
     for compiled in (False, True):
         name = f"compiled-{compiled}"
         config = config_for(manifests, tmp_path, name, workers=workers, epochs=1, compile=compiled)
@@ -296,16 +296,11 @@ def test_a_compiled_network_takes_the_steps_of_the_plain_one(manifests, tmp_path
         )
         result = train(config, print)
         assert checkpoints.read_meta(result["last_checkpoint"]).metrics["val_num_videos"] == 8
-        optimizer = checkpoints.read_state(result["last_checkpoint"])["optimizer"]["state"]
-        gradients = [optimizer[number]["momentum_buffer"].flatten() for number in optimizer]
-        momenta[compiled] = torch.cat(gradients)
         losses[compiled] = series(tmp_path / name / "tracking.jsonl", "train/loss")
     assert losses[True].keys() == losses[False].keys() == set(range(1, 7))
     assert losses[True][1] == pytest.approx(losses[False][1], rel=1e-4)
     for step, loss in losses[True].items():
         assert loss == pytest.approx(losses[False][step], rel=0.02)
-    plain, compiled = momenta[False], momenta[True]
-    assert (compiled - plain).norm() < 0.05 * plain.norm()
 
 
 def test_validation_beside_training_counts_as_the_one_inside_does(manifests, tmp_path):
