@@ -41,7 +41,7 @@ def build_parser() -> Parser:
 
 def run(args: Any) -> dict[str, Any]:
     """Run the sweep; the result of ``stm.tune.sweep.run_sweep``."""
-    from stm.tune.settings import path_of, read_sweep
+    from stm.tune.reading import path_of, read_sweep
 
     changes = {}
     for change in args.set or []:

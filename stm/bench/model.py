@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stm.model import build_model, count_operations
+from stm.model.allocator import keep_freed_memory
 from stm.model.folding import fold
 from stm.model.network import VideoResNet
 from stm.model.temporal import ChannelwiseTemporalConv, join_time, split_time
@@ -222,6 +223,8 @@ def measure(
     torch.backends.cudnn.benchmark = True
     try:
         on_gpu = device.type == "cuda"
+        if not on_gpu:
+            keep_freed_memory()  # as training does
         entrants = contenders(
             device,
             depth=depth,

@@ -87,49 +87,57 @@ def test_what_is_not_in_the_store_is_not_found(reachable):
     assert caught.value.reason == "not_found"
 
 
+# Commands one after another on one cluster, which knows the store from its environment.
+_IN_ONE_PROCESS = """
+import json, os, sys
+from pipelines import cli
+for cache, command in json.loads(sys.argv[1]):
+    os.environ["XDG_CACHE_HOME"] = cache
+    if status := cli.main([*command, "--address=local", "--json"]):
+        sys.exit(status)
+"""
+
+
 @pytest.mark.ray
 def test_a_dataset_in_a_store_is_indexed_and_trained_on_and_the_run_kept_there(
     store, reachable, tmp_path
 ):
     environment, folder = store
-    run = {
-        "cwd": ROOT, "env": {**os.environ, **environment, "OMP_NUM_THREADS": "1"},
-        "capture_output": True, "text": True, "timeout": 250,
-    }  # fmt: skip
     listed = (folder / "annotations.csv").read_text() + "videos/train/gone.mp4,left,train\n"
     (tmp_path / "list.csv").write_text(listed)
-    command = [sys.executable, "-m", "pipelines.index", "--format", "csv", "--root", "s3://clips"]
-    command += [
-        "--annotations",
-        str(tmp_path / "list.csv"),
-        "--output",
-        str(tmp_path),
-        "--address",
-        "local",
-    ]
-    done = subprocess.run([*command, "--json"], **run)
+    index = ["index", "--format=csv", "--root=s3://clips", f"--output={tmp_path}"]
+    index += [f"--annotations={tmp_path / 'list.csv'}"]
+    train = ["train", f"--data.train={tmp_path / 'train.parquet'}"]
+    train += [f"--data.val={tmp_path / 'val.parquet'}", "--model.depth=26", "--model.width=16"]
+    train += ["--data.size=32", "--data.num_segments=2", "--optim.batch_size=4"]
+    train += ["--optim.milestones=[]", "--tracking.uri=none"]
+    train += ["--train.storage=s3://clips/runs", "--train.name=far"]
+    # The second training, with another cache: on another machine, as it were, it has the store alone.
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            _IN_ONE_PROCESS,
+            json.dumps(
+                [
+                    [str(tmp_path / "cache-0"), index],
+                    [str(tmp_path / "cache-0"), [*train, "--optim.epochs=1"]],
+                    [str(tmp_path / "cache-1"), [*train, "--optim.epochs=2"]],
+                ]
+            ),
+        ],
+        cwd=ROOT,
+        env={**os.environ, **environment, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["bad"] == {"train": 1, "val": 0}
+    indexed, _, result = map(json.loads, done.stdout.splitlines())
+    assert indexed["bad"] == {"train": 1, "val": 0}
     manifest = Manifest.read(tmp_path / "train.parquet")
     assert manifest.table["path"][0].as_py().startswith("s3://clips/videos/train/")
     assert manifest.table["status"].to_pylist() == ["ok"] * 8 + ["not_found"]
-
-    # Twice, with another cache: the second driver, on another machine, as it were, has the store alone.
-    for number, epochs in enumerate((1, 2)):
-        command = [sys.executable, "-m", "pipelines.train", "--address=local", "--json"]
-        command += [f"--data.train={tmp_path / 'train.parquet'}"]
-        command += [
-            f"--data.val={tmp_path / 'val.parquet'}",
-            "--model.depth=26",
-            "--model.width=16",
-        ]
-        command += ["--data.size=32", "--data.num_segments=2", "--optim.batch_size=4"]
-        command += [f"--optim.epochs={epochs}", "--optim.milestones=[]", "--tracking.uri=none"]
-        command += ["--train.storage=s3://clips/runs", "--train.name=far"]
-        run["env"]["XDG_CACHE_HOME"] = str(tmp_path / f"cache-{number}")
-        done = subprocess.run(command, **run)
-        assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
     assert result["last_checkpoint"] == "s3://clips/runs/far/checkpoint-00000004"
     assert "continuing at epoch 2, sample 0 (step 2)" in done.stderr
     assert checkpoints.read_meta(result["last_checkpoint"]).step == result["steps"] == 4

@@ -80,6 +80,21 @@ def config_for(manifests, storage, name, *, workers=1, epochs=3, **train_setting
     )
 
 
+@pytest.fixture(scope="module")
+def undisturbed(manifests, tmp_path_factory):
+    """(config, result, what was said) of a run of three epochs on so many workers; made once."""
+    made = {}
+
+    def run(workers):
+        if workers not in made:
+            storage = tmp_path_factory.mktemp("whole")
+            config, said = config_for(manifests, storage, "whole", workers=workers), []
+            made[workers] = config, train(config, said.append), said
+        return made[workers]
+
+    return run
+
+
 def final(result):
     return checkpoints.read_weights(result["last_checkpoint"])
 
@@ -109,10 +124,11 @@ def wait_for(condition, process, timeout_s=120):
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_killed_run_continues_to_the_same_weights_bit_for_bit(manifests, tmp_path, workers):
-    whole = train(config_for(manifests, tmp_path, "whole", workers=workers), print)
-
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_a_killed_run_continues_to_the_same_weights_bit_for_bit(
+    manifests, undisturbed, tmp_path, workers
+):
+    _, whole, _ = undisturbed(workers)
     killed = config_for(manifests, tmp_path, "killed", workers=workers)
     process = start(killed)
     run = tmp_path / "killed"
@@ -152,9 +168,8 @@ def test_losses_step_by_step_are_recorded_once_and_agree_across_world_sizes(mani
     assert losses[1][1] == pytest.approx(losses[2][1], rel=0.05)
 
 
-def test_validation_counts_every_row_and_the_unreadable_one_as_wrong(manifests, tmp_path):
-    said = []
-    result = train(config_for(manifests, tmp_path, "counts", epochs=1), said.append)
+def test_validation_counts_every_row_and_the_unreadable_one_as_wrong(undisturbed):
+    _, result, said = undisturbed(2)
     meta = checkpoints.read_meta(result["last_checkpoint"])
     assert meta.metrics["val_num_videos"] == 8
     assert meta.metrics["val_unreadable"] == 1
@@ -163,15 +178,14 @@ def test_validation_counts_every_row_and_the_unreadable_one_as_wrong(manifests, 
     assert any("22 videos (2 unusable)" in line for line in said)
 
 
-def test_a_finished_run_is_not_trained_again_unless_it_is_made_longer(manifests, tmp_path):
-    config = config_for(manifests, tmp_path, "longer", epochs=1)
-    first = train(config, print)
+def test_a_finished_run_is_not_trained_again_unless_it_is_made_longer(undisturbed):
+    config, first, _ = undisturbed(2)
     said = []
     again = train(config, said.append)
     assert again == first
     assert not any("step" in line and "loss" in line for line in said)
-    longer = train(config_for(manifests, tmp_path, "longer", epochs=2), print)
-    assert (first["steps"], longer["steps"]) == (6, 12)
+    longer = train(replace(config, optim=replace(config.optim, epochs=4)), print)
+    assert (first["steps"], longer["steps"]) == (18, 24)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_videos(manifests, tmp_path):
@@ -269,17 +283,24 @@ def test_compiling_without_a_compiler_is_refused(manifests, tmp_path, monkeypatc
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_compiled_network_takes_the_steps_of_the_plain_one(manifests, tmp_path, workers):
-    """Their sums are rounded otherwise, so steps agree in all but the last digits, and less from step to step."""
+    """Their sums are rounded otherwise, which grows from step to step, slowly where steps are small."""
     losses = {}
     for compiled in (False, True):
         name = f"compiled-{compiled}"
         config = config_for(manifests, tmp_path, name, workers=workers, epochs=1, compile=compiled)
-        result = train(replace(config, model=replace(config.model, dropout=0.0)), print)
+        config = replace(
+            config,
+            tracking=TrackingConfig(),
+            model=replace(config.model, dropout=0.0),
+            optim=replace(config.optim, lr=0.001),
+        )
+        result = train(config, print)
         assert checkpoints.read_meta(result["last_checkpoint"]).metrics["val_num_videos"] == 8
         losses[compiled] = series(tmp_path / name / "tracking.jsonl", "train/loss")
     assert losses[True].keys() == losses[False].keys() == set(range(1, 7))
+    assert losses[True][1] == pytest.approx(losses[False][1], rel=1e-4)
     for step, loss in losses[True].items():
-        assert loss == pytest.approx(losses[False][step], rel=1e-4 * 4**step)
+        assert loss == pytest.approx(losses[False][step], rel=0.02)
 
 
 def test_validation_beside_training_counts_as_the_one_inside_does(manifests, tmp_path):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from stm import cluster
 from stm.errors import UserError
-from stm.tune import settings
+from stm.tune import reading
 from stm.tune.placement import share
 from stm.tune.space import parse_domain
 
@@ -43,7 +43,7 @@ def drawn(**changes):
 
 
 def test_a_sweep_is_read_whole_and_its_recipe_is_changed_where_it_says_so():
-    sweep = settings.parse_sweep(SWEEP)
+    sweep = reading.parse_sweep(SWEEP)
     assert sweep.base.optim.lr == 1e-3, "YAML 1.1 takes 1e-3 for a word"
     assert sweep.base.optim.milestones == [30, 40, 45]
     assert sweep.scheduler.grace_epochs == 2
@@ -57,7 +57,7 @@ def test_a_sweep_is_read_whole_and_its_recipe_is_changed_where_it_says_so():
 
 
 def test_each_trial_has_settings_of_its_own():
-    sweep = settings.parse_sweep(SWEEP)
+    sweep = reading.parse_sweep(SWEEP)
     configs = [
         sweep.config_of(drawn(**{"optim.lr": lr, "data.num_segments": segments}), 4)
         for lr in (0.1, 0.2)
@@ -103,7 +103,7 @@ def test_each_trial_has_settings_of_its_own():
 def test_what_is_wrong_with_a_sweep_is_named_with_line_and_field(old, new, message):
     assert old in SWEEP
     with pytest.raises(UserError, match=message):
-        settings.parse_sweep(SWEEP.replace(old, new), where="x.yaml")
+        reading.parse_sweep(SWEEP.replace(old, new), where="x.yaml")
 
 
 @pytest.mark.parametrize("missing", ["base", "space"])
@@ -111,12 +111,12 @@ def test_a_sweep_without_its_parts_is_refused(missing):
     values = yaml.safe_load(SWEEP)
     del values[missing]
     with pytest.raises(UserError, match=f"'{missing}' is missing"):
-        settings.parse_sweep(yaml.safe_dump(values))
+        reading.parse_sweep(yaml.safe_dump(values))
 
 
 def test_a_sweep_without_validation_is_refused():
     with pytest.raises(UserError, match=r"data.val is not set: trials are compared by validation"):
-        settings.parse_sweep("base: {data: {train: a}}\nspace: {optim.lr: choice(0.1)}")
+        reading.parse_sweep("base: {data: {train: a}}\nspace: {optim.lr: choice(0.1)}")
 
 
 def test_a_grid_has_every_combination_and_refuses_those_that_cannot_be():
@@ -124,12 +124,12 @@ def test_a_grid_has_every_combination_and_refuses_those_that_cannot_be():
         "searcher: grid\nbase: {recipe: something-v2-t8, train: {num_workers: 8}}\n"
         "space: {optim.lr: 'grid(0.1, 0.2)', optim.batch_size: 'choice(32, 64, 128)'}\n"
     )
-    assert settings.parse_sweep(text).num_trials == 6
+    assert reading.parse_sweep(text).num_trials == 6
     with pytest.raises(UserError, match="the grid has 6 combinations"):
-        settings.parse_sweep(text + "num_trials: 5\n")
+        reading.parse_sweep(text + "num_trials: 5\n")
     both = "optim.batch_size: choice(8, 64)\n  optim.accumulate: choice(1, 8)"
     with pytest.raises(UserError, match=r"space: .*optim.accumulate 8: a worker's share"):
-        settings.parse_sweep(
+        reading.parse_sweep(
             "searcher: grid\nbase: {data: {train: a, val: b}, optim: {batch_size: 64}}\n"
             f"space:\n  {both.replace('choice(8', 'choice(4')}\n"
         )
@@ -218,9 +218,9 @@ def test_what_trials_may_take_never_exceeds_the_cluster(
     assert shares.data_cpus >= data_cpus
 
 
-@pytest.mark.parametrize("name", settings.samples())
+@pytest.mark.parametrize("name", reading.samples())
 def test_every_sample_sweep_is_sound(name):
-    sweep = settings.read_sweep(settings.path_of(name))
+    sweep = reading.read_sweep(reading.path_of(name))
     assert sweep.num_trials >= 8
     assert {"optim.lr", "data.num_segments"} <= set(sweep.space)
     assert sweep.scheduler.name == "asha"

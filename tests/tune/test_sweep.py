@@ -22,8 +22,8 @@ from stm.errors import UserError
 from stm.figures import series
 from stm.train.store import CheckpointStore
 from stm.tune import record
+from stm.tune.reading import parse_sweep
 from stm.tune.results import REPORTS, read_reports
-from stm.tune.settings import parse_sweep
 from stm.tune.sweep import run_sweep
 from stm.tune.trial import is_out_of_memory
 
@@ -61,7 +61,7 @@ def sweep_text(base, storage, **settings):
 # A sweep in a process of its own, whose cluster has the dashboard; then the CPUs that are free.
 _RUN = """
 import json, sys, time
-from stm.tune.settings import read_sweep
+from stm.tune.reading import read_sweep
 from stm.tune.sweep import run_sweep
 result = run_sweep(read_sweep(sys.argv[1]), lambda line: print(line, file=sys.stderr), "local")
 import ray

@@ -1,0 +1,110 @@
+"""Whether a sweep makes sense as a whole: its name, its search, its budget and what it is based on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from stm.errors import UserError
+from stm.tune.located_yaml import Where
+from stm.tune.settings import Sweep
+from stm.tune.space import combinations
+
+_MOST_CHECKED = 512
+"""Combinations of a grid that are checked before the start; a larger one is checked at its edges."""
+
+# What may change in the middle of a training without making it another: nothing that shapes the
+# network or the data, and nothing that the optimizer's state brings back.
+_PBT = (
+    "optim.lr",
+    "optim.label_smoothing",
+    "optim.clip_grad_norm",
+    "optim.mixup",
+    "optim.cutmix",
+    "model.dropout",
+)
+
+
+def check(sweep: Sweep, counts_trials: bool, at: Where) -> Sweep:
+    """The sweep, its number of trials counted where it is a grid. Raises ``UserError`` where it makes no sense."""
+
+    def need(holds: bool, key: str, rule: str) -> None:
+        if not holds:
+            raise at.error((key,), rule)
+
+    def whole(value: Any, least: int) -> bool:
+        return type(value) is int and value >= least
+
+    need(
+        isinstance(sweep.name, str)
+        and sweep.name not in ("", ".", "..")
+        and not set(sweep.name) & set("/\\'"),
+        "name",
+        f"{sweep.name!r} is a directory name: no slashes, no quotes, not empty",
+    )
+    for key, choices in (
+        ("searcher", ("random", "grid", "optuna")),
+        ("metric", ("val_top1", "val_top5", "val_loss")),
+    ):
+        value = getattr(sweep, key)
+        need(value in choices, key, f"{value!r} is none of {', '.join(choices)}")
+    scheduler = sweep.scheduler
+    need(
+        scheduler.name in ("fifo", "asha", "pbt"),
+        "scheduler",
+        f"{scheduler.name!r} is none of fifo, asha, pbt",
+    )
+    need(scheduler.reduction_factor >= 2, "scheduler", "reduction_factor must be at least 2")
+    need(whole(sweep.num_trials, 1), "num_trials", "must be a whole number, at least 1")
+    need(whole(sweep.seed, 0), "seed", "must be a whole number, not negative")
+    need(
+        sweep.max_concurrent is None or whole(sweep.max_concurrent, 1),
+        "max_concurrent",
+        "must be a whole number, at least 1, or null",
+    )
+    need(whole(sweep.max_failures, 0), "max_failures", "must be a whole number, not negative")
+    need(
+        sweep.budget.epochs is None or sweep.budget.clips is None,
+        "budget",
+        "is in epochs or in clips, not both",
+    )
+    need(sweep.base.data.train is not None, "base", "data.train is not set: a manifest to train on")
+    need(
+        sweep.base.data.val is not None,
+        "base",
+        "data.val is not set: trials are compared by validation, so a sweep needs a manifest for it",
+    )
+    need(
+        sweep.base.train.validation != "async",
+        "base",
+        "train.validation async: a sweep decides at the end of an epoch, so validation is inline",
+    )
+    return _check_search(sweep, counts_trials, at)
+
+
+def _check_search(sweep: Sweep, counts_trials: bool, at: Where) -> Sweep:
+    for name, domain in sweep.space.items():
+        if sweep.searcher == "grid" and not domain.is_list:
+            raise at.error(("space", name), f"{domain} has no end: a grid needs grid(a, b, ...)")
+        if sweep.searcher != "grid" and domain.kind == "grid":
+            raise at.error(("space", name), "grid(...) needs searcher: grid; or write choice(...)")
+        if sweep.scheduler.name == "pbt" and name not in _PBT:
+            raise at.error(
+                ("space", name), f"pbt changes settings during training: it can search {_PBT}"
+            )
+    if sweep.scheduler.name == "pbt" and sweep.searcher != "random":
+        raise at.error(("searcher",), "pbt is a searcher itself: it starts from random settings")
+    if sweep.searcher == "grid":
+        every = combinations(sweep.space)
+        if counts_trials and sweep.num_trials != len(every):
+            raise at.error(
+                ("num_trials",),
+                f"{sweep.num_trials}, but the grid has {len(every)} combinations: leave it out",
+            )
+        sweep = replace(sweep, num_trials=len(every))
+        for drawn in every[:_MOST_CHECKED]:
+            try:
+                sweep.config_of(drawn, 1)
+            except UserError as error:
+                raise at.error(("space",), f"{drawn}: {error}") from None
+    return sweep

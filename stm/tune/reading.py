@@ -1,0 +1,180 @@
+"""From ``sweep.yaml`` to a checked `Sweep`: everything that is wrong is named before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from stm import recipes
+from stm.config import Config
+from stm.errors import UserError
+from stm.tune.checking import check
+from stm.tune.located_yaml import Where, load, near
+from stm.tune.settings import Budget, Scheduler, Sweep
+from stm.tune.space import Domain, parse_domain
+
+FOLDER = Path(__file__).parent / "sweeps"
+
+# The sweep sets these itself.
+_TAKEN = {
+    "train.name": "each trial has a name of its own",
+    "train.storage": "all trials share the sweep's",
+    "optim.epochs": "the budget sets it",
+    "data.max_cpus": "it follows from the placement",
+    "train.validation": "a sweep validates inside training",
+}
+
+
+def samples() -> list[str]:
+    """Sweeps that come with the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def path_of(config: str) -> Path:
+    """The file that ``--config CONFIG`` means: a file, else a sample of that name."""
+    if Path(config).is_file():
+        return Path(config)
+    if config in samples():
+        return FOLDER / f"{config}.yaml"
+    raise UserError(
+        f"--config {config}: neither a file nor a sample sweep; samples are {', '.join(samples())}"
+    )
+
+
+def read_sweep(
+    path: str | Path, name: str | None = None, changes: dict[str, Any] | None = None
+) -> Sweep:
+    """The sweep of a file, checked. ``changes`` are settings of the base, by dotted name, as YAML text or values.
+
+    Raises ``UserError`` with file, line and field.
+    """
+    path = Path(path)
+    return parse_sweep(path.read_text(), str(path), name or path.stem, name, changes or {})
+
+
+def parse_sweep(
+    text: str,
+    where: str = "sweep.yaml",
+    default_name: str = "sweep",
+    name: str | None = None,
+    changes: dict[str, Any] | None = None,
+) -> Sweep:
+    """`read_sweep` of text."""
+    values, lines = load(text, where)
+    at = Where(where, lines)
+    known = [f.name for f in fields(Sweep)]
+    for key in values:
+        if key not in known:
+            raise at.error((key,), f"there is no {key!r}{near(key, known)}; a sweep has {known}")
+    for key in ("base", "space"):
+        if key not in values:
+            raise UserError(f"{where}: {key!r} is missing")
+    base = _read_base(values["base"], at, changes or {})
+    given: dict[str, Any] = {
+        "name": name or values.get("name") or default_name,
+        "space": _read_space(values["space"], base, at),
+        "scheduler": _read_section(Scheduler, "scheduler", values.get("scheduler"), at),
+        "budget": _read_section(Budget, "budget", values.get("budget"), at),
+    }
+    for key in ("searcher", "metric", "num_trials", "seed", "max_concurrent", "max_failures"):
+        if key in values:
+            given[key] = values[key]
+    sweep = Sweep(base=base, **given)
+    return check(sweep, "num_trials" in values, at)
+
+
+# ---------------------------------------------------------------------- the parts
+
+
+def _read_base(given: Any, at: Where, changes: dict[str, Any]) -> Config:
+    if isinstance(given, str):
+        given = {"recipe": given}
+    if not isinstance(given, dict):
+        raise at.error(("base",), "is a recipe, a file, or settings in sections (model, data, ...)")
+    given = {key: dict(value) if isinstance(value, dict) else value for key, value in given.items()}
+    if "recipe" in given:
+        given = _merged(_read_settings(given.pop("recipe"), at), given)
+    for dotted, value in changes.items():
+        section, _, setting = dotted.partition(".")
+        given.setdefault(section, {})[setting] = value
+    return _settings(given, lambda message: at.error(("base",), message))
+
+
+def _read_settings(recipe: Any, at: Where) -> dict[str, Any]:
+    import yaml
+
+    try:
+        path = Path(recipes.path_of(str(recipe)))
+        values = yaml.safe_load(path.read_text())
+    except (UserError, OSError, yaml.YAMLError) as error:
+        raise at.error(("base",), str(error)) from None
+    if not isinstance(values, dict):
+        raise at.error(("base",), f"{path} holds no settings")
+    return values
+
+
+def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    return {
+        section: {**(values.get(section) or {}), **given}
+        if isinstance(given := changes.get(section, {}), dict)
+        else given
+        for section in dict.fromkeys([*values, *changes])
+    }
+
+
+def _settings(values: dict[str, Any], error: Any) -> Config:
+    """A `Config` of plain values, with the checks of types that the command line makes."""
+    import jsonargparse
+
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Config)
+    for section, given in values.items():
+        if not isinstance(given, dict):
+            raise error(f"{section}: is a section of settings, not {given!r}")
+    try:
+        made = parser.instantiate(parser.parse_object(values))
+        return Config(**{f.name: made[f.name] for f in fields(Config)})
+    except UserError as problem:
+        raise error(str(problem)) from None
+    except (jsonargparse.ArgumentError, TypeError, ValueError) as problem:
+        raise error(" ".join(str(problem).split())) from None
+
+
+def _read_space(given: Any, base: Config, at: Where) -> dict[str, Domain]:
+    if not isinstance(given, dict) or not given:
+        raise at.error(("space",), "is empty: name at least one setting, as optim.lr: choice(...)")
+    values = base.to_dict()
+    known = [f"{section}.{key}" for section, inner in values.items() for key in inner]
+    space = {}
+    for name, expression in given.items():
+        here = ("space", str(name))
+        if name in _TAKEN:
+            raise at.error(here, f"cannot be searched: {_TAKEN[name]}")
+        if name not in known:
+            raise at.error(here, f"there is no such setting{near(str(name), known)}")
+        try:
+            domain = space[name] = parse_domain(expression)
+        except UserError as error:
+            raise at.error(here, str(error)) from None
+        section, setting = name.split(".", 1)
+        for example in domain.examples():
+            tried = {**values, section: {**values[section], setting: example}}
+            _settings(tried, lambda message, here=here: at.error(here, message))
+    return space
+
+
+def _read_section(section: Any, key: str, given: Any, at: Where) -> Any:
+    if given is None:
+        return section()
+    if isinstance(given, str) and section is Scheduler:
+        given = {"name": given}
+    if not isinstance(given, dict):
+        raise at.error((key,), f"is a section of settings, not {given!r}")
+    known = [f.name for f in fields(section)]
+    for inner, value in given.items():
+        if inner not in known:
+            raise at.error((key, inner), f"there is no such setting{near(inner, known)}")
+        if inner != "name" and value is not None and (type(value) is not int or value < 1):
+            raise at.error((key, inner), f"{value!r} must be a whole number, at least 1")
+    return section(**given)
