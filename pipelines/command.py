@@ -118,7 +118,7 @@ def _config(verb: str, parser: Any, args: Any) -> Config | None:
 
 
 def _sweep(args: Any) -> Any:
-    from stm.tune.settings import path_of, read_sweep
+    from stm.tune.reading import path_of, read_sweep
 
     changes = dict(change.partition("=")[::2] for change in args.set or [])
     return read_sweep(path_of(args.config), args.name, changes)

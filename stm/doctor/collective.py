@@ -98,7 +98,7 @@ def check(
     places, use_gpu = ranks_on(nodes, workers)
     backend = "nccl" if use_gpu else "gloo"
     until = time.monotonic() + deadline_s
-    remote = ray.remote(rank_class)
+    remote: Any = ray.remote(rank_class)
     options = {"max_restarts": 0, "max_concurrency": 2, "num_gpus": int(use_gpu)}
     environment = {"runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1"}}}
     ranks = [remote.options(**on(node, **options, **environment)).remote() for node in places]

@@ -40,7 +40,7 @@ def plot_confusion(path: Path, confusion_KK: np.ndarray, classes: list[str], tit
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     colours = np.ones((size, size, 3))
     for is_right, colour in ((True, RIGHT), (False, WRONG)):
-        ramp = LinearSegmentedColormap.from_list("", ["#ffffff", to_rgb(colour)])
+        ramp = LinearSegmentedColormap.from_list("", [(1.0, 1.0, 1.0), to_rgb(colour)])
         mask = np.eye(size, dtype=bool) == is_right
         colours[mask] = ramp(shares[mask] ** (1.0 if size <= 60 else 0.5))[:, :3]
     side = min(14.0, 2.5 + 0.45 * size)

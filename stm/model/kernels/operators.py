@@ -76,7 +76,8 @@ def operator(
     def backward(gradient: Tensor, clips: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         of_clips = _like(clips)
         sums = launch(gradient.contiguous(), weight, of_clips, clips.contiguous())
-        return of_clips, sums.sum(0).t().reshape(weight.shape).to(weight.dtype)
+        of_taps = sums.sum(0).t().contiguous().view(weight.shape)
+        return of_clips, of_taps.to(weight.dtype)
 
     @forward.register_fake
     def _(clips: Tensor, weight: Tensor) -> Tensor:
