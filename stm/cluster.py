@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from stm import authentication, autoscaling
 from stm.config import Config
@@ -24,6 +25,8 @@ RAY_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
+
+_PROCESS_COUNT = "PYTHON worker processes have been started on node"
 
 
 def connect(
@@ -56,6 +59,7 @@ def connect(
             logging_level=logging.ERROR,
             _node_ip_address="127.0.0.1",
         )
+        _hush_process_counts()
         return
     authentication.for_joining()
     try:
@@ -67,6 +71,27 @@ def connect(
             f"cluster with `ray start --head`; or copy ~/.ray/auth_token of its head to {authentication.token_path()}; "
             "or leave --address out to use this machine alone"
         ) from error
+
+
+def _hush_process_counts() -> None:
+    """Leave out of the terminal that a node has started many processes for its cores: on one machine it must.
+
+    Each part of a run is a process here, most of them waiting. Ray has no setting for this warning, and prints it by a
+    private function; without that function nothing is left out.
+    """
+    from ray._private import worker
+
+    show = getattr(worker, "print_to_stdstream", None)
+    if show is None or getattr(show, "leaves_out", False):
+        return
+
+    def show_the_rest(data: Any, *arguments: Any, **keywords: Any) -> None:
+        lines = [line for line in data["lines"] if _PROCESS_COUNT not in line]
+        if lines:
+            show({**data, "lines": lines}, *arguments, **keywords)
+
+    show_the_rest.leaves_out = True  # type: ignore[attr-defined]
+    worker.print_to_stdstream = show_the_rest
 
 
 def has_dashboard() -> bool:
