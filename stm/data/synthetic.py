@@ -81,6 +81,21 @@ def draw_video(
     )
 
 
+def draw_opacity(
+    pair: int, generator: np.random.Generator, *, size: int, num_frames: int
+) -> np.ndarray:
+    """Where ``draw_video`` puts the digit: float32 [num_frames, size, size], 1 where it covers the background, 0 where
+    it is not. Draws from ``generator`` as ``draw_video`` does, and pastes a white digit on black."""
+    digit = _digits()[generator.integers(len(_digits()))]
+    generator.random(3)  # the tint
+    black = np.zeros_like(_background(size, generator))
+    drawn = [
+        _paste(black, digit, np.ones(3), x, y, edge)[..., 0]
+        for x, y, edge in _path(pair, generator, size, num_frames)
+    ]
+    return np.stack(drawn).astype(np.float32) / 255
+
+
 def _path(
     pair: int, generator: np.random.Generator, size: int, num_frames: int
 ) -> Iterator[tuple[float, float, float]]:

@@ -50,25 +50,11 @@ def draw(path: str, size: int, num_frames: int, seed: int) -> tuple[np.ndarray, 
     frames = synthetic.draw_video(
         pair, np.random.default_rng(key), size=size, num_frames=num_frames
     )
-    masks = opacity(pair, np.random.default_rng(key), size=size, num_frames=num_frames)
+    masks = synthetic.draw_opacity(
+        pair, np.random.default_rng(key), size=size, num_frames=num_frames
+    )
     order = slice(None, None, -1 if backwards else 1)
     return frames[order], masks[order], f"{pair}-{number}"
-
-
-def opacity(pair: int, generator: np.random.Generator, *, size: int, num_frames: int) -> np.ndarray:
-    """The digit of ``synthetic.draw_video`` alone: float32 [num_frames, size, size] in 0 .. 1.
-
-    Draws from ``generator`` as ``draw_video`` does, and pastes a white digit on black.
-    """
-    digit = synthetic._digits()[generator.integers(len(synthetic._digits()))]
-    generator.random(3)  # the tint
-    black = np.zeros_like(synthetic._background(size, generator))
-    white = np.ones(3)
-    drawn = [
-        synthetic._paste(black, digit, white, x, y, edge)[..., 0]
-        for x, y, edge in synthetic._path(pair, generator, size, num_frames)
-    ]
-    return np.stack(drawn).astype(np.float32) / 255
 
 
 def require_same(path: str, drawn: np.ndarray, decoded: np.ndarray) -> None:

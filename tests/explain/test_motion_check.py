@@ -15,7 +15,7 @@ from stm.explain.motion_check import DIFFERENCE, UNTRAINED, check_motion, figure
 def test_the_mask_covers_the_digit_and_nothing_else(pair):
     drawing = {"size": 72, "num_frames": 12}
     frames = synthetic.draw_video(pair, np.random.default_rng(3), **drawing).astype(float)
-    opacity = digits.opacity(pair, np.random.default_rng(3), **drawing)
+    opacity = synthetic.draw_opacity(pair, np.random.default_rng(3), **drawing)
     assert opacity.shape == (12, 72, 72)
     assert 0.005 < (opacity > 0.5).mean() < 0.2
     # The background does not move: wherever two frames differ, one of them shows the digit.
