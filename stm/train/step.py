@@ -161,7 +161,7 @@ class Autocast:
 def autocast(precision: Precision, device: torch.device) -> Autocast:
     """Resolve `auto`: bfloat16 on GPUs that have it, float32 elsewhere."""
     if precision == "auto":
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return Autocast(device.type, torch.bfloat16 if fast else None)
     dtypes = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
     return Autocast(device.type, dtypes[precision])
