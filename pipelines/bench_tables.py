@@ -1,0 +1,71 @@
+"""What `stm bench` prints: a table of each kind of result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def show(result: dict[str, Any]) -> str:
+    if result["what"] == "model":
+        lines = _model_lines(result)
+    elif result["what"] == "decode":
+        lines = [
+            f"{result['num_videos']} videos; CPU ms a clip, spread, clips/s a core, times packets' cost"
+        ]
+        lines += [
+            f"  {name:<14}{ms:>8.1f}  +-{result['spread_ms'][name] / 2:<6.1f}"
+            f"{result['clips_per_s_core'][name]:>7.1f}{result['ratio_to_packets'][name]:>8.2f} x"
+            for name, ms in result["ms"].items()
+        ]
+        lines += [f"  {name:<26}{ms:>8.1f} ms" for name, ms in result["stages_ms"].items()]
+        lines += [
+            f"  not read: {what}: {why}" for what, why in list(result["unreadable"].items())[:5]
+        ]
+    elif result["what"] == "train":
+        lines = [
+            f"{result['device']}, {result['precision']}, {result['threads']} threads, depth {result['depth']}, "
+            f"batches of {result['batch_size']}, {result['steps']} steps a run; clips/s, least and most"
+        ]
+        lines += [
+            f"  {name:<8}{value:>8.2f}   {result['spread'][name]}"
+            for name, value in result["clips_per_s"].items()
+        ]
+    else:
+        lines = [f"{result['cores']} cores; clips/s, least and most of the repetitions"]
+        lines += [
+            f"  {name:<8}{value:>8.1f}   {result['spread'][name]}"
+            for name, value in result["clips_per_s"].items()
+        ]
+        lines.append(
+            f"  the stream gives {result['stream_to_pool']:.2f} of the pool; a consumer of 0.8 of its rate waits "
+            f"{result['wait_share']:.0%} of its time"
+        )
+    return "\n".join([*lines, result["sum"], f"({result['machine']}, {result['date']})"])
+
+
+def _model_lines(result: dict[str, Any]) -> list[str]:
+    product = result["matrix_product"]
+    head = (
+        f"{result['device']}, {result['precision']}, {result['threads']} threads, depth {result['depth']}, "
+        f"{result['batch_size']} clips of {result['num_frames']} x {result['size']} px, {result['rounds']} rounds"
+        f"{', compiled' if result['compiled'] else ''}; PyTorch {result['torch']}"
+    )
+    columns = (
+        f"  {'':<17}{'ms a step':>10}{'least':>9}{'most':>9}{'clips/s':>9}{'GFLOP/s':>10}{'of max':>8}"
+        f"{'x TSN':>8}{'x naive':>9}{'peak MB':>9}"
+    )
+    lines = [head, columns]
+    for row in sorted(result["rows"], key=lambda row: row["mode"], reverse=True):
+        least, most = row["spread_ms"]
+        peak = "-" if row["peak_mb"] is None else f"{row['peak_mb']:.0f}"
+        lines.append(
+            f"  {row['network']:<6}{row['mode']:<11}{row['ms']:>10.4g}{least:>9.4g}{most:>9.4g}"
+            f"{row['clips_per_s']:>9.4g}{row['gflop_per_s']:>10.4g}{row['share_of_matrix_product']:>8.1%}"
+            f"{row['times_tsn']:>8.3f}{row['times_naive']:>9.3f}{peak:>9}"
+        )
+    least, most = product["spread"]
+    lines.append(
+        f"  the product of two {product['size']} x {product['size']} matrices: {product['gflop_per_s']:.4g} GFLOP/s "
+        f"({least:.4g} to {most:.4g})"
+    )
+    return lines
