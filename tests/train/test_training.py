@@ -152,6 +152,7 @@ def committed_step(run):
     return found[1].step if found else 0
 
 
+@pytest.mark.slow
 def test_losses_step_by_step_are_recorded_once_and_agree_across_world_sizes(manifests, tmp_path):
     losses = {}
     for workers in (1, 2):
@@ -312,6 +313,7 @@ def test_validation_beside_training_counts_as_the_one_inside_does(manifests, tmp
         assert inside[name] == pytest.approx(value, rel=1e-4), name
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_the_same_command_goes_on_when_there_is_room(manifests, tmp_path):
     """On a real file system of 32 MiB, where this user may mount one."""
     disk = tmp_path / "disk"
