@@ -149,7 +149,7 @@ def test_a_terminal_shows_no_secret(config, capfd):
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_whole_run_with_secrets_in_its_settings_leaves_them_nowhere(tmp_path):
+def test_a_whole_run_with_secrets_in_its_settings_leaves_them_nowhere(ray_cluster, tmp_path):
     """Real training, as a program, with a tracking server that does not answer."""
     from tests.chaos import runs
 
