@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -244,3 +245,62 @@ def test_a_killed_sweep_continues_without_repeating_anything(base, tmp_path):
     runs = children(tmp_path, folder)
     assert sorted(runs) == sorted(trial.trial for trial in after)
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_sweep_that_is_interrupted_goes_on_and_so_does_a_trial_that_crashes(base, tmp_path):
+    """Ctrl-C in the middle of two trials; the same command; then the process of one of them is killed."""
+    path = tmp_path / "cut.yaml"
+    path.write_text(
+        sweep_text(
+            base,
+            tmp_path,
+            searcher="grid",
+            space={"optim.lr": "grid(0.001, 0.002)"},
+            budget={"epochs": 30},
+            max_concurrent=2,
+        )
+    )
+    folder = tmp_path / "cut"
+
+    def wait_for_steps(process, least):
+        deadline = time.monotonic() + 200
+        while True:
+            found = read_reports(folder / REPORTS)
+            stores = [CheckpointStore(str(folder / f"cut-{trial.trial}")) for trial in found]
+            newest = [store.latest() for store in stores]
+            if len(newest) == 2 and all(one and one[1].step >= least for one in newest):
+                return [one[1].step for one in newest]
+            assert process.poll() is None, (tmp_path / "stderr.log").read_text()[-3000:]
+            assert time.monotonic() < deadline, "the trials never trained"
+            time.sleep(0.1)
+
+    process = start(path, tmp_path)
+    first = wait_for_steps(process, 8)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=100) == 130
+    assert "interrupted; the same command continues" in (tmp_path / "stderr.log").read_text()
+    assert {run.info.status for run in children(tmp_path, folder).values()} == {"KILLED"}
+
+    process = start(path, tmp_path)
+    second = wait_for_steps(process, max(first) + 8)
+    assert max(second) < 120, "a trial was to be cut in its middle"
+    trials = [
+        worker
+        for worker in psutil.Process(process.pid).children(recursive=True)
+        if worker.name().startswith(("ray::ResourceTr", "ray::Trial"))
+        or worker.cmdline()[:1] == ["ray::ResourceTrainable.train"]
+    ]
+    assert len(trials) == 2
+    trials[0].kill()
+    out, _ = process.communicate(timeout=300)
+    said = (tmp_path / "stderr.log").read_text()
+    assert process.returncode == 0, said[-3000:]
+    assert json.loads(out)["trials"] == {"finished": 2}
+    assert said.count("crashed; it goes on from its last checkpoint") == 1
+    for trial in read_reports(folder / REPORTS):
+        log = (folder / f"cut-{trial.trial}" / "trial.log").read_text().splitlines()
+        went_on = [line for line in log if line.startswith("continuing at")]
+        assert 1 <= len(went_on) <= 2, "after Ctrl-C, and one of them after the crash"
+    assert {run.info.status for run in children(tmp_path, folder).values()} == {"FINISHED"}
