@@ -87,6 +87,23 @@ def add_common(parser: Parser) -> None:
     )
 
 
+def add_model(parser: Parser) -> None:
+    """Add ``--checkpoint`` (or ``--model``) and ``--tracking``, for verbs that take a registered model, too."""
+    parser.add_argument(
+        "--checkpoint",
+        "--model",
+        type=str,
+        required=True,
+        help="checkpoint, run directory for its best one, or a registered model: models:/NAME@champion",
+    )
+    parser.add_argument(
+        "--tracking",
+        type=str | None,
+        default=None,
+        help="MLflow server or database of a registered model; null uses $MLFLOW_TRACKING_URI, else runs/mlflow.db",
+    )
+
+
 def run_verb(
     build_parser: Callable[[], Parser],
     run: Callable[[Any], dict[str, Any]],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any, Literal
 
-from pipelines.console import Parser, add_common, run_verb, say
+from pipelines.console import Parser, add_common, add_model, run_verb, say
 from stm.errors import UserError
 
 
@@ -22,19 +22,7 @@ def build_parser() -> Parser:
     )
     add_common(parser)
     parser.add_argument("videos", type=str, nargs="+", help="video files, or folders of them")
-    parser.add_argument(
-        "--checkpoint",
-        "--model",
-        type=str,
-        required=True,
-        help="checkpoint, run directory for its best one, or a registered model: models:/NAME@champion",
-    )
-    parser.add_argument(
-        "--tracking",
-        type=str | None,
-        default=None,
-        help="MLflow server or database of a registered model; null uses $MLFLOW_TRACKING_URI, else runs/mlflow.db",
-    )
+    add_model(parser)
     parser.add_argument(
         "--protocol",
         type=Literal["efficient", "accurate"],

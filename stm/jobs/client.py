@@ -290,7 +290,7 @@ def _why_not(where: str, error: Exception) -> str:
             f"{where}: the cluster asks for its token, and does not accept ours: copy ~/.ray/auth_token of its head "
             f"to {authentication.token_path()}, and see that {authentication.MODE}=token is set"
         )
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
     return (
         f"no Ray job server answers at {where}: {redact(reason)[:300]}. Give --address the dashboard's URL, such as "
         "http://127.0.0.1:8265 (`ray dashboard CLUSTER.yaml` makes a tunnel to it)"
