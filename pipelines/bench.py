@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import sys
@@ -127,8 +128,9 @@ def _decode(args: Any) -> dict[str, Any]:
         tick=lambda done, total: say(f"  {done} of {total} videos") if done % 10 == 0 else None,
     )
     if not result["num_videos"]:
+        named = [f"  {what}: {why}" for what, why in result["unreadable"].items()]
         raise UserError(
-            f"none of {len(paths)} videos can be read by every decoder: {result['unreadable']}"
+            "\n".join([f"none of {len(paths)} videos can be read by every decoder", *named[:6]])
         )
     per_core = result["clips_per_s_core"]["packets"]
     result["sum"] = needs(args.gpu_clips_per_s, per_core, _clip_mb(args))
@@ -252,8 +254,9 @@ def _clip_mb(args: Any) -> float:
 
 def needs(gpu_clips_per_s: float, clips_per_s_core: float, clip_mb: float) -> str:
     """The sentence a user needs before buying nodes."""
+    cores = math.ceil(gpu_clips_per_s / clips_per_s_core)
     return (
-        f"one GPU at {gpu_clips_per_s:g} clips/s needs {gpu_clips_per_s / clips_per_s_core:.0f} cores of this kind "
+        f"one GPU at {gpu_clips_per_s:g} clips/s needs {cores} core{'s' if cores != 1 else ''} of this kind "
         f"and {gpu_clips_per_s * clip_mb:.0f} MB/s between them"
     )
 

@@ -11,9 +11,12 @@
 A row is a row group of its own, uncompressed, without dictionary: its payload is one stretch of the
 file, last in the row group. Where it lies is written down in the footer's metadata, under
 `stm.shard`. A footer of 2500 row groups takes 4 to 9 ms to parse and 4 MB to keep, about as long as
-decoding a clip; the places alone take 16 bytes a row, so a process parses each footer once, and
+decoding a clip; the places alone take 24 bytes a row, so a process parses each footer once, and
 reading a row is one `pread` (0.014 ms, where `read_row_group` of an open file takes 0.18 ms). To
 everybody else it is an ordinary Parquet file.
+
+Images are followed by a table of their ends, int32, which lies between two row groups, where other
+readers of Parquet do not look. A clip of 8 frames reads this and its 8 images, a tenth of the row.
 """
 
 from __future__ import annotations
@@ -23,11 +26,10 @@ import contextlib
 import json
 import os
 import re
-import struct
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,8 +42,9 @@ from stm.data.decode.video import VideoError
 Payload = bytes | list[bytes]
 """A video file, or the image files of a frame folder."""
 
-_VERSION = 1
+_VERSION = 2
 _METADATA_KEY = "stm.shard"
+_END = np.dtype("<i4")
 _LENGTH_BYTES = 4  # Parquet's PLAIN encoding: each value after its length, little-endian
 MOST_ROW_BYTES = 2**31 - 2**20
 """A Parquet page counts its bytes in int32."""
@@ -61,12 +64,12 @@ class _Index:
 
     column: str
     places: NDArray[np.int64]
-    """[N, 2]: first byte and number of bytes."""
+    """[N, 3]: first byte, number of bytes, and number of images, which a video file has none of."""
     state: tuple[int, int] | None
     """Size and time of last change of the file; None behind a URL."""
 
 
-_MOST_ROWS_KEPT = 2**21  # 32 MiB of places
+_MOST_ROWS_KEPT = 2**21  # 48 MiB of places
 _kept: OrderedDict[str, _Index] = OrderedDict()
 _kept_lock = threading.Lock()
 
@@ -116,22 +119,29 @@ def read_video(path: str) -> bytes:
 
 def read_images(path: str) -> list[bytes]:
     """The image files that a row holds; raises as `read_row`."""
-    column, data = _read_payload(path)
-    if column != "frames":
+    payload = read_row(path)
+    if isinstance(payload, bytes):
         raise VideoError(path, "unsupported_source", "a row with a video file, not images")
-    return [data[start:end] for start, end in _places_of_values(data)]
+    return payload
 
 
 def read_some_images(path: str, wanted: Sequence[int]) -> tuple[dict[int, bytes], int]:
     """The image files with the numbers ``wanted``, as far as there are such, and how many the row holds.
 
-    As `read_images`, but a clip of 8 frames pays for no more than these. Raises as `read_row`.
+    As `read_images`, but nothing else is read from a disk; behind a URL, where it is requests that
+    cost, the row is read whole. Raises as `read_row`.
     """
-    column, data = _read_payload(path)
-    if column != "frames":
-        raise VideoError(path, "unsupported_source", "a row with a video file, not images")
-    places = _places_of_values(data)
-    return {k: data[slice(*places[k])] for k in wanted if k < len(places)}, len(places)
+    if "://" in path:
+        images = read_images(path)
+        return {k: images[k] for k in wanted if k < len(images)}, len(images)
+    with _open_row(path) as row:
+        if row.column != "frames":
+            raise VideoError(path, "unsupported_source", "a row with a video file, not images")
+        chosen = [k for k in wanted if k < row.num_images]
+        places = row.places_of_images(chosen)
+        return {
+            k: row.read(*place) for k, place in zip(chosen, places, strict=True)
+        }, row.num_images
 
 
 def read_row(path: str) -> Payload:
@@ -141,35 +151,59 @@ def read_row(path: str) -> Payload:
         VideoError: ``not_found``, ``permission_denied``; ``not_a_shard``, if the file was written
             by something else; ``bad_row``; ``unreadable``, if it is cut short.
     """
-    column, data = _read_payload(path)
-    if column == "data":
+    with _open_row(path) as row:
+        data = row.read(0, row.num_bytes)
+        if row.column == "data":
+            return data
+        places = row.places_of_images(range(row.num_images))
+        return [data[start:end] for start, end in places]
+
+
+def num_bytes_of_row(path: str) -> int:
+    """Bytes of what the row holds, images with four bytes for each length; raises as `read_row`."""
+    with _open_row(path) as row:
+        return row.num_bytes
+
+
+@dataclass(frozen=True)
+class _OpenRow:
+    """A row of an open shard; positions count from the first byte of its payload."""
+
+    path: str
+    file: Any
+    column: str
+    start: int
+    num_bytes: int
+    num_images: int
+
+    def read(self, start: int, end: int) -> bytes:
+        """Bytes ``start`` to ``end``; raises VideoError ``unreadable`` where the file ends before."""
+        self.file.seek(self.start + start)
+        data: bytes = self.file.read(end - start)
+        if len(data) != end - start:
+            raise VideoError(self.path, "unreadable", "the shard is cut short")
         return data
-    return [data[start:end] for start, end in _places_of_values(data)]
+
+    def places_of_images(self, wanted: Sequence[int]) -> list[tuple[int, int]]:
+        """(start, end) of each of the images ``wanted``, by the table behind the payload."""
+        table = self.read(self.num_bytes, self.num_bytes + self.num_images * _END.itemsize)
+        ends = np.frombuffer(table, _END)
+        places = [(int(ends[k - 1]) if k else 0, int(ends[k])) for k in wanted]
+        places = [(before + _LENGTH_BYTES, end) for before, end in places]
+        if not all(_LENGTH_BYTES <= start <= end <= self.num_bytes for start, end in places):
+            raise VideoError(self.path, "unreadable", "damage in the table of its images")
+        return places
 
 
-def _read_payload(path: str) -> tuple[str, bytes]:
-    """(column, what lies there) of a row; raises as `read_row`."""
+@contextlib.contextmanager
+def _open_row(path: str) -> Iterator[_OpenRow]:
+    """Raises as `read_row`."""
     file, row = split_shard_path(path)
     with _open(path, file) as opened:
         index = _index(path, file, opened)
         if row >= len(index.places):
             raise VideoError(path, "bad_row", f"the shard has {len(index.places)} rows")
-        start, num_bytes = index.places[row].tolist()
-        opened.seek(start)
-        data = opened.read(num_bytes)
-    if len(data) != num_bytes:
-        raise VideoError(path, "unreadable", "the shard is cut short")
-    return index.column, data
-
-
-def num_bytes_of_row(path: str) -> int:
-    """Bytes of what the row holds, images with four bytes for each length; raises as `read_row`."""
-    file, row = split_shard_path(path)
-    with _open(path, file) as opened:
-        places = _index(path, file, opened).places
-    if row >= len(places):
-        raise VideoError(path, "bad_row", f"the shard has {len(places)} rows")
-    return int(places[row, 1])
+        yield _OpenRow(path, opened, index.column, *index.places[row].tolist())
 
 
 def write_shard(path: str | os.PathLike[str], rows: Iterable[tuple[str, Payload]]) -> int:
@@ -202,14 +236,15 @@ def write_shard(path: str | os.PathLike[str], rows: Iterable[tuple[str, Payload]
                         data_page_size=2**31 - 1,  # the images of a row stay in one page
                     )
                 )
-            num_bytes, checksum = _measure(payload)
+            num_bytes, table, checksum = _measure(payload)
             if kind != column or not 0 < num_bytes <= MOST_ROW_BYTES:
                 what = f"{num_bytes} bytes of {kind} in a shard of {column}"
                 raise ValueError(f"{path}: {video_id}: {what}, 1 to {MOST_ROW_BYTES} can be stored")
             schema = _SCHEMAS[column]
             values = [pa.array([video_id]), pa.array([payload], schema.field(column).type)]
             writer.write_table(pa.table(values, schema=schema), row_group_size=1)
-            places.append((sink.tell() - num_bytes, num_bytes))
+            places.append((sink.tell() - num_bytes, num_bytes, len(table) // _END.itemsize))
+            sink.write(table)
             sums.append(checksum)
         if writer is None:
             raise ValueError(f"{path}: a shard needs at least one row")
@@ -221,32 +256,24 @@ def write_shard(path: str | os.PathLike[str], rows: Iterable[tuple[str, Payload]
         writer.add_key_value_metadata({_METADATA_KEY: json.dumps(described)})
     with open(path, "rb") as file:
         os.fsync(file.fileno())
-        for (start, num_bytes), checksum in zip(places, sums, strict=True):
+        for (start, num_bytes, num_images), checksum in zip(places, sums, strict=True):
             file.seek(start)
-            if zlib.crc32(file.read(num_bytes)) != checksum:
+            if zlib.crc32(file.read(num_bytes + num_images * _END.itemsize)) != checksum:
                 raise RuntimeError(f"{path}: a row read back is not what was written")
     return len(places)
 
 
-def _measure(payload: Payload) -> tuple[int, int]:
-    """(bytes, CRC-32) of the payload as it lies in the file."""
+def _measure(payload: Payload) -> tuple[int, bytes, int]:
+    """(bytes of the payload as it lies in the file, table behind it, CRC-32 of both)."""
     if isinstance(payload, bytes):
-        return len(payload), zlib.crc32(payload)
+        return len(payload), b"", zlib.crc32(payload)
     checksum = 0
     for value in payload:
         checksum = zlib.crc32(len(value).to_bytes(_LENGTH_BYTES, "little"), checksum)
         checksum = zlib.crc32(value, checksum)
-    return sum(_LENGTH_BYTES + len(value) for value in payload), checksum
-
-
-def _places_of_values(data: bytes) -> list[tuple[int, int]]:
-    """(start, end) of each value."""
-    places, end, length_at = [], 0, struct.Struct("<I").unpack_from
-    while end < len(data):
-        start = end + _LENGTH_BYTES
-        end = start + length_at(data, end)[0]
-        places.append((start, end))
-    return places
+    ends = np.cumsum([_LENGTH_BYTES + len(value) for value in payload])
+    table = ends.astype(_END).tobytes()
+    return int(ends[-1]) if payload else 0, table, zlib.crc32(table, checksum)
 
 
 def _open(path: str, file: str) -> Any:
@@ -295,7 +322,7 @@ def _read_index(path: str, opened: Any, state: tuple[int, int] | None) -> _Index
         described = json.loads(metadata[_METADATA_KEY.encode()])
         if described["version"] != _VERSION or described["column"] not in _SCHEMAS:
             raise ValueError(f"version {described['version']!r}, this stm reads {_VERSION}")
-        places = np.frombuffer(base64.b64decode(described["places"]), "<i8").reshape(-1, 2)
+        places = np.frombuffer(base64.b64decode(described["places"]), "<i8").reshape(-1, 3)
     except (pa.ArrowInvalid, ValueError, KeyError, TypeError) as error:
         detail = f"no shard that `stm prepare` wrote, or cut short ({error!s:.200})"
         raise VideoError(path, "not_a_shard", detail) from error

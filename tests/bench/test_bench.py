@@ -13,7 +13,9 @@ from pipelines.bench import needs
 from stm.bench import data, decode
 from stm.data.clips import ClipSpec
 from stm.data.manifest import SCHEMA, Manifest
+from stm.data.shards import shard_path, write_shard
 from stm.data.synthetic import encode
+from tests.videos import write_frame_folder
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +37,8 @@ def manifest(tmp_path_factory):
 def test_the_sum_says_how_many_cores_and_megabytes_a_gpu_needs():
     said = needs(400.0, clips_per_s_core=50.0, clip_mb=1.2)
     assert said == "one GPU at 400 clips/s needs 8 cores of this kind and 480 MB/s between them"
+    assert "needs 9 cores" in needs(400.0, clips_per_s_core=49.0, clip_mb=1.2)  # one too few would starve it
+    assert "needs 1 core of" in needs(400.0, clips_per_s_core=401.0, clip_mb=1.2)
 
 
 def test_every_decoder_is_measured_on_the_same_videos(manifest):
@@ -45,6 +49,29 @@ def test_every_decoder_is_measured_on_the_same_videos(manifest):
     assert result["ratio_to_packets"]["packets"] == 1.0
     assert list(result["unreadable"]) == ["missing.mp4"]
     assert result["by_codec"]["h264"]["num_videos"] == 5
+
+
+def test_rows_of_a_shard_are_measured_without_decord_which_cannot_read_them(tmp_path):
+    images = [
+        path.read_bytes() for path in sorted(write_frame_folder(tmp_path / "frames").iterdir())
+    ]
+    write_shard(tmp_path / "s.parquet", [("a", images), ("b", images)])
+    rows = [shard_path(tmp_path / "s.parquet", row) for row in range(2)]
+    result = decode.measure(rows, num_frames=4, size=32, repetitions=1)
+    assert result["num_videos"] == 2
+    assert not [name for name in result["ms"] if "decord" in name]
+    assert result["unreadable"] == {}
+
+
+def test_videos_that_cannot_be_read_are_named_in_a_few_lines(tmp_path, capfd):
+    for number in range(9):
+        (tmp_path / f"{number}.mp4").write_bytes(b"no video")
+    assert cli.main(["bench", "decode", "--videos", str(tmp_path)]) == 2
+    said = capfd.readouterr().err
+    assert "none of 9 videos" in said
+    assert "0.mp4: " in said
+    assert "not_a_video" in said
+    assert len(said.splitlines()) < 12
 
 
 def test_pool_and_stream_and_loader_make_the_same_number_of_clips(ray_cluster, manifest):

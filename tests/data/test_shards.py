@@ -145,6 +145,36 @@ def test_images_in_a_shard_are_read_as_their_folder_is(tmp_path: Path) -> None:
         decode.read_frames(row, [12])
 
 
+def test_a_clip_reads_its_own_images_only(tmp_path: Path) -> None:
+    folder = write_frame_folder(tmp_path / "frames", num_frames=12)
+    images = [path.read_bytes() for path in sorted(folder.iterdir())]
+    shard = tmp_path / "s.parquet"
+    write_shard(shard, [("frames", images)])
+    row = shard_path(shard, 0)
+    wanted = decode.read_frames(row, [2, 7])
+    stat, whole = os.stat(shard), shard.read_bytes()
+    for k in set(range(12)) - {2, 7}:
+        stored = len(images[k]).to_bytes(4, "little") + images[k]
+        assert whole.count(stored) == 1
+        whole = whole.replace(stored, bytes(len(stored)))
+    shard.write_bytes(whole)
+    os.utime(shard, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert (decode.read_frames(row, [2, 7]) == wanted).all()
+    assert reason(row) == "unreadable"  # image 0 is zeros
+
+
+def test_damage_in_the_table_of_images_is_named(tmp_path: Path) -> None:
+    images = [bytes([k]) * 50 for k in range(5)]
+    write_shard(tmp_path / "s.parquet", [("frames", images)])
+    whole = (tmp_path / "s.parquet").read_bytes()
+    table = np.arange(54, 54 * 6, 54, "<i4").tobytes()
+    assert whole.count(table) == 1
+    for damaged in (table[4:8] + table[:4] + table[8:], table[:-4] + bytes(4), bytes(20)):
+        (tmp_path / "s.parquet").write_bytes(whole.replace(table, damaged))
+        with pytest.raises(decode.VideoError, match="damage in the table"):
+            read_images(shard_path(tmp_path / "s.parquet", 0))
+
+
 def test_a_damaged_image_is_refused_and_leaves_the_next_one_alone(tmp_path: Path) -> None:
     folder = write_frame_folder(tmp_path / "frames", num_frames=3)
     images = [path.read_bytes() for path in sorted(folder.iterdir())]
