@@ -1,11 +1,11 @@
-"""Long work shows itself: a live line in a terminal, plain lines everywhere else.
+"""Long work shows itself: a live line in a terminal, the last lines in a notebook, plain lines everywhere else.
 
     with progress_view() as view:
         train(config, view.say, on_event=view.training(config))
 
 A terminal keeps one line at its foot (epoch, step, loss, clips/s, share of time waiting for data, time left) under the
-lines that are said. Without a terminal (a log, a pipe, a notebook) and with ``plain=True`` there are those lines alone,
-the very same ones.
+lines that are said. A notebook has the last of those lines under the cell. Without either (a log, a pipe) and with
+``plain=True`` there are the lines alone, the very same ones.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +28,12 @@ Hear = Callable[[Event], None]
 Tick = Callable[[int, int], None]
 
 
+NOTEBOOK_LINES = 40
+"""So many lines stay under a notebook's cell. A long run says thousands, which the notebook's file would keep."""
+
+
 class PlainView:
-    """Lines on stderr; in a notebook under the cell."""
+    """Lines on stderr; with ``plain=True`` in a notebook, on its stdout: its stderr is a red box."""
 
     def say(self, message: str) -> None:
         """Print a line; secrets in URLs are hidden."""
@@ -40,6 +46,29 @@ class PlainView:
     def counting(self, what: str) -> Tick | None:
         """What is told ``(done, total)`` of a count; None: who counts says it in lines."""
         return None
+
+
+class NotebookView(PlainView):
+    """The last lines under the cell, written anew in their place. They may come from any thread."""
+
+    def __init__(self) -> None:
+        self._lines: deque[str] = deque(maxlen=NOTEBOOK_LINES)
+        self._num_said = 0
+        self._shown: Any = None
+        self._lock = threading.Lock()
+
+    def say(self, message: str) -> None:
+        with self._lock:
+            self._lines.append(redact(message))
+            self._num_said += 1
+            left_out = self._num_said - len(self._lines)
+            above = [f"({left_out} lines before these)"] if left_out else []
+            bundle = {"text/plain": "\n".join([*above, *self._lines])}
+            if self._shown is None:
+                ipython: Any = sys.modules["IPython"]
+                self._shown = ipython.display.display(bundle, raw=True, display_id=True)
+            else:
+                self._shown.update(bundle, raw=True)
 
 
 class LiveView(PlainView):
@@ -133,9 +162,12 @@ class _TrainingLine:
 
 @contextlib.contextmanager
 def progress_view(plain: bool = False) -> Iterator[PlainView]:
-    """A live view where stderr is a terminal that can move its cursor, else (or with ``plain``) a plain one."""
-    if plain or not _is_terminal():
+    """The view that fits where this runs: a notebook, a terminal that can move its cursor, or (``plain``) neither."""
+    if plain or not (in_notebook() or _is_terminal()):
         yield PlainView()
+        return
+    if in_notebook():
+        yield NotebookView()
         return
     from rich.console import Console
 

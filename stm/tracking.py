@@ -174,11 +174,13 @@ def _client(uri: str | None) -> Any:
 def open_run(config: Config, folder: Path, name: str, known_run_id: str | None = None) -> Tracker:
     """Open the MLflow run of a training run: the one it had before, else a new one.
 
-    ``folder`` is on this machine and keeps the spool. ``known_run_id`` is what the last checkpoint says, for a driver
-    that finds the run on another machine. If the server cannot be reached the run trains without a record, and says so
-    in the tracker's ``run_id``: None.
+    ``folder`` is on this machine and keeps the spool. A database is the one beside it, also where the run was moved or
+    copied since: the record of a copy must not go to the original. ``known_run_id`` is what the last checkpoint says,
+    for a driver that finds the run on another machine. If the server cannot be reached the run trains without a
+    record, and says so in the tracker's ``run_id``: None.
     """
-    uri = tracking_uri(config.tracking, config.train.storage)
+    storage = config.train.storage
+    uri = tracking_uri(config.tracking, storage if "://" in storage else str(folder.parent))
     spool = folder / "tracking.jsonl"
     if uri is None:
         return Tracker(None, None, spool)

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from stm.config import Config, OptimConfig
-from stm.progress_view import LiveView, PlainView, in_notebook, progress_view
+from stm.progress_view import NOTEBOOK_LINES, LiveView, in_notebook, progress_view
 
 CONFIG = Config(optim=OptimConfig(epochs=3, milestones=[2]))
 
@@ -95,15 +95,55 @@ def test_without_a_terminal_lines_are_what_they_were(capsys):
     assert capsys.readouterr().err == "epoch 1 step 10/20  loss 1.250\n"
 
 
-def test_a_notebook_has_plain_lines_under_its_cell(monkeypatch, capsys):
+@pytest.fixture
+def cell(monkeypatch):
+    """What stands under a notebook's cell: outputs by number, as a kernel would have them."""
+    outputs: list[str] = []
+
+    def display(bundle, *, raw, display_id):
+        assert raw
+        assert display_id
+        number = len(outputs)
+        outputs.append(bundle["text/plain"])
+        return types.SimpleNamespace(
+            update=lambda bundle, *, raw: outputs.__setitem__(number, bundle["text/plain"])
+        )
+
     shell = types.SimpleNamespace(kernel=object())
-    module = types.SimpleNamespace(get_ipython=lambda: shell)
+    module = types.SimpleNamespace(
+        get_ipython=lambda: shell, display=types.SimpleNamespace(display=display)
+    )
     monkeypatch.setitem(sys.modules, "IPython", module)
+    return outputs
+
+
+def test_a_notebook_keeps_the_last_lines_under_its_cell(cell, capsys):
     assert in_notebook()
     with progress_view() as view:
-        assert type(view) is PlainView
+        assert view.training(CONFIG) is None
+        view.say("hello s3://key:pa55@bucket")
+        assert cell == ["hello s3://***@bucket"]
+        for number in range(1000):
+            view.say(f"step {number}")
+    assert len(cell) == 1
+    lines = cell[0].splitlines()
+    assert lines[0] == f"({1001 - NOTEBOOK_LINES} lines before these)"
+    assert lines[1:] == [f"step {number}" for number in range(1000 - NOTEBOOK_LINES, 1000)]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_each_view_of_a_notebook_has_a_place_of_its_own(cell):
+    for text in ("first", "second"):
+        with progress_view() as view:
+            view.say(text)
+    assert cell == ["first", "second"]
+
+
+def test_plain_lines_in_a_notebook_are_not_in_a_red_box(cell, capsys):
+    with progress_view(plain=True) as view:
         view.say("hello")
-    assert capsys.readouterr().out == "hello\n"
+    assert capsys.readouterr() == ("hello\n", "")
+    assert cell == []
 
 
 def in_terminal(code, **environment):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,18 @@ def test_a_failed_delivery_is_not_repeated_at_once(tmp_path, monkeypatch):
 def test_a_run_that_is_opened_again_is_the_same_run(store):
     config, tracker, run = store
     assert tracking.open_run(config, run, "first").run_id == tracker.run_id
+
+
+def test_the_record_of_a_run_that_was_copied_goes_to_the_copys_database(store, tmp_path):
+    config, original, run = store
+    copy = tmp_path / "copy"
+    shutil.copytree(run.parent, copy)
+    tracker = tracking.open_run(config, copy / "first", "first")
+    assert tracker.run_id == original.run_id
+    tracker.metrics({"copied": 1.0}, 1)
+    assert tracker.deliver()
+    assert client_of(tracker).get_metric_history(original.run_id, "copied")
+    assert not client_of(original).get_metric_history(original.run_id, "copied")
 
 
 def test_the_end_of_a_run_is_recorded_and_a_restart_reopens_it(store):

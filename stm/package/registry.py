@@ -31,6 +31,8 @@ _MLFLOW_ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
 }
+_ASKING = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+"""How long to ask whether a server is there: some 20 s, unless the user has set these. Files may take longer."""
 
 _URI = re.compile(r"models:/(?P<name>[^/:@]+)(?:@(?P<alias>[^/:@]+)|/(?P<version>\d+))")
 
@@ -57,14 +59,14 @@ def locate(checkpoint: str, tracking: str | None = None) -> Located:
     found = _URI.fullmatch(checkpoint)
     if found is None:
         raise UserError(
-            f"--checkpoint {checkpoint}: a registered model is models:/NAME@{CHAMPION}, or models:/NAME/VERSION"
+            f"{checkpoint}: a registered model is models:/NAME@{CHAMPION}, or models:/NAME/VERSION"
         )
     from mlflow.exceptions import MlflowException
 
     uri = store_of(tracking)
     name = found["name"]
     try:
-        client = open_client(uri)
+        client = open_client(uri, create=False)
         version = (
             client.get_model_version_by_alias(name, found["alias"])
             if found["alias"]
@@ -80,7 +82,7 @@ def locate(checkpoint: str, tracking: str | None = None) -> Located:
         return Located(_fetched(uri, location, label, model_id), label)
     except MlflowException as error:
         raise UserError(
-            f"--checkpoint {checkpoint}: not in {uri}: {error.message.strip()}. `stm register` adds a model; "
+            f"{checkpoint}: not in {uri}: {error.message.strip().rstrip('.')}. `stm register` adds a model; "
             "--tracking names another server or database"
         ) from error
 
@@ -99,24 +101,43 @@ def store_of(tracking: str | None) -> str:
     return f"sqlite:///{beside}"
 
 
-def open_client(uri: str) -> Any:
+def open_client(uri: str, create: bool = True) -> Any:
     """An ``MlflowClient`` of a server or database that is there; ``UserError`` where it is not.
 
-    No global of MLflow's is set: the caller's own tracking stays as it is.
+    ``create`` makes a database that is missing, in a folder that is there. No global of MLflow's is set: the caller's
+    own tracking stays as it is.
     """
     for key, value in _MLFLOW_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
+    usual = {key: os.environ[key] for key in _ASKING if os.environ[key] == _MLFLOW_ENVIRONMENT[key]}
     from mlflow import MlflowClient
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).parent.is_dir():
-        raise UserError(f"--tracking {uri}: no such folder")
+    if uri.startswith("sqlite:///"):
+        database = Path(uri.removeprefix("sqlite:///"))
+        if not database.parent.is_dir():
+            raise UserError(f"--tracking {uri}: no such folder")
+        if not create and not database.exists():
+            raise UserError(f"--tracking {uri}: no such database; `stm register` makes one")
+    os.environ.update({key: _ASKING[key] for key in usual})
     try:
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     except Exception as error:  # every store fails in its own way
-        raise UserError(f"--tracking {uri} does not answer: {error}") from error
+        raise UserError(f"--tracking {uri} does not answer: {_reason(error)}") from error
+    finally:
+        os.environ.update(usual)
     return client
+
+
+def _reason(error: BaseException) -> str:
+    """The system's own word where a connection failed (`Connection refused`), else all that the store says."""
+    innermost = error
+    while inner := innermost.__cause__ or innermost.__context__:
+        innermost = inner
+    if isinstance(innermost, OSError):
+        return innermost.strerror or str(innermost)
+    return str(error)
 
 
 def _fetched(uri: str, location: str, label: str, model_id: str) -> str:

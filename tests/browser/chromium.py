@@ -90,10 +90,20 @@ class Chromium:
             time.sleep(0.05)
         raise AssertionError(f"Chromium did not start within {_START_S:g} s")
 
-    def open(self, url: str, *, width: int = 1100, dark: bool = False, until: str = "true") -> Page:
-        """Open ``url`` in a window ``width`` pixels wide; returns once it is loaded and ``until`` holds."""
+    def open(
+        self,
+        url: str,
+        *,
+        width: int = 1100,
+        height: int = 900,
+        dark: bool = False,
+        until: str = "true",
+    ) -> Page:
+        """Open ``url`` in a window of that many pixels; returns once it is loaded and ``until`` holds."""
         page = Page(self._loop, url)
-        self._loop.run_until_complete(page.open(self._session, self._address, width, dark, until))
+        self._loop.run_until_complete(
+            page.open(self._session, self._address, (width, height), dark, until)
+        )
         return page
 
 
@@ -126,16 +136,25 @@ class Page:
             self._call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
         )
 
-    def screenshot(self, path: Path) -> bytes:
-        """The whole page as PNG, up to 12000 pixels high; also written to ``path``."""
+    def inside(self, until: str) -> Page:
+        """The page in this one's sandboxed iframe, which is a process of its own, once ``until`` holds in it."""
+        page = Page(self._loop, "blob:")
+        self._loop.run_until_complete(page.enter(self._session, self._address, self._id, until))
+        return page
+
+    def screenshot(self, path: Path, *, window: bool = False) -> bytes:
+        """The whole page as PNG, up to 12000 pixels high, or its ``window``; also written to ``path``.
+
+        For the whole page the window is another for a moment. A page that builds itself anew when that happens, as
+        MLflow's does, is then pictured with placeholders.
+        """
         size = self.run(
             "[document.documentElement.scrollWidth, document.documentElement.scrollHeight]"
         )
         clip = {"x": 0, "y": 0, "width": size[0], "height": min(size[1], 12000), "scale": 1}
+        whole = {} if window else {"captureBeyondViewport": True, "clip": clip}
         answer = self._loop.run_until_complete(
-            self._call(
-                "Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip
-            )
+            self._call("Page.captureScreenshot", format="png", **whole)
         )
         content = base64.b64decode(answer["data"])
         path.write_bytes(content)
@@ -144,21 +163,51 @@ class Page:
     # ------------------------------------------------------------------ the protocol
 
     async def open(
-        self, session: aiohttp.ClientSession, address: str, width: int, dark: bool, until: str
+        self,
+        session: aiohttp.ClientSession,
+        address: str,
+        size: tuple[int, int],
+        dark: bool,
+        until: str,
     ) -> None:
         async with session.put(f"{address}/json/new?about:blank") as response:
             target = await response.json(content_type=None)
-        self._socket = await session.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=0)
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            await self._call(f"{domain}.enable")
+        await self._attach(session, address, target)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         await self._call("Emulation.setEmulatedMedia", features=[scheme])
         await self._call(
             "Emulation.setDeviceMetricsOverride",
-            width=width, height=900, deviceScaleFactor=1, mobile=False,
+            width=size[0], height=size[1], deviceScaleFactor=1, mobile=False,
         )  # fmt: skip
         await self._call("Page.bringToFront")  # a page behind another is sent no pointer
         await self._call("Page.navigate", url=self._url)
+        await self._wait(until)
+
+    async def enter(
+        self, session: aiohttp.ClientSession, address: str, parent: str, until: str
+    ) -> None:
+        deadline = time.monotonic() + _START_S
+        while True:
+            async with session.get(f"{address}/json/list") as response:
+                targets = await response.json(content_type=None)
+            frames = [target for target in targets if target.get("parentId") == parent]
+            if frames:
+                break
+            assert time.monotonic() < deadline, "no iframe in a process of its own"
+            await asyncio.sleep(0.05)
+        await self._attach(session, address, frames[0])
+        self._loaded = True  # or soon: that event may have passed
+        await self._wait(until)
+
+    async def _attach(
+        self, session: aiohttp.ClientSession, address: str, target: dict[str, Any]
+    ) -> None:
+        self._session, self._address, self._id = session, address, target["id"]
+        self._socket = await session.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=0)
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            await self._call(f"{domain}.enable")
+
+    async def _wait(self, until: str) -> None:
         deadline = time.monotonic() + _START_S
         while not (
             await self._run(f"Boolean({until})") and self._loaded

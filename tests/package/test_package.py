@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import socket
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +15,9 @@ import pytest
 
 from pipelines import cli
 from stm.errors import UserError
+from stm.package import registry as registry_module
 from stm.package.network import PackagedNetwork
-from stm.package.registry import locate
+from stm.package.registry import locate, open_client
 from tests.package.untrained import CLASSES, SIZE, T, write_checkpoint
 from tests.videos import write_video
 
@@ -139,7 +143,70 @@ def test_a_model_that_is_not_there_is_one_message(folder, registry, monkeypatch,
         locate("models:/actions", registry)
     with pytest.raises(UserError, match="no such folder"):
         locate("models:/actions@champion", f"sqlite:///{tmp_path / 'nowhere' / 'mlflow.db'}")
+    missing = tmp_path / "mlflow.db"
+    with pytest.raises(UserError, match="no such database"):
+        locate("models:/actions@champion", f"sqlite:///{missing}")
+    assert not missing.exists()  # and none is made by asking
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(UserError, match="which registry"):
         locate("models:/actions@champion")
+
+
+@pytest.mark.parametrize("verb", ["predict", "serve"])
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        ("models:/nothing@champion", "Registered Model with name=nothing not found."),
+        ("models:/named@nobody", "Registered model alias nobody not found."),
+        ("models:/named/99", "Model Version (name=named, version=99) not found."),
+    ],
+)
+def test_a_name_alias_or_version_that_is_not_registered_is_one_message_and_status_2(
+    folder, registry, capfd, verb, model, reason
+):
+    open_client(registry).create_registered_model("named")
+    try:
+        more = [str(folder / "a.mp4")] if verb == "predict" else []
+        assert cli.main([verb, "--model", model, "--tracking", registry, *more]) == 2
+    finally:
+        open_client(registry).delete_registered_model("named")
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err == (
+        f"stm {verb}: {model}: not in {registry}: {reason} `stm register` adds a model; "
+        "--tracking names another server or database\n"
+    )
+
+
+@pytest.mark.parametrize("verb", ["predict", "serve", "register"])
+@pytest.mark.parametrize("listens", [False, True])
+def test_a_server_that_is_down_or_silent_is_one_message_and_status_2_in_time(
+    folder, capfd, monkeypatch, verb, listens
+):
+    for key in registry_module._ASKING:
+        monkeypatch.delenv(key, raising=False)
+    monkeypatch.setitem(registry_module._ASKING, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setitem(registry_module._ASKING, "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        if listens:  # it takes the connection, and never says a word
+            server.listen()
+        uri = f"http://127.0.0.1:{server.getsockname()[1]}"
+        first = str(folder / "runs" / "first")
+        arguments = {
+            "predict": ["--model", "models:/actions@champion", str(folder / "a.mp4")],
+            "serve": ["--model", "models:/actions@champion"],
+            "register": ["--checkpoint", first, "--name", "actions"],
+        }[verb]
+        started = time.monotonic()
+        for _ in range(
+            2
+        ):  # what the first has set in the environment must not make the second wait
+            assert cli.main([verb, "--tracking", uri, *arguments]) == 2
+        assert time.monotonic() - started < 20
+    out, err = capfd.readouterr()
+    assert out == ""
+    reason = "timed out" if listens else "Connection refused"
+    assert err == 2 * f"stm {verb}: --tracking {uri} does not answer: {reason}\n"
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "30"  # files get the time they had

@@ -15,6 +15,7 @@ import pytest
 import requests
 
 from stm.evaluate.predict import predict
+from stm.package.register import register
 from tests.package.untrained import write_checkpoint
 from tests.serve.server import serving
 from tests.videos import write_audio, write_video
@@ -220,3 +221,31 @@ def test_ctrl_c_ends_it_and_leaves_nothing_behind(checkpoint, videos, tmp_path):
     assert alive == []
     with pytest.raises(requests.ConnectionError):
         requests.get(f"{running.url}/health", timeout=5)
+
+
+def test_a_registered_model_is_served_by_its_name_and_answers_as_predict_does(
+    tmp_path, videos, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # the server's, too
+    registry = f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}"
+    for number in (0, 1):
+        folder = tmp_path / "runs" / str(number)
+        write_checkpoint(folder / "checkpoint-00000007", seed=number)
+        register(str(folder), "actions", rule="always", tracking=registry)
+    asked = "models:/actions@champion"
+    some = dict(list(videos.items())[:4])
+    told = predict(asked, list(map(str, some.values())), say=lambda line: None, tracking=registry)
+    other = predict(
+        "models:/actions/1", [str(videos["0.mp4"])], say=lambda line: None, tracking=registry
+    )
+    assert told["checkpoint"] == "models:/actions/2"
+    assert told["videos"][0]["top5"] != other["videos"][0]["top5"]
+    with serving(
+        tmp_path / "log", "--model", asked, "--tracking", registry, "--decoders", "1"
+    ) as running:
+        health = requests.get(f"{running.url}/health", timeout=30).json()
+        assert health["model"] == "models:/actions/2"
+        for path, row in zip(some.values(), told["videos"], strict=True):
+            reply = running.post(Path(path).read_bytes())
+            assert reply.json()["model"] == "models:/actions/2"
+            agrees(reply.json(), row["top5"])
