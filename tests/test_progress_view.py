@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from stm.config import Config, OptimConfig
+from stm.errors import UserError
 from stm.progress_view import NOTEBOOK_LINES, LiveView, in_notebook, progress_view
 
 CONFIG = Config(optim=OptimConfig(epochs=3, milestones=[2]))
@@ -144,6 +145,11 @@ def test_plain_lines_in_a_notebook_are_not_in_a_red_box(cell, capsys):
         view.say("hello")
     assert capsys.readouterr() == ("hello\n", "")
     assert cell == []
+
+
+def test_a_notebook_shows_bad_input_as_one_line():
+    """IPython asks an exception for its own traceback before it makes one."""
+    assert UserError("no such file")._render_traceback_() == ["UserError: no such file"]
 
 
 def in_terminal(code, **environment):

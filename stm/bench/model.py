@@ -1,7 +1,7 @@
 """How fast the network is beside its relatives, in training and in inference, on one device.
 
     stm, tsn, tsm, cstm, cmm    the variants of ``build_model``
-    naive                       stm with the usual temporal convolution: permute, Conv1d, permute back
+    naive                       stm as re-implementations have it (``stm.bench.naive``)
 
     train       forward, backward, one step of SGD
     inference   evaluation mode
@@ -26,11 +26,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stm.bench.naive import build_naive
 from stm.model import build_model, count_operations
 from stm.model.allocator import keep_freed_memory
 from stm.model.folding import fold
 from stm.model.network import VideoResNet
-from stm.model.temporal import ChannelwiseTemporalConv, join_time, split_time
 from stm.train.step import Autocast
 
 NETWORKS = ("stm", "tsn", "tsm", "cstm", "cmm", "naive")
@@ -42,30 +42,9 @@ BACKWARD_COST = 2
 """A backward pass is counted as twice the forward's operations: gradients of inputs, and of weights."""
 
 
-class NaiveTemporalConv(ChannelwiseTemporalConv):
-    """The same function by way of ``[N*H*W, C, T]``, as re-implementations have it.
-
-    What comes back is channels-last, as the layer after it wants it: a copy less than the usual.
-    """
-
-    def forward(self, frames: Tensor, num_frames: int) -> Tensor:
-        """``frames: [N*T, C, H, W]`` -> the same shape, channels-last."""
-        clips = split_time(frames, num_frames)
-        batch, _, height, width, channels = clips.shape
-        pixels = clips.permute(0, 2, 3, 4, 1).reshape(-1, channels, num_frames)
-        mixed = F.conv1d(pixels, self.weight[..., 0], padding=1, groups=channels)
-        mixed = mixed.view(batch, height, width, channels, num_frames)
-        return join_time(mixed.permute(0, 4, 1, 2, 3).contiguous())
-
-
 def build(name: str, **settings: Any) -> VideoResNet:
     """One of `NETWORKS`; ``settings`` are those of ``build_model``."""
-    model = build_model("stm" if name == "naive" else name, **settings)
-    if name == "naive":
-        for layer in model.modules():
-            if type(layer) is ChannelwiseTemporalConv:
-                layer.__class__ = NaiveTemporalConv
-    return model
+    return build_naive(**settings) if name == "naive" else build_model(name, **settings)
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ def build_model(
         reduction=reduction,
         gradient_checkpointing=gradient_checkpointing,
     )
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=model.memory_format)  # type: ignore[call-overload]
     return model
 
 
@@ -137,6 +137,7 @@ class VideoResNet(nn.Module):
     Use ``build_model``, which checks the arguments and explains them.
     """
 
+    memory_format = torch.channels_last
     layer1: nn.ModuleList
     layer2: nn.ModuleList
     layer3: nn.ModuleList
@@ -204,7 +205,7 @@ class VideoResNet(nn.Module):
                 f"clips must be float [N, T, 3, H, W], got {clips.dtype} {list(clips.shape)}"
             )
         batch, num_frames = clips.shape[:2]
-        frames = clips.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        frames = clips.flatten(0, 1).contiguous(memory_format=self.memory_format)
 
         x = F.relu(self.bn1(self.conv1(frames)), inplace=True)
         x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)

@@ -315,6 +315,8 @@ def _fit(
         )
         try:
             outcome: Any = trainer.fit()
+        except SystemExit as error:  # how Ray ends a Ctrl-C: with no word, and in a notebook too
+            raise KeyboardInterrupt from error
         except ray.exceptions.RayActorError as error:
             raise RunEnded(
                 f"run {train.name} was ended from outside; the same command continues it"

@@ -37,7 +37,9 @@ def manifest(tmp_path_factory):
 def test_the_sum_says_how_many_cores_and_megabytes_a_gpu_needs():
     said = needs(400.0, clips_per_s_core=50.0, clip_mb=1.2)
     assert said == "one GPU at 400 clips/s needs 8 cores of this kind and 480 MB/s between them"
-    assert "needs 9 cores" in needs(400.0, clips_per_s_core=49.0, clip_mb=1.2)  # one too few would starve it
+    assert "needs 9 cores" in needs(
+        400.0, clips_per_s_core=49.0, clip_mb=1.2
+    )  # one too few would starve it
     assert "needs 1 core of" in needs(400.0, clips_per_s_core=401.0, clip_mb=1.2)
 
 

@@ -9,6 +9,7 @@ import torch
 
 from pipelines import cli
 from stm.bench import model as bench
+from stm.bench.naive import NaiveCMM, NaiveTemporalConv
 from stm.model import build_model, count_operations
 from stm.model.folding import fold
 from tests.model import reference
@@ -29,8 +30,14 @@ def test_the_naive_layout_is_the_same_function_with_the_same_gradients():
         one.square().sum().backward()
     mine, theirs = (network.layer1[0].temporal.weight.grad for network in (ours, naive))
     torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
-    assert isinstance(naive.layer1[0].temporal, bench.NaiveTemporalConv)
-    assert not isinstance(ours.layer1[0].temporal, bench.NaiveTemporalConv)
+    for network, is_naive in ((ours, False), (naive, True), (fold(naive).network, True)):
+        block = network.layer1[0]
+        assert isinstance(block.temporal, NaiveTemporalConv) == is_naive
+        assert isinstance(block.cmm, NaiveCMM) == is_naive
+        seen = []
+        block.conv2.register_forward_hook(lambda _, __, out, seen=seen: seen.append(out))
+        network(clips)
+        assert seen[0].is_contiguous(memory_format=torch.channels_last) != is_naive
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -16,6 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import torch
+from mlflow import MlflowClient
 
 from stm.config import (
     Config,
@@ -145,6 +146,21 @@ def test_a_killed_run_continues_to_the_same_weights_bit_for_bit(
     assert resumed["steps"] == whole["steps"] == 18
     assert_same_weights(final(resumed), final(whole))
     assert resumed["val_top1"] == whole["val_top1"]
+
+
+def test_ctrl_c_ends_a_run_with_a_word_and_a_record_that_says_so(manifests, tmp_path):
+    config = config_for(manifests, tmp_path, "interrupted", epochs=40)
+    process = start(replace(config, tracking=TrackingConfig()))
+    run = tmp_path / "interrupted"
+    wait_for(lambda: run.is_dir() and committed_step(run) >= 2, process)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == 130, said[-2000:]
+    assert "interrupted; the same command continues where it was" in said
+    assert "Traceback" not in said
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    run_id = (run / "tracking.run_id").read_text().strip()
+    assert client.get_run(run_id).info.status == "KILLED"
 
 
 def committed_step(run):
