@@ -22,6 +22,7 @@ from stm.config import Config
 from stm.data.clips import ClipSpec, load_views
 from stm.data.manifest import Manifest
 from stm.data.stream import ClipBatch, build_stream, iterate
+from stm.train.clock import StepClock, share_waited
 from stm.train.replica import Replica
 from stm.train.trainer import stream_spec
 
@@ -131,16 +132,17 @@ def _run(
     """Clips a second after the first step, and the share of that time spent waiting for clips."""
     replica.step(next(batches), LEARNING_RATE, seed=0)
     _finish(device)
-    clips, waited = 0, 0.0
+    clips, waited, clock = 0, 0.0, StepClock(device)
     begun = asked = time.perf_counter()
     for batch in batches:
         waited += time.perf_counter() - asked
-        replica.step(batch, LEARNING_RATE, seed=0)
+        with clock.step():
+            replica.step(batch, LEARNING_RATE, seed=0)
         clips += len(batch.videos)
         asked = time.perf_counter()
-    _finish(device)
+    computed = clock.take()
     total = time.perf_counter() - begun
-    return clips / total, waited / total
+    return clips / total, share_waited(waited, computed, total)
 
 
 def _finish(device: torch.device) -> None:

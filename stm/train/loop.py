@@ -30,6 +30,7 @@ from stm.data.plan import Position, mix, shares, step_of, steps_per_epoch, valid
 from stm.data.stream import SHARD, ClipBatch, iterate
 from stm.data.waiting import WaitMonitor
 from stm.train import checkpoint as checkpoints
+from stm.train.clock import StepClock, share_waited
 from stm.train.optim import learning_rate
 from stm.train.preemption import PreemptionWatch
 from stm.train.progress import Pulse, slow_rank
@@ -117,6 +118,7 @@ class _Rank:
         self.steps_per_epoch = steps_per_epoch(job.num_videos, self.config.optim.batch_size)
         self.step = step_of(self.position, job.num_videos, self.config.optim.batch_size)
         self.window = _Window()
+        self.clock = StepClock(self.device)
         self.failures: list[dict[str, str]] = []
         self.saved_at = time.monotonic()
         self.preemption = PreemptionWatch(
@@ -187,10 +189,10 @@ class _Rank:
             )
 
     def _train_step(self, batch: ClipBatch) -> None:
-        began = time.perf_counter()
         rate = learning_rate(self.config.optim, self.step, self.steps_per_epoch)
         seed = int(mix(self.config.train.seed, self.step, self.rank) >> np.uint64(1))
-        sums, waited_s = self.replica.step(batch, rate, seed)
+        with self.clock.step():
+            sums, waited_s = self.replica.step(batch, rate, seed)
         self.window.sums.append(sums)
         self.window.sync_s += waited_s
         self.window.videos.append(batch.videos)
@@ -201,7 +203,6 @@ class _Rank:
         self.position = (
             Position(batch.epoch + 1, 0) if ended else Position(batch.epoch, batch.offset_end)
         )
-        self.window.busy_s += time.perf_counter() - began
 
     def _end_epoch(self, batches: Iterator[ClipBatch]) -> None:
         """Validate where it is due, and keep a checkpoint."""
@@ -233,6 +234,7 @@ class _Rank:
         window, self.window = self.window, _Window()
         if not window.sums:
             return
+        computed_s = self.clock.take()
         total_s = time.perf_counter() - window.started
         mine = [float(len(self.failures)), window.wait_s, window.sync_s]
         table = torch.cat([torch.stack(window.sums), self._one_row_a_rank(mine)])
@@ -268,7 +270,7 @@ class _Rank:
             mean_loss=sum(row[0] for row in steps) / max(sum(row[1] for row in steps), 1),
             lr=window.rates[-1],
             clips_per_s=sum(row[1] for row in steps) / total_s,
-            wait_share=window.wait_s / max(window.wait_s + window.busy_s, 1e-9),
+            wait_share=share_waited(window.wait_s, computed_s, total_s),
             first_batch_s=window.first_batch_s,
             memory_bytes=torch.cuda.max_memory_allocated() if self.device.type == "cuda" else 0,
             slow=slow_rank([wait for _, wait, _ in ranks], [sync for _, _, sync in ranks], total_s),
@@ -412,7 +414,6 @@ class _Window:
     """Waiting for clips."""
     sync_s: float = 0.0
     """Waiting for other ranks to begin the step (not seen on a GPU, whose collectives return at once)."""
-    busy_s: float = 0.0
     first_batch_s: float | None = None
     """What the first batch of an epoch was waited for, if it is in this window."""
     started: float = field(default_factory=time.perf_counter)

@@ -27,7 +27,9 @@ def mix_pairs(
         Clips as given; int64 [N], the labels of the partners; float32 [N], the share that keeps its own label.
     """
     num_clips, (height, width) = len(labels_N), clips_NTCHW.shape[-2:]
-    partners = torch.from_numpy(generator.permutation(num_clips)).to(labels_N.device)
+    partners = torch.from_numpy(generator.permutation(num_clips))
+    if labels_N.is_cuda:  # from other memory the copy would wait until the step before is over
+        partners = partners.pin_memory().to(labels_N.device, non_blocking=True)
     paste = cutmix > 0 and (mixup == 0 or generator.random() < 0.5)
     alpha = cutmix if paste else mixup
     share = generator.beta(alpha, alpha)

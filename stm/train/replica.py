@@ -9,7 +9,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from stm.config import Config
 from stm.data.stream import ClipBatch
@@ -17,6 +16,7 @@ from stm.model import build_model, load_pretrained
 from stm.model.allocator import keep_freed_memory
 from stm.model.sync_batchnorm import count_batch, synchronise_batchnorm
 from stm.train import checkpoint as checkpoints
+from stm.train.average import MovingAverage
 from stm.train.mixing import mix_pairs
 from stm.train.optim import build_optimizer, set_learning_rate
 from stm.train.step import Batch, autocast, gradients, set_arithmetic, usable_rows
@@ -43,7 +43,8 @@ class Replica:
         if config.optim.sync_batchnorm:
             synchronise_batchnorm(self._module)
         self._module.to(device)
-        self._average = self._moving_average()
+        decay = config.optim.ema_decay
+        self._average = MovingAverage(self._module, decay) if decay else None
         self.autocast = autocast(config.train.precision, device)
         # Scaled gradients may skip the first step, and the fused one would leave its momentum unset then.
         fused = device.type == "cuda" and not self.autocast.scale_gradients
@@ -68,7 +69,7 @@ class Replica:
         }
         if self._average is not None:
             state["weights"] = self._module.state_dict()
-            state["averaged"] = int(self._average.n_averaged)
+            state["averaged"] = self._average.num_updates
         return state
 
     def step(self, batch: ClipBatch, rate: float, seed: int) -> tuple[torch.Tensor, float]:
@@ -109,16 +110,8 @@ class Replica:
         self._scaler.step(self._optimizer)
         self._scaler.update()
         if self._average is not None:
-            self._average.update_parameters(self._module)
+            self._average.update(self._module)
         return sums, waited_s
-
-    def _moving_average(self) -> AveragedModel | None:
-        decay = self._config.optim.ema_decay
-        if not decay:
-            return None
-        return AveragedModel(
-            self._module, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True
-        )
 
     def _load(self, checkpoint: str) -> None:
         weights = checkpoints.read_weights(checkpoint)
@@ -126,7 +119,7 @@ class Replica:
         self._module.load_state_dict(state.get("weights", weights))
         if self._average is not None:
             self._average.module.load_state_dict(weights)
-            self._average.n_averaged.fill_(state["averaged"])
+            self._average.num_updates = state["averaged"]
         self._optimizer.load_state_dict(state["optimizer"])
         if state["scaler"]:
             self._scaler.load_state_dict(state["scaler"])
