@@ -80,7 +80,7 @@ def main(scenario: str, folder: Path) -> None:
         min_workers=1,
         cpus_per_worker=0.9,
         resources_per_worker={"trainer": 1},
-        epochs=8,
+        epochs=14 if scenario == "preempted" else 8,  # to be training still when the notice is over
     )
 
     def run() -> None:
@@ -99,8 +99,8 @@ def main(scenario: str, folder: Path) -> None:
     elif scenario == "grown":
         nodes.add_node(num_cpus=1, resources={"trainer": 1})
     elif scenario == "preempted":
-        drain(nodes.address, second, notice_s=25)
-        time.sleep(25)
+        drain(nodes.address, second, notice_s=10)
+        time.sleep(10)
         nodes.remove_node(second, allow_graceful=False)
     thread.join()
     (folder / "result.json").write_text(json.dumps(result))
