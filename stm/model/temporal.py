@@ -153,9 +153,9 @@ class _Shift(torch.autograd.Function):
 
 
 def _shifted(clips: Tensor, *, from_next: slice, from_previous: slice) -> Tensor:
-    shifted = clips.clone(memory_format=torch.contiguous_format)
-    shifted[:, :-1, ..., from_next] = clips[:, 1:, ..., from_next]
-    shifted[:, -1, ..., from_next] = 0
-    shifted[:, 1:, ..., from_previous] = clips[:, :-1, ..., from_previous]
-    shifted[:, 0, ..., from_previous] = 0
-    return shifted
+    """Written as a whole, since ONNX knows no assignment to a part."""
+    following = F.pad(clips[:, 1:, ..., from_next], (0, 0, 0, 0, 0, 0, 0, 1))
+    preceding = F.pad(clips[:, :-1, ..., from_previous], (0, 0, 0, 0, 0, 0, 1, 0))
+    first = [following, preceding] if from_next.start == 0 else [preceding, following]
+    rest = clips[..., max(from_next.stop, from_previous.stop) :]
+    return torch.cat([*first, rest], dim=-1)
