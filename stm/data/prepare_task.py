@@ -18,6 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from stm.data import shards
 from stm.data.decode import VideoError
 from stm.data.isolation import CallFailed, IsolatedProcess
 from stm.data.prepare_log import NO_GAIN, PrepareLog, Record
@@ -98,11 +99,11 @@ def _prepare(process: IsolatedProcess, item: dict[str, Any], job: Job) -> tuple[
     keeps_images = facts.is_frames and job.settings.keep_jpeg
     suffix = ".parquet" if keeps_images or job.settings.codec == "jpeg" else ".mp4"
     temporary = job.temporary / (uuid.uuid4().hex + suffix)
-    record = Record(key=_key(item, "", job), source=facts.path, deadline_s=deadline_s)
+    record = Record(key=key_of(item, "", job), source=facts.path, deadline_s=deadline_s)
     try:
         # In the child as well: looking at a file on a dead network disk hangs.
         state, num_bytes = process.call(source_state, facts.path, deadline_s=job.deadline_s)
-        record = replace(record, key=_key(item, state, job), bytes_before=num_bytes)
+        record = replace(record, key=key_of(item, state, job), bytes_before=num_bytes)
         known = json.loads(item["known"]).get(record.key) if state else None
         if known is not None:
             earlier = Record.from_json(known)
@@ -130,13 +131,14 @@ def _prepare(process: IsolatedProcess, item: dict[str, Any], job: Job) -> tuple[
     return replace(record, **facts_made), False
 
 
-def _key(item: dict[str, Any], state: str, job: Job) -> str:
+def key_of(item: dict[str, Any], state: str, job: Job) -> str:
     """Stands for all that a result depends on, and for the manifest's name of it."""
     source = {name: item[name] for name in SOURCE_COLUMNS}
     settings = asdict(job.settings)
     if item["codec"] != _FRAMES:
         settings["keep_jpeg"] = False  # it changes nothing for them
-    whole = [_VERSION, source, state, settings, job.layout]
+    layout = [job.layout, shards.VERSION] if job.layout == "shards" else job.layout
+    whole = [_VERSION, source, state, settings, layout]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -42,7 +42,8 @@ from stm.data.decode.video import VideoError
 Payload = bytes | list[bytes]
 """A video file, or the image files of a frame folder."""
 
-_VERSION = 2
+VERSION = 2
+"""Of the layout; shards of another are refused."""
 _METADATA_KEY = "stm.shard"
 _END = np.dtype("<i4")
 _LENGTH_BYTES = 4  # Parquet's PLAIN encoding: each value after its length, little-endian
@@ -249,7 +250,7 @@ def write_shard(path: str | os.PathLike[str], rows: Iterable[tuple[str, Payload]
         if writer is None:
             raise ValueError(f"{path}: a shard needs at least one row")
         described = {
-            "version": _VERSION,
+            "version": VERSION,
             "column": column,
             "places": base64.b64encode(np.array(places, "<i8").tobytes()).decode(),
         }
@@ -320,8 +321,11 @@ def _read_index(path: str, opened: Any, state: tuple[int, int] | None) -> _Index
     try:
         metadata = pq.read_metadata(pa.PythonFile(opened, "r")).metadata or {}
         described = json.loads(metadata[_METADATA_KEY.encode()])
-        if described["version"] != _VERSION or described["column"] not in _SCHEMAS:
-            raise ValueError(f"version {described['version']!r}, this stm reads {_VERSION}")
+        if described["column"] not in _SCHEMAS:
+            raise ValueError(f"column {described['column']!r}")
+        if described["version"] != VERSION:
+            made = f"a shard of version {described['version']}, this stm reads {VERSION}"
+            raise VideoError(path, "not_a_shard", f"{made}: run `stm prepare` again")
         places = np.frombuffer(base64.b64decode(described["places"]), "<i8").reshape(-1, 3)
     except (pa.ArrowInvalid, ValueError, KeyError, TypeError) as error:
         detail = f"no shard that `stm prepare` wrote, or cut short ({error!s:.200})"

@@ -16,10 +16,11 @@ import pyarrow as pa
 import pytest
 
 from pipelines.prepare import main
-from stm.data import decode
+from stm.data import decode, shards
 from stm.data.clips import ClipSpec
 from stm.data.manifest import SCHEMA, Manifest
 from stm.data.prepare_log import PrepareLog, Record
+from stm.data.prepare_task import SOURCE_COLUMNS, Job, key_of
 from stm.data.preparing import FAILED, prepare_videos
 from stm.data.shards import is_shard_path, read_video
 from stm.data.source_state import source_state
@@ -314,6 +315,34 @@ def test_a_failure_is_final_unless_it_may_mend() -> None:
     assert not is_final("crashed")
     assert is_final("deadline")
     assert not is_final("deadline", 31)
+
+
+def test_shards_of_an_older_version_are_made_again_and_files_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    item = dict.fromkeys(SOURCE_COLUMNS, "a")
+
+    def keys() -> list[str]:
+        return [
+            key_of(
+                item,
+                "state",
+                Job(
+                    output=tmp_path,
+                    temporary=tmp_path,
+                    layout=layout,
+                    settings=Settings(),
+                    deadline_s=1.0,
+                    deadline_s_per_frame=1.0,
+                    make=make_and_note,
+                ),
+            )
+            for layout in ("files", "shards")
+        ]
+
+    before = keys()
+    monkeypatch.setattr(shards, "VERSION", shards.VERSION + 1)
+    assert [old == new for old, new in zip(before, keys(), strict=True)] == [True, False]
 
 
 def test_the_state_of_a_folder_changes_with_an_image_in_it(tmp_path: Path) -> None:

@@ -205,6 +205,18 @@ def test_what_is_wrong_with_a_row_is_named(shard: str, tmp_path: Path) -> None:
         read_images(shard_path(shard, 0))
 
 
+def test_a_shard_of_another_version_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_shard(tmp_path / "old.parquet", [("a", [b"image"])])
+    monkeypatch.setattr(shards, "VERSION", shards.VERSION + 1)
+    with pytest.raises(
+        decode.VideoError, match=r"version 2, this stm reads 3: run `stm prepare`"
+    ) as caught:
+        read_images(shard_path(tmp_path / "old.parquet", 0))
+    assert caught.value.reason == "not_a_shard"
+
+
 def test_a_shard_of_nothing_or_of_two_kinds_is_refused(tmp_path: Path) -> None:
     for rows in ([], [("a", b"")], [("a", b"x"), ("b", [b"x"])], [("a", [])]):
         with pytest.raises(ValueError, match=r"s\.parquet"):
