@@ -139,7 +139,7 @@ def read_some_images(path: str, wanted: Sequence[int]) -> tuple[dict[int, bytes]
         if row.column != "frames":
             raise VideoError(path, "unsupported_source", "a row with a video file, not images")
         chosen = [k for k in wanted if k < row.num_images]
-        places = row.places_of_images(chosen)
+        places = row.places_of_images(row.read(row.num_bytes, row.end), chosen)
         return {
             k: row.read(*place) for k, place in zip(chosen, places, strict=True)
         }, row.num_images
@@ -153,10 +153,10 @@ def read_row(path: str) -> Payload:
             by something else; ``bad_row``; ``unreadable``, if it is cut short.
     """
     with _open_row(path) as row:
-        data = row.read(0, row.num_bytes)
+        data = row.read(0, row.end)  # with the table: behind a URL each read is a request
         if row.column == "data":
             return data
-        places = row.places_of_images(range(row.num_images))
+        places = row.places_of_images(data[row.num_bytes :], range(row.num_images))
         return [data[start:end] for start, end in places]
 
 
@@ -185,9 +185,13 @@ class _OpenRow:
             raise VideoError(self.path, "unreadable", "the shard is cut short")
         return data
 
-    def places_of_images(self, wanted: Sequence[int]) -> list[tuple[int, int]]:
+    @property
+    def end(self) -> int:
+        """Where the table of images ends, which a video file does without."""
+        return self.num_bytes + self.num_images * _END.itemsize
+
+    def places_of_images(self, table: bytes, wanted: Sequence[int]) -> list[tuple[int, int]]:
         """(start, end) of each of the images ``wanted``, by the table behind the payload."""
-        table = self.read(self.num_bytes, self.num_bytes + self.num_images * _END.itemsize)
         ends = np.frombuffer(table, _END)
         places = [(int(ends[k - 1]) if k else 0, int(ends[k])) for k in wanted]
         places = [(before + _LENGTH_BYTES, end) for before, end in places]
