@@ -16,12 +16,18 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stm.data.clips import ClipSpec
 from stm.data.manifest import Manifest
 from stm.data.stream import StreamSpec, build_stream, put_videos
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from stm.model import VideoResNet
 
 _CLASSIFIER_BYTES = 2**28
 """Memory a process with the network reserves."""
@@ -39,22 +45,44 @@ class Scores:
     """Videos that were unusable when indexed, or failed now: video_id, path, reason, detail."""
 
 
-class Classifier:
-    """Softmax scores of clips by the network of a checkpoint; one per process, on its GPU where it has one."""
+def load_network(checkpoint: str) -> VideoResNet:
+    """The network of a checkpoint in evaluation mode, on this process's GPU where it has one."""
+    import torch
 
-    def __init__(self, checkpoint: str, num_threads: int) -> None:
+    from stm.model import build_model
+    from stm.train import checkpoint as checkpoints
+
+    model = build_model(**checkpoints.network_arguments(checkpoints.read_meta(checkpoint)))
+    model.load_state_dict(checkpoints.read_weights(checkpoint))
+    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class Classifier:
+    """Softmax scores of clips by the network of a checkpoint; one per process, on its GPU where it has one.
+
+    Args:
+        checkpoint: its folder or URL.
+        num_threads: of a CPU.
+        own_process: the process is stm's, so that its malloc may be set for inference (see ``stm.model.allocator``).
+    """
+
+    def __init__(self, checkpoint: str, num_threads: int, *, own_process: bool = True) -> None:
         import torch
 
-        from stm.model import build_model
-        from stm.train import checkpoint as checkpoints
+        from stm.model.allocator import keep_freed_memory
+        from stm.model.packed import can_pack, pack
         from stm.train.step import autocast
 
         torch.set_num_threads(num_threads)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = build_model(**checkpoints.network_arguments(checkpoints.read_meta(checkpoint)))
-        self.model.load_state_dict(checkpoints.read_weights(checkpoint))
-        self.model.eval().to(self.device)
+        network = load_network(checkpoint)
+        self.device = network.fc.weight.device
         self.autocast = autocast("auto", self.device)
+        self.model: nn.Module = network
+        if self.device.type == "cpu":
+            if own_process:
+                keep_freed_memory()
+            if can_pack():
+                self.model = pack(network)
 
     def scores(self, clips: np.ndarray) -> np.ndarray:
         """uint8 [B, V, T, S, S, 3] -> float32 [B, K], the mean over views of the softmax."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from stm.config import DataConfig
 from stm.data.decode import VideoError
 from stm.errors import UserError
-from stm.evaluate.inference import Classifier
+from stm.evaluate.inference import load_network
 from stm.evaluate.predict import find_videos
 from stm.explain import frames, maps, picture
 from stm.explain.colours import Scale
@@ -41,8 +40,8 @@ class Network:
     def __init__(self, checkpoint: str) -> None:
         self.directory = checkpoints.resolve(checkpoint)
         meta = checkpoints.read_meta(self.directory)
-        classifier = Classifier(self.directory, os.cpu_count() or 1)
-        self.model, self.device = classifier.model, classifier.device
+        self.model = load_network(self.directory)
+        self.device = self.model.fc.weight.device
         self.classes: list[str] = meta.classes
         self.data: DataConfig = checkpoints.config_of(meta).data
 

@@ -42,7 +42,7 @@ class PackagedNetwork:
         self.meta = checkpoints.read_meta(directory)
         data = checkpoints.config_of(self.meta).data
         self.clip = protocol("efficient").clip(data.num_segments, data.size, data.decoder)
-        self._classifier = Classifier(directory, os.cpu_count() or 1)
+        self._classifier = Classifier(directory, os.cpu_count() or 1, own_process=False)
 
     def scores(self, clips: np.ndarray) -> np.ndarray:
         """uint8 [N, T, H, W, 3] -> float32 [N, K], softmax. The network was trained on `clip`'s T and size."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -13,8 +14,10 @@ from stm.data.manifest import Manifest
 from stm.data.plan import Position
 from stm.data.synthetic import write_videos
 from stm.evaluate.evaluate import evaluate
+from stm.evaluate.inference import Classifier
 from stm.evaluate.predict import predict
 from stm.model import build_model
+from stm.model.packed import PackedNetwork, can_pack
 from stm.train import checkpoint as checkpoints
 
 pytestmark = pytest.mark.ray
@@ -80,6 +83,17 @@ def test_the_result_does_not_depend_on_the_number_of_workers(videos, checkpoint,
             assert row["video_id"] == its_row["video_id"]
             # Threads share the sums of a convolution out in other ways: the last bits differ.
             assert row["scores"] == pytest.approx(its_row["scores"], abs=1e-5)
+
+
+def test_a_cpu_without_packed_convolutions_gives_the_same_scores(checkpoint, monkeypatch):
+    clips = np.random.default_rng(0).integers(0, 256, (3, 2, 4, 32, 32, 3), dtype=np.uint8)
+    can_pack_here = can_pack()
+    found = Classifier(checkpoint, 1)
+    monkeypatch.setattr("stm.model.packed.can_pack", lambda: False)
+    plain = Classifier(checkpoint, 1)
+    assert isinstance(found.model, PackedNetwork) == can_pack_here
+    assert not isinstance(plain.model, PackedNetwork)
+    np.testing.assert_allclose(found.scores(clips), plain.scores(clips), atol=1e-5)
 
 
 def test_thirty_views_are_averaged_and_each_video_counts_once(videos, checkpoint):
