@@ -15,6 +15,8 @@ from pipelines.console import Parser, add_common, run_verb, say
 from stm.errors import UserError
 
 Depth = Literal[26, 50, 101, 152]
+TOLD = {"train": "training", "inference": "inference", "folded": "folded", "packed": "packed"}
+"""Modes of `stm bench model` as the sentence at the end has them."""
 REPETITIONS = {"decode": 3, "data": 3, "model": 7, "train": 3}
 
 
@@ -26,7 +28,7 @@ def build_parser() -> Parser:
         stm bench decode --videos FOLDER --output bench
         stm bench data --manifest train.parquet --gpu_clips_per_s 400
         stm bench data --manifest train.parquet --json
-        stm bench model --batch_size 2 --threads 1
+        stm bench model --batch_size 2 --threads 1 --onnx true --script true
         stm bench train --manifest train.parquet --depth 50 --batch_size 8
         stm bench model --device cuda --precision bfloat16 --num_segments 16 --output bench
         """,
@@ -81,6 +83,12 @@ def build_parser() -> Parser:
     )
     parser.add_argument(
         "--onnx", type=bool, default=False, help="and in ONNX Runtime, on a CPU in float32 (model)"
+    )
+    parser.add_argument(
+        "--script",
+        type=bool,
+        default=False,
+        help="and the naive layout in processes of its own with malloc's defaults, on a CPU; takes its memory (model)",
     )
     parser.add_argument("--output", type=str | None, default=None, help="directory for the figure")
     return parser
@@ -224,6 +232,8 @@ def _model(args: Any) -> dict[str, Any]:
         require_onnx()
         if device.type != "cpu" or args.precision != "float32":
             raise UserError("--onnx true: ONNX Runtime is compared on a CPU in float32")
+    if args.script and device.type != "cpu":
+        raise UserError("--script true: it differs from the naive layout on a CPU alone")
     result = model.measure(
         device,
         depth=args.depth,
@@ -235,13 +245,15 @@ def _model(args: Any) -> dict[str, Any]:
         threads=args.threads,
         compiled=args.compile,
         onnx=args.onnx,
+        script=args.script,
         tick=lambda done, total: say(f"  round {done} of {total}"),
     )
     by_mode = {row["mode"]: row for row in result["rows"] if row["network"] == "stm"}
     result["sum"] = "STM takes " + ", ".join(
         f"{by_mode[mode]['times_tsn']:.2f} of TSN's and {by_mode[mode]['times_naive']:.2f} of the naive "
         f"layout's time in {told}"
-        for mode, told in (("train", "training"), ("inference", "inference"), ("folded", "folded"))
+        for mode, told in TOLD.items()
+        if mode in by_mode
     )
     rates = {f"{row['network']}, {row['mode']}": row["clips_per_s"] for row in result["rows"]}
     _draw(args, result, "model.png", rates, "clips/s")

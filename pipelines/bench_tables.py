@@ -52,16 +52,17 @@ def _model_lines(result: dict[str, Any]) -> list[str]:
     )
     columns = (
         f"  {'':<17}{'ms a step':>10}{'least':>9}{'most':>9}{'clips/s':>9}{'GFLOP/s':>10}{'of max':>8}"
-        f"{'x TSN':>8}{'x naive':>9}{'peak MB':>9}"
+        f"{'x TSN':>8}{'x naive':>9}{'x script':>10}{'peak MB':>9}"
     )
     lines = [head, columns]
     for row in sorted(result["rows"], key=lambda row: row["mode"], reverse=True):
         least, most = row["spread_ms"]
         peak = "-" if row["peak_mb"] is None else f"{row['peak_mb']:.0f}"
+        script = "-" if row["times_script"] is None else f"{row['times_script']:.3f}"
         lines.append(
             f"  {row['network']:<6}{row['mode']:<11}{row['ms']:>10.4g}{least:>9.4g}{most:>9.4g}"
             f"{row['clips_per_s']:>9.4g}{row['gflop_per_s']:>10.4g}{row['share_of_matrix_product']:>8.1%}"
-            f"{row['times_tsn']:>8.3f}{row['times_naive']:>9.3f}{peak:>9}"
+            f"{row['times_tsn']:>8.3f}{row['times_naive']:>9.3f}{script:>10}{peak:>9}"
         )
     least, most = product["spread"]
     lines.append(

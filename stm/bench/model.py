@@ -2,14 +2,17 @@
 
     stm, tsn, tsm, cstm, cmm    the variants of ``build_model``
     naive                       stm as re-implementations have it (``stm.bench.naive``)
+    script                      naive in a process of its own, with malloc's defaults (``stm.bench.script``; CPU, if
+                                asked for)
 
     train       forward, backward, one step of SGD
     inference   evaluation mode
     folded      evaluation mode, of ``stm.model.folding.fold``
+    packed      evaluation mode, of ``stm.model.packed.pack``: what `stm predict` runs (x86 CPUs in float32)
     onnx        the folded network in ONNX Runtime, if asked for (CPU)
 
-All networks stand in one process and take turns, in a random order each round, with the product of two large matrices:
-what the arithmetic of this device reaches at this precision. Clips are random and lie on the device: no data is loaded.
+All take turns, in a random order each round, with the product of two large matrices: what the arithmetic of this device
+reaches at this precision. Clips are random and lie on the device: no data is loaded.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,16 +31,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stm.bench.naive import build_naive
+from stm.bench.script import Script
 from stm.model import build_model, count_operations
 from stm.model.allocator import keep_freed_memory
 from stm.model.folding import fold
 from stm.model.network import VideoResNet
+from stm.model.packed import can_pack, pack
 from stm.train.step import Autocast
 
 NETWORKS = ("stm", "tsn", "tsm", "cstm", "cmm", "naive")
 MODES = ("train", "inference", "folded")
-BASES = ("tsn", "naive")
-"""What the others are compared with."""
+SCRIPT = "script"
+BASES = ("tsn", "naive", SCRIPT)
+"""What the others are compared with: in the same mode, or in inference where a base is not measured in that mode."""
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BACKWARD_COST = 2
 """A backward pass is counted as twice the forward's operations: gradients of inputs, and of weights."""
@@ -72,12 +79,10 @@ def contenders(
     onnx: bool = False,
     width: int = 64,
 ) -> list[Contender]:
-    """Every network in every mode, on one batch of random clips."""
+    """Every network in every mode but the script's, on one batch of random clips."""
     generator = torch.Generator().manual_seed(0)
     clips = torch.randn(batch_size, num_frames, size, size, 3, generator=generator)
     clips = clips.permute(0, 1, 4, 2, 3).to(device)  # as ``stm.train.step.normalise`` leaves them
-    dtype = PRECISIONS[precision]
-    autocast = Autocast(device.type, None if dtype == torch.float32 else dtype)
     found = []
     for name in NETWORKS:
         torch.manual_seed(0)
@@ -85,20 +90,47 @@ def contenders(
         folded = fold(model)
         multiply_adds = count_operations(folded, num_frames, size)  # it has no normalisation
         gflop = 2e-9 * multiply_adds * batch_size
-        for mode, network in (
-            ("train", build(name, depth=depth, num_classes=174, width=width)),
-            ("inference", model),
-            ("folded", folded),
-        ):
+        networks: dict[str, nn.Module] = {
+            "train": build(name, depth=depth, num_classes=174, width=width),
+            "inference": model,
+            "folded": folded,
+        }
+        if name != "naive" and device.type == "cpu" and precision == "float32" and can_pack():
+            networks["packed"] = pack(model)
+        for mode, network in networks.items():
             network.to(device)
-            make_step = {"train": _training, "inference": _inference, "folded": _folded}[mode]
-            step, state_bytes = make_step(network, clips, autocast, compiled)
-            factor = 1 + BACKWARD_COST if mode == "train" else 1
-            found.append(Contender(name, mode, step, factor * gflop, state_bytes))
+            step, state_bytes = make_step(mode, network, clips, precision, compiled)
+            found.append(Contender(name, mode, step, _cost(mode) * gflop, state_bytes))
         if onnx:
             step = in_onnx_runtime(model, clips)
             found.append(Contender(name, "onnx", step, gflop, _bytes_of(folded)))
     return found
+
+
+def _scripts(stack: ExitStack, like: list[Contender], **settings: Any) -> list[Contender]:
+    """The naive network in processes of its own, one for each mode: what malloc does depends on what it has seen."""
+    gflop = {entrant.mode: entrant.gflop for entrant in like if entrant.network == "naive"}
+    return [
+        Contender(SCRIPT, mode, stack.enter_context(Script(mode, **settings)).step, gflop[mode], 0)
+        for mode in ("train", "inference")
+    ]
+
+
+def _cost(mode: str) -> int:
+    return 1 + BACKWARD_COST if mode == "train" else 1
+
+
+def make_step(
+    mode: str, model: nn.Module, clips: Tensor, precision: str, compiled: bool = False
+) -> tuple[Callable[[], Any], int]:
+    """What one step in this mode is, and the bytes that stay allocated between two."""
+    dtype = PRECISIONS[precision]
+    autocast = Autocast(clips.device.type, None if dtype == torch.float32 else dtype)
+    if mode == "train":
+        return _training(model, clips, autocast, compiled)
+    if mode == "folded":
+        return _folded(model, clips, autocast, compiled)
+    return _inference(model, clips, autocast, compiled and mode != "packed")
 
 
 def _training(
@@ -184,6 +216,7 @@ def measure(
     threads: int | None = None,
     compiled: bool = False,
     onnx: bool = False,
+    script: bool = False,
     width: int = 64,
     matrix_size: int | None = None,
     seed: int = 0,
@@ -194,40 +227,39 @@ def measure(
     A ratio is the median over rounds of the quotient within a round, so that what slows a round down drops out.
 
     Returns ``rows``, one for each network and mode (``ms``, ``spread_ms``, ``clips_per_s``, ``gflop_per_s``,
-    ``share_of_matrix_product``, ``times_tsn`` and ``times_naive`` as time by time, ``peak_mb``: None on a CPU),
+    ``share_of_matrix_product``, ``times_`` each of `BASES` as time by time, ``peak_mb``: None on a CPU),
     ``matrix_product``, and the settings.
     """
     before = torch.get_num_threads(), torch.backends.cudnn.benchmark
     torch.set_num_threads(threads or before[0])
     torch.backends.cudnn.benchmark = True
+    on_gpu = device.type == "cuda"
+    shape: dict[str, Any] = {
+        "depth": depth,
+        "num_frames": num_frames,
+        "batch_size": batch_size,
+        "size": size,
+        "precision": precision,
+        "width": width,
+    }
     try:
-        on_gpu = device.type == "cuda"
-        if not on_gpu:
-            keep_freed_memory()  # as training does
-        entrants = contenders(
-            device,
-            depth=depth,
-            num_frames=num_frames,
-            batch_size=batch_size,
-            size=size,
-            precision=precision,
-            compiled=compiled,
-            onnx=onnx,
-            width=width,
-        )
-        entrants.append(
-            matrix_product(device, precision, matrix_size or (8192 if on_gpu else 2048))
-        )
-        times, peaks = _race(entrants, device, rounds, seed, tick)
         used_threads = torch.get_num_threads()
+        if not on_gpu:
+            keep_freed_memory()  # as training and inference do
+        multiplied = matrix_product(device, precision, matrix_size or (8192 if on_gpu else 2048))
+        entrants = contenders(device, **shape, compiled=compiled, onnx=onnx)
+        with ExitStack() as stack:
+            if script:
+                entrants += _scripts(stack, entrants, **shape, threads=used_threads)
+            times, peaks = _race([*entrants, multiplied], device, rounds, seed, tick)
     finally:
         torch.set_num_threads(before[0])
         torch.backends.cudnn.benchmark = before[1]
 
-    product = times.pop(("matrix product", entrants[-1].mode))
-    reached = entrants[-1].gflop / statistics.median(product)
+    product = times.pop((multiplied.network, multiplied.mode))
+    reached = multiplied.gflop / statistics.median(product)
     rows = []
-    for entrant in entrants[:-1]:
+    for entrant in entrants:
         seconds = times[entrant.network, entrant.mode]
         median = statistics.median(seconds)
         rows.append(
@@ -239,7 +271,10 @@ def measure(
                 "clips_per_s": _rounded(batch_size / median),
                 "gflop_per_s": _rounded(entrant.gflop / median),
                 "share_of_matrix_product": round(entrant.gflop / median / reached, 3),
-                **{f"times_{base}": _ratio(seconds, times[base, entrant.mode]) for base in BASES},
+                **{
+                    f"times_{base}": _ratio(seconds, _base(times, base, entrant.mode))
+                    for base in BASES
+                },
                 "peak_mb": peaks.get((entrant.network, entrant.mode)),
             }
         )
@@ -256,9 +291,9 @@ def measure(
         "rounds": rounds,
         "rows": rows,
         "matrix_product": {
-            "size": int(entrants[-1].mode),
+            "size": int(multiplied.mode),
             "gflop_per_s": _rounded(reached),
-            "spread": [_rounded(entrants[-1].gflop / s) for s in (max(product), min(product))],
+            "spread": [_rounded(multiplied.gflop / s) for s in (max(product), min(product))],
         },
     }
 
@@ -322,7 +357,13 @@ def _peak_mb(entrant: Contender, device: torch.device) -> float:
     return round((needed + entrant.state_bytes) / 1e6, 1)
 
 
-def _ratio(seconds: list[float], base: list[float]) -> float:
+def _base(times: Times, name: str, mode: str) -> list[float] | None:
+    return times.get((name, mode)) or times.get((name, "inference"))
+
+
+def _ratio(seconds: list[float], base: list[float] | None) -> float | None:
+    if base is None:
+        return None
     return round(statistics.median(a / b for a, b in zip(seconds, base, strict=True)), 3)
 
 

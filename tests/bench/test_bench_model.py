@@ -10,12 +10,16 @@ import torch
 from pipelines import cli
 from stm.bench import model as bench
 from stm.bench.naive import NaiveCMM, NaiveTemporalConv
+from stm.bench.script import Script
 from stm.model import build_model, count_operations
 from stm.model.folding import fold
+from stm.model.packed import can_pack
 from tests.model import reference
 
 TINY = {"depth": 26, "num_frames": 2, "batch_size": 2, "size": 32, "width": 16, "matrix_size": 64}
-EVERY = {(network, mode) for network in bench.NETWORKS for mode in bench.MODES}
+ALWAYS = {(network, mode) for network in bench.NETWORKS for mode in bench.MODES}
+PACKED = {(network, "packed") for network in bench.NETWORKS if network != "naive"}
+IN_FLOAT32 = ALWAYS | PACKED if can_pack() else ALWAYS
 
 
 def test_the_naive_layout_is_the_same_function_with_the_same_gradients():
@@ -46,15 +50,17 @@ def test_every_network_is_measured_in_every_mode(precision):
     result = bench.measure(
         torch.device("cpu"), **TINY, precision=precision, rounds=2, tick=lambda *n: rounds.append(n)
     )
-    assert {(row["network"], row["mode"]) for row in result["rows"]} == EVERY
+    every = IN_FLOAT32 if precision == "float32" else ALWAYS
+    assert {(row["network"], row["mode"]) for row in result["rows"]} == every
     assert rounds == [(1, 2), (2, 2)]
     for row in result["rows"]:
         least, most = row["spread_ms"]
         assert 0 < least <= row["ms"] <= most
         assert row["clips_per_s"] == pytest.approx(2000 / row["ms"], rel=1e-2)
         assert row["peak_mb"] is None
-        for base in bench.BASES:
+        for base in ("tsn", "naive"):
             assert (row[f"times_{base}"] == 1) or row["network"] != base
+        assert row["times_script"] is None
     assert result["matrix_product"]["size"] == 64
 
 
@@ -85,6 +91,32 @@ def test_a_training_step_trains_and_the_others_change_nothing():
     assert {"conv1.weight", "fc.bias", "layer1.0.cmm.bn.running_mean"} <= changed
 
 
+def test_the_naive_network_also_runs_as_a_script_of_its_own():
+    result = bench.measure(torch.device("cpu"), **TINY, rounds=2, script=True)
+    rows = {(row["network"], row["mode"]): row for row in result["rows"]}
+    assert {mode for network, mode in rows if network == "script"} == {"train", "inference"}
+    for mode, base in (("train", "train"), ("inference", "inference"), ("folded", "inference")):
+        row, script = rows["stm", mode], rows["script", base]
+        assert row["times_script"] > 0
+        assert script["times_script"] == 1
+        assert script["gflop_per_s"] > 0
+
+
+def test_a_script_that_dies_is_an_error_and_none_outlives_its_measurement():
+    settings = {name: value for name, value in TINY.items() if name != "matrix_size"}
+    with Script("inference", threads=1, precision="float32", **settings) as script:
+        script.step()
+        process = script._process
+        assert process.poll() is None
+        process.kill()
+        process.wait()
+        with pytest.raises(RuntimeError, match="process ended"):
+            script.step()
+    with Script("train", threads=1, precision="float32", **settings) as script:
+        process = script._process
+    assert process.poll() is not None
+
+
 def test_a_failure_leaves_the_process_with_the_threads_it_had():
     before = torch.get_num_threads()
     with pytest.raises(KeyError):
@@ -97,14 +129,14 @@ def test_the_command_prints_a_table_or_one_object_and_draws_a_figure(capfd, tmp_
     arguments += ["--size", "32", "--batch_size", "1", "--repetitions", "1", "--threads", "1"]
     assert cli.main([*arguments, "--json", "--output", str(tmp_path)]) == 0
     result = json.loads(capfd.readouterr().out)
-    assert {(row["network"], row["mode"]) for row in result["rows"]} == EVERY
+    assert {(row["network"], row["mode"]) for row in result["rows"]} == IN_FLOAT32
     assert result["threads"] == 1
     assert result["sum"].startswith("STM takes ")
     assert (tmp_path / "model.png").stat().st_size > 3000
 
     assert cli.main(arguments) == 0
     table = [line.split()[:2] for line in capfd.readouterr().out.splitlines()]
-    assert all([network, mode] in table for network, mode in EVERY)
+    assert all([network, mode] in table for network, mode in IN_FLOAT32)
 
 
 def test_in_onnx_runtime_the_answers_are_those_of_the_folded_network():

@@ -1,0 +1,71 @@
+"""The naive network as a script of its own runs it: alone in a process, whose malloc is as it comes.
+
+By default glibc maps a large block anew for each activation and the kernel clears its pages; stm's processes keep what
+they free (``stm.model.allocator``), and in one process with them the naive network would have that, too.
+
+The process steps once for each line it reads, and answers with one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from typing import Any, Self
+
+
+class Script:
+    """A running one; ``with`` ends it. ``step`` returns when the other process has done its step."""
+
+    def __init__(self, mode: str, **settings: Any) -> None:
+        """``mode`` is `train` or `inference`; ``settings`` are those of `_main`."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__, json.dumps({"mode": mode, **settings})],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def step(self) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            print(file=self._process.stdin, flush=True)
+        if not self._process.stdout.readline():
+            raise RuntimeError(f"the naive network's process ended ({self._process.wait()})")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def _main(
+    mode: str,
+    threads: int,
+    depth: int,
+    num_frames: int,
+    batch_size: int,
+    size: int,
+    precision: str,
+    width: int,
+) -> None:
+    import torch
+
+    from stm.bench.model import make_step
+    from stm.bench.naive import build_naive
+
+    torch.set_num_threads(threads)
+    model = build_naive(depth=depth, num_classes=174, width=width)
+    clips = torch.randn(batch_size, num_frames, 3, size, size)
+    step, _ = make_step(mode, model, clips, precision)
+    for _ in sys.stdin:
+        step()
+        print(flush=True)
+
+
+if __name__ == "__main__":
+    _main(**json.loads(sys.argv[1]))
