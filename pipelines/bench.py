@@ -15,6 +15,7 @@ from pipelines.console import Parser, add_common, run_verb, say
 from stm.errors import UserError
 
 Depth = Literal[26, 50, 101, 152]
+NUM_CLIPS = {"data": 960, "train": 240}
 TOLD = {"train": "training", "inference": "inference", "folded": "folded", "packed": "packed"}
 """Modes of `stm bench model` as the sentence at the end has them."""
 REPETITIONS = {"decode": 3, "data": 3, "model": 7, "train": 3}
@@ -44,7 +45,12 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--num_videos", type=int, default=60, help="at most so many videos (decode)"
     )
-    parser.add_argument("--num_clips", type=int, default=240, help="clips a run (data, train)")
+    parser.add_argument(
+        "--num_clips",
+        type=int | None,
+        default=None,
+        help="clips a run; null is 960 of data, whose first seconds are Ray starting, and 240 of train",
+    )
     parser.add_argument(
         "--repetitions",
         type=int | None,
@@ -98,8 +104,10 @@ def run(args: Any) -> dict[str, Any]:
     """Measure as the arguments say."""
     if args.repetitions is None:
         args.repetitions = REPETITIONS[args.what]
-    counts = ("num_videos", "num_clips", "repetitions", "num_segments", "size", "batch_size")
-    for name in (*counts, "threads"):
+    if args.num_clips is None:
+        args.num_clips = NUM_CLIPS.get(args.what)
+    counts = ("num_videos", "repetitions", "num_segments", "size", "batch_size")
+    for name in (*counts, "num_clips", "threads"):
         if args[name] is not None and args[name] < 1:
             raise UserError(f"--{name} {args[name]}: must be at least 1")
     if args.what in ("decode", "data"):  # a decoding process has one thread

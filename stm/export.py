@@ -81,7 +81,7 @@ def export(
     say(f"writing {kind} from {directory}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _quiet():
+        with quiet():
             write(model, metadata, unfinished)
             difference = parity(model, read(unfinished), metadata)
         if kind == "torch_export":
@@ -257,7 +257,7 @@ def require_onnx() -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without what exporting says of torchvision and of its own internals."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

@@ -180,9 +180,9 @@ def _folded(
 def in_onnx_runtime(model: VideoResNet, clips: Tensor) -> Callable[[], Any]:
     import tempfile
 
-    from stm.export import read_onnx, write_onnx
+    from stm.export import quiet, read_onnx, write_onnx
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, quiet():
         path = Path(folder) / "network.onnx"
         write_onnx(model, {"num_frames": clips.shape[1], "size": clips.shape[-1]}, path)
         run = read_onnx(path)
