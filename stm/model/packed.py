@@ -132,12 +132,15 @@ class PackedBottleneck(nn.Module):
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
         """``x: float32 [N*T, Cin, H, W]`` -> ``[N*T, 4C, H/s, W/s]`` (rounded up), perhaps written over ``x``."""
         u = self.conv1.relu(temporal_shift(x, num_frames) if self.shift else x)
+        # CMM's first half comes before CSTM, while u is in the cache.
+        difference = None if self.cmm is None else self.cmm.difference(u, num_frames)
         a = self.conv2.relu(u if self.temporal is None else self.temporal(u, num_frames))
         y = x if self.shortcut is None else self.shortcut(x)
-        if self.cmm is not None and self.conv3_cmm is not None:
-            y = self.conv3_cmm.add_to(y, self.cmm(u, num_frames))
-        elif self.cmm is not None:
-            a = self.cmm.add_to(a, u, num_frames)
+        if self.cmm is not None and difference is not None:
+            if self.conv3_cmm is not None:
+                y = self.conv3_cmm.add_to(y, self.cmm(difference))
+            else:
+                a = self.cmm.add_to(a, difference)
         return self.conv3.add_to(y, a, "relu")
 
 
@@ -182,24 +185,26 @@ class PackedCMM(nn.Module):
         self.expand = None if isinstance(cmm.expand, nn.Identity) else PackedConv(cmm.expand)
         self.pool = cmm.pool
 
-    def forward(self, u: Tensor, num_frames: int) -> Tensor:
-        """``u: float32 [N*T, C, H, W]`` -> CMM(u), of C channels, or of C/r where there is no expansion."""
-        difference = self._difference(u, num_frames)
-        return self.pool(difference if self.expand is None else self.expand(difference))
+    def difference(self, u: Tensor, num_frames: int) -> Tensor:
+        """What moved between a frame and the next, from ``u: float32 [N*T, C, H, W]``: ``[N*T, C/r, H, W]``.
 
-    def add_to(self, a: Tensor, u: Tensor, num_frames: int) -> Tensor:
-        """``a`` + CMM(u), written over ``a``."""
-        if self.expand is not None and isinstance(self.pool, nn.Identity):
-            return self.expand.add_to(a, self._difference(u, num_frames))
-        return a.add_(self(u, num_frames))
-
-    def _difference(self, u: Tensor, num_frames: int) -> Tensor:
-        """What moved between a frame and the next, ``[N*T, C/r, H, W]``: ``stm.model.cmm.feature_difference``."""
+        As ``stm.model.cmm.feature_difference``, written over the squeezed frames.
+        """
         v = self.reduce(u) if u.shape[1] > _NARROW else _matrix_product(u, self.reduce)
         now, convolved = (split_time(x, num_frames) for x in (v, self.motion(v)))
         torch.sub(convolved[:, 1:], now[:, :-1], out=now[:, :-1])
         now[:, -1].zero_()
         return join_time(now)
+
+    def forward(self, difference: Tensor) -> Tensor:
+        """``[N*T, C/r, H, W]`` -> CMM's output, of C channels, or of C/r where there is no expansion."""
+        return self.pool(difference if self.expand is None else self.expand(difference))
+
+    def add_to(self, a: Tensor, difference: Tensor) -> Tensor:
+        """``a`` + CMM's output, written over ``a``."""
+        if self.expand is not None and isinstance(self.pool, nn.Identity):
+            return self.expand.add_to(a, difference)
+        return a.add_(self(difference))
 
 
 def _matrix_product(frames: Tensor, conv: PackedConv) -> Tensor:
