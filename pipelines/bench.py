@@ -91,6 +91,12 @@ def build_parser() -> Parser:
         "--onnx", type=bool, default=False, help="and in ONNX Runtime, on a CPU in float32 (model)"
     )
     parser.add_argument(
+        "--ablations",
+        type=bool,
+        default=True,
+        help="TSM, CSTM and CMM beside STM, TSN and the naive layout; without them, more rounds in the time (model)",
+    )
+    parser.add_argument(
         "--script",
         type=bool,
         default=False,
@@ -254,6 +260,7 @@ def _model(args: Any) -> dict[str, Any]:
         compiled=args.compile,
         onnx=args.onnx,
         script=args.script,
+        networks=model.NETWORKS if args.ablations else model.ESSENTIAL,
         tick=lambda done, total: say(f"  round {done} of {total}"),
     )
     by_mode = {row["mode"]: row for row in result["rows"] if row["network"] == "stm"}

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,7 @@ from stm.model.packed import can_pack, pack
 from stm.train.step import Autocast
 
 NETWORKS = ("stm", "tsn", "tsm", "cstm", "cmm", "naive")
+ESSENTIAL = ("stm", "tsn", "naive")
 MODES = ("train", "inference", "folded")
 SCRIPT = "script"
 BASES = ("tsn", "naive", SCRIPT)
@@ -78,26 +79,27 @@ def contenders(
     compiled: bool = False,
     onnx: bool = False,
     width: int = 64,
+    networks: Sequence[str] = NETWORKS,
 ) -> list[Contender]:
-    """Every network in every mode but the script's, on one batch of random clips."""
+    """These networks in every mode but the script's, on one batch of random clips."""
     generator = torch.Generator().manual_seed(0)
     clips = torch.randn(batch_size, num_frames, size, size, 3, generator=generator)
     clips = clips.permute(0, 1, 4, 2, 3).to(device)  # as ``stm.train.step.normalise`` leaves them
     found = []
-    for name in NETWORKS:
+    for name in networks:
         torch.manual_seed(0)
         model = build(name, depth=depth, num_classes=174, width=width)
         folded = fold(model)
         multiply_adds = count_operations(folded, num_frames, size)  # it has no normalisation
         gflop = 2e-9 * multiply_adds * batch_size
-        networks: dict[str, nn.Module] = {
+        by_mode: dict[str, nn.Module] = {
             "train": build(name, depth=depth, num_classes=174, width=width),
             "inference": model,
             "folded": folded,
         }
         if name != "naive" and device.type == "cpu" and precision == "float32" and can_pack():
-            networks["packed"] = pack(model)
-        for mode, network in networks.items():
+            by_mode["packed"] = pack(model)
+        for mode, network in by_mode.items():
             network.to(device)
             step, state_bytes = make_step(mode, network, clips, precision, compiled)
             found.append(Contender(name, mode, step, _cost(mode) * gflop, state_bytes))
@@ -217,6 +219,7 @@ def measure(
     compiled: bool = False,
     onnx: bool = False,
     script: bool = False,
+    networks: Sequence[str] = NETWORKS,
     width: int = 64,
     matrix_size: int | None = None,
     seed: int = 0,
@@ -224,7 +227,7 @@ def measure(
 ) -> dict[str, Any]:
     """Milliseconds a step of every network and mode, interleaved; medians, with the least and the most.
 
-    A ratio is the median over rounds of the quotient within a round, so that what slows a round down drops out.
+    ``networks`` are some of `NETWORKS`, the `ESSENTIAL` ones among them. A ratio is the median over rounds of the quotient within a round, so that what slows a round down drops out.
 
     Returns ``rows``, one for each network and mode (``ms``, ``spread_ms``, ``clips_per_s``, ``gflop_per_s``,
     ``share_of_matrix_product``, ``times_`` each of `BASES` as time by time, ``peak_mb``: None on a CPU),
@@ -247,7 +250,7 @@ def measure(
         if not on_gpu:
             keep_freed_memory()  # as training and inference do
         multiplied = matrix_product(device, precision, matrix_size or (8192 if on_gpu else 2048))
-        entrants = contenders(device, **shape, compiled=compiled, onnx=onnx)
+        entrants = contenders(device, **shape, compiled=compiled, onnx=onnx, networks=networks)
         with ExitStack() as stack:
             if script:
                 entrants += _scripts(stack, entrants, **shape, threads=used_threads)

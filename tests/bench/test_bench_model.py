@@ -134,6 +134,10 @@ def test_the_command_prints_a_table_or_one_object_and_draws_a_figure(capfd, tmp_
     assert result["sum"].startswith("STM takes ")
     assert (tmp_path / "model.png").stat().st_size > 3000
 
+    assert cli.main([*arguments, "--ablations", "false", "--json"]) == 0
+    rows = json.loads(capfd.readouterr().out)["rows"]
+    assert {row["network"] for row in rows} == set(bench.ESSENTIAL)
+
     assert cli.main(arguments) == 0
     table = [line.split()[:2] for line in capfd.readouterr().out.splitlines()]
     assert all([network, mode] in table for network, mode in IN_FLOAT32)
