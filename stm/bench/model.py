@@ -227,7 +227,8 @@ def measure(
 ) -> dict[str, Any]:
     """Milliseconds a step of every network and mode, interleaved; medians, with the least and the most.
 
-    ``networks`` are some of `NETWORKS`, the `ESSENTIAL` ones among them. A ratio is the median over rounds of the quotient within a round, so that what slows a round down drops out.
+    ``networks`` are some of `NETWORKS`, the `ESSENTIAL` ones among them. A ratio is the median over rounds of the
+    quotient within a round, so that what slows a round down drops out.
 
     Returns ``rows``, one for each network and mode (``ms``, ``spread_ms``, ``clips_per_s``, ``gflop_per_s``,
     ``share_of_matrix_product``, ``times_`` each of `BASES` as time by time, ``peak_mb``: None on a CPU),
