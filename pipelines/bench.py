@@ -16,8 +16,6 @@ from stm.errors import UserError
 
 Depth = Literal[26, 50, 101, 152]
 NUM_CLIPS = {"data": 960, "train": 240}
-TOLD = {"train": "training", "inference": "inference", "folded": "folded", "packed": "packed"}
-"""Modes of `stm bench model` as the sentence at the end has them."""
 REPETITIONS = {"decode": 3, "data": 3, "model": 7, "train": 3}
 
 
@@ -265,10 +263,8 @@ def _model(args: Any) -> dict[str, Any]:
     )
     by_mode = {row["mode"]: row for row in result["rows"] if row["network"] == "stm"}
     result["sum"] = "STM takes " + ", ".join(
-        f"{by_mode[mode]['times_tsn']:.2f} of TSN's and {by_mode[mode]['times_naive']:.2f} of the naive "
-        f"layout's time in {told}"
-        for mode, told in TOLD.items()
-        if mode in by_mode
+        f"{row['times_tsn']:.2f} of TSN's and {row['times_naive']:.2f} of the naive layout's time in {mode}"
+        for mode, row in by_mode.items()
     )
     rates = {f"{row['network']}, {row['mode']}": row["clips_per_s"] for row in result["rows"]}
     _draw(args, result, "model.png", rates, "clips/s")

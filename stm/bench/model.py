@@ -41,6 +41,7 @@ from stm.train.step import Autocast
 
 NETWORKS = ("stm", "tsn", "tsm", "cstm", "cmm", "naive")
 ESSENTIAL = ("stm", "tsn", "naive")
+"""STM and what its goals are set against."""
 MODES = ("train", "inference", "folded")
 SCRIPT = "script"
 BASES = ("tsn", "naive", SCRIPT)

@@ -46,7 +46,10 @@ def pack(model: VideoResNet) -> PackedNetwork:
 
 
 class PackedNetwork(nn.Module):
-    """What ``pack`` returns. It holds weights in order for the last shape of clips; another shape orders them anew."""
+    """What ``pack`` returns. It holds weights in order for the last shape of clips; another shape orders them anew.
+
+    Several threads may call it.
+    """
 
     def __init__(self, folded: VideoResNet) -> None:
         super().__init__()
@@ -160,10 +163,11 @@ class PackedTemporalConv(nn.Module):
         """``frames: float32 [N*T, C, H, W]`` -> the same shape."""
         clips = split_time(frames, num_frames)
         width = clips[0, 0].numel()
-        if self._wide is None or len(self._wide.weight) != width:
-            self._wide = self._repeated(width)
+        wide = self._wide
+        if wide is None or len(wide.weight) != width:
+            self._wide = wide = self._repeated(width)
         rows = clips.view(len(clips), num_frames, 1, width).permute(0, 3, 1, 2)
-        return join_time(self._wide(rows).permute(0, 2, 3, 1).reshape(clips.shape))
+        return join_time(wide(rows).permute(0, 2, 3, 1).reshape(clips.shape))
 
     def _repeated(self, width: int) -> PackedConv:
         """The kernels ``[C, 1, 3, 1]`` for each pixel: ``[H*W*C, 1, 3, 1]``."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -33,6 +35,18 @@ def test_the_shape_of_clips_may_change_from_call_to_call():
         kept = clips.clone()
         assert _difference(network(clips), model(clips)) < 1e-4
         assert torch.equal(clips, kept)
+
+
+@needs_onednn
+def test_threads_with_clips_of_different_shapes_do_not_mix_their_weights():
+    model = make()
+    network = pack(model)
+    batches = [torch.randn(1, 4, 3, size, size) for size in (32, 48, 64)] * 20
+    with torch.no_grad():
+        expected = [model(clips) for clips in batches]
+    with ThreadPoolExecutor(3) as pool:
+        for found, wanted in zip(pool.map(network, batches), expected, strict=True):
+            assert _difference(found, wanted) < 1e-4
 
 
 @needs_onednn
