@@ -178,15 +178,27 @@ def folders(tmp_path):
     (root / "inside.mp4").symlink_to(root / "a" / "v.mp4")
     (root / "file.mp4").symlink_to(outside / "v.mp4")
     (root / "folder").symlink_to(outside)
+    (root / "clip.mp4#0").symlink_to(outside / "v.mp4")
+    (root / "dir#1").symlink_to(outside)
+    (root / "down").symlink_to(root / "a" / "b" / "c")
+    (root / "a" / "b" / "c").mkdir(parents=True)
+    for name, target in (("frames", root / "a" / "v.mp4"), ("frames_out", outside / "v.mp4")):
+        (root / name).mkdir()
+        (root / name / "1.jpg").write_bytes(b"x")
+        (root / name / "2.jpg").symlink_to(target)
     (tmp_path / "alias").symlink_to(root)
     return root
 
 
 INSIDE = ["{root}/a/v.mp4", "{root}/a/../a/v.mp4", "{root}/inside.mp4", "{root}/not/there.mp4", "{root}/s.parquet#17",
-          "{root}/a", "{root}/../alias/a/v.mp4"]  # fmt: skip
+          "{root}/a", "{root}/../alias/a/v.mp4", "{root}/frames", "{root}/a%2e%2e/v.mp4", "/{root}/a/v.mp4",
+          "{root}//a//v.mp4", "{root}/clip.mp4#1", "{root}/down/../v.mp4"]  # fmt: skip
 OUTSIDE = ["{root}/../private/v.mp4", "{root}/file.mp4", "{root}/folder/v.mp4", "{root}-2/v.mp4", "/etc/passwd",
            "file://{root}/a/v.mp4", "s3://bucket/v.mp4", "{root}/..", "../private/v.mp4", "{root}/folder/s.parquet#3",
-           "simplecache::s3://bucket/v.mp4", "{root}"]  # fmt: skip
+           "simplecache::s3://bucket/v.mp4", "{root}", "{root}/clip.mp4#0", "{root}/dir#1", "{root}/dir#1/v.mp4",
+           "{root}/frames_out", "{root}/frames_out/", "{root}/a/../../private/v.mp4", "{root}/a\0/v.mp4",
+           "{root}/down/../../../private/v.mp4", "{root}/down/../../../../private/v.mp4", "//etc/passwd",
+           "{root}/../VIDEOS/a/v.mp4", "videos/a/v.mp4"]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", INSIDE)
@@ -217,6 +229,17 @@ def test_a_path_that_leads_out_of_the_root_is_refused_by_name(path, tmp_path):
         ("s3://bucket/videos/%2e%2e/keys", False),
         ("s3://bucket/videos/%252e%252e/keys", False),
         ("s3://bucket/videos/a..b/v..mp4", True),
+        ("s3://bucket/videos/100%/v.mp4", True),
+        ("s3://bucket/videos/a%20b/v.mp4", True),
+        ("s3://bucket/videos/" + "%" + "25" * 3 + "2e%2e/keys", False),
+        ("s3://bucket/videos/" + "%" + "25" * 40 + "2e%2e/keys", False),
+        ("s3://bucket/videos/a%5c..%5ckeys", False),
+        ("s3://bucket/videos/..;/keys", False),
+        ("s3://bucket/videos/..?x", False),
+        ("s3://bucket/videos/a%3a%3afile:///etc/passwd", False),
+        ("s3://bucket/videos/a%00", False),
+        ("S3://bucket/videos/a/v.mp4", False),
+        ("s3://bucket/videos", False),
         ("s3://bucket/videos/a::file:///etc/passwd", False),
         ("gs://bucket/videos/v.mp4", False),
         ("/etc/passwd", False),
@@ -228,6 +251,14 @@ def test_a_root_that_is_a_url_holds_its_own_prefix_alone(path, inside):
     else:
         with pytest.raises(UserError, match="lead out of"):
             check_paths("m", [path], "s3://bucket/videos")
+
+
+def test_a_root_of_scheme_file_is_a_folder_whose_links_are_followed(tmp_path):
+    root = folders(tmp_path)
+    check_paths("m", [f"file://{root}/a/v.mp4", f"file://{root}/inside.mp4"], f"file://{root}")
+    for path in ("folder/v.mp4", "file.mp4", "a/../../private/v.mp4", "%2e%2e/private/v.mp4"):
+        with pytest.raises(UserError, match="lead out of"):
+            check_paths("m", [f"file://{root}/{path}"], f"file://{root}")
 
 
 def test_training_reads_no_manifest_that_leads_out_of_its_root(tmp_path):

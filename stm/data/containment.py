@@ -8,23 +8,34 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+from itertools import chain
 from urllib.parse import unquote
 
+from stm.data.shards import is_shard_path, split_shard_path
 from stm.errors import UserError
 
-_ROW_OF_SHARD = re.compile(r"#\d+$")
 _NAMED = 5
+_MOST_DECODINGS = 16
+_THREADS = 16
+"""Folders are listed by so many at once: on a network disk a listing waits for its answer."""
+_PATHS_A_PART = 1024
+
+LeadsOut = Callable[[str], bool]
 
 
 def check_paths(manifest: str | os.PathLike[str], paths: Iterable[str], root: str) -> None:
-    """Raise ``UserError``, naming the first few, where a path leads out of ``root``: by ``..``, by a symbolic link, as
-    another absolute path, or as another URL.
+    """Raise ``UserError``, naming the first few, where a path leads out of ``root``: by ``..``, by a symbolic link (of
+    the video, above it, or a frame of a folder), as another absolute path, or as another URL.
 
     Links are followed as they are now, on this machine; whoever can change the root's content later is not held.
     """
-    leads_out = _out_of_url(root) if "://" in root else _out_of_folder(root)
-    out = [path for path in paths if leads_out(path)]
+    leads_out = _out_of(root)
+    paths = list(paths)
+    parts = [paths[k : k + _PATHS_A_PART] for k in range(0, len(paths), _PATHS_A_PART)]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        out = list(chain.from_iterable(pool.map(partial(_those_out, leads_out), parts)))
     if out:
         more = f" and {len(out) - _NAMED} more" if len(out) > _NAMED else ""
         raise UserError(
@@ -33,33 +44,75 @@ def check_paths(manifest: str | os.PathLike[str], paths: Iterable[str], root: st
         )
 
 
-def _out_of_url(root: str) -> Callable[[str], bool]:
+def _those_out(leads_out: LeadsOut, paths: list[str]) -> list[str]:
+    return [path for path in paths if leads_out(path)]
+
+
+def _out_of(root: str) -> LeadsOut:
+    if "://" not in root:
+        return _out_of_folder(root)
+    scheme, _, folder = root.partition("://")
+    if scheme not in ("file", "local"):
+        return _out_of_url(root)
+    # fsspec follows links, and does not undo percent-encoding: such a root is a folder.
+    by_name, by_folder = _out_of_url(root), _out_of_folder(folder)
+    return lambda path: by_name(path) or by_folder(path.removeprefix(f"{scheme}://"))
+
+
+def _out_of_url(root: str) -> LeadsOut:
     prefix = root.rstrip("/") + "/"
 
     def leads_out(path: str) -> bool:
         rest = path.removeprefix(prefix)
-        # fsspec reads a chain of URLs at "::", and a server may decode %2e%2e once more
-        return rest == path or "::" in rest or ".." in re.split(r"[/\\]", unquote(unquote(rest)))
+        if rest == path:
+            return True
+        for _ in range(_MOST_DECODINGS):
+            # fsspec reads a chain of URLs at "::"; servers cut at "?", "#" and, within a name, at ";"
+            if "\0" in rest or "::" in rest or ".." in re.split(r"[/\\?#;]", rest):
+                return True
+            decoded = unquote(
+                rest
+            )  # a proxy may undo one encoding, and the server behind it the next
+            if decoded == rest:
+                return False
+            rest = decoded
+        return True
 
     return leads_out
 
 
-def _out_of_folder(root: str) -> Callable[[str], bool]:
-    top = os.path.realpath(root)
+def _out_of_folder(root: str) -> LeadsOut:
+    top = _real(root)
     inside = (top if top.endswith(os.sep) else top + os.sep,)
-
-    @lru_cache(maxsize=4096)
-    def real_folder(folder: str) -> str:
-        return os.path.realpath(folder)
+    real_folder = lru_cache(maxsize=4096)(_real)
 
     def leads_out(path: str) -> bool:
-        if "://" in path or "::" in path:
+        if "://" in path or "::" in path or "\0" in path:
             return True
-        folder, name = os.path.split(_ROW_OF_SHARD.sub("", path))
-        if name in ("", ".", "..") or os.path.islink(os.path.join(folder, name)):
-            real = os.path.realpath(os.path.join(folder, name))
+        file = split_shard_path(path)[0] if is_shard_path(path) else path
+        # The system follows a link before the ".." behind it; `os.path.abspath`, with which files are opened, does not.
+        if ".." in file.split(os.sep) and not _real(os.path.abspath(file)).startswith(inside):
+            return True
+        folder, name = os.path.split(file)
+        if name in ("", ".", "..") or os.path.islink(file):
+            real = _real(file)
         else:
             real = os.path.join(real_folder(folder), name)
-        return not real.startswith(inside)
+        return not real.startswith(inside) or _has_link_out(real)
+
+    def _has_link_out(folder: str) -> bool:
+        """Whether ``folder`` is one, and an entry of it is a link that leaves the root."""
+        try:
+            with os.scandir(folder) as entries:
+                links = [entry.path for entry in entries if entry.is_symlink()]
+        except OSError:  # a file, most often
+            return False
+        return any(not _real(link).startswith(inside) for link in links)
 
     return leads_out
+
+
+def _real(path: str) -> str:
+    real = os.path.realpath(path)
+    # POSIX lets two leading slashes mean something of their own; here they do not.
+    return "/" + real.lstrip("/") if real.startswith("//") else real

@@ -37,6 +37,7 @@ from stm.data.cross_check import cross_check_decoders
 from stm.data.isolation import CallFailed, IsolatedProcess
 from stm.data.manifest import OK, SCHEMA, Manifest
 from stm.data.probe_store import FACTS, PROBED, ProbeStore, remembered
+from stm.data.source_state import source_state
 
 Probe = Callable[[str], decode.VideoInfo]
 
@@ -178,7 +179,7 @@ def _run_tasks(blocks: list[pa.Table], task: Callable[[pa.Table], pa.Table]) -> 
 def _probe_block(block: pa.Table, *, probe: Probe, deadline_s: float) -> pa.Table:
     """Probe the files of one block, one after another, in a child process that serves the block."""
     rows = []
-    with IsolatedProcess(preload=["stm.data.decode.probing"]) as process:
+    with IsolatedProcess(preload=["stm.data.decode.probing", "stm.data.source_state"]) as process:
         for item in block.to_pylist():
             state, facts = _examine(process, item["path"], item["known"], probe, deadline_s)
             rows.append(
@@ -202,7 +203,7 @@ def _examine(
     state = ""
     try:
         # In the child as well: looking at a file on a dead network disk hangs.
-        state = process.call(file_state, path, deadline_s=deadline_s)
+        state, _ = process.call(source_state, path, deadline_s=deadline_s)
         if state and state == known:
             return state, None
         return state, _facts(process.call(probe, path, deadline_s=deadline_s))
@@ -231,27 +232,6 @@ def _facts(info: decode.VideoInfo) -> dict[str, Any]:
         "guard": info.guard,
         "keyframe_interval": info.keyframe_interval,
     }
-
-
-def file_state(path: str) -> str:
-    """Changes when the file (or folder, or object behind a URL) does; "" where there is none."""
-    if "://" in path:
-        import fsspec
-
-        filesystem, name = fsspec.core.url_to_fs(path)
-        try:
-            info = filesystem.info(name)
-        except FileNotFoundError:
-            return ""
-        changed = next(
-            (info[k] for k in ("ETag", "etag", "LastModified", "mtime") if k in info), ""
-        )
-        return f"{info.get('size')}:{changed}" if changed else ""
-    try:
-        stat = os.stat(path)
-    except OSError:
-        return ""
-    return f"{stat.st_size}:{stat.st_mtime_ns}"
 
 
 def _with_disagreements(results: pa.Table, disagreements: dict[str, str]) -> pa.Table:

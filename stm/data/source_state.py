@@ -1,32 +1,81 @@
-"""Whether the source of a video is still what it was, and how many bytes it has."""
+"""Whether the source of a video is still what it was, and how many bytes it has.
+
+    source_state("frames/17")  # ("40:512331:8f0c...", 512331)
+
+Indexing and preparing both go by it: what has the state of before is neither probed nor made again.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import stat
 
-from stm.data.indexing import file_state
 from stm.data.shards import is_shard_path, num_bytes_of_row, split_shard_path
+
+_CHANGED = ("ETag", "etag", "LastModified", "mtime")
+"""What file systems behind a URL call a mark of the last change."""
 
 
 def source_state(path: str) -> tuple[str, int]:
-    """(a string that changes when the source does, "" where that cannot be told; bytes).
+    """(a string that changes when the source does, "" where there is none or it cannot be told; bytes).
 
-    A folder changes with the sizes and times of its files, a row with those of its shard.
+    A file changes in size or time; a link also when it is made to point elsewhere; a folder with the name, size or time
+    of any file in it, since a frame that is overwritten leaves the folder's own time as it was; a row with its shard.
+    Nothing is opened but a shard's footer. A folder costs one listing and one `stat` a file.
+
+    Where the source lies is no part of it: a copy that keeps its times has the same state.
+
+    Raises:
+        VideoError: As `shards.num_bytes_of_row`.
     """
     if is_shard_path(path):
         file, row = split_shard_path(path)
-        state = file_state(file)
+        state, _ = source_state(file)
         return (f"{state}#{row}" if state else ""), num_bytes_of_row(path)
     if "://" in path:
-        import fsspec
+        return _state_of_url(path)
+    try:
+        own = found = os.lstat(path)
+        if stat.S_ISLNK(own.st_mode):
+            found = os.stat(path)
+        if stat.S_ISDIR(found.st_mode):
+            return _state_of_folder(path, found)
+    except (OSError, ValueError):  # ValueError: a NUL byte in the name
+        return "", 0
+    link = f":{own.st_mtime_ns}" if own is not found else ""
+    return f"{found.st_size}:{found.st_mtime_ns}{link}", found.st_size
 
-        filesystem, name = fsspec.core.url_to_fs(path)
-        return file_state(path), int(filesystem.size(name) or 0)
-    if os.path.isdir(path):
-        with os.scandir(path) as entries:
-            stats = [entry.stat() for entry in entries if entry.is_file()]
-        total = sum(stat.st_size for stat in stats)
-        latest = max((stat.st_mtime_ns for stat in stats), default=0)
-        return f"{len(stats)}:{total}:{latest}:{os.stat(path).st_mtime_ns}", total
-    state = file_state(path)
-    return state, os.path.getsize(path) if state else 0
+
+def _state_of_folder(path: str, found: os.stat_result) -> tuple[str, int]:
+    files = []
+    total = 0
+    with os.scandir(path) as entries:
+        for entry in entries:
+            name = os.fsencode(entry.name)
+            try:
+                if entry.is_dir():
+                    files.append((name, 0, 0, 0))
+                    continue
+                target = entry.stat()
+                link = entry.stat(follow_symlinks=False).st_mtime_ns if entry.is_symlink() else 0
+            except FileNotFoundError:  # a link to nowhere
+                files.append((name, -1, 0, 0))
+                continue
+            files.append((name, target.st_size, target.st_mtime_ns, link))
+            total += target.st_size
+    digest = hashlib.blake2b(repr(sorted(files)).encode(), digest_size=16).hexdigest()
+    return f"{len(files)}:{total}:{found.st_mtime_ns}:{digest}", total
+
+
+def _state_of_url(url: str) -> tuple[str, int]:
+    import fsspec
+
+    filesystem, name = fsspec.core.url_to_fs(url)
+    try:
+        info = filesystem.info(name)
+    except FileNotFoundError:
+        return "", 0
+    size = info.get("size")
+    changed = next((info[key] for key in _CHANGED if key in info), "")
+    return (f"{size}:{changed}" if changed else ""), int(size or 0)

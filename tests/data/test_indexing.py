@@ -13,7 +13,7 @@ import pytest
 from stm.data.annotations import Annotations, Entry, read_annotations
 from stm.data.cross_check import check_files, sample_files
 from stm.data.decode import probe
-from stm.data.indexing import file_state, index_videos
+from stm.data.indexing import index_videos
 from stm.data.manifest import Manifest
 from stm.data.probe_store import PROBED, ProbeStore, remembered
 from tests.data.probes import probe_and_log, probe_or_misbehave
@@ -211,17 +211,6 @@ def test_the_store_passes_over_damage_and_other_versions(tmp_path: Path) -> None
     store.compact(stored(stored_row("d")))
     assert len(list(tmp_path.iterdir())) == 1
     assert store.load()["path"].to_pylist() == ["d"]
-
-
-def test_the_state_of_a_file_changes_with_it(tmp_path: Path) -> None:
-    path = tmp_path / "a.mp4"
-    assert file_state(str(path)) == ""
-    path.write_bytes(b"one")
-    first = file_state(str(path))
-    assert first == file_state(str(path)) != ""
-    path.write_bytes(b"three")
-    assert file_state(str(path)) != first
-    assert file_state(path.as_uri()) != ""
 
 
 def test_cross_checked_files_are_of_every_codec_and_trusted() -> None:

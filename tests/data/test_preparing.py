@@ -23,7 +23,6 @@ from stm.data.prepare_log import PrepareLog, Record
 from stm.data.prepare_task import SOURCE_COLUMNS, Job, key_of
 from stm.data.preparing import FAILED, prepare_videos
 from stm.data.shards import is_shard_path, read_video
-from stm.data.source_state import source_state
 from stm.data.stream import StreamSpec, build_stream, iterate, put_videos
 from stm.data.transcode import Settings
 from stm.data.transforms import centre_box
@@ -343,16 +342,6 @@ def test_shards_of_an_older_version_are_made_again_and_files_are_not(
     before = keys()
     monkeypatch.setattr(shards, "VERSION", shards.VERSION + 1)
     assert [old == new for old, new in zip(before, keys(), strict=True)] == [True, False]
-
-
-def test_the_state_of_a_folder_changes_with_an_image_in_it(tmp_path: Path) -> None:
-    folder = write_frame_folder(tmp_path / "frames", num_frames=3)
-    state, num_bytes = source_state(str(folder))
-    assert num_bytes == sum(path.stat().st_size for path in folder.iterdir())
-    assert source_state(str(folder)) == (state, num_bytes)
-    os.utime(folder / "00002.jpg", ns=(1, 2**62))
-    assert source_state(str(folder))[0] != state
-    assert source_state(str(tmp_path / "none.mp4")) == ("", 0)
 
 
 @pytest.mark.ray
