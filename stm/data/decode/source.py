@@ -78,8 +78,7 @@ class OpenVideo:
 def open_video(source: object, max_pixels: int = MAX_PIXELS) -> Iterator[OpenVideo]:
     """Yield the source's video stream, ready to demux and decode; close everything afterwards.
 
-    Of several video streams it is the one that FFmpeg's ``av_find_best_stream`` chooses: the
-    default one first, then the one with more frames and more bits.
+    Of several video streams it is the one that the ``ffmpeg`` command takes (``_rank``).
 
     Raises:
         VideoError: With the reason, if there is no video stream to read, its container is not in
@@ -93,7 +92,7 @@ def open_video(source: object, max_pixels: int = MAX_PIXELS) -> Iterator[OpenVid
                 container = stack.enter_context(_open_container(opened))
             except _NO_CONTAINER as error:
                 raise VideoError(name, *_why_no_container(source, error)) from error
-        stream = container.streams.best("video")
+        stream = max(container.streams.video, key=_rank, default=None)
         if stream is None or _is_cover(stream):
             kinds = sorted({s.type for s in container.streams}) or ["no streams"]
             raise VideoError(name, "no_video_stream", f"it holds {', '.join(kinds)}")
@@ -122,6 +121,15 @@ def open_video(source: object, max_pixels: int = MAX_PIXELS) -> Iterator[OpenVid
         options = {"max_pixels": str(max_pixels)}  # a later frame may announce another size
         context.options = {**options, **(_GIVE_UP_AT_DAMAGE if video.is_intra_only else {})}
         yield video
+
+
+def _rank(stream: Any) -> tuple[bool, int]:
+    """The order of the ``ffmpeg`` command: the stream with most pixels, where being the default one
+    counts as 5 million; the first of equals. Covers come last."""
+    context = stream.codec_context
+    pixels = context.width * context.height if context is not None else 0
+    is_default = bool(stream.disposition & av.stream.Disposition.default)
+    return not _is_cover(stream), pixels + 5_000_000 * is_default
 
 
 def _is_cover(stream: Any) -> bool:
