@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines.console import Parser, add_common, run_verb
+from pipelines.console import Parser, add_common, add_root, run_verb
 from stm.errors import UserError
 from stm.progress_view import progress_view
 
@@ -64,12 +64,7 @@ def build_parser() -> Parser:
         default=None,
         help="T of the test clip; null is the training's",
     )
-    parser.add_argument(
-        "--root",
-        type=str | None,
-        default=None,
-        help="folder or URL that every video of the manifest must lie in; null allows any",
-    )
+    add_root(parser)
     parser.add_argument("--workers", type=int, default=1, help="processes that run the network")
     parser.add_argument("--batch_size", type=int, default=8, help="clips a process takes at once")
     return parser

@@ -12,6 +12,7 @@ import numpy as np
 from stm import cluster, tracking
 from stm.config import Config
 from stm.data.manifest import Manifest
+from stm.data.roots import IF_MOVED
 from stm.errors import UserError
 from stm.evaluate.fusing import ScoreFile
 from stm.evaluate.inference import Scores, score_manifest
@@ -76,6 +77,11 @@ def evaluate(
         tick=tick or _ticker(say),
     )
     seconds = time.monotonic() - began
+    if not scores.readable_N.any() and {f["reason"] for f in scores.failures} == {"not_found"}:
+        first = scores.failures[0]["path"]
+        raise UserError(
+            f"--manifest {manifest_path}: none of its {len(manifest)} videos is found; the first: {first}. {IF_MOVED}"
+        )
     labels = manifest.table.column("label").to_numpy().astype(np.int64)
     metrics = measure(scores.scores_NK, labels, scores.readable_N)
     assert metrics.num_videos == len(manifest)
