@@ -106,8 +106,12 @@ def run(args: Any) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> str:
+    occurring = sum(count > 0 for count in result["class_counts"].values())
+    absent = len(result["class_counts"]) - occurring
+    over = f" (of the {occurring} classes that occur, {absent} do not)" if absent else ""
     lines = [
-        f"top-1 {result['top1']:.2%}   top-5 {result['top5']:.2%}   mean class {result['mean_class_accuracy']:.2%}   "
+        f"top-1 {result['top1']:.2%}   top-5 {result['top5']:.2%}   "
+        f"mean class {result['mean_class_accuracy']:.2%}{over}   "
         f"N = {result['num_videos']}, of which {result['unreadable']} unreadable and counted as wrong"
     ]
     if len(result["per_class"]) <= 30:

@@ -131,19 +131,21 @@ def find_splits(folder: str, numbers: list[int]) -> list[Split]:
 
 
 def check_splits(splits: list[Split], root: str | None = None) -> None:
-    """Refuse splits whose mean would mean nothing: of other classes, or one split under two numbers."""
+    """Refuse splits whose mean would mean nothing: of other classes, or one split under two numbers.
+
+    Classes are matched by name (`Manifest.with_classes`); a test list may lack some, a training list may not.
+    """
     from stm.data.manifest import Manifest
 
     first: Manifest | None = None
     seen: dict[str, str] = {}
     for split in splits:
         for path in (split.train, split.val):
-            manifest = Manifest.read(path, root)
-            first = first or manifest
-            if manifest.classes != first.classes:
-                raise UserError(
-                    f"{path} has other classes than {splits[0].train}: splits of one dataset share them"
-                )
+            read = Manifest.read(path, root)
+            first = first or read
+            manifest = read.with_classes(first.classes, name=path, of=splits[0].train)
+            if path == split.train:
+                first.with_classes(read.classes, name=splits[0].train, of=path)
             same = seen.setdefault(manifest.fingerprint, path)
             if same != path:
                 raise UserError(

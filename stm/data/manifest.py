@@ -30,15 +30,17 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from stm.data.classes import match_classes
 from stm.data.containment import check_paths
 from stm.data.roots import (
     IF_MOVED,
@@ -53,7 +55,6 @@ from stm.errors import UserError
 from stm.redaction import redact
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 SCHEMA_VERSION = 2
@@ -126,8 +127,6 @@ class Manifest:
     @cached_property
     def usable(self) -> NDArray[np.int64]:
         """Row numbers with status ok, ascending: int64 [number of usable videos]."""
-        import numpy as np
-
         ok = pc.equal(self.table["status"], OK).to_numpy(zero_copy_only=False)
         return np.flatnonzero(ok).astype(np.int64)
 
@@ -152,6 +151,53 @@ class Manifest:
         if self.flip:
             return label
         return None if self.flip_map is None else self.flip_map.get(label)
+
+    def with_classes(
+        self,
+        classes: Sequence[str],
+        *,
+        name: str,
+        of: str,
+        say: Callable[[str], None] | None = None,
+    ) -> Manifest:
+        """The same videos under another list of classes, a network's: labels are matched by class name.
+
+        The names may come in another order, and some may be missing here. ``name`` and ``of`` are the manifest and the
+        owner of ``classes``, for messages; ``say``, by default a line on stderr, tells of names that differ in case,
+        blanks, underscores or hyphens alone, which count as the same (`stm.data.classes`).
+
+        Raises UserError, naming them, where videos are of classes that are not in ``classes``.
+        """
+        if tuple(classes) == self.classes:
+            return self
+        match = match_classes(self.classes, classes)
+        counts = np.bincount(self.table["label"].to_numpy(), minlength=self.num_classes)
+        unknown = [label for label in match.unknown if counts[label]]
+        if unknown:
+            named = ", ".join(repr(self.classes[label]) for label in unknown[:5])
+            more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+            raise UserError(
+                f"{name} has videos of {len(unknown)} class(es) that {of} does not have: {named}{more} "
+                f"({int(counts[unknown].sum())} videos). Its {len(classes)} classes are {_some(classes)}: rename or "
+                "leave out those of the manifest, and index again"
+            )
+        if match.near:
+            (say or _to_stderr)(f"{name}: taken as the same classes of {of}: {match.said()}")
+        relabel = np.zeros(self.num_classes, np.int32)
+        relabel[list(match.labels)] = list(match.labels.values())
+        labels = pa.array(relabel[self.table["label"].to_numpy()], pa.int32())
+        at = self.table.schema.get_field_index("label")
+        flip_map = self.flip_map and {
+            match.labels[a]: match.labels[b]
+            for a, b in self.flip_map.items()
+            if a in match.labels and b in match.labels
+        }
+        return replace(
+            self,
+            table=self.table.set_column(at, SCHEMA.field("label"), labels),
+            classes=tuple(classes),
+            flip_map=flip_map,
+        )
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write as Parquet, whole or not at all: a reader sees the old file or the new one.
@@ -321,6 +367,10 @@ def _tell_of_root(
         say(f"{path}: its videos were in {recorded}, which is no more; they are in {used}")
     elif not os.path.isdir(used):
         say(f"{path}: its videos are in {used}, which this machine does not have. {IF_MOVED}")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
 
 
 @lru_cache(maxsize=64)

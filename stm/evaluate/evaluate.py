@@ -52,12 +52,10 @@ def evaluate(
     chosen = named_protocol(protocol)
     directory = checkpoints.resolve(checkpoint)
     meta = checkpoints.read_meta(directory)
-    manifest = Manifest.read(manifest_path, root)
-    if list(manifest.classes) != meta.classes:
-        raise UserError(
-            f"--manifest {manifest_path} has {manifest.num_classes} classes, {list(manifest.classes)[:3]} ..., but the "
-            f"checkpoint was trained on {len(meta.classes)}, {meta.classes[:3]} ...: index with the same classes"
-        )
+    read = Manifest.read(manifest_path, root)
+    manifest = read.with_classes(
+        meta.classes, name=f"--manifest {manifest_path}", of=f"the network in {directory}", say=say
+    )
     config = checkpoints.config_of(meta)
     folder = output_folder(output, directory, protocol, manifest_path, report, say)
     segments = num_segments or config.data.num_segments
@@ -108,10 +106,16 @@ def evaluate(
             meta=meta,
             manifest_path=manifest_path,
             manifest=manifest,
+            manifest_fingerprint=read.fingerprint,
             scores=scores,
             metrics=metrics,
             seconds=seconds,
-            options={"workers": num_workers, "batch_size": batch_size, "output": output},
+            options={
+                "workers": num_workers,
+                "batch_size": batch_size,
+                "output": output,
+                "root": root,
+            },
         )
     _record(config, run_folder(directory), meta, protocol, result)
     return result

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pipelines import evaluate as pipeline
 from stm.config import Config, DataConfig, ModelConfig
 from stm.data.annotations import read_annotations
 from stm.data.indexing import index_videos
@@ -107,6 +111,39 @@ def test_thirty_views_are_averaged_and_each_video_counts_once(videos, checkpoint
     )
     assert (result["num_videos"], result["unreadable"]) == (16, 2)
     assert sum(result["class_counts"].values()) == 16
+
+
+def test_videos_of_some_classes_in_another_order_are_measured_by_name(
+    videos, checkpoint, tmp_path, capfd
+):
+    whole = Manifest.read(videos / "val.parquet")
+    chosen = ["up", "grow", "Left"]  # one of them spelt otherwise
+    names = [whole.classes[k] for k in whole.table["label"].to_pylist()]
+    kept = [row for row, name in enumerate(names) if name in ("up", "grow", "left")]
+    labels = pa.array([["up", "grow", "left"].index(names[row]) for row in kept], pa.int32())
+    table = whole.table.take(kept)
+    at = table.schema.get_field_index("label")
+    table = table.set_column(at, table.schema.field("label"), labels)
+    some = Manifest(table, tuple(chosen), "some", True)
+    some.write(tmp_path / "some.parquet")
+    command = ["--checkpoint", checkpoint, "--output", str(tmp_path), "--manifest"]
+    assert pipeline.main([*command, str(videos / "val.parquet")]) == 0
+    scores = {
+        row["video_id"]: row for row in pq.read_table(tmp_path / "scores.parquet").to_pylist()
+    }
+    capfd.readouterr()
+    assert pipeline.main([*command, str(tmp_path / "some.parquet")]) == 0
+    shown, err = capfd.readouterr()
+    assert f"(of the 3 classes that occur, {whole.num_classes - 3} do not)" in shown
+    assert "'Left' is 'left'" in err
+    rows = pq.read_table(tmp_path / "scores.parquet").to_pylist()
+    assert len(rows) == len(kept)
+    for row in rows:
+        assert row["label"] == scores[row["video_id"]]["label"]
+        assert row["scores"] == pytest.approx(scores[row["video_id"]]["scores"], abs=1e-5)
+    page = (tmp_path / "report.html").read_text()
+    assert some.fingerprint in page
+    assert not re.search(r"\bnan\b", re.sub('base64,[^"]*', "", page), re.IGNORECASE)
 
 
 def test_many_files_and_one_are_predicted_alike(videos, checkpoint, tmp_path):
