@@ -134,7 +134,7 @@ def _decode(args: Any) -> dict[str, Any]:
         manifest = Manifest.read(args.manifest, args.root)
         paths = [manifest.table["path"][int(i)].as_py() for i in manifest.usable]
     elif args.videos:
-        from stm.evaluate.predict import find_videos
+        from stm.data.finding import find_videos
 
         paths = find_videos([args.videos])
     else:

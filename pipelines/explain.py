@@ -22,7 +22,12 @@ def build_parser() -> Parser:
         """,
     )
     add_common(parser)
-    parser.add_argument("videos", type=str, nargs="*", help="video files, or folders of them")
+    parser.add_argument(
+        "videos",
+        type=str,
+        nargs="*",
+        help="video files, folders of images (one video each), rows of shards, or folders of them",
+    )
     parser.add_argument(
         "--checkpoint",
         type=str,

@@ -12,6 +12,7 @@ import torch
 
 from pipelines import evaluate as pipeline
 from stm.config import Config, DataConfig, ModelConfig
+from stm.data import shards
 from stm.data.annotations import read_annotations
 from stm.data.indexing import index_videos
 from stm.data.manifest import Manifest
@@ -23,6 +24,7 @@ from stm.evaluate.predict import predict
 from stm.model import build_model
 from stm.model.packed import PackedNetwork, can_pack
 from stm.train import checkpoint as checkpoints
+from tests.videos import write_frame_folder, write_video
 
 pytestmark = pytest.mark.ray
 
@@ -159,3 +161,29 @@ def test_many_files_and_one_are_predicted_alike(videos, checkpoint, tmp_path):
     for row in few["videos"]:
         answered = table[row["path"]]
         assert [top["class"] for top in row["top5"]] == answered["classes"]
+
+
+def test_a_folder_of_images_and_a_row_of_a_shard_are_videos(checkpoint, tmp_path):
+    frames = write_frame_folder(tmp_path / "set" / "frames", num_frames=9)
+    write_frame_folder(tmp_path / "set" / "b" / "others", num_frames=5)
+    write_video(tmp_path / "set" / "clip.mp4", num_frames=9)
+    images = [path.read_bytes() for path in sorted(frames.iterdir())]
+    video = (tmp_path / "set" / "clip.mp4").read_bytes()
+    shards.write_shard(tmp_path / "images.parquet", [("no", images[:1]), ("frames", images)])
+    shards.write_shard(tmp_path / "videos.parquet", [("clip", video)])
+    rows = [str(tmp_path / "images.parquet#1"), str(tmp_path / "videos.parquet#0")]
+    sources = [str(frames), str(tmp_path / "set" / "clip.mp4"), *rows]
+    few = predict(checkpoint, sources, say=print)
+    first, second, third, fourth = (row["top5"] for row in few["videos"])
+    assert (first, second) == (third, fourth)
+    assert first != second
+    assert [row["path"] for row in few["videos"]] == sources
+
+    many = [str(tmp_path / "set"), *rows]
+    predict(checkpoint, many, output=str(tmp_path / "answers.parquet"), say=print)
+    table = {row["path"]: row for row in pq.read_table(tmp_path / "answers.parquet").to_pylist()}
+    found = [tmp_path / "set" / name for name in ("b/others", "clip.mp4", "frames")]
+    assert list(table) == [*map(str, found), *rows]
+    for path, top in zip(sources, (first, second, third, fourth), strict=True):
+        assert table[path]["error"] == ""
+        assert table[path]["classes"] == [answer["class"] for answer in top]
