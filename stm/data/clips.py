@@ -8,6 +8,7 @@ import numpy as np
 
 from stm.config import DataConfig, Decoder
 from stm.data import decode, sampling, transforms
+from stm.data.decode.video import Geometry, naming_failures
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class ClipSpec:
     """Testing: draw frames at random, as the 30-view protocol does, instead of taking segment centres."""
     num_crops: int = 1
     """Testing: 1 is the centre crop (224 of 256), more are squares along the long side."""
+    max_pixels: int = decode.MAX_PIXELS
+    """A video with larger frames is refused."""
 
     @classmethod
     def training(
@@ -63,25 +66,36 @@ def load_views(
     Returns (uint8 [V, T, size, size, 3], label); V is 1, or ``spec.num_crops`` of the same frames. The label differs
     from the one given only where the clip was mirrored and ``spec.flip_map`` says so.
 
-    Raises ``decode.VideoError`` where a wanted frame cannot be had.
+    Raises ``decode.VideoError``, and nothing else: where a wanted frame cannot be had, where the video no longer has
+    the length and size given (``changed``), and for whatever else goes wrong on the way.
     """
+    with naming_failures(path):
+        return _load_views(path, Geometry(num_frames, width, height), label, seed, spec)
+
+
+def _load_views(
+    path: str, planned: Geometry, label: int, seed: int, spec: ClipSpec
+) -> tuple[np.ndarray, int]:
+    num_frames, width, height = planned.num_frames, planned.width, planned.height
     generator = np.random.Generator(np.random.PCG64(seed))
     if spec.augment or spec.random_frames:
         indices = sampling.random_indices(num_frames, spec.num_segments, generator)
     else:
         indices = sampling.centre_indices(num_frames, spec.num_segments)
-    if not spec.augment:
-        boxes = (
-            [transforms.centre_box(width, height)]
-            if spec.num_crops == 1
-            else transforms.long_side_boxes(width, height, spec.num_crops)
+    mirrored_label, is_mirrored = None, False
+    if spec.augment:
+        mirrored_label = label if spec.flip else (spec.flip_map or {}).get(label)
+        view = transforms.random_view(
+            width, height, spec.scales, mirrored_label is not None, generator
         )
-        return decode.read_views(
-            path, indices.tolist(), boxes, spec.size, decoder=spec.decoder
-        ), label
-    mirrored_label = label if spec.flip else (spec.flip_map or {}).get(label)
-    view = transforms.random_view(width, height, spec.scales, mirrored_label is not None, generator)
-    clips = decode.read_views(path, indices.tolist(), [view.box], spec.size, decoder=spec.decoder)
-    if view.flip and mirrored_label is not None:
+        boxes, is_mirrored = [view.box], view.flip
+    elif spec.num_crops == 1:
+        boxes = [transforms.centre_box(width, height)]
+    else:
+        boxes = transforms.long_side_boxes(width, height, spec.num_crops)
+    clips = decode.read_views(
+        path, indices.tolist(), boxes, spec.size, spec.decoder, planned, spec.max_pixels
+    )
+    if is_mirrored and mirrored_label is not None:
         return clips[:, :, :, ::-1], mirrored_label
     return clips, label

@@ -47,7 +47,7 @@ def test_a_missing_file_is_not_found(tmp_path):
         ("text.txt", b"no video here\n" * 100, "not_a_video"),  # FFmpeg reads .txt as ANSI art
         ("page.mp4", HTML.encode(), "not_a_video"),
         ("noise.mp4", np.random.default_rng(0).bytes(20000), "not_a_video"),
-        ("subtitles.srt", b"1\n00:00:00,000 --> 00:00:01,000\nhello\n", "no_video_stream"),
+        ("subtitles.srt", b"1\n00:00:00,000 --> 00:00:01,000\nhello\n", "not_a_video"),
     ],
 )
 def test_what_is_no_video_is_named(tmp_path, name, content, reason):

@@ -27,34 +27,48 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stm.data.decode.video import VideoError, VideoInfo
+from stm.data.decode.video import MAX_PIXELS, Geometry, VideoError, VideoInfo
 
-__all__ = ["DECODERS", "VideoError", "VideoInfo", "probe", "read_clip", "read_frames", "read_views"]
+__all__ = [
+    "DECODERS",
+    "MAX_PIXELS",
+    "Geometry",
+    "VideoError",
+    "VideoInfo",
+    "probe",
+    "read_clip",
+    "read_frames",
+    "read_views",
+]
 
 DECODERS = ("auto", "packets", "sequential", "decord")
 
 
-def probe(source: Any) -> VideoInfo:
+def probe(source: Any, max_pixels: int = MAX_PIXELS) -> VideoInfo:
     """The facts of a video, from one pass over its packets and the decoding of one frame.
 
     Where packets cannot tell how many frames there are (see ``plan.py``), all are decoded and
     counted.
 
     Raises:
-        VideoError: If no frame can be had from the source; ``reason`` says why.
+        VideoError: If no frame can be had from the source, or its frames have more than
+            ``max_pixels`` pixels; ``reason`` says why.
     """
     from stm.data.decode import reader
 
-    return reader.probe(source)
+    return reader.probe(source, max_pixels)
 
 
-def read_frames(source: Any, indices: Sequence[int], decoder: str = "auto") -> NDArray[np.uint8]:
+def read_frames(
+    source: Any, indices: Sequence[int], decoder: str = "auto", max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
     """Whole frames at source resolution, as displayed.
 
     Args:
         source: Local path, frame folder, fsspec URL, bytes or binary file object.
         indices: Frame numbers from 0, in any order, repeats allowed.
         decoder: One of ``DECODERS``.
+        max_pixels: Larger frames are refused.
 
     Returns:
         uint8 [K, height, width, 3], RGB, in the order of ``indices``.
@@ -65,7 +79,7 @@ def read_frames(source: Any, indices: Sequence[int], decoder: str = "auto") -> N
     """
     from stm.data.decode import reader
 
-    return reader.read_frames(source, indices, decoder)
+    return reader.read_frames(source, indices, decoder, max_pixels)
 
 
 def read_clip(
@@ -74,6 +88,7 @@ def read_clip(
     box: Sequence[float],
     size: int,
     decoder: str = "auto",
+    max_pixels: int = MAX_PIXELS,
 ) -> NDArray[np.uint8]:
     """One box cut out of the wanted frames and resized once, straight from source pixels.
 
@@ -83,6 +98,7 @@ def read_clip(
         box: (left, top, width, height) in displayed source pixels; rounded by ``resize.pixel_box``.
         size: Side of the square result in pixels.
         decoder: One of ``DECODERS``.
+        max_pixels: As in ``read_frames``.
 
     Returns:
         uint8 [K, size, size, 3], RGB: a pure function of the frames, the box and the size.
@@ -91,7 +107,7 @@ def read_clip(
         VideoError: If the source or a wanted frame cannot be read.
         ValueError: As in ``read_frames``, or if the box leaves the frame by over half a pixel.
     """
-    return read_views(source, indices, [box], size, decoder)[0]
+    return read_views(source, indices, [box], size, decoder, None, max_pixels)[0]
 
 
 def read_views(
@@ -100,8 +116,16 @@ def read_views(
     boxes: Sequence[Sequence[float]],
     size: int,
     decoder: str = "auto",
+    expected: Geometry | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> NDArray[np.uint8]:
     """Several boxes out of the same frames, decoded once: the crops of a test protocol.
+
+    Args:
+        source, indices, size, decoder, max_pixels: As in ``read_clip``.
+        boxes: V of them.
+        expected: What the boxes and indices were planned with. Where the video has another size or
+            another number of frames, larger or smaller, that is a ``VideoError`` ``changed``.
 
     Returns:
         uint8 [V, K, size, size, 3]: for each of the V boxes what ``read_clip`` returns for it.
@@ -111,4 +135,4 @@ def read_views(
     """
     from stm.data.decode import reader
 
-    return reader.read_views(source, indices, boxes, size, decoder)
+    return reader.read_views(source, indices, boxes, size, decoder, expected, max_pixels)

@@ -1,67 +1,155 @@
-"""A decoded frame to RGB as displayed: FFmpeg's converter, unscaled, then the display matrix."""
+"""A decoded frame to RGB as displayed: FFmpeg's converter, then the display matrix."""
 
 from __future__ import annotations
 
 import struct
+from fractions import Fraction
 from typing import Any
 
+import av.error
 import numpy as np
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.filter import Graph
+from av.sidedata.sidedata import Type as SideDataType
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
+
+from stm.data.decode.video import VideoError
+
+Matrix = tuple[int, int, int, int]
+"""Signs (a, b, c, d) of a display matrix: x' = a x + c y, y' = b x + d y."""
+
+UPRIGHT: Matrix = (1, 0, 0, 1)
+
+
+def _name_unknown_type(kind: Any, value: object) -> Any:
+    member = object.__new__(kind)
+    member._name_, member._value_ = f"UNKNOWN_{value}", value
+    return member
+
+
+# PyAV 18 raises ValueError for a frame with side data that it has no name for, such as EXIF.
+SideDataType._missing_ = classmethod(_name_unknown_type)  # type: ignore[assignment]
 
 
 class RgbConverter:
-    """Turns decoded frames into uint8 RGB arrays; one for each open video.
+    """Turns decoded frames into uint8 RGB arrays, as ``ffmpeg -pix_fmt rgb24`` does, to the bit.
 
-    Unscaled conversion takes FFmpeg's SIMD path. 10-bit, full-range, grey and other samplings, and
-    the frame's own colour matrix, are handled there, as ``ffmpeg -pix_fmt rgb24`` does.
+    10-bit, full-range, grey and other samplings, and the frame's own colour matrix, are handled by
+    FFmpeg (docs/pixels.md). One converter serves one open video.
+
+    Args:
+        name: Of the video, for errors.
+        width: Coded size in pixels; frames of another size are scaled to it.
+        height: Likewise.
+        matrix: How all frames are turned; None: as the first one says.
     """
 
-    def __init__(self, width: int, height: int) -> None:
+    def __init__(self, name: str, width: int, height: int, matrix: Matrix | None = None) -> None:
+        self._name = name
         self._size = (width, height)
+        self._matrix = matrix
+        self._turns_by_frame = matrix is None
         self._reformatter = VideoReformatter()
+        self._graph: Graph | None = None
+        self._graph_takes: tuple[Any, ...] | None = None
 
     def __call__(self, frame: Any) -> NDArray[np.uint8]:
-        """uint8 [height, width, 3] as displayed: a view, valid while the returned array lives."""
+        """uint8 [height, width, 3] as displayed: a view, valid while the returned array lives.
+
+        Raises:
+            VideoError: ``unreadable``, where FFmpeg has no conversion from the frame's format or
+                colour matrix, or where it is turned otherwise than the first.
+        """
         if not all(self._size):  # a damaged header states none
             self._size = (frame.width, frame.height)
+        if self._turns_by_frame:
+            matrix = display_matrix(frame)
+            if self._matrix not in (None, matrix):
+                detail = "its frames are turned in different ways"
+                raise VideoError(self._name, "unreadable", detail)
+            self._matrix = matrix
+        try:
+            rgb = self._convert(frame)
+        except av.error.MemoryError:
+            raise
+        except av.error.FFmpegError as error:
+            what = f"{frame.format.name} pixels with colour matrix {int(frame.colorspace)}"
+            detail = f"FFmpeg has no conversion to RGB from {what} ({error.strerror})"
+            raise VideoError(self._name, "unreadable", detail) from error
         width, height = self._size
-        rgb = self._reformatter.reformat(
-            frame,
-            width=width,
-            height=height,
-            format="rgb24",
-            interpolation=Interpolation.BICUBIC,  # acts only if the stream changes size midway
-            threads=1,
-        )
         plane = rgb.planes[0]
         rows = np.frombuffer(memoryview(plane), np.uint8, count=height * plane.line_size)
         pixels = rows.reshape(height, plane.line_size)[:, : 3 * width].reshape(height, width, 3)
-        return _as_displayed(pixels, display_matrix(frame))
+        return _as_displayed(pixels, self._matrix or UPRIGHT)
+
+    def _convert(self, frame: Any) -> Any:
+        """The frame as rgb24, of the converter's size."""
+        width, height = self._size
+        is_plain = (
+            frame.format.name in _REPEATS_CHROMA
+            and (frame.width, frame.height) == (width, height)
+            and width % 2 == height % 2 == 0
+            and not frame.interlaced_frame
+        )
+        if is_plain:  # FFmpeg's SIMD path, and no graph to build, which takes 0.3 ms
+            return self._reformatter.reformat(frame, width, height, "rgb24", threads=1)
+        colours = (int(frame.colorspace), int(frame.color_range))
+        takes = (frame.width, frame.height, frame.format.name, *colours)
+        if self._graph is None or takes != self._graph_takes:
+            self._graph, self._graph_takes = _scaling_graph(frame, width, height), takes
+        self._graph.push(frame)
+        return self._graph.pull()
 
 
-def display_matrix(frame: Any) -> tuple[int, int, int, int]:
-    """Signs (a, b, c, d) of the display matrix: x' = a x + c y, y' = b x + d y; identity if none.
+# Formats whose chroma FFmpeg repeats, so that it plays no part where it was sited.
+_REPEATS_CHROMA = frozenset(["yuv420p", "yuvj420p"])
+
+
+def _scaling_graph(frame: Any, width: int, height: int) -> Graph:
+    """What the ``ffmpeg`` command puts before an rgb24 output.
+
+    PyAV's ``reformat`` differs from it where chroma is interpolated: it does that field by field in
+    interlaced frames, and by the chroma siting that the stream states.
+    """
+    graph = Graph()
+    source = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)
+    )
+    scale = graph.add("scale", f"{width}:{height}:flags=bicubic")
+    rgb, sink = graph.add("format", "rgb24"), graph.add("buffersink")
+    source.link_to(scale)
+    scale.link_to(rgb)
+    rgb.link_to(sink)
+    graph.configure()
+    return graph
+
+
+def display_matrix(frame: Any) -> Matrix:
+    """The display matrix that a frame carries; identity if it has none.
 
     Only quarter turns and mirrorings are kept: a slanted matrix is left alone.
     """
     for side_data in frame.side_data:
-        if side_data.type.name == "DISPLAYMATRIX":
+        if side_data.type is SideDataType.DISPLAYMATRIX:
             a, b, _, c, d = struct.unpack("=5i", bytes(side_data)[:20])
             if (b == c == 0 and a and d) or (a == d == 0 and b and c):
                 return _sign(a), _sign(b), _sign(c), _sign(d)
-    return 1, 0, 0, 1
+    return UPRIGHT
 
 
-def rotation_degrees(matrix: tuple[int, int, int, int]) -> int:
+def rotation_degrees(matrix: Matrix) -> int:
     """The counter-clockwise turn in degrees that a display matrix asks for (mirrorings apart)."""
     a, b, _, _ = matrix
     return {(1, 0): 0, (0, -1): 90, (-1, 0): 180, (0, 1): 270}[a, b]
 
 
-def _as_displayed(
-    pixels: NDArray[np.uint8], matrix: tuple[int, int, int, int]
-) -> NDArray[np.uint8]:
+def mirrors(matrix: Matrix) -> bool:
+    """Whether a display matrix shows the picture as in a mirror."""
+    a, b, c, d = matrix
+    return a * d - b * c < 0
+
+
+def _as_displayed(pixels: NDArray[np.uint8], matrix: Matrix) -> NDArray[np.uint8]:
     a, b, c, d = matrix
     if a == 0:  # rows become columns
         pixels = pixels.swapaxes(0, 1)

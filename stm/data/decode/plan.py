@@ -41,6 +41,9 @@ MOST_REORDERED = 16
 # Where the two fields of an interlaced picture may be packets of their own.
 _FIELD_PACKETS = frozenset(["mpegts", "mpeg", "h264", "mpegvideo"])
 
+# Of the first packet, which may say in them how the video is turned (``orientation``).
+_HEAD_BYTES = 4096
+
 # Decoders that leave out, bit-exactly, the pictures that no other picture refers to. Not AV1: told
 # the same, libdav1d loses frames.
 _CAN_SKIP_UNREFERENCED = frozenset(["h264", "hevc", "mpeg4", "mpeg2video"])
@@ -70,6 +73,8 @@ class PacketPlan:
     """Positions of the packets that show a frame, in display order: ``shown[k]`` shows frame k."""
     packets: list[Any] = field(default_factory=list)
     """PyAV packets in file order; empty if the file was too large to keep them."""
+    head: bytes = b""
+    """How the first packet begins."""
     doubt: str = ""
     """Why frame numbers cannot be known without decoding; empty where they are exact."""
     guard: str = ""
@@ -117,7 +122,7 @@ class PacketPlan:
         if self.packets:
             yield iter(self.packets)
             return
-        with open_video(self.video.source) as again:
+        with open_video(self.video.source, self.video.max_pixels) as again:
             yield islice(_demux(again), len(self.pts))
 
 
@@ -137,7 +142,7 @@ def scan(video: OpenVideo) -> PacketPlan:
 
     silent = found.silent
     shown = [position for position in range(len(found.pts)) if position not in silent]
-    plan = PacketPlan(video, found.pts, found.keys, shown, found.packets)
+    plan = PacketPlan(video, found.pts, found.keys, shown, found.packets, found.head)
     plan.doubt = _doubt(plan, found, ordered)
     if all(found.pts[position] is not None for position in shown):
         shown.sort(key=found.pts.__getitem__)  # type: ignore[arg-type]
@@ -157,6 +162,7 @@ class _Found:
     pts: list[int | None] = field(default_factory=list)
     keys: list[int] = field(default_factory=list)
     packets: list[Any] = field(default_factory=list)
+    head: bytes = b""
     silent: set[int] = field(default_factory=set)
     """Positions of packets that show nothing."""
     num_discarded: int = 0
@@ -174,6 +180,8 @@ def _demux_all(video: OpenVideo) -> _Found:
     try:
         for packet in _demux(video):
             position = len(found.pts)
+            if not position:
+                found.head = bytes(memoryview(packet)[:_HEAD_BYTES])
             found.pts.append(packet.pts)
             found.packets.append(packet)
             if packet.is_keyframe:
@@ -263,6 +271,8 @@ def _guard(plan: PacketPlan, found: _Found, formats: frozenset[str]) -> str:
     decoding in sequence on every kind of file that passes here.
     """
     video = plan.video
+    if video.num_video_streams > 1:
+        return f"{video.num_video_streams} video streams: decord may read another one"
     if found.num_discarded:
         return f"edit list: {found.num_discarded} packets flagged discard"
     if found.silent:

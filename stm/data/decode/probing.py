@@ -5,33 +5,42 @@ from __future__ import annotations
 from typing import Any
 
 from stm.data.decode import sequential
-from stm.data.decode.pictures import display_matrix, rotation_degrees
-from stm.data.decode.plan import scan
-from stm.data.decode.source import open_video
-from stm.data.decode.video import VideoError, VideoInfo
+from stm.data.decode.orientation import states_orientation
+from stm.data.decode.pictures import (
+    UPRIGHT,
+    Matrix,
+    RgbConverter,
+    display_matrix,
+    mirrors,
+    rotation_degrees,
+)
+from stm.data.decode.plan import PacketPlan, scan
+from stm.data.decode.source import UNALIGNED, open_video
+from stm.data.decode.video import MAX_PIXELS, VideoError, VideoInfo
+
+# Containers of which decord reads the display matrix.
+_DECORD_TURNS = frozenset(["mov", "mp4"])
 
 
-def probe_video(source: Any) -> VideoInfo:
+def probe_video(source: Any, max_pixels: int = MAX_PIXELS) -> VideoInfo:
     """See ``stm.data.decode.probe``; for anything but a frame folder.
 
     Raises:
-        VideoError: If no frame can be decoded.
+        VideoError: If no frame can be decoded, or none converted to RGB.
     """
-    with open_video(source) as video:
+    with open_video(source, max_pixels) as video:
         plan = scan(video)
         frames = sequential.all_frames(plan, [])
         # Rotation travels with decoded frames, and a file of which nothing decodes is no video.
         first = next(frames, None)
         if first is None:
             raise VideoError(video.name, "no_frames", "no frame can be decoded")
-        matrix = display_matrix(first)
         has_fields = plan.may_hold_fields and first.interlaced_frame
         num_frames = plan.num_frames
         if plan.doubt or has_fields:
             num_frames = 1 + sum(1 for _ in frames)
-        width, height = video.width or first.width, video.height or first.height
-        if matrix[0] == 0:
-            width, height = height, width
+        matrix = display_matrix(first)
+        height, width, _ = RgbConverter(video.name, video.width, video.height)(first).shape
         rate = video.stream.average_rate or video.stream.guessed_rate or 0
         return VideoInfo(
             num_frames=num_frames,
@@ -42,5 +51,44 @@ def probe_video(source: Any) -> VideoInfo:
             container=video.container.format.name,
             keyframe_interval=plan.keyframe_interval,
             rotation=rotation_degrees(matrix),
-            guard=plan.guard,
+            guard=plan.guard or _guard_of_frame(plan, first, matrix),
         )
+
+
+def guard(plan: PacketPlan) -> str:
+    """Why decord cannot be trusted with a file, by its packets and by its first frame; or ""."""
+    if plan.guard:
+        return plan.guard
+    frames = sequential.all_frames(plan, [])
+    first = next(frames, None)
+    frames.close()
+    return _guard_of_frame(plan, first, display_matrix(first)) if first else "no frame decodes"
+
+
+def _guard_of_frame(plan: PacketPlan, frame: Any, matrix: Matrix) -> str:
+    """Why decord 0.6.0 would show the frame otherwise, though it finds the right one; or ""."""
+    video = plan.video
+    formats = frozenset(video.container.format.name.split(","))
+    if matrix != UPRIGHT and (mirrors(matrix) or formats.isdisjoint(_DECORD_TURNS)):
+        return "mirrored, or turned by a matrix that decord does not read"
+    if states_orientation(video.context.name, video.context.extradata or b"", plan.head):
+        return "turned by the stream"
+    if frame.format.name == "pal8":
+        return "a palette"
+    if (frame.width, frame.height) != (video.width, video.height):
+        return "frames of another size than the header says"
+    return "cropped at the left" if _crops_left(plan) else ""
+
+
+def _crops_left(plan: PacketPlan) -> bool:
+    """Whether frames are wider, or higher, where FFmpeg may not crop at any pixel: as decord has it."""
+    context = plan.video.context
+    if (context.coded_width, context.coded_height) == (context.width, context.height):
+        return False
+    context.flags &= ~int(UNALIGNED)
+    frames = sequential.all_frames(plan, [])
+    first = next(frames, None)
+    frames.close()
+    context.flags |= int(UNALIGNED)
+    size = (plan.video.width, plan.video.height)
+    return first is not None and (first.width, first.height) != size

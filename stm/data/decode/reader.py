@@ -2,77 +2,135 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stm.data.decode import DECODERS
-from stm.data.decode.resize import Box, PixelBox, pixel_box, resize_clip
-from stm.data.decode.video import VideoError, VideoInfo, label
+from stm.data.decode.resize import Box, BoxError, PixelBox, pixel_box, resize_clip
+from stm.data.decode.video import Geometry, VideoError, VideoInfo, label, naming_failures
 from stm.data.shards import holds_frames, is_shard_path
 
+if TYPE_CHECKING:
+    from stm.data.decode.plan import PacketPlan
+
 BoxesOfFrame = Callable[[int, int], list[PixelBox]]
+
+_AT_ONCE_BYTES = 2**26
+"""Pixels up to so many are resized together, which is faster; more of them frame by frame."""
 
 
 class Collector:
     """Copies the wanted part of each frame, as it is decoded, into one array.
 
     The part is the smallest rectangle around the boxes, so that a frame costs one copy of what is
-    used of it and nothing else.
+    used of it and nothing else. Of large frames not even that is kept: each is cut and resized as
+    it comes, so that memory does not grow with their number.
+
+    Args:
+        name: Of the source, for errors.
+        num_frames: K, how many will be put.
+        boxes_in_frame: From the size of a frame to its V boxes in whole pixels.
+        size: Side of the square that each box is resized to; None keeps the pixels of one box.
+        expected: What the frames must be like; None takes them as they are.
     """
 
-    def __init__(self, name: str, num_frames: int, boxes_in_frame: BoxesOfFrame) -> None:
+    def __init__(
+        self,
+        name: str,
+        num_frames: int,
+        boxes_in_frame: BoxesOfFrame,
+        size: int | None,
+        expected: Geometry | None,
+    ) -> None:
         self._name = name
         self._num_frames = num_frames
         self._boxes_in_frame = boxes_in_frame
+        self._size = size
+        self._expected = expected
         self._frame_size: tuple[int, int] | None = None
-        self.boxes: list[PixelBox] = []
-        """Relative to the pixels kept."""
-        self.pixels = np.empty((0, 0, 0, 3), np.uint8)
-        """uint8 [K, height, width, 3] of the pixels kept, filled slot by slot."""
+        self._boxes: list[PixelBox] = []  # relative to the pixels kept
+        self._pixels = np.empty((0, 0, 0, 3), np.uint8)
+        self._resized: NDArray[np.uint8] | None = None
 
     def put(self, slot: int, frame: NDArray[np.uint8]) -> None:
         """Keep a frame, uint8 [height, width, 3], as number ``slot`` of the result."""
         height, width, _ = frame.shape
         if self._frame_size is None:
-            self._frame_size = (height, width)
-            boxes = self._boxes_in_frame(width, height)
-            x0, y0 = min(box[0] for box in boxes), min(box[1] for box in boxes)
-            x1, y1 = max(box[2] for box in boxes), max(box[3] for box in boxes)
-            self._part = (slice(y0, y1), slice(x0, x1))
-            self.boxes = [(a - x0, b - y0, c - x0, d - y0) for a, b, c, d in boxes]
-            self.pixels = np.empty((self._num_frames, y1 - y0, x1 - x0, 3), np.uint8)
-        elif self._frame_size != (height, width):
-            expected = f"{self._frame_size[1]}x{self._frame_size[0]}"
-            raise VideoError(
-                self._name, "unreadable", f"frames of {expected} and of {width}x{height} pixels"
-            )
-        self.pixels[slot] = frame[self._part]
+            self._begin(width, height)
+        elif self._frame_size != (width, height):
+            sizes = "{}x{} and of {}x{}".format(*self._frame_size, width, height)
+            raise VideoError(self._name, "unreadable", f"frames of {sizes} pixels")
+        part = frame[self._part]
+        if self._resized is None:
+            self._pixels[slot] = part
+            return
+        assert self._size is not None
+        for view, (x0, y0, x1, y1) in enumerate(self._boxes):
+            self._resized[view, slot] = resize_clip(part[None, y0:y1, x0:x1], self._size)[0]
+
+    def _begin(self, width: int, height: int) -> None:
+        if self._expected is not None:
+            self._expected.check_size(self._name, width, height)
+        self._frame_size = (width, height)
+        boxes = self._boxes_in_frame(width, height)
+        x0, y0 = min(box[0] for box in boxes), min(box[1] for box in boxes)
+        x1, y1 = max(box[2] for box in boxes), max(box[3] for box in boxes)
+        self._part = (slice(y0, y1), slice(x0, x1))
+        self._boxes = [(a - x0, b - y0, c - x0, d - y0) for a, b, c, d in boxes]
+        shape = (self._num_frames, y1 - y0, x1 - x0, 3)
+        if self._size is not None and math.prod(shape) > _AT_ONCE_BYTES:
+            square = (self._size, self._size, 3)
+            self._resized = np.empty((len(boxes), self._num_frames, *square), np.uint8)
+        else:
+            self._pixels = np.empty(shape, np.uint8)
+
+    def views(self) -> NDArray[np.uint8]:
+        """uint8 [V, K, size, size, 3]; without a size [1, K, height, width, 3], the pixels themselves."""
+        if self._resized is not None:
+            return self._resized
+        if self._size is None:
+            return self._pixels[None]
+        if len(self._boxes) == 1:  # nothing but the box was kept
+            return resize_clip(self._pixels, self._size)[None]
+        parts = [self._pixels[:, y0:y1, x0:x1] for x0, y0, x1, y1 in self._boxes]
+        return np.stack([resize_clip(part, self._size) for part in parts])
 
 
-def probe(source: Any) -> VideoInfo:
+def probe(source: Any, max_pixels: int) -> VideoInfo:
     """See ``stm.data.decode.probe``."""
-    if _is_folder(source):
-        from stm.data.decode import folder
+    with naming_failures(source):
+        if _is_folder(source):
+            from stm.data.decode import folder
 
-        return folder.probe(source)
-    from stm.data.decode.probing import probe_video
+            return folder.probe(source, max_pixels)
+        from stm.data.decode.probing import probe_video
 
-    return probe_video(source)
+        return probe_video(source, max_pixels)
 
 
-def read_frames(source: Any, indices: Sequence[int], decoder: str) -> NDArray[np.uint8]:
+def read_frames(
+    source: Any, indices: Sequence[int], decoder: str, max_pixels: int
+) -> NDArray[np.uint8]:
     """See ``stm.data.decode.read_frames``."""
-    collected, order = _collect(source, indices, decoder, lambda w, h: [(0, 0, w, h)])
-    return _in_order(collected.pixels, order)
+    request = _Request(source, decoder, lambda w, h: [(0, 0, w, h)], None, None, max_pixels)
+    return request.collect(indices)[0]
 
 
 def read_views(
-    source: Any, indices: Sequence[int], boxes: Sequence[Sequence[float]], size: int, decoder: str
+    source: Any,
+    indices: Sequence[int],
+    boxes: Sequence[Sequence[float]],
+    size: int,
+    decoder: str,
+    expected: Geometry | None,
+    max_pixels: int,
 ) -> NDArray[np.uint8]:
     """See ``stm.data.decode.read_views``."""
     if not len(boxes):
@@ -80,17 +138,11 @@ def read_views(
     if size < 1:
         raise ValueError(f"size must be at least 1 pixel, not {size}")
     wanted: list[Box] = [_as_box(box) for box in boxes]
-    collected, order = _collect(
-        source, indices, decoder, lambda w, h: [pixel_box(box, w, h) for box in wanted]
-    )
-    if len(boxes) == 1:  # nothing but the box was kept
-        return _in_order(resize_clip(collected.pixels, size), order)[None]
-    return np.stack(
-        [
-            _in_order(resize_clip(collected.pixels[:, y0:y1, x0:x1], size), order)
-            for x0, y0, x1, y1 in collected.boxes
-        ]
-    )
+
+    def boxes_in_frame(width: int, height: int) -> list[PixelBox]:
+        return [pixel_box(box, width, height) for box in wanted]
+
+    return _Request(source, decoder, boxes_in_frame, size, expected, max_pixels).collect(indices)
 
 
 def _as_box(box: Sequence[float]) -> Box:
@@ -99,79 +151,102 @@ def _as_box(box: Sequence[float]) -> Box:
     return (float(box[0]), float(box[1]), float(box[2]), float(box[3]))
 
 
-def _in_order(frames: NDArray[np.uint8], order: NDArray[np.intp]) -> NDArray[np.uint8]:
-    """Frames of the distinct indices -> in the order asked for; no copy if it is the same."""
-    if len(order) == len(frames) and np.array_equal(order, np.arange(len(order))):
-        return frames
-    return frames[order]
+@dataclass(frozen=True)
+class _Request:
+    """What is asked of a source, but for the frames."""
 
+    source: Any
+    decoder: str
+    boxes_in_frame: BoxesOfFrame
+    size: int | None
+    expected: Geometry | None
+    max_pixels: int
 
-def _collect(
-    source: Any,
-    indices: Sequence[int],
-    decoder: str,
-    boxes_in_frame: BoxesOfFrame,
-) -> tuple[Collector, NDArray[np.intp]]:
-    """Decode each distinct frame once; return them, and the place of each of ``indices`` there."""
-    if decoder not in DECODERS:
-        raise ValueError(f"decoder must be one of {', '.join(DECODERS)}, not {decoder!r}")
-    asked = np.array([operator.index(k) for k in indices], dtype=np.int64)
-    if not len(asked):
-        raise ValueError("indices is empty: ask for at least one frame")
-    if (
-        asked[1:] > asked[:-1]
-    ).all():  # as nearly always; np.unique takes 2 % of a clip of JPEG images
-        distinct, order = asked, np.arange(len(asked))
-    else:
-        distinct, order = np.unique(asked, return_inverse=True)
-    wanted: list[int] = distinct.tolist()
-    if wanted[0] < 0:
-        raise VideoError(label(source), "bad_index", f"frame {wanted[0]}: frames count from 0")
+    def collect(self, indices: Sequence[int]) -> NDArray[np.uint8]:
+        """uint8 [V, K, height, width, 3], the frames in the order of ``indices``, each decoded once."""
+        if self.decoder not in DECODERS:
+            raise ValueError(f"decoder must be one of {', '.join(DECODERS)}, not {self.decoder!r}")
+        asked = np.array([operator.index(k) for k in indices], dtype=np.int64)
+        if not len(asked):
+            raise ValueError("indices is empty: ask for at least one frame")
+        with naming_failures(self.source, passing=(BoxError,)):
+            if (asked[1:] > asked[:-1]).all():
+                # As nearly always; np.unique takes 2 % of a clip of JPEG images.
+                return self._decode(asked.tolist())
+            distinct, order = np.unique(asked, return_inverse=True)
+            return self._decode(distinct.tolist())[:, order]
 
-    def fresh() -> Collector:
-        return Collector(label(source), len(wanted), boxes_in_frame)
+    def _decode(self, wanted: list[int]) -> NDArray[np.uint8]:
+        """``wanted`` is distinct and ascending."""
+        name = label(self.source)
+        if wanted[0] < 0:
+            raise VideoError(name, "bad_index", f"frame {wanted[0]}: frames count from 0")
+        if _is_folder(self.source):
+            from stm.data.decode import folder
 
-    if _is_folder(source):
-        from stm.data.decode import folder
+            collector = self._collector(wanted)
+            folder.read(self.source, wanted, collector, self.expected, self.max_pixels)
+            return collector.views()
+        return self._decode_video(wanted).views()
 
-        return folder.read(source, wanted, fresh()), order
-    return _decode(source, wanted, decoder, fresh), order
+    def _decode_video(self, wanted: list[int]) -> Collector:
+        from stm.data.decode import packets
+        from stm.data.decode.plan import scan
+        from stm.data.decode.source import open_video
 
+        with open_video(self.source, self.max_pixels) as video:
+            plan = scan(video)
+            if not plan.doubt:
+                self._check_length(plan.num_frames)
+            if self.decoder == "decord" and _is_local_path(self.source):
+                from stm.data.decode import decord_reader, probing
 
-def _decode(
-    source: Any, wanted: list[int], decoder: str, fresh: Callable[[], Collector]
-) -> Collector:
-    from stm.data.decode import packets, sequential
-    from stm.data.decode.pictures import RgbConverter
-    from stm.data.decode.plan import scan
-    from stm.data.decode.source import OpenVideo, open_video
+                if not probing.guard(plan):
+                    collector = self._collector(wanted)
+                    decord_reader.read(self.source, wanted, collector)
+                    return collector
+            if self.decoder == "sequential" or plan.doubt:
+                return self._decode_in_sequence(plan, wanted, count=bool(plan.doubt))
+            try:
+                collector = self._collector(wanted)
+                packets.decode(plan, wanted, self._emit(plan, wanted, collector))
+                return collector
+            except packets.Unsure as unsure:
+                numbers_hold = unsure.numbers_hold
+        # Opened anew: after damage, flushing a decoder does not bring it back to its first state.
+        with open_video(self.source, self.max_pixels) as video:
+            return self._decode_in_sequence(scan(video), wanted, count=not numbers_hold)
 
-    def into(collector: Collector, video: OpenVideo) -> Callable[[int, Any], None]:
-        to_rgb = RgbConverter(video.width, video.height)
+    def _decode_in_sequence(self, plan: PacketPlan, wanted: list[int], *, count: bool) -> Collector:
+        from stm.data.decode import sequential
+
+        collector = self._collector(wanted)
+        emit = self._emit(plan, wanted, collector)
+        # Where frames are counted, only their end tells whether there are as many as planned with.
+        to_the_end = count and self.expected is not None
+        num_frames = sequential.decode(plan, wanted, emit, count=count, to_the_end=to_the_end)
+        if to_the_end:
+            self._check_length(num_frames)
+        return collector
+
+    def _collector(self, wanted: list[int]) -> Collector:
+        name = label(self.source)
+        return Collector(name, len(wanted), self.boxes_in_frame, self.size, self.expected)
+
+    def _emit(
+        self, plan: PacketPlan, wanted: list[int], collector: Collector
+    ) -> Callable[[int, Any], None]:
+        from stm.data.decode.orientation import matrix_of_stream
+        from stm.data.decode.pictures import RgbConverter
+
+        slots = {k: slot for slot, k in enumerate(wanted)}
+        video = plan.video
+        to_rgb = RgbConverter(video.name, video.width, video.height, matrix_of_stream(plan))
         return lambda k, frame: collector.put(slots[k], to_rgb(frame))
 
-    slots = {k: slot for slot, k in enumerate(wanted)}
-    numbers_hold = True
-    with open_video(source) as video:
-        plan = scan(video)
-        if decoder == "decord" and not plan.guard and _is_local_path(source):
-            from stm.data.decode import decord_reader
-
-            return decord_reader.read(source, wanted, fresh())
-        collector = fresh()
-        if decoder == "sequential" or plan.doubt:
-            sequential.decode(plan, wanted, into(collector, video), count=bool(plan.doubt))
-            return collector
-        try:
-            packets.decode(plan, wanted, into(collector, video))
-            return collector
-        except packets.Unsure as unsure:
-            numbers_hold = unsure.numbers_hold
-    # Opened anew: after damage, flushing a decoder does not bring it back to its first state.
-    with open_video(source) as video:
-        collector = fresh()
-        sequential.decode(scan(video), wanted, into(collector, video), count=not numbers_hold)
-        return collector
+    def _check_length(self, num_frames: int) -> None:
+        if self.expected is not None:
+            self.expected.check_length(label(self.source), num_frames)
 
 
 def _is_folder(source: Any) -> bool:

@@ -14,6 +14,10 @@ PixelBox = tuple[int, int, int, int]
 """(left, top, right, bottom) in whole pixels; right and bottom are not included."""
 
 
+class BoxError(ValueError):
+    """A box that leaves its frame, or has no area."""
+
+
 def pixel_box(box: Box, width: int, height: int) -> PixelBox:
     """Round a box to whole pixels: each edge to the nearest (halves up), at least one pixel across.
 
@@ -21,15 +25,15 @@ def pixel_box(box: Box, width: int, height: int) -> PixelBox:
     moved onto the frame's edge.
 
     Raises:
-        ValueError: If the box lies further outside the frame, or has no area.
+        BoxError: If the box lies further outside the frame, or has no area.
     """
     left, top, box_width, box_height = (float(value) for value in box)
     right, bottom = left + box_width, top + box_height
     if not (math.isfinite(left + top + right + bottom) and box_width > 0 and box_height > 0):
-        raise ValueError(f"box {tuple(box)} has no area, or an edge that is no number")
+        raise BoxError(f"box {tuple(box)} has no area, or an edge that is no number")
     if min(left, top) < -0.5 or right > width + 0.5 or bottom > height + 0.5:
         sides = "(left, top, width, height)"
-        raise ValueError(f"box {tuple(box)} {sides} leaves the frame of {width}x{height} pixels")
+        raise BoxError(f"box {tuple(box)} {sides} leaves the frame of {width}x{height} pixels")
     x0, x1 = _edges(left, right, width)
     y0, y1 = _edges(top, bottom, height)
     return x0, y0, x1, y1

@@ -43,7 +43,8 @@ def decode(
     emit: Callable[[int, Any], None],
     *,
     count: bool,
-) -> None:
+    to_the_end: bool = False,
+) -> int:
     """Call ``emit(frame number, av.VideoFrame)`` once for each wanted frame, in display order.
 
     Args:
@@ -52,6 +53,10 @@ def decode(
         emit: Must be done with the frame when it returns.
         count: Number the frames by counting those that come out; otherwise by their presentation
             times, so that a frame lost to damage does not shift those after it.
+        to_the_end: Decode all frames, also those behind the last wanted one.
+
+    Returns:
+        The number of frames that came out: of the whole video, if it was decoded to its end.
 
     Raises:
         VideoError: ``bad_index``, or ``unreadable`` if damage took or reached a wanted frame. Only
@@ -68,7 +73,7 @@ def decode(
     failures: list[Failure] = []
     pictures: list[_Picture] = []
     for frame in all_frames(plan, failures):
-        if not missing:
+        if not missing and not to_the_end:
             if not still_to_see:
                 break
             still_to_see -= 1
@@ -106,6 +111,7 @@ def decode(
         why = f" ({failures[0].message})" if failures else ""
         detail = f"damage at frame {min(lost)} of {length}{why}"
         raise VideoError(plan.video.name, "unreadable", detail)
+    return num_frames
 
 
 def _reached_by_damage(pictures: list[_Picture]) -> set[int]:

@@ -1,4 +1,9 @@
-"""Open a path, URL, bytes or file object as one video stream, and name every way that can fail."""
+"""Open a path, URL, bytes or file object as one video stream, and name every way that can fail.
+
+This is the one place where FFmpeg opens a file. It is told beforehand which containers it may read:
+those that hold their pictures themselves. A playlist (HLS, ffconcat, DASH) or a description of a
+stream (SDP) names other files or addresses, and FFmpeg would open them.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +17,36 @@ from typing import Any
 import av
 import av.error
 
-from stm.data.decode.video import VideoError, label
+from stm.data.decode.video import MAX_PIXELS, VideoError, check_pixels, label, naming_failures
 from stm.data.shards import is_shard_path, read_video
 
 # Remote files up to this size are fetched whole: one request instead of a seek for each packet.
 FETCH_WHOLE_BYTES = 64 * 2**20
 
-# FFmpeg opens single pictures and plain text (as "ansi art") too; neither is a video.
-_NOT_VIDEO_CONTAINERS = ("tty", "image2", "bin", "xbin", "adf", "idf")
+CONTAINERS = (
+    *("mov", "mp4", "matroska", "webm", "avi", "mpegts", "mpeg", "flv", "ogg", "asf", "mxf", "nut"),
+    *("ivf", "gif", "apng", "rm", "dv", "gxf", "nsv", "wtv", "yuv4mpegpipe", "amv", "swf", "roq"),
+    # Streams without a container.
+    *("mpegvideo", "m4v", "h261", "h263", "h264", "hevc", "vvc", "vc1", "vc1test", "av1", "obu"),
+    *("cavsvideo", "avs2", "avs3", "dirac", "dnxhd", "mjpeg", "smjpeg", "mpjpeg"),
+)
+"""FFmpeg's names of containers that hold their pictures themselves: no other is opened."""
+
+_JPEG_MAGIC = b"\xff\xd8\xff"
+
+# Decoders whose every picture stands by itself. Told to give up at damage, they give no picture for
+# such a packet; else they would fill it from the one before, or leave it blank, without a word.
+_INTRA_ONLY = frozenset(["ffv1", "prores", "png", "apng", "jpeg2000", "libopenjpeg", "dvvideo"])
+_GIVE_UP_AT_DAMAGE = {"err_detect": "crccheck+bitstream+buffer+explode"}
+
+UNALIGNED = av.codec.context.Flags.unaligned
+"""Flag of a decoder that may crop at any pixel; without it FFmpeg leaves a crop at the left undone
+where its result would not be aligned."""
+
+_NO_CONTAINER = (
+    *(av.error.ArgumentError, av.error.DecoderNotFoundError),
+    *(av.error.InvalidDataError, av.error.EOFError),
+)
 
 
 @dataclass
@@ -34,34 +61,39 @@ class OpenVideo:
     height: int
     """Coded size in pixels, before any rotation; frames of another size are scaled to it, as
     ``ffmpeg`` does."""
+    num_video_streams: int
+    max_pixels: int
 
     @property
     def context(self) -> Any:
         return self.stream.codec_context
 
+    @property
+    def is_intra_only(self) -> bool:
+        """Whether no picture refers to another."""
+        return self.context.codec.intra_only or self.context.name in _INTRA_ONLY
+
 
 @contextlib.contextmanager
-def open_video(source: object) -> Iterator[OpenVideo]:
+def open_video(source: object, max_pixels: int = MAX_PIXELS) -> Iterator[OpenVideo]:
     """Yield the source's video stream, ready to demux and decode; close everything afterwards.
 
+    Of several video streams it is the one that the ``ffmpeg`` command takes (``_rank``).
+
     Raises:
-        VideoError: With the reason, if there is no video stream to read.
+        VideoError: With the reason, if there is no video stream to read, its container is not in
+            ``CONTAINERS``, or its frames have more than ``max_pixels`` pixels.
     """
     name = label(source)
     with contextlib.ExitStack() as stack:
-        try:
-            opened = stack.enter_context(_open_bytes_or_path(source))
-            # Tags in a legacy encoding are common and say nothing about the pictures.
-            container = stack.enter_context(av.open(opened, metadata_errors="ignore"))
-        except VideoError:
-            raise
-        except Exception as error:
-            raise _as_video_error(name, source, error) from error
-        kind = container.format.name
-        if kind in _NOT_VIDEO_CONTAINERS or kind.endswith("_pipe"):
-            raise VideoError(name, "not_a_video", f"FFmpeg reads it as {kind}")
-        stream = container.streams.best("video")
-        if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
+        with naming_failures(source):
+            try:
+                opened = stack.enter_context(_open_bytes_or_path(source))
+                container = stack.enter_context(_open_container(opened))
+            except _NO_CONTAINER as error:
+                raise VideoError(name, *_why_no_container(source, error)) from error
+        stream = max(container.streams.video, key=_rank, default=None)
+        if stream is None or _is_cover(stream):
             kinds = sorted({s.type for s in container.streams}) or ["no streams"]
             raise VideoError(name, "no_video_stream", f"it holds {', '.join(kinds)}")
         context = stream.codec_context
@@ -70,10 +102,74 @@ def open_video(source: object) -> Iterator[OpenVideo]:
         for other in container.streams:
             if other.index != stream.index:
                 other.discard = av.stream.Discard.all
+        check_pixels(name, context.width, context.height, max_pixels)
         # More threads cost 13-40 % more CPU for little wall time: parallelism is more workers.
         context.thread_count = 1
         context.thread_type = "NONE"
-        yield OpenVideo(source, container, stream, name, context.width, context.height)
+        context.flags |= int(UNALIGNED)
+        num_video_streams = sum(not _is_cover(s) for s in container.streams.video)
+        video = OpenVideo(
+            source,
+            container,
+            stream,
+            name,
+            context.width,
+            context.height,
+            num_video_streams,
+            max_pixels,
+        )
+        options = {"max_pixels": str(max_pixels)}  # a later frame may announce another size
+        context.options = {**options, **(_GIVE_UP_AT_DAMAGE if video.is_intra_only else {})}
+        yield video
+
+
+def _rank(stream: Any) -> tuple[bool, int]:
+    """The order of the ``ffmpeg`` command: the stream with most pixels, where being the default one
+    counts as 5 million; the first of equals. Covers come last."""
+    context = stream.codec_context
+    pixels = context.width * context.height if context is not None else 0
+    is_default = bool(stream.disposition & av.stream.Disposition.default)
+    return not _is_cover(stream), pixels + 5_000_000 * is_default
+
+
+def _is_cover(stream: Any) -> bool:
+    """Whether a video stream is a picture beside the video, or beside a song."""
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def _open_container(opened: Any) -> Any:
+    """The container, if it is one of ``CONTAINERS``; raises what PyAV raises."""
+    # Tags in a legacy encoding are common and say nothing about the pictures.
+    options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
+    try:
+        return av.open(opened, options=options, metadata_errors="ignore")
+    except av.error.ArgumentError:  # FFmpeg's word for a container that is not listed
+        if not _is_several_jpegs(opened):
+            raise
+    # FFmpeg takes JPEG images behind one another for one of a numbered series.
+    _rewind(opened)
+    return av.open(opened, format="mjpeg", options=options)
+
+
+def _is_several_jpegs(opened: Any) -> bool:
+    """Whether a file holds JPEG images, one after another: what is called MJPEG."""
+    _rewind(opened)
+    if isinstance(opened, str):
+        with open(opened.removeprefix("file:"), "rb") as file:
+            start = file.read(len(_JPEG_MAGIC))
+    else:
+        start = bytes(opened.read(len(_JPEG_MAGIC)))
+        _rewind(opened)
+    if start != _JPEG_MAGIC:
+        return False
+    with av.open(opened, format="mjpeg", options={"protocol_whitelist": "file"}) as container:
+        packets = (packet for packet in container.demux(video=0) if packet.size)
+        return next(packets, None) is not None and next(packets, None) is not None
+
+
+def _rewind(opened: Any) -> None:
+    if not isinstance(opened, str):
+        opened.seek(0)
 
 
 @contextlib.contextmanager
@@ -119,19 +215,16 @@ def _open_url(url: str) -> Iterator[Any]:
             yield file
 
 
-def _as_video_error(name: str, source: object, error: Exception) -> VideoError:
-    """The reason behind an exception of opening."""
-    if isinstance(error, FileNotFoundError):
-        return VideoError(name, "not_found", "no such file")
-    if isinstance(error, PermissionError):
-        return VideoError(name, "permission_denied", "this user may not read it")
+def _why_no_container(source: object, error: Exception) -> tuple[str, str]:
+    """The (reason, detail) behind one of ``_NO_CONTAINER``."""
     if isinstance(error, av.error.DecoderNotFoundError):
-        return VideoError(name, "no_decoder", str(error))
-    if isinstance(error, (av.error.InvalidDataError, av.error.EOFError)):
-        if _first_bytes(source)[4:8] == b"ftyp":
-            return VideoError(name, "truncated", "an mp4 whose index (moov) is missing or damaged")
-        return VideoError(name, "not_a_video", "FFmpeg recognises no container in it")
-    return VideoError(name, "unreadable", f"{type(error).__name__}: {error}")
+        return "no_decoder", str(error)
+    if isinstance(error, av.error.ArgumentError):
+        what = "no container that holds its own pictures, such as MP4, MKV, AVI, WebM or MPEG-TS"
+        return "not_a_video", f"{what}; playlists and single pictures are none"
+    if _first_bytes(source)[4:8] == b"ftyp":
+        return "truncated", "an mp4 whose index (moov) is missing or damaged"
+    return "not_a_video", "FFmpeg recognises no container in it"
 
 
 def _first_bytes(source: object, count: int = 16) -> bytes:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, TypeAlias
+
+MAX_PIXELS = 2**26
+"""Pixels that a frame may have unless a caller says otherwise: 8K video has half as many."""
 
 # A local path, a folder of frame images, any fsspec URL, or the bytes of a file (from a shard).
 Source: TypeAlias = "str | bytes | IO[bytes]"
@@ -33,16 +38,46 @@ class VideoInfo:
     """Empty where decord may be trusted with this file, else why not."""
 
 
+@dataclass(frozen=True)
+class Geometry:
+    """What a manifest says of a video, and what a clip of it was planned with."""
+
+    num_frames: int
+    width: int
+    """Pixels, as displayed."""
+    height: int
+    """Pixels, as displayed."""
+
+    def check_length(self, name: str, num_frames: int) -> None:
+        """Raise ``VideoError`` ``changed`` if the video has another number of frames."""
+        if num_frames != self.num_frames:
+            raise self._changed(name, f"it has {num_frames} frames", f"{self.num_frames}")
+
+    def check_size(self, name: str, width: int, height: int) -> None:
+        """Raise ``VideoError`` ``changed`` if its frames have another size."""
+        if (width, height) != (self.width, self.height):
+            planned = f"{self.width}x{self.height}"
+            raise self._changed(name, f"its frames have {width}x{height} pixels", planned)
+
+    @staticmethod
+    def _changed(name: str, found: str, planned: str) -> VideoError:
+        detail = f"{found}, the manifest says {planned}: if the file is another now, index it again"
+        return VideoError(name, "changed", detail)
+
+
 class VideoError(Exception):
     """A video, or a wanted frame of it, cannot be read.
 
     Attributes:
         path: The source, as it was given ("<bytes>" for bytes).
         reason: A short stable code, fit for counting: ``not_found``, ``permission_denied``,
-            ``empty`` (no bytes, or a folder without images), ``not_a_video``, ``truncated`` (cut
+            ``empty`` (no bytes, or a folder without images), ``ambiguous`` (a folder with several
+            series of images), ``not_a_video``, ``truncated`` (cut
             before its index), ``no_video_stream``, ``no_frames``, ``no_decoder``, ``unreadable``
-            (damage took or reached a wanted frame), ``bad_index``, ``unsupported_url``,
-            ``unsupported_source``.
+            (damage took or reached a wanted frame), ``bad_index``, ``changed`` (not the size or
+            length that the clip was planned with), ``too_large`` (more pixels than allowed),
+            ``out_of_memory``, ``unsupported_url``, ``unsupported_source``, ``failed`` (anything
+            else that a library raised).
         detail: The rest, for a person.
     """
 
@@ -63,3 +98,47 @@ def label(source: object) -> str:
     if hasattr(source, "read"):
         return str(getattr(source, "name", "<file object>"))
     return str(source)
+
+
+@contextlib.contextmanager
+def naming_failures(source: object, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn whatever the block raises about ``source`` into a ``VideoError``.
+
+    This is the one boundary between the libraries that read, decode and cut pictures, which raise
+    anything, and their callers, for whom one bad video is no reason to lose the others.
+
+    Args:
+        source: What is read, for the message.
+        passing: Exceptions that are the caller's own mistake and leave as they are.
+
+    Raises:
+        VideoError: With the reason; one that is raised inside passes unchanged.
+    """
+    try:
+        yield
+    except VideoError:
+        raise
+    except Exception as error:
+        if isinstance(error, passing):
+            raise
+        raise VideoError(label(source), *_reason_and_detail(error)) from error
+
+
+def _reason_and_detail(error: Exception) -> tuple[str, str]:
+    if isinstance(error, FileNotFoundError):
+        return "not_found", "no such file"
+    if isinstance(error, PermissionError):
+        return "permission_denied", "this user may not read it"
+    said = str(error).strip().splitlines()
+    detail = f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
+    # PyTorch reports a failed allocation as a RuntimeError.
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in detail:
+        return "out_of_memory", "decoding it takes more memory than there is"
+    return ("unreadable" if isinstance(error, OSError) else "failed"), detail
+
+
+def check_pixels(name: str, width: int, height: int, max_pixels: int) -> None:
+    """Raise ``VideoError`` ``too_large`` if a picture has more than ``max_pixels`` pixels."""
+    if width * height > max_pixels:
+        allowed = f"more than the {max_pixels} of max_pixels"
+        raise VideoError(name, "too_large", f"frames of {width}x{height} pixels, {allowed}")
