@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from stm.data.annotations.common import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
+from stm.data.annotations.common import VIDEO_EXTENSIONS
+from stm.data.frame_names import IMAGE_EXTENSIONS, is_image_name
 from stm.data.shards import is_shard_path, split_shard_path
 from stm.errors import UserError
 
@@ -54,13 +55,12 @@ def _inside(folder: str, seen: set[str]) -> Iterator[str]:
         raise UserError(f"{folder}: cannot list it ({error.strerror})") from error
     holds_images = False
     for item in entries:
-        suffix = os.path.splitext(item.name)[1].lower()
         if item.is_dir():
             yield from _inside(item.path, seen)
-        elif suffix in VIDEO_EXTENSIONS:
+        elif os.path.splitext(item.name)[1].lower() in VIDEO_EXTENSIONS:
             yield item.path
         else:
-            holds_images = holds_images or suffix in IMAGE_EXTENSIONS
+            holds_images = holds_images or is_image_name(item.name)
     if holds_images:
         yield os.path.normpath(folder)
 
