@@ -12,7 +12,7 @@ import numpy as np
 from stm import cluster, tracking
 from stm.config import Config
 from stm.data.manifest import Manifest
-from stm.data.roots import IF_MOVED
+from stm.data.roots import IF_MOVED, absolute_root
 from stm.errors import UserError
 from stm.evaluate.fusing import ScoreFile
 from stm.evaluate.inference import Scores, score_manifest
@@ -114,7 +114,7 @@ def evaluate(
                 "workers": num_workers,
                 "batch_size": batch_size,
                 "output": output,
-                "root": root,
+                "root": root and absolute_root(root),
             },
         )
     _record(config, run_folder(directory), meta, protocol, result)
