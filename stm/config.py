@@ -87,7 +87,8 @@ class DataConfig:
     """Manifest to validate on; null trains without validation."""
 
     root: str | None = None
-    """Folder or URL that every video of the manifests must lie in, for manifests that others wrote; null allows any."""
+    """Folder or URL where the manifests' videos lie now, if they have moved, and that each must lie in; null takes the
+    one they were indexed in, and allows any."""
 
     num_segments: int = 8
     """Segments a video is cut into, one frame from each: T."""
