@@ -289,13 +289,13 @@ def write_streams(
     return path
 
 
-def set_display_matrix(path: Path, matrix: tuple[int, int, int, int]) -> Path:
+def set_display_matrix(path: Path, matrix: tuple[float, float, float, float]) -> Path:
     """Set the display matrix in the track header of an mp4: x' = a x + c y, y' = b x + d y."""
-    a, b, c, d = matrix
     data = bytearray(path.read_bytes())
     header = data.index(b"tkhd") + 4
     at = header + (52 if data[header] else 40)  # version 1 has 64-bit times
-    data[at : at + 36] = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    a, b, c, d = (round(value * 65536) for value in matrix)
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(data)
     return path
 

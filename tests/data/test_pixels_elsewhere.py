@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from videos import (
     deep_frames,
     frame_numbers,
     frames_in_a_palette,
+    numbered_frame,
     rewrite_packets,
     set_display_matrix,
     translucent_frames,
@@ -57,6 +60,23 @@ def _turned(matrix: tuple[int, int, int, int]) -> Callable[[Path], None]:
         rewrite_packets(stored, path)
 
     return make
+
+
+def _turned_by_exif(path: Path) -> None:
+    """Motion JPEG whose pictures say that they are to be turned clockwise, as cameras write it."""
+    image = pytest.importorskip("PIL.Image")
+    exif = image.Exif()
+    exif[274] = 6
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuvj420p"
+        for k in range(NUM_FRAMES):
+            picture = io.BytesIO()
+            image.fromarray(numbered_frame(k)).save(picture, "JPEG", exif=exif)
+            packet = av.Packet(picture.getvalue())
+            packet.pts = packet.dts = k
+            packet.time_base, packet.stream, packet.is_keyframe = Fraction(1, 25), stream, True
+            output.mux(packet)
 
 
 def _streams(first: str, second: str) -> Callable[[Path], None]:
@@ -237,6 +257,7 @@ FILES: dict[str, Case] = {
     "turned.mkv": Case(_turned((0, 1, -1, 0)), decord="other"),
     "mirrored.mp4": Case(_turned((-1, 0, 0, 1)), decord="other", torchcodec="other"),
     "mirrored.mkv": Case(_turned((-1, 0, 0, 1)), decord="other", torchcodec="other"),
+    "turned by EXIF.avi": Case(_turned_by_exif, decord="other", torchcodec="other"),
     "turned by SEI.mp4": Case(
         _rewritten("h264_metadata=display_orientation=insert:rotate=90"),
         decord="other",
@@ -252,6 +273,7 @@ TURNED = {
     "turned.mkv": lambda frames: np.rot90(frames, -1, (1, 2)),
     "mirrored.mp4": lambda frames: frames[:, :, ::-1],
     "mirrored.mkv": lambda frames: frames[:, :, ::-1],
+    "turned by EXIF.avi": lambda frames: np.rot90(frames, -1, (1, 2)),
     "turned by SEI.mp4": lambda frames: np.rot90(frames, 1, (1, 2)),
 }
 
@@ -330,6 +352,17 @@ def test_frames_equal_those_of_ffmpegs_filters(files, name):
         assert np.array_equal(read_frames(path, [k])[0], expected[k]), f"frame {k} alone"
 
 
+def read_with_decord(path: Path) -> np.ndarray:
+    decord = pytest.importorskip("decord")
+    reader = decord.VideoReader(str(path), num_threads=1)
+    return reader.get_batch(range(len(reader))).asnumpy()
+
+
+def read_with_torchcodec(path: Path) -> np.ndarray:
+    decoders = pytest.importorskip("torchcodec.decoders")
+    return decoders.VideoDecoder(str(path), dimension_order="NHWC")[:].numpy()
+
+
 def compared(theirs: np.ndarray, ours: np.ndarray) -> str:
     """ "same", "rounded" or "other"."""
     if theirs.shape != ours.shape:
@@ -360,8 +393,7 @@ def test_decord_does_what_the_page_says(files, name):
     decord = pytest.importorskip("decord")
     path = files(name)
     try:
-        reader = decord.VideoReader(str(path), num_threads=1)
-        theirs = reader.get_batch(range(len(reader))).asnumpy()
+        theirs = read_with_decord(path)
     except (decord.DECORDError, RuntimeError):
         assert FILES[name].decord == "refused"
         return
@@ -370,14 +402,21 @@ def test_decord_does_what_the_page_says(files, name):
 
 @pytest.mark.parametrize("name", FILES)
 def test_torchcodec_does_what_the_page_says(files, name):
-    decoders = pytest.importorskip("torchcodec.decoders")
     path = files(name)
     try:
-        theirs = decoders.VideoDecoder(str(path), dimension_order="NHWC")[:].numpy()
+        theirs = read_with_torchcodec(path)
     except RuntimeError:
         assert FILES[name].torchcodec == "refused"
         return
     assert compared(theirs, all_frames(path)) == FILES[name].torchcodec
+
+
+@pytest.mark.parametrize("read", [read_with_decord, read_with_torchcodec])
+def test_others_take_a_matrix_that_they_do_not_know_for_601(tmp_path, read):
+    stored, path = tmp_path / "stored.mp4", tmp_path / "a.mp4"
+    write_video(stored, num_frames=2)
+    rewrite_packets(stored, path, "h264_metadata=matrix_coefficients=8")  # YCgCo
+    assert np.array_equal(read(path), all_frames(stored))
 
 
 @pytest.mark.parametrize("name", [name for name, case in FILES.items() if case.decord == "other"])
