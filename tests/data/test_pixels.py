@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from videos import (
     deep_frames,
     frame_of_planes,
     frames_in_a_palette,
+    numbered_frame,
     rewrite_packets,
     set_display_matrix,
     translucent_frames,
@@ -282,6 +284,46 @@ def test_an_orientation_in_h264_turns_all_frames(tmp_path, orientation, as_shown
     assert (info.height, info.width) == expected[0].shape[:2]
     assert np.array_equal(read_frames(path, [3, 0]), expected)
     assert np.array_equal(read_frames(path, [3]), expected[:1])
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_images_of_a_folder_are_turned_as_their_exif_says(tmp_path, form):
+    image = pytest.importorskip("PIL.Image")
+    from PIL import ImageOps
+
+    expected = []
+    for orientation in range(1, 9):
+        exif = image.Exif()
+        exif[274] = orientation
+        folder = tmp_path / str(orientation)
+        folder.mkdir()
+        for k in range(2):
+            path = folder / f"{k}.{form.lower()}"
+            image.fromarray(numbered_frame(k)).save(path, form, exif=exif)
+            with image.open(path) as stored:
+                expected.append(np.asarray(ImageOps.exif_transpose(stored).convert("RGB")))
+        info = probe(folder)
+        assert (info.height, info.width) == expected[-1].shape[:2]
+        assert np.array_equal(read_frames(folder, [1, 0]), expected[-2:][::-1])
+    assert {picture.shape for picture in expected} == {(96, 160, 3), (160, 96, 3)}
+
+
+@pytest.mark.parametrize("depth", ["rgb48be", "gray16be"])
+def test_a_16_bit_image_of_a_folder_is_what_pillow_shows(tmp_path, depth):
+    """The high bytes of colours; grey cut off at 255."""
+    rng = np.random.default_rng(4)
+    picture = rng.integers(
+        0, 1000, (24, 32, 3) if depth == "rgb48be" else (24, 32), dtype=np.uint16
+    )
+    encoder = av.CodecContext.create("png", "w")
+    encoder.width, encoder.height, encoder.pix_fmt = 32, 24, depth
+    encoder.time_base = Fraction(1, 25)
+    frame = av.VideoFrame.from_ndarray(picture, format=depth)
+    frame.pts = 0
+    packets = encoder.encode(frame) + encoder.encode(None)
+    (tmp_path / "0.png").write_bytes(b"".join(bytes(packet) for packet in packets))
+    shown = picture >> 8 if depth == "rgb48be" else picture.clip(0, 255)[..., None]
+    assert np.array_equal(read_frames(tmp_path, [0])[0], np.broadcast_to(shown, (24, 32, 3)))
 
 
 @pytest.mark.parametrize(
