@@ -81,6 +81,8 @@ def _decode_run(plan: PacketPlan, run: Run, packets: Any, emit: Emit) -> None:
                 if skip != skipping:
                     context.skip_frame = "NONREF" if skip else "DEFAULT"
                     skipping = skip
+            if plan.is_damaged(packet):
+                raise Unsure("a packet with a wrong checksum", numbers_hold=True)
             take(context.decode(packet))
         # Also where nothing is missing: what the last frames refer to may come out after them.
         take(context.decode(None))

@@ -17,7 +17,7 @@ from typing import Any
 
 import av.error
 
-from stm.data.decode import hevc, mpeg4
+from stm.data.decode import ffv1, hevc, mpeg4
 from stm.data.decode.source import OpenVideo, open_video
 from stm.data.decode.video import VideoError
 
@@ -43,6 +43,9 @@ _FIELD_PACKETS = frozenset(["mpegts", "mpeg", "h264", "mpegvideo"])
 
 # Of the first packet, which may say in them how the video is turned (``orientation``).
 _HEAD_BYTES = 4096
+
+# If none of the first packets of FFV1 has right checksums, the stream has none.
+_PACKETS_TRIED = 64
 
 # Decoders that leave out, bit-exactly, the pictures that no other picture refers to. Not AV1: told
 # the same, libdav1d loses frames.
@@ -81,6 +84,8 @@ class PacketPlan:
     """Why decord cannot be trusted with this file; empty where it can."""
     can_skip: bool = False
     """Whether pictures that no other picture refers to may be left undecoded."""
+    has_checksums: bool = False
+    """Whether packets say by themselves if they are whole (FFV1)."""
     may_hold_fields: bool = False
     """Whether a packet may hold half a picture, every other line of it, if it is interlaced."""
 
@@ -116,6 +121,10 @@ class PacketPlan:
             runs.append(Run(start, max(frames) + 1, frames))
         return runs
 
+    def is_damaged(self, packet: Any) -> bool:
+        """Whether the packet's own checksums are wrong: its decoder may show an earlier picture."""
+        return self.has_checksums and not ffv1.is_whole(bytes(packet))
+
     @contextlib.contextmanager
     def in_file_order(self) -> Iterator[Iterator[Any]]:
         """All packets in file order: those kept, or else those of the file opened once more."""
@@ -143,6 +152,7 @@ def scan(video: OpenVideo) -> PacketPlan:
     silent = found.silent
     shown = [position for position in range(len(found.pts)) if position not in silent]
     plan = PacketPlan(video, found.pts, found.keys, shown, found.packets, found.head)
+    plan.has_checksums = found.has_checksums
     plan.doubt = _doubt(plan, found, ordered)
     if all(found.pts[position] is not None for position in shown):
         shown.sort(key=found.pts.__getitem__)  # type: ignore[arg-type]
@@ -163,6 +173,7 @@ class _Found:
     keys: list[int] = field(default_factory=list)
     packets: list[Any] = field(default_factory=list)
     head: bytes = b""
+    has_checksums: bool = False
     silent: set[int] = field(default_factory=set)
     """Positions of packets that show nothing."""
     num_discarded: int = 0
@@ -174,6 +185,7 @@ def _demux_all(video: OpenVideo) -> _Found:
     """All packets of the stream, up to the end of the file or to where reading fails."""
     found = _Found()
     hides_frame = _HIDES_FRAME.get(video.context.name)
+    looks_for_checksums = video.context.name == "ffv1"
     num_bytes = 0
     last_is_cut = False
     failure = "the video stream holds no packets"
@@ -182,6 +194,8 @@ def _demux_all(video: OpenVideo) -> _Found:
             position = len(found.pts)
             if not position:
                 found.head = bytes(memoryview(packet)[:_HEAD_BYTES])
+            if looks_for_checksums and position < _PACKETS_TRIED and not found.has_checksums:
+                found.has_checksums = ffv1.is_whole(bytes(packet))
             found.pts.append(packet.pts)
             found.packets.append(packet)
             if packet.is_keyframe:

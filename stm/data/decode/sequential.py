@@ -157,6 +157,11 @@ def all_frames(plan: PacketPlan, failures: list[Failure]) -> Generator[Any, None
     try:
         with plan.in_file_order() as packets:
             for position, packet in enumerate(chain(packets, [None])):
+                if packet is not None and plan.is_damaged(packet):
+                    failures.append(
+                        Failure(position, packet.pts, num_frames, "a packet with a wrong checksum")
+                    )
+                    continue
                 try:
                     frames = context.decode(packet)
                 except av.error.FFmpegError as error:
