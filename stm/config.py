@@ -121,6 +121,12 @@ class DataConfig:
     decode_deadline_s: float = 60.0
     """A clip that takes longer to decode is given up, its video named and put into quarantine."""
 
+    max_pixels: int = 2**26
+    """Pixels a frame may have; a video with larger ones counts as unreadable. 8K video has half as many."""
+
+    decode_mib: int = 4096
+    """Memory by which decoding a clip may make its process grow, MiB; a video that takes more counts as unreadable."""
+
     prefetch_batches: int = 2
     """Batches each training worker holds ready."""
 
@@ -165,6 +171,8 @@ class DataConfig:
             self.decode_deadline_s,
             "must be above 0",
         )
+        _require(self.max_pixels > 0, "data.max_pixels", self.max_pixels, "must be above 0")
+        _require(self.decode_mib > 0, "data.decode_mib", self.decode_mib, "must be above 0")
         _require(
             self.wait_deadline_s > 0,
             "data.wait_deadline_s",

@@ -6,6 +6,7 @@ frame_number(read_frames(path, [17])[0])  # 17
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import struct
@@ -17,6 +18,8 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+
+_FORMATS = {("uint8", 3): "rgb24", ("uint8", 4): "rgba", ("uint16", 3): "rgb48le"}
 
 _COLUMNS = 6  # bits of the number in the first row of blocks; their complements in the second
 
@@ -43,6 +46,26 @@ def numbered_frame(number: int, width: int = 160, height: int = 96, seed: int = 
         on = bool(number >> (bit % 12) & 1) != (bit >= 12)
         frame[rows, columns] = 255 if on else 0
     return frame
+
+
+def frames_in_a_palette(num_frames: int = 4) -> list[av.VideoFrame]:
+    """160x96 frames of numbers into 256 drawn colours."""
+    colours = np.random.default_rng(0).integers(0, 256, (256, 4), dtype=np.uint8)
+    colours[:, 0] = 255  # alpha
+    numbers = [np.ascontiguousarray(numbered_frame(k)[..., 0]) for k in range(num_frames)]
+    return [av.VideoFrame.from_ndarray((drawn, colours), format="pal8") for drawn in numbers]
+
+
+def translucent_frames(num_frames: int = 4) -> list[np.ndarray]:
+    """uint8 [96, 160, 4]: numbered frames that grow opaque from left to right."""
+    alpha = np.broadcast_to(np.linspace(0, 255, 160).astype(np.uint8), (96, 160))
+    return [np.dstack([numbered_frame(k), alpha]) for k in range(num_frames)]
+
+
+def deep_frames(num_frames: int = 4) -> list[np.ndarray]:
+    """uint16 [96, 160, 3]: noise in all 16 bits."""
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 65536, (96, 160, 3), dtype=np.uint16) for _ in range(num_frames)]
 
 
 def frame_number(frame: np.ndarray) -> int:
@@ -88,7 +111,7 @@ def write_video(
     container_options: dict[str, str] | None = None,
     container: str | None = None,
     times_ms: Sequence[int] | None = None,
-    frames: Iterable[np.ndarray] | None = None,
+    frames: Iterable[np.ndarray | av.VideoFrame] | None = None,
     seed: int = 0,
     audio: bool = False,
 ) -> Any:
@@ -106,7 +129,8 @@ def write_video(
         container_options: Muxer options, such as {"movflags": "+faststart"}.
         container: FFmpeg's name of the muxer.
         times_ms: Presentation time of each frame, for variable frame rates.
-        frames: uint8 [height, width, 3] pictures instead of numbered ones.
+        frames: Pictures instead of numbered ones: uint8 [height, width, 3] RGB or [height, width, 4]
+            RGBA, or uint16 [height, width, 3] RGB; or whole frames of PyAV, stored as they are.
         seed: Changes the texture under the numbers.
         audio: Add a second of silence as a second stream.
     """
@@ -122,9 +146,9 @@ def write_video(
             stream.codec_context.time_base = Fraction(1, 1000)
         silence = output.add_stream("aac", rate=16000) if audio else None
         for k, picture in enumerate(frames):
+            frame = picture if isinstance(picture, av.VideoFrame) else _as_frame(picture)
             if not k:
-                stream.height, stream.width = picture.shape[:2]
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+                stream.height, stream.width = frame.height, frame.width
             if times_ms is None:
                 frame.pts, frame.time_base = k, Fraction(1, fps)
             else:
@@ -134,6 +158,23 @@ def write_video(
         if silence is not None:
             _write_silence(output, silence)
     return path
+
+
+def _as_frame(picture: np.ndarray) -> av.VideoFrame:
+    form = _FORMATS[picture.dtype.name, picture.shape[2]]
+    return av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format=form)
+
+
+def frame_of_planes(planes: Sequence[np.ndarray], pix_fmt: str) -> av.VideoFrame:
+    """A frame of exactly these samples: one uint8 or uint16 [height, width] array a plane."""
+    height, width = planes[0].shape
+    frame = av.VideoFrame(width, height, pix_fmt)
+    for plane, samples in zip(frame.planes, planes, strict=True):
+        rows = np.zeros((plane.height, plane.line_size), np.uint8)
+        data = np.ascontiguousarray(samples).view(np.uint8)
+        rows[:, : data.shape[1]] = data
+        plane.update(rows.tobytes())
+    return frame
 
 
 def write_audio(path: str | os.PathLike[str]) -> Any:
@@ -200,13 +241,61 @@ def cut_by_copying_packets(
     return target
 
 
-def set_display_matrix(path: Path, matrix: tuple[int, int, int, int]) -> Path:
+def rewrite_packets(
+    source: str | os.PathLike[str], target: str | os.PathLike[str], bitstream_filter: str = "null"
+) -> Any:
+    """Copy a video's packets into another file, through a bitstream filter; returns ``target``.
+
+    Args:
+        source: A video.
+        target: The file to write; its suffix chooses the container.
+        bitstream_filter: FFmpeg's name and options, such as "h264_metadata=crop_left=16".
+    """
+    with av.open(os.fspath(source)) as copy_from, av.open(os.fspath(target), "w") as output:
+        stream = copy_from.streams.video[0]
+        copy = output.add_stream_from_template(stream)
+        rewrite = av.bitstream.BitStreamFilterContext(bitstream_filter, stream, copy)
+        packets = [packet for packet in copy_from.demux(stream) if packet.size]
+        for packet in [*packets, None]:
+            for rewritten in rewrite.filter(packet):
+                rewritten.stream = copy
+                output.mux(rewritten)
+    return target
+
+
+def write_streams(
+    path: str | os.PathLike[str], videos: Sequence[tuple[str | os.PathLike[str], str]]
+) -> Any:
+    """Put the video streams of several files into one; returns ``path``.
+
+    Args:
+        path: The file to write.
+        videos: (file, disposition) of each stream in order, such as ("a.mp4", "default"),
+            ("b.mp4", "") or ("cover.avi", "attached_pic").
+    """
+    with contextlib.ExitStack() as stack:
+        output = stack.enter_context(av.open(os.fspath(path), "w"))
+        packets = []
+        for source, disposition in videos:
+            stream = stack.enter_context(av.open(os.fspath(source))).streams.video[0]
+            copy = output.add_stream_from_template(stream)
+            copy.disposition = av.stream.Disposition[disposition] if disposition else 0
+            packets += [
+                (p.dts * p.time_base, p, copy) for p in stream.container.demux(stream) if p.size
+            ]
+        for _, packet, copy in sorted(packets, key=lambda found: found[0]):
+            packet.stream = copy
+            output.mux(packet)
+    return path
+
+
+def set_display_matrix(path: Path, matrix: tuple[float, float, float, float]) -> Path:
     """Set the display matrix in the track header of an mp4: x' = a x + c y, y' = b x + d y."""
-    a, b, c, d = matrix
     data = bytearray(path.read_bytes())
     header = data.index(b"tkhd") + 4
     at = header + (52 if data[header] else 40)  # version 1 has 64-bit times
-    data[at : at + 36] = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    a, b, c, d = (round(value * 65536) for value in matrix)
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(data)
     return path
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def evaluate(
     scores = score_manifest(
         manifest,
         directory,
-        chosen.clip(segments, config.data.size, config.data.decoder),
+        chosen.clip(replace(config.data, num_segments=segments)),
         num_samplings=chosen.num_samplings,
         batch_size=batch_size,
         num_workers=num_workers,

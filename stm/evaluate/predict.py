@@ -85,12 +85,12 @@ def _score_here(
     from stm.data.plan import sample_seed
 
     config, chosen = checkpoints.config_of(meta), named_protocol(protocol)
-    clip = chosen.clip(config.data.num_segments, config.data.size, config.data.decoder)
+    clip = chosen.clip(config.data)
     classifier = Classifier(directory, os.cpu_count() or 1)
     scores, errors = np.zeros((len(paths), len(meta.classes))), dict[str, str]()
     for i, path in enumerate(paths):
         try:
-            info = probe(path)
+            info = probe(path, clip.limits)
             for sampling in range(chosen.num_samplings):
                 seed = int(sample_seed(np.asarray(i), seed=0, epoch=sampling))
                 clips, _ = load_views(path, info.num_frames, info.width, info.height, 0, seed, clip)
@@ -127,7 +127,7 @@ def _score_on_cluster(
     scores = score_manifest(
         manifest,
         directory,
-        chosen.clip(config.data.num_segments, config.data.size, config.data.decoder),
+        chosen.clip(config.data),
         num_samplings=chosen.num_samplings,
         num_workers=num_workers,
     )

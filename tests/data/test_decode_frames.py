@@ -122,8 +122,20 @@ TURNS = {  # display matrix (a, b, c, d) -> what a player does to the stored pic
 def decode_in_sequence(path: Path) -> np.ndarray:
     """The reference: everything decoded from the start by plain PyAV, as ``ffmpeg`` converts it."""
     with av.open(str(path)) as container:
-        frames = container.decode(video=0)
-        return np.stack([f.to_ndarray(format="rgb24", interpolation="BICUBIC") for f in frames])
+        stream = container.streams.video[0]
+        graph = av.filter.Graph()
+        nodes = [
+            graph.add_buffer(template=stream, time_base=stream.time_base),
+            graph.add("scale", "flags=bicubic"),
+            graph.add("format", "rgb24"),
+            graph.add("buffersink"),
+        ]
+        graph.link_nodes(*nodes).configure()
+        frames = []
+        for frame in container.decode(stream):
+            graph.push(frame)
+            frames.append(graph.pull().to_ndarray())
+        return np.stack(frames)
 
 
 def access_patterns(num_frames: int) -> dict[str, list[int]]:
