@@ -270,7 +270,7 @@ def test_a_slanted_display_matrix_is_left_alone(tmp_path):
     ],
 )
 def test_an_orientation_in_h264_turns_all_frames(tmp_path, orientation, as_shown, every_frame):
-    """Such a message holds until the next one, wherever it stands: as FFmpeg's command since 8."""
+    """Such a message holds until the next one, wherever it stands: as FFmpeg 9's command has it."""
     options = {"bf": "0", "g": "1"} if every_frame else {"bf": "0", "g": "10"}
     suffix = ".ts" if every_frame else ".mp4"  # an mp4 keeps it with the first frame alone
     stored = write_video(tmp_path / f"stored{suffix}", num_frames=5, options=options)
