@@ -19,6 +19,7 @@ from videos import (
     cut_by_copying_packets,
     deep_frames,
     frame_numbers,
+    frames_as_ffmpeg_shows,
     frames_in_a_palette,
     numbered_frame,
     rewrite_packets,
@@ -301,49 +302,10 @@ def all_frames(path: Path) -> np.ndarray:
     return read_frames(path, range(probe(path).num_frames))
 
 
-def through_filters(path: Path) -> np.ndarray:
-    """uint8 [K, height, width, 3]: FFmpeg's `scale` filter, as its command sets it up; not turned."""
-    frames: list[np.ndarray] = []
-    with av.open(str(path)) as container:
-        stream = max(container.streams.video, key=_ranked)
-        stream.codec_context.flags |= av.codec.context.Flags.unaligned  # crop on the left, too
-        graph, kind = None, None
-        for frame in container.decode(stream):
-            if graph is None or kind != (frame.width, frame.height):
-                kind = frame.width, frame.height
-                height, width = frames[0].shape[:2] if frames else (frame.height, frame.width)
-                graph = av.filter.Graph()
-                nodes = [
-                    graph.add_buffer(
-                        width=frame.width,
-                        height=frame.height,
-                        format=frame.format,
-                        time_base=stream.time_base,
-                    ),
-                    graph.add("scale", f"{width}:{height}:flags=bicubic"),
-                    graph.add("format", "rgb24"),
-                    graph.add("buffersink"),
-                ]
-                graph.link_nodes(*nodes).configure()
-            graph.push(frame)
-            frames.append(graph.pull().to_ndarray())
-    return np.stack(frames)
-
-
-def _ranked(stream: Any) -> tuple[bool, bool, int]:
-    """FFmpeg's rule: no cover picture, the default one, the one of the most pixels, the first."""
-    disposition = stream.disposition
-    return (
-        not disposition & av.stream.Disposition.attached_pic,
-        bool(disposition & av.stream.Disposition.default),
-        stream.codec_context.width * stream.codec_context.height,
-    )
-
-
 @pytest.mark.parametrize("name", FILES)
 def test_frames_equal_those_of_ffmpegs_filters(files, name):
     path = files(name)
-    expected = TURNED.get(name, lambda frames: frames)(through_filters(path))
+    expected = TURNED.get(name, lambda frames: frames)(frames_as_ffmpeg_shows(path))
     info = probe(path)
     assert (info.num_frames, info.height, info.width) == expected.shape[:3]
     for decoder in ("packets", "sequential"):
