@@ -32,7 +32,7 @@ from videos import (
 from stm.data.decode import probe, read_frames
 
 NUM_FRAMES = 4
-X265 = "log-level=none:"
+X265 = "log-level=none:bframes=0:"
 PQ = X265 + "colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc:hdr10=1"
 HLG = X265 + "colorprim=bt2020:transfer=arib-std-b67:colormatrix=bt2020nc"
 
