@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.bench_tables import show
-from pipelines.console import Parser, add_common, run_verb, say
+from pipelines.console import Parser, add_common, add_root, run_verb, say
 from stm.errors import UserError
 
 Depth = Literal[26, 50, 101, 152]
@@ -37,6 +37,7 @@ def build_parser() -> Parser:
         "what", type=Literal["decode", "data", "model", "train"], help="what to measure"
     )
     parser.add_argument("--manifest", type=str | None, default=None, help="videos to measure on")
+    add_root(parser)
     parser.add_argument(
         "--videos", type=str | None, default=None, help="or a folder of them (decode)"
     )
@@ -130,10 +131,10 @@ def _decode(args: Any) -> dict[str, Any]:
     if args.manifest:
         from stm.data.manifest import Manifest
 
-        manifest = Manifest.read(args.manifest)
+        manifest = Manifest.read(args.manifest, args.root)
         paths = [manifest.table["path"][int(i)].as_py() for i in manifest.usable]
     elif args.videos:
-        from stm.evaluate.predict import find_videos
+        from stm.data.finding import find_videos
 
         paths = find_videos([args.videos])
     else:
@@ -167,7 +168,7 @@ def _data(args: Any) -> dict[str, Any]:
     from stm.data.clips import ClipSpec
     from stm.data.manifest import Manifest
 
-    manifest = Manifest.read(args.manifest)
+    manifest = Manifest.read(args.manifest, args.root)
     config = DataConfig(num_segments=args.num_segments, size=args.size)
     spec = ClipSpec.training(config, flip=manifest.flip, flip_map=manifest.flip_map)
     cores = os.cpu_count() or 1
@@ -195,7 +196,7 @@ def _train(args: Any) -> dict[str, Any]:
     from stm.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
     from stm.data.manifest import Manifest
 
-    manifest = Manifest.read(args.manifest)
+    manifest = Manifest.read(args.manifest, args.root)
     if len(manifest.usable) < args.batch_size:
         raise UserError(f"{args.manifest} has fewer usable videos than --batch_size")
     device = _device(args)

@@ -111,17 +111,10 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 def _config(verb: str, parser: Any, args: Any) -> Config | None:
     """The settings of the run that the command makes, where it makes one."""
     if verb == "tune":
-        return _sweep(args).base
+        return importlib.import_module("pipelines.tune").sweep_of(args).base
     if verb in ("train", "splits"):
         return importlib.import_module("pipelines.train").config_of(args, parser)
     return None
-
-
-def _sweep(args: Any) -> Any:
-    from stm.tune.reading import path_of, read_sweep
-
-    changes = dict(change.partition("=")[::2] for change in args.set or [])
-    return read_sweep(path_of(args.config), args.name, changes)
 
 
 def _check_config(config: Config) -> None:
@@ -208,7 +201,7 @@ def _name(verb: str, given: str | None, args: Any, config: Config | None) -> tup
     """The job's name, and the arguments that give it to the run."""
     own: str | None = None
     if verb == "tune":
-        own = _sweep(args).name
+        own = importlib.import_module("pipelines.tune").sweep_of(args).name
     elif config is not None:
         own = config.train.name
     if given and own and given != own and verb != "tune":

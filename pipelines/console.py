@@ -87,6 +87,18 @@ def add_common(parser: Parser) -> None:
     )
 
 
+def add_root(parser: Parser) -> None:
+    """Add ``--data.root``, as `stm train` calls it, or ``--root``; its value is ``args.root``."""
+    parser.add_argument(
+        "--root",
+        "--data.root",
+        type=str | None,
+        default=None,
+        help="folder or URL where the manifest's videos lie now, if they have moved, and that each must lie in; null "
+        "takes the one they were indexed in",
+    )
+
+
 def add_model(parser: Parser) -> None:
     """Add ``--checkpoint`` (or ``--model``) and ``--tracking``, for verbs that take a registered model, too."""
     parser.add_argument(

@@ -143,7 +143,10 @@ def _index(videos: Path, manifests: dict[str, str]) -> None:
 
     annotations = read_annotations("csv", videos, videos / "annotations.csv")
     indexed, summary = index_videos(
-        replace(annotations, dataset="demo"), work_dir=videos / "index", cross_check=8
+        replace(annotations, dataset="demo"),
+        root=videos,
+        work_dir=videos / "index",
+        cross_check=8,
     )
     for split, manifest in indexed.items():
         manifest.write(manifests[split])

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines.console import Parser, add_common, run_verb
+from pipelines.console import Parser, add_common, add_root, run_verb
 from stm.errors import UserError
 from stm.progress_view import progress_view
 
@@ -64,12 +64,7 @@ def build_parser() -> Parser:
         default=None,
         help="T of the test clip; null is the training's",
     )
-    parser.add_argument(
-        "--root",
-        type=str | None,
-        default=None,
-        help="folder or URL that every video of the manifest must lie in; null allows any",
-    )
+    add_root(parser)
     parser.add_argument("--workers", type=int, default=1, help="processes that run the network")
     parser.add_argument("--batch_size", type=int, default=8, help="clips a process takes at once")
     return parser
@@ -111,8 +106,12 @@ def run(args: Any) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> str:
+    occurring = sum(count > 0 for count in result["class_counts"].values())
+    absent = len(result["class_counts"]) - occurring
+    over = f" (of the {occurring} classes that occur, {absent} do not)" if absent else ""
     lines = [
-        f"top-1 {result['top1']:.2%}   top-5 {result['top5']:.2%}   mean class {result['mean_class_accuracy']:.2%}   "
+        f"top-1 {result['top1']:.2%}   top-5 {result['top5']:.2%}   "
+        f"mean class {result['mean_class_accuracy']:.2%}{over}   "
         f"N = {result['num_videos']}, of which {result['unreadable']} unreadable and counted as wrong"
     ]
     if len(result["per_class"]) <= 30:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipelines.console import Parser, add_common, run_verb, say
+from pipelines.console import Parser, add_common, add_root, run_verb, say
 from stm.errors import UserError
 
 
@@ -22,7 +22,12 @@ def build_parser() -> Parser:
         """,
     )
     add_common(parser)
-    parser.add_argument("videos", type=str, nargs="*", help="video files, or folders of them")
+    parser.add_argument(
+        "videos",
+        type=str,
+        nargs="*",
+        help="video files, folders of images (one video each), rows of shards, or folders of them",
+    )
     parser.add_argument(
         "--checkpoint",
         type=str,
@@ -57,6 +62,7 @@ def build_parser() -> Parser:
         default=None,
         help="instead of videos, a manifest of `stm demo`: correlate the maps with where its digits move",
     )
+    add_root(parser)
     parser.add_argument(
         "--compare",
         type=str | None,
@@ -88,8 +94,15 @@ def run(args: Any) -> dict[str, Any]:
 
         checkpoints = [args.checkpoint, *([args.compare] if args.compare else [])]
         return check_motion(
-            checkpoints, args.motion_check, blocks=args.block, seed=args.seed, say=say
+            checkpoints,
+            args.motion_check,
+            root=args.root,
+            blocks=args.block,
+            seed=args.seed,
+            say=say,
         )
+    if args.root:
+        raise UserError("--root goes with --motion_check, which alone reads a manifest")
     if not args.videos:
         raise UserError("no video is named")
     if args.backwards:

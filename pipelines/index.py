@@ -98,6 +98,7 @@ def run(args: Any) -> dict[str, Any]:
     cluster.connect(args.address)
     manifests, summary = index_videos(
         annotations,
+        root=args.root,
         work_dir=output / ".probes",
         deadline_s=args.deadline_s,
         cross_check=args.cross_check,

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines.console import Parser, run_verb
+from pipelines.console import Parser, add_root, run_verb
 from stm.errors import UserError
 
 ASSUMPTIONS = {
@@ -68,6 +68,7 @@ def build_parser() -> Parser:
         help="side of a clip, px; null: as measured, or 224",
     )
     add("--manifest", type=str | None, default=None, help="manifest to train on")
+    add_root(parser)
     add("--num_videos", type=int | None, default=None, help="or how many videos it would have")
     add("--epochs", type=int | None, default=None, help="epochs")
     add(
@@ -175,7 +176,7 @@ def _num_videos(args: Any) -> int:
         raise UserError("how many videos? give --manifest FILE or --num_videos N")
     from stm.data.manifest import Manifest
 
-    return len(Manifest.read(args.manifest).usable)
+    return len(Manifest.read(args.manifest, args.root).usable)
 
 
 def _num_parameters(args: Any) -> int:

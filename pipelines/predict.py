@@ -16,12 +16,18 @@ def build_parser() -> Parser:
         """
         stm predict --checkpoint runs/first clip.mp4
         stm predict --checkpoint runs/first folder/ --protocol accurate
+        stm predict --checkpoint runs/first frames/17 prepared/shards/shard-00000.parquet#3
         stm predict --checkpoint runs/first folder/ --output predictions.parquet
         stm predict --model models:/actions@champion clip.mp4
         """,
     )
     add_common(parser)
-    parser.add_argument("videos", type=str, nargs="+", help="video files, or folders of them")
+    parser.add_argument(
+        "videos",
+        type=str,
+        nargs="+",
+        help="video files, folders of images (one video each), rows of shards, or folders of them",
+    )
     add_model(parser)
     parser.add_argument(
         "--protocol",

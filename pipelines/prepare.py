@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipelines.console import Parser, add_common, run_verb, say
+from pipelines.console import Parser, add_common, add_root, run_verb, say
 from stm.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def build_parser() -> Parser:
         """,
     )
     parser.add_argument("--manifest", type=str, required=True, help="written by `stm index`")
+    add_root(parser)
     parser.add_argument(
         "--output", type=str, required=True, help="folder for the results, seen by every node"
     )
@@ -103,12 +104,13 @@ def run(args: Any) -> dict[str, Any]:
     from stm.data.manifest import Manifest
 
     source = Path(args.manifest).absolute()
-    manifest = Manifest.read(source)
+    manifest = Manifest.read(source, args.root)
     output = _output_folder(args.output, source)
 
     from stm import cluster
     from stm.data.prepare_timing import time_clips
     from stm.data.preparing import prepare_videos
+    from stm.data.roots import IF_MOVED
     from stm.data.transcode import Settings
 
     cluster.connect(args.address)
@@ -144,7 +146,8 @@ def run(args: Any) -> dict[str, Any]:
     same = prepared.fingerprint == manifest.fingerprint
     _show_failures(summary.failures, bad, same)
     if not len(prepared.usable):
-        raise UserError(f"no video of {source} could be prepared; {bad} says why.")
+        lost = f" {IF_MOVED}." if set(summary.reasons) == {"not_found"} else ""
+        raise UserError(f"no video of {source} could be prepared; {bad} says why.{lost}")
     return {
         "manifest": str(target),
         "num_videos": len(prepared),

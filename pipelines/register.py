@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any, Literal
 
-from pipelines.console import Parser, add_common, run_verb, say
+from pipelines.console import Parser, add_common, add_root, run_verb, say
 from stm.errors import UserError
 
 
@@ -37,6 +37,7 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--manifest", type=str | None, default=None, help="measure it on this manifest first"
     )
+    add_root(parser)
     parser.add_argument(
         "--protocol",
         type=Literal["efficient", "accurate"],
@@ -64,6 +65,7 @@ def run(args: Any) -> dict[str, Any]:
         args.name,
         rule=args.rule,
         manifest=args.manifest,
+        root=args.root,
         protocol=args.protocol,
         tracking=args.tracking,
         num_workers=args.workers,

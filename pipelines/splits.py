@@ -82,7 +82,7 @@ def run(args: Any) -> dict[str, Any]:
             "--train.name is not set: the runs are called NAME-split1, ..., and continue by name"
         )
     splits = find_splits(args.manifests, args.splits)
-    check_splits(splits)
+    check_splits(splits, config.data.root)
 
     from stm.evaluate.evaluate import evaluate
     from stm.train.trainer import train
@@ -97,6 +97,7 @@ def run(args: Any) -> dict[str, Any]:
             protocol=args.protocol,
             output=str(Path(args.output) / f"split{split.number}") if args.output else None,
             num_workers=config.train.num_workers,
+            root=config.data.root,
             say=say,
             address=args.address,
         )
@@ -129,20 +130,22 @@ def find_splits(folder: str, numbers: list[int]) -> list[Split]:
     return splits
 
 
-def check_splits(splits: list[Split]) -> None:
-    """Refuse splits whose mean would mean nothing: of other classes, or one split under two numbers."""
+def check_splits(splits: list[Split], root: str | None = None) -> None:
+    """Refuse splits whose mean would mean nothing: of other classes, or one split under two numbers.
+
+    Classes are matched by name (`Manifest.with_classes`); a test list may lack some, a training list may not.
+    """
     from stm.data.manifest import Manifest
 
     first: Manifest | None = None
     seen: dict[str, str] = {}
     for split in splits:
         for path in (split.train, split.val):
-            manifest = Manifest.read(path)
-            first = first or manifest
-            if manifest.classes != first.classes:
-                raise UserError(
-                    f"{path} has other classes than {splits[0].train}: splits of one dataset share them"
-                )
+            read = Manifest.read(path, root)
+            first = first or read
+            manifest = read.with_classes(first.classes, name=path, of=splits[0].train)
+            if path == split.train:
+                first.with_classes(read.classes, name=splits[0].train, of=path)
             same = seen.setdefault(manifest.fingerprint, path)
             if same != path:
                 raise UserError(

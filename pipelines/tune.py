@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipelines.console import Parser, add_common, run_verb, say
+from pipelines.console import Parser, add_common, add_root, run_verb, say
 from stm.errors import UserError
+
+if TYPE_CHECKING:
+    from stm.tune.settings import Sweep
 
 
 def build_parser() -> Parser:
@@ -35,12 +38,21 @@ def build_parser() -> Parser:
         default=[],
         help="settings of the base, as optim.batch_size=16, in place of the file's",
     )
+    add_root(parser)
     add_common(parser)
     return parser
 
 
 def run(args: Any) -> dict[str, Any]:
     """Run the sweep; the result of ``stm.tune.sweep.run_sweep``."""
+    sweep = sweep_of(args)
+    from stm.tune.sweep import run_sweep
+
+    return run_sweep(sweep, say, args.address)
+
+
+def sweep_of(args: Any) -> Sweep:
+    """The sweep that the arguments describe; ``UserError`` for what is wrong in it."""
     from stm.tune.reading import path_of, read_sweep
 
     changes = {}
@@ -49,10 +61,9 @@ def run(args: Any) -> dict[str, Any]:
         if not equals or "." not in key:
             raise UserError(f"--set {change}: write SECTION.SETTING=VALUE, as optim.batch_size=16")
         changes[key] = value
-    sweep = read_sweep(path_of(args.config), args.name, changes)
-    from stm.tune.sweep import run_sweep
-
-    return run_sweep(sweep, say, args.address)
+    if args.root is not None:
+        changes["data.root"] = args.root
+    return read_sweep(path_of(args.config), args.name, changes)
 
 
 def show(result: dict[str, Any]) -> str:

@@ -87,7 +87,8 @@ class DataConfig:
     """Manifest to validate on; null trains without validation."""
 
     root: str | None = None
-    """Folder or URL that every video of the manifests must lie in, for manifests that others wrote; null allows any."""
+    """Folder or URL where the manifests' videos lie now, if they have moved, and that each must lie in; null takes the
+    one they were indexed in, and allows any."""
 
     num_segments: int = 8
     """Segments a video is cut into, one frame from each: T."""
@@ -119,6 +120,12 @@ class DataConfig:
 
     decode_deadline_s: float = 60.0
     """A clip that takes longer to decode is given up, its video named and put into quarantine."""
+
+    max_pixels: int = 2**26
+    """Pixels a frame may have; a video with larger ones counts as unreadable. 8K video has half as many."""
+
+    decode_mib: int = 4096
+    """Memory by which decoding a clip may make its process grow, MiB; a video that takes more counts as unreadable."""
 
     prefetch_batches: int = 2
     """Batches each training worker holds ready."""
@@ -164,6 +171,8 @@ class DataConfig:
             self.decode_deadline_s,
             "must be above 0",
         )
+        _require(self.max_pixels > 0, "data.max_pixels", self.max_pixels, "must be above 0")
+        _require(self.decode_mib > 0, "data.decode_mib", self.decode_mib, "must be above 0")
         _require(
             self.wait_deadline_s > 0,
             "data.wait_deadline_s",

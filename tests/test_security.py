@@ -17,7 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import console
+from pipelines import cli, console
 from stm import authentication, cluster, tracking
 from stm.config import Config, DataConfig, ModelConfig, TrackingConfig, TrainConfig
 from stm.data.containment import check_paths
@@ -28,6 +28,7 @@ from stm.redaction import redact, redacted, secrets_in
 from stm.train import checkpoint as checkpoints
 from stm.train import trainer
 from tests.data.test_manifest import make_manifest
+from tests.package.untrained import write_checkpoint
 
 ROOT = Path(__file__).parents[1]
 
@@ -270,6 +271,45 @@ def test_training_reads_no_manifest_that_leads_out_of_its_root(tmp_path):
         UserError, match=r"1 path\(s\) lead out of --data\.root /v: /v/\.\./etc/c\.mp4"
     ):
         trainer.train(config, print)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "prepare --manifest MANIFEST --output OUT",
+        "bench decode --manifest MANIFEST",
+        "bench data --manifest MANIFEST",
+        "bench train --manifest MANIFEST",
+        "plan --decode_clips_per_s_core 9 --train_clips_per_s_gpu 9 --batch_size 1 --epochs 1 --prices sample "
+        "--manifest MANIFEST",
+        "splits --config ucf101-t16 --manifests FOLDER --splits [1]",
+        "evaluate --checkpoint CHECKPOINT --manifest MANIFEST",
+        "register --checkpoint CHECKPOINT --name x --manifest MANIFEST --tracking sqlite:///OUT/x.db",
+        "explain --motion_check MANIFEST --checkpoint CHECKPOINT",
+        "train --data.train MANIFEST",
+        "tune --config OUT/sweep.yaml",
+    ],
+)
+def test_every_verb_that_reads_a_manifest_holds_it_to_the_root(words, tmp_path, capfd):
+    folder, out = tmp_path / "split1", tmp_path / "out"
+    out.mkdir()
+    for name in ("train", "val"):
+        make_manifest(path=["/v/a.mp4", "/v/b.mp4", "/etc/c.mp4"]).write(folder / f"{name}.parquet")
+    (out / "sweep.yaml").write_text(
+        f"name: s\nbase:\n  data: {{train: {folder}/train.parquet, val: {folder}/val.parquet}}\n"
+        f"  train: {{storage: {out}}}\n  tracking: {{uri: none}}\n"
+        "space:\n  optim.lr: loguniform(0.001, 0.1)\nbudget: {epochs: 1}\n"
+    )
+    places = {
+        "MANIFEST": folder / "val.parquet",
+        "FOLDER": tmp_path,
+        "CHECKPOINT": write_checkpoint(tmp_path / "checkpoint-00000007"),
+        "OUT": out,
+    }
+    for name, place in places.items():
+        words = words.replace(name, str(place))
+    assert cli.main([*words.split(), "--data.root", "/v"]) == 2
+    assert "1 path(s) lead out of --data.root /v: /etc/c.mp4" in capfd.readouterr().err
 
 
 # ---------------------------------------------------------------------- weights are data

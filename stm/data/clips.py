@@ -29,8 +29,8 @@ class ClipSpec:
     """Testing: draw frames at random, as the 30-view protocol does, instead of taking segment centres."""
     num_crops: int = 1
     """Testing: 1 is the centre crop (224 of 256), more are squares along the long side."""
-    max_pixels: int = decode.MAX_PIXELS
-    """A video with larger frames is refused."""
+    limits: decode.Limits = decode.DEFAULT_LIMITS
+    """A video that takes more is refused."""
 
     @classmethod
     def training(
@@ -41,6 +41,7 @@ class ClipSpec:
             num_segments=config.num_segments,
             size=config.size,
             decoder=config.decoder,
+            limits=limits_of(config),
             augment=True,
             scales=tuple(config.scales),
             flip=flip and config.flip != "never",
@@ -50,12 +51,22 @@ class ClipSpec:
     @classmethod
     def one_clip(cls, config: DataConfig) -> ClipSpec:
         """The `efficient` protocol: segment centres, centre crop."""
-        return cls(num_segments=config.num_segments, size=config.size, decoder=config.decoder)
+        return cls(
+            num_segments=config.num_segments,
+            size=config.size,
+            decoder=config.decoder,
+            limits=limits_of(config),
+        )
 
     @property
     def clip_bytes(self) -> int:
         """Memory of one sample's views."""
         return self.num_crops * self.num_segments * self.size * self.size * 3
+
+
+def limits_of(config: DataConfig) -> decode.Limits:
+    """What a video of a run may take."""
+    return decode.Limits(config.max_pixels, config.decode_mib * 2**20)
 
 
 def load_views(
@@ -94,7 +105,7 @@ def _load_views(
     else:
         boxes = transforms.long_side_boxes(width, height, spec.num_crops)
     clips = decode.read_views(
-        path, indices.tolist(), boxes, spec.size, spec.decoder, planned, spec.max_pixels
+        path, indices.tolist(), boxes, spec.size, spec.decoder, planned, spec.limits
     )
     if is_mirrored and mirrored_label is not None:
         return clips[:, :, :, ::-1], mirrored_label

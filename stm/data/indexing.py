@@ -37,6 +37,7 @@ from stm.data.cross_check import cross_check_decoders
 from stm.data.isolation import CallFailed, IsolatedProcess
 from stm.data.manifest import OK, SCHEMA, Manifest
 from stm.data.probe_store import FACTS, PROBED, ProbeStore, remembered
+from stm.data.roots import absolute_root
 from stm.data.source_state import source_state
 
 Probe = Callable[[str], decode.VideoInfo]
@@ -79,6 +80,7 @@ class Summary:
 def index_videos(
     annotations: Annotations,
     *,
+    root: str | os.PathLike[str] | None = None,
     work_dir: str | os.PathLike[str] | None = None,
     deadline_s: float = 30.0,
     cross_check: int = 20,
@@ -87,6 +89,8 @@ def index_videos(
 ) -> tuple[dict[str, Manifest], Summary]:
     """Probe the videos of all splits in one Ray Data job on the connected cluster.
 
+    root: folder or URL of the videos, kept apart from their paths in the manifests and in `work_dir`,
+        so that the data set may move.
     work_dir: where results are kept block by block, so that an interrupted job goes on where it
         was and a later one probes only what is new or changed; None keeps nothing.
     deadline_s: seconds a file may take; one that takes longer has status `deadline`, one that
@@ -100,7 +104,8 @@ def index_videos(
     begun = time.perf_counter()
     entries = [entry for listed in annotations.splits.values() for entry in listed]
     paths = [entry.path for entry in entries]
-    store = ProbeStore(None if work_dir is None else Path(work_dir))
+    root = None if root is None else absolute_root(root)
+    store = ProbeStore(None if work_dir is None else Path(work_dir), root)
     tables = [store.load()]
     known_rows = remembered(tables[0], deadline_s)
     states = tables[0]["state"].to_pylist()
@@ -142,6 +147,7 @@ def index_videos(
             dataset=annotations.dataset,
             flip=annotations.flip,
             flip_map=annotations.flip_map,
+            root=root,
         )
         start += len(listed)
     return manifests, summary

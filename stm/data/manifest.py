@@ -5,7 +5,8 @@
 | column            | dtype   | meaning                                                          |
 |-------------------|---------|------------------------------------------------------------------|
 | video_id          | string  | unique name of the video within the dataset                      |
-| path              | string  | absolute path of a video file or frame folder, or an fsspec URL  |
+| path              | string  | absolute path of a video file or frame folder, or an fsspec URL; |
+|                   |         | in the file, of videos below the root, what follows the root     |
 | label             | int32   | index into `classes`, 0-based                                    |
 | num_frames        | int32   | displayed frames, exact; 0 where status is not ok                |
 | fps               | float32 | mean frames per second; 0 where unknown (frame folders)          |
@@ -18,7 +19,8 @@
 | keyframe_interval | int32   | most frames from one key frame to the next; 0 where unknown      |
 
 Nothing is null. The schema's metadata holds, under `stm.manifest`, a JSON object with the schema
-version, the dataset's name, the class names in label order and what mirroring does to labels.
+version, the dataset's name, the class names in label order, what mirroring does to labels, and the
+root: the folder or URL of the videos, which may have moved (`stm.data.roots`). Version 1 had none.
 """
 
 from __future__ import annotations
@@ -26,23 +28,40 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 import tempfile
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from stm.data.classes import match_classes
 from stm.data.containment import check_paths
+from stm.data.roots import (
+    IF_MOVED,
+    absolute_root,
+    is_relative,
+    joined,
+    relative_to,
+    root_found,
+    root_to_use,
+)
 from stm.errors import UserError
+from stm.redaction import redact
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_READ_VERSIONS = (1, 2)
+_FINGERPRINT_VERSION = 1
+"""Of what the fingerprint covers, which the root is no part of."""
+
 METADATA_KEY = b"stm.manifest"
 OK = "ok"
 
@@ -88,7 +107,9 @@ class Manifest:
     """Labels after mirroring, for training that swaps them: a becomes flip_map[a], and a label
     that is no key may not be mirrored. With flip=False and no map, nothing may be mirrored."""
 
-    schema_version: int = SCHEMA_VERSION
+    root: str | None = None
+    """Folder or URL apart from which `write` keeps the paths below it, so that they may move; None keeps them whole.
+    In `table` paths are absolute."""
 
     def __repr__(self) -> str:
         return (
@@ -106,8 +127,6 @@ class Manifest:
     @cached_property
     def usable(self) -> NDArray[np.int64]:
         """Row numbers with status ok, ascending: int64 [number of usable videos]."""
-        import numpy as np
-
         ok = pc.equal(self.table["status"], OK).to_numpy(zero_copy_only=False)
         return np.flatnonzero(ok).astype(np.int64)
 
@@ -120,7 +139,7 @@ class Manifest:
         Moving the files, or writing the table with other row groups, leaves it as it is.
         """
         digest = hashlib.sha256()
-        digest.update(json.dumps([self.schema_version, self.classes]).encode())
+        digest.update(json.dumps([_FINGERPRINT_VERSION, self.classes]).encode())
         digest.update(json.dumps(self.table["video_id"].to_pylist()).encode())
         for name in ("label", "num_frames"):
             digest.update(self.table[name].to_numpy().astype("<i4").tobytes())
@@ -133,6 +152,53 @@ class Manifest:
             return label
         return None if self.flip_map is None else self.flip_map.get(label)
 
+    def with_classes(
+        self,
+        classes: Sequence[str],
+        *,
+        name: str,
+        of: str,
+        say: Callable[[str], None] | None = None,
+    ) -> Manifest:
+        """The same videos under another list of classes, a network's: labels are matched by class name.
+
+        The names may come in another order, and some may be missing here. ``name`` and ``of`` are the manifest and the
+        owner of ``classes``, for messages; ``say``, by default a line on stderr, tells of names that differ in case,
+        blanks, underscores or hyphens alone, which count as the same (`stm.data.classes`).
+
+        Raises UserError, naming them, where videos are of classes that are not in ``classes``.
+        """
+        if tuple(classes) == self.classes:
+            return self
+        match = match_classes(self.classes, classes)
+        counts = np.bincount(self.table["label"].to_numpy(), minlength=self.num_classes)
+        unknown = [label for label in match.unknown if counts[label]]
+        if unknown:
+            named = ", ".join(repr(self.classes[label]) for label in unknown[:5])
+            more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+            raise UserError(
+                f"{name} has videos of {len(unknown)} class(es) that {of} does not have: {named}{more} "
+                f"({int(counts[unknown].sum())} videos). Its {len(classes)} classes are {_some(classes)}: rename or "
+                "leave out those of the manifest, and index again"
+            )
+        if match.near:
+            (say or _to_stderr)(f"{name}: taken as the same classes of {of}: {match.said()}")
+        relabel = np.zeros(self.num_classes, np.int32)
+        relabel[list(match.labels)] = list(match.labels.values())
+        labels = pa.array(relabel[self.table["label"].to_numpy()], pa.int32())
+        at = self.table.schema.get_field_index("label")
+        flip_map = self.flip_map and {
+            match.labels[a]: match.labels[b]
+            for a, b in self.flip_map.items()
+            if a in match.labels and b in match.labels
+        }
+        return replace(
+            self,
+            table=self.table.set_column(at, SCHEMA.field("label"), labels),
+            classes=tuple(classes),
+            flip_map=flip_map,
+        )
+
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write as Parquet, whole or not at all: a reader sees the old file or the new one.
 
@@ -140,8 +206,10 @@ class Manifest:
         """
         import pyarrow.parquet as pq
 
+        root = None if self.root is None else absolute_root(self.root)
         described = {
-            "schema_version": self.schema_version,
+            "schema_version": SCHEMA_VERSION,
+            "root": root,
             "dataset": self.dataset,
             "classes": list(self.classes),
             "flip": self.flip,
@@ -150,7 +218,9 @@ class Manifest:
             else {str(a): b for a, b in sorted(self.flip_map.items())},
         }
         metadata = {METADATA_KEY: json.dumps(described, ensure_ascii=False).encode()}
-        table = self.table.select(SCHEMA.names).cast(SCHEMA).replace_schema_metadata(metadata)
+        paths = [relative_to(each, root) for each in self.table["path"].to_pylist()]
+        table = with_paths(self.table.select(SCHEMA.names).cast(SCHEMA), paths)
+        table = table.replace_schema_metadata(metadata)
         target = Path(path)
         temporary = None
         try:
@@ -171,8 +241,17 @@ class Manifest:
             ) from error
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str], root: str | None = None) -> Manifest:
-        """Read and check a manifest; every video of it must lie in ``root``, where one is given.
+    def read(
+        cls,
+        path: str | os.PathLike[str],
+        root: str | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> Manifest:
+        """Read and check a manifest.
+
+        ``root`` is where the videos lie now, if not where they were indexed, and every video must lie in it.
+        Without it, a data set that was moved together with its manifest is looked for (`stm.data.roots`), and ``say``,
+        by default a line on stderr, tells where it was found, or that the root is not on this machine.
 
         Raises UserError, naming the file and the field, where it is missing, not a manifest, of
         another schema version, empty, or where ids repeat, labels leave the class list, no
@@ -209,6 +288,14 @@ class Manifest:
                 f"{path}: a column has another type than a manifest's ({_first_line(error)}). "
                 "Run `stm index` again."
             ) from error
+        stored = table["path"].to_pylist()
+        recorded = _recorded_root(path, described, stored)
+        used = root_to_use(stored, recorded, root)
+        if root is None:
+            used = root_found(path, stored, recorded) or recorded
+        _tell_of_root(path, used, recorded, root, say or _to_stderr)
+        if used is not None:
+            table = with_paths(table, [joined(used, each) for each in stored])
         flip_map = described.get("flip_map")
         manifest = cls(
             table=table,
@@ -216,7 +303,7 @@ class Manifest:
             dataset=described["dataset"],
             flip=described["flip"],
             flip_map=None if flip_map is None else {int(a): int(b) for a, b in flip_map.items()},
-            schema_version=described["schema_version"],
+            root=used if recorded is not None else None,
         )
         _check_rows(path, manifest)
         if root is not None:
@@ -238,9 +325,9 @@ def _read_metadata(path: str | os.PathLike[str], table: pa.Table) -> dict[str, A
         raise UserError(
             f"{path}: the metadata `{METADATA_KEY.decode()}` cannot be read. Run `stm index` again."
         ) from error
-    if version != SCHEMA_VERSION:
+    if version not in _READ_VERSIONS:
         raise UserError(
-            f"{path}: schema_version is {version!r}, this stm reads {SCHEMA_VERSION}. "
+            f"{path}: schema_version is {version!r}, this stm reads {' and '.join(map(str, _READ_VERSIONS))}. "
             "Run `stm index` again with this version of stm."
         )
     wanted = {"dataset": str, "classes": list, "flip": bool}
@@ -248,6 +335,54 @@ def _read_metadata(path: str | os.PathLike[str], table: pa.Table) -> dict[str, A
         if not isinstance(described.get(name), kind):
             raise UserError(f"{path}: metadata field `{name}` is missing. Run `stm index` again.")
     return dict(described)
+
+
+def _recorded_root(
+    path: str | os.PathLike[str], described: dict[str, Any], stored: list[str]
+) -> str | None:
+    root = described.get("root")
+    if not (root is None or (isinstance(root, str) and not is_relative(root))):
+        raise UserError(
+            f"{path}: metadata field `root` is no absolute folder or URL. Run `stm index` again."
+        )
+    if root is None and described["schema_version"] > 1:
+        relative = next((each for each in stored if each and is_relative(each)), None)
+        if relative is not None:
+            raise UserError(
+                f"{path}: the path {relative} is relative, and the metadata names no root. Run `stm index` again."
+            )
+    return None if root is None else absolute_root(root)
+
+
+def _tell_of_root(
+    path: str | os.PathLike[str],
+    used: str | None,
+    recorded: str | None,
+    wanted: str | None,
+    say: Callable[[str], None],
+) -> None:
+    if used is None or "://" in used:
+        return
+    if used != recorded and wanted is None:
+        say(f"{path}: its videos were in {recorded}, which is no more; they are in {used}")
+    elif not os.path.isdir(used):
+        say(f"{path}: its videos are in {used}, which this machine does not have. {IF_MOVED}")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
+
+
+@lru_cache(maxsize=64)
+def _to_stderr(message: str) -> None:
+    """Once, however often a job reads the manifest."""
+    print(redact(message), file=sys.stderr, flush=True)
+
+
+def with_paths(table: pa.Table, paths: list[str]) -> pa.Table:
+    """The table with these in its column `path`."""
+    at = table.schema.get_field_index("path")
+    return table.set_column(at, SCHEMA.field("path"), pa.array(paths, pa.string()))
 
 
 def _check_rows(path: str | os.PathLike[str], manifest: Manifest) -> None:

@@ -30,7 +30,7 @@ class Record:
     """Stands for the source, its state and the settings: another key is another result."""
 
     source: str
-    """Path in the manifest."""
+    """Path below the manifest's root."""
 
     result: str = ""
     """Path below the output folder, perhaps of a row of a shard; "" where it failed."""

@@ -67,7 +67,7 @@ def prepare_block(block: pa.Table, job: Job) -> Iterator[pa.Table]:
     log = job.log
     with IsolatedProcess(preload=["stm.data.transcode", "stm.data.source_state"]) as process:
         for item in block.to_pylist():
-            fatal, unchanged, record = "", False, Record(key="", source=item["path"])
+            fatal, unchanged, record = "", False, Record(key="", source=item["source"])
             try:
                 record, unchanged = _prepare(process, item, job)
                 if not unchanged:
@@ -99,7 +99,7 @@ def _prepare(process: IsolatedProcess, item: dict[str, Any], job: Job) -> tuple[
     keeps_images = facts.is_frames and job.settings.keep_jpeg
     suffix = ".parquet" if keeps_images or job.settings.codec == "jpeg" else ".mp4"
     temporary = job.temporary / (uuid.uuid4().hex + suffix)
-    record = Record(key=key_of(item, "", job), source=facts.path, deadline_s=deadline_s)
+    record = Record(key=key_of(item, "", job), source=item["source"], deadline_s=deadline_s)
     try:
         # In the child as well: looking at a file on a dead network disk hangs.
         state, num_bytes = process.call(source_state, facts.path, deadline_s=job.deadline_s)
@@ -134,6 +134,7 @@ def _prepare(process: IsolatedProcess, item: dict[str, Any], job: Job) -> tuple[
 def key_of(item: dict[str, Any], state: str, job: Job) -> str:
     """Stands for all that a result depends on, and for the manifest's name of it."""
     source = {name: item[name] for name in SOURCE_COLUMNS}
+    source["path"] = item["source"]  # what has moved is the same source
     settings = asdict(job.settings)
     if item["codec"] != _FRAMES:
         settings["keep_jpeg"] = False  # it changes nothing for them

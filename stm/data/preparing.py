@@ -9,6 +9,7 @@ named with the reason. Ray Data does the work; its row is one video:
 |-----------|--------|---------------------------------------------------------------------------|
 | row       | int64  | place in the manifest                                                     |
 | known     | string | JSON {key: JSON of a record}: those that hold if the key is still the same |
+| source    | string | path below the manifest's root, by which a record knows a video           |
 |           |        | and the manifest's video_id, path, num_frames, fps, width, height, codec  |
 
 and afterwards `row`, `record` (JSON of a `prepare_log.Record`), `unchanged` (bool: an earlier record
@@ -42,6 +43,7 @@ from stm.data.manifest import OK, SCHEMA, Manifest
 from stm.data.packing import pack
 from stm.data.prepare_log import NO_GAIN, Record
 from stm.data.prepare_task import SOURCE_COLUMNS, Job, Make, prepare_block
+from stm.data.roots import relative_to
 from stm.data.transcode import CODECS, Settings, make_video
 from stm.errors import UserError
 
@@ -212,19 +214,19 @@ def _blocks(manifest: Manifest, job: Job, known: dict[str, Record]) -> list[pa.T
     for record in known.values():
         of_source.setdefault(record.source, []).append(record)
     table = manifest.table.select(SOURCE_COLUMNS).take(pa.array(manifest.usable))
+    sources = [relative_to(path, manifest.root) for path in table["path"].to_pylist()]
     held = [
         json.dumps(
             {
                 record.key: record.to_json()
-                for record in of_source.get(path, [])
+                for record in of_source.get(source, [])
                 if record.is_final(job.deadline(num_frames))
             }
         )
-        for path, num_frames in zip(
-            table["path"].to_pylist(), table["num_frames"].to_pylist(), strict=True
-        )
+        for source, num_frames in zip(sources, table["num_frames"].to_pylist(), strict=True)
     ]
     table = table.append_column("row", pa.array(manifest.usable))
+    table = table.append_column("source", pa.array(sources, pa.string()))
     table = table.append_column("known", pa.array(held, pa.string())).combine_chunks()
     num_cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
     num_rows = min(_MOST_ROWS_A_TASK, max(4, table.num_rows // (4 * num_cpus)))
@@ -274,6 +276,7 @@ def _new_manifest(
         dataset=manifest.dataset,
         flip=manifest.flip,
         flip_map=manifest.flip_map,
+        root=str(output),
     )
 
 

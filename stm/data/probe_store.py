@@ -2,7 +2,7 @@
 
 | column     | dtype   | meaning                                                                  |
 |------------|---------|--------------------------------------------------------------------------|
-| path       | string  | as in the manifest                                                       |
+| path       | string  | as in a manifest's file: relative to the root, if below it               |
 | state      | string  | size and time of last change when it was probed; "" where not to be had  |
 | deadline_s | float32 | deadline of that probe                                                   |
 | FACTS      |         | status to keyframe_interval, as in the manifest                          |
@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from stm.data.manifest import SCHEMA
+from stm.data.manifest import SCHEMA, with_paths
+from stm.data.roots import absolute_root, joined, relative_to
 
 FACTS = (
     *("status", "detail", "num_frames", "fps", "width", "height", "codec"),
@@ -39,9 +40,13 @@ _NOT_REMEMBERED = frozenset({"not_found", "permission_denied", "no_decoder"})
 class ProbeStore:
     """Results in a folder, one Parquet file for each block, each written whole or not at all."""
 
-    def __init__(self, folder: Path | None) -> None:
-        """`folder` is made at the first write; None remembers nothing."""
+    def __init__(self, folder: Path | None, root: str | None = None) -> None:
+        """`folder` is made at the first write; None remembers nothing.
+
+        Paths below `root` are stored relative to it: a data set that has moved is known by its new root.
+        """
         self._folder = folder
+        self._root = None if root is None else absolute_root(root)
         self._stamp = {b"stm.probes": _decoder_version().encode()}
 
     def load(self) -> pa.Table:
@@ -57,7 +62,8 @@ class ProbeStore:
                 table = pq.ParquetFile(stream).read()
                 if table.schema.remove_metadata() == PROBED and _stamp_of(table) == self._stamp:
                     tables.append(table.replace_schema_metadata(None))
-        return pa.concat_tables(tables).combine_chunks() if tables else PROBED.empty_table()
+        table = pa.concat_tables(tables).combine_chunks() if tables else PROBED.empty_table()
+        return with_paths(table, [joined(self._root, each) for each in table["path"].to_pylist()])
 
     def add(self, table: pa.Table) -> None:
         """Store the results of a block."""
@@ -79,6 +85,9 @@ class ProbeStore:
 
         assert self._folder is not None
         self._folder.mkdir(parents=True, exist_ok=True)
+        table = with_paths(
+            table, [relative_to(each, self._root) for each in table["path"].to_pylist()]
+        )
         temporary = self._folder / f".{name}.tmp"
         with pa.OSFile(str(temporary), "wb") as stream:
             pq.write_table(table.replace_schema_metadata(self._stamp), stream, compression="zstd")

@@ -14,21 +14,24 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 import av
 import numpy as np
+import simplejpeg
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from stm.data import decode
-from stm.data.decode import VideoError, folder, sequential
-from stm.data.decode.pictures import RgbConverter, display_matrix
+from stm.data.decode import DEFAULT_LIMITS, Limits, VideoError, folder, sequential
+from stm.data.decode.orientation import matrix_of_stream
+from stm.data.decode.pictures import UPRIGHT, RgbConverter, display_matrix
 from stm.data.decode.plan import scan
 from stm.data.decode.source import open_video
 from stm.data.encoding import JpegWriter, Mp4Writer, OutputFailed, Writer, write_images
+from stm.data.memory import memory_limit
 from stm.data.prepare_timing import CLIP, compare_ms
 from stm.data.shards import is_shard_path, num_bytes_of_row, shard_path
 
@@ -98,6 +101,12 @@ class VideoFacts:
     is_frames: bool = False
     """A folder, or a row of a shard, of image files."""
 
+    @property
+    def limits(self) -> Limits:
+        """What indexing has let through is let through here."""
+        largest = max(DEFAULT_LIMITS.max_pixels, self.width * self.height)
+        return replace(DEFAULT_LIMITS, max_pixels=largest)
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -128,6 +137,11 @@ def make_video(facts: VideoFacts, target: str, settings: Settings) -> Prepared:
         NoGain: If the result is not `settings.min_gain` times as fast to decode as the source.
         OutputFailed: If the result cannot be written.
     """
+    with memory_limit(DEFAULT_LIMITS.memory_bytes):
+        return _make(facts, target, settings)
+
+
+def _make(facts: VideoFacts, target: str, settings: Settings) -> Prepared:
     try:
         if facts.is_frames and settings.keep_jpeg:
             return _pack_images(facts, target)
@@ -229,23 +243,24 @@ class _Encoder:
 
 def _each_frame(facts: VideoFacts, encoder: _Encoder) -> None:
     """Give the encoder every displayed frame of the source, in order."""
-    info = decode.probe(facts.path)
+    info = decode.probe(facts.path, facts.limits)
     _check_unchanged(facts, info.num_frames, info.width, info.height)
     wanted = list(range(info.num_frames))
     if facts.is_frames:
-        folder.read(facts.path, wanted, encoder)
+        folder.read(facts.path, wanted, encoder, max_pixels=facts.limits.max_pixels)
         return
-    with open_video(facts.path) as video:
+    with open_video(facts.path, facts.limits.max_pixels) as video:
         plan = scan(video)
         # As in probing: what packets cannot number is counted, and so are pictures of two packets.
         count = bool(plan.doubt) or plan.num_frames != info.num_frames
-        to_rgb = RgbConverter(video.width, video.height)
+        matrix = matrix_of_stream(plan)
+        to_rgb = RgbConverter(video.name, video.width, video.height, matrix)
 
         def emit(number: int, frame: Any) -> None:
             if number != len(encoder.luma):
                 detail = f"frame {number} came after frame {len(encoder.luma) - 1}"
                 raise VideoError(facts.path, "unreadable", detail)
-            if _is_plain(frame, facts):
+            if matrix in (None, UPRIGHT) and _is_plain(frame, facts):
                 encoder.add(frame)
             else:
                 encoder.put(number, to_rgb(frame))
@@ -266,7 +281,8 @@ def _is_plain(frame: Any, facts: VideoFacts) -> bool:
         frame.format.name == "yuv420p"
         and frame.color_range != ColorRange.JPEG
         and (frame.width, frame.height) == (facts.width, facts.height)
-        and display_matrix(frame) == (1, 0, 0, 1)
+        and not frame.interlaced_frame
+        and display_matrix(frame) == UPRIGHT
     )
 
 
@@ -274,10 +290,10 @@ def _compare_all(facts: VideoFacts, target: str, expected: list[NDArray[np.float
     """Decode the result from end to end: its frames, in order, are those that were encoded."""
     num_frames = 0
     failures: list[sequential.Failure] = []
-    for frame in _frames_of_result(target, failures):
+    for grid in _grids_of_result(target, failures):
         if num_frames < len(expected):
-            difference = float(np.abs(_luma_grid(frame) - expected[num_frames]).mean())
-            if difference > SAME_CELLS or frame.is_corrupt:
+            difference = float(np.abs(grid - expected[num_frames]).mean())
+            if difference > SAME_CELLS:
                 detail = f"frame {num_frames} of the result differs by {difference:.1f} of 255"
                 raise VideoError(facts.path, "not_verified", detail)
         num_frames += 1
@@ -286,13 +302,17 @@ def _compare_all(facts: VideoFacts, target: str, expected: list[NDArray[np.float
         raise VideoError(facts.path, "not_verified", detail)
 
 
-def _frames_of_result(target: str, failures: list[sequential.Failure]) -> Iterator[Any]:
+def _grids_of_result(
+    target: str, failures: list[sequential.Failure]
+) -> Iterator[NDArray[np.float32]]:
+    """`_grid` of the luma of each frame; infinity where the decoder reports damage."""
     if is_shard_path(target):
-        decode_image = folder.ImageDecoder()
-        yield from (decode_image(image) for image in folder.list_frames(target))
+        for image in folder.list_frames(target):
+            yield _grid(simplejpeg.decode_jpeg(image, "GRAY"))
         return
     with open_video(target) as video:
-        yield from sequential.all_frames(scan(video), failures)
+        for frame in sequential.all_frames(scan(video), failures):
+            yield _luma_grid(frame) + (np.inf if frame.is_corrupt else 0)
 
 
 def _compare_some(facts: VideoFacts, target: str) -> None:
@@ -300,7 +320,10 @@ def _compare_some(facts: VideoFacts, target: str) -> None:
     wanted = np.unique(np.linspace(0, facts.num_frames - 1, _FRAMES_COMPARED).round()).astype(int)
     frames = decode.read_frames(target, wanted.tolist())
     for k, frame, original in zip(
-        wanted, frames, decode.read_frames(facts.path, wanted.tolist()), strict=True
+        wanted,
+        frames,
+        decode.read_frames(facts.path, wanted.tolist(), limits=facts.limits),
+        strict=True,
     ):
         height, width, _ = frame.shape
         source = av.VideoFrame.from_ndarray(original, format="rgb24")
@@ -344,11 +367,12 @@ def _pack_images(facts: VideoFacts, target: str) -> Prepared:
         image if isinstance(image, bytes) else _read_image_file(image)
         for image in folder.list_frames(facts.path)
     ]
-    info = decode.probe(facts.path)
+    info = decode.probe(facts.path, facts.limits)
     _check_unchanged(facts, len(images), info.width, info.height)
     num_bytes = write_images(facts.path, target, images)
     packed = shard_path(target, 0)
-    folder.read(packed, list(range(len(images))), _SizeCheck(facts))
+    check = _SizeCheck(facts)
+    folder.read(packed, list(range(len(images))), check, max_pixels=facts.limits.max_pixels)
     return Prepared(facts.width, facts.height, "jpeg-folder", 1, "a folder of frames", num_bytes)
 
 

@@ -94,8 +94,7 @@ def _frames(path: str, decoder: str) -> NDArray[np.uint8]:
         from stm.data.decode.reader import Collector
 
         whole = Collector(path, len(WANTED), lambda width, height: [(0, 0, width, height)])
-        pixels: NDArray[np.uint8] = read(path, list(WANTED), whole).pixels
-        return pixels
+        return read(path, list(WANTED), whole).views()[0]
     from stm.data.decode import read_frames
 
     return read_frames(path, WANTED, decoder)

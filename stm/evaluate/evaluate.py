@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from stm import cluster, tracking
 from stm.config import Config
 from stm.data.manifest import Manifest
+from stm.data.roots import IF_MOVED, absolute_root
 from stm.errors import UserError
 from stm.evaluate.fusing import ScoreFile
 from stm.evaluate.inference import Scores, score_manifest
@@ -51,12 +53,10 @@ def evaluate(
     chosen = named_protocol(protocol)
     directory = checkpoints.resolve(checkpoint)
     meta = checkpoints.read_meta(directory)
-    manifest = Manifest.read(manifest_path, root)
-    if list(manifest.classes) != meta.classes:
-        raise UserError(
-            f"--manifest {manifest_path} has {manifest.num_classes} classes, {list(manifest.classes)[:3]} ..., but the "
-            f"checkpoint was trained on {len(meta.classes)}, {meta.classes[:3]} ...: index with the same classes"
-        )
+    read = Manifest.read(manifest_path, root)
+    manifest = read.with_classes(
+        meta.classes, name=f"--manifest {manifest_path}", of=f"the network in {directory}", say=say
+    )
     config = checkpoints.config_of(meta)
     folder = output_folder(output, directory, protocol, manifest_path, report, say)
     segments = num_segments or config.data.num_segments
@@ -69,13 +69,18 @@ def evaluate(
     scores = score_manifest(
         manifest,
         directory,
-        chosen.clip(segments, config.data.size, config.data.decoder),
+        chosen.clip(replace(config.data, num_segments=segments)),
         num_samplings=chosen.num_samplings,
         batch_size=batch_size,
         num_workers=num_workers,
         tick=tick or _ticker(say),
     )
     seconds = time.monotonic() - began
+    if not scores.readable_N.any() and {f["reason"] for f in scores.failures} == {"not_found"}:
+        first = scores.failures[0]["path"]
+        raise UserError(
+            f"--manifest {manifest_path}: none of its {len(manifest)} videos is found; the first: {first}. {IF_MOVED}"
+        )
     labels = manifest.table.column("label").to_numpy().astype(np.int64)
     metrics = measure(scores.scores_NK, labels, scores.readable_N)
     assert metrics.num_videos == len(manifest)
@@ -102,10 +107,16 @@ def evaluate(
             meta=meta,
             manifest_path=manifest_path,
             manifest=manifest,
+            manifest_fingerprint=read.fingerprint,
             scores=scores,
             metrics=metrics,
             seconds=seconds,
-            options={"workers": num_workers, "batch_size": batch_size, "output": output},
+            options={
+                "workers": num_workers,
+                "batch_size": batch_size,
+                "output": output,
+                "root": root and absolute_root(root),
+            },
         )
     _record(config, run_folder(directory), meta, protocol, result)
     return result

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from stm.data.classes import match_classes
 from stm.errors import UserError
 from stm.evaluate.metrics import Metrics, measure
 
@@ -77,8 +78,9 @@ def fuse(paths: list[str], shares: list[float] | None = None) -> tuple[ScoreFile
     shares = shares or [1.0] * len(paths)
     if len(shares) != len(paths) or min(shares) < 0 or sum(shares) <= 0:
         raise UserError(f"--shares {shares}: one number, from 0 up, for each of {len(paths)} files")
-    files = [ScoreFile.read(path) for path in paths]
-    first = files[0]
+    first, *others = [ScoreFile.read(path) for path in paths]
+    named = zip(paths[1:], others, strict=True)
+    files = [first, *(_in_order_of(first, paths[0], path, file) for path, file in named)]
     place = {video_id: row for row, video_id in enumerate(first.video_ids)}
     total_NK = np.zeros(first.scores_NK.shape)
     weight_N = np.zeros(len(first.video_ids))
@@ -118,9 +120,25 @@ def fused_result(
     }
 
 
+def _in_order_of(first: ScoreFile, first_path: str, path: str, file: ScoreFile) -> ScoreFile:
+    """``file`` with its labels and scores in the order of the first file's classes, matched by name."""
+    match = match_classes(file.classes, first.classes)
+    if match.unknown or len(file.classes) != len(first.classes):
+        lacking = set(range(len(first.classes))) - set(match.labels.values())
+        one_sided = [file.classes[k] for k in match.unknown] + [first.classes[k] for k in lacking]
+        raise UserError(
+            f"--fuse: {path} has other classes than {first_path}: {', '.join(map(repr, one_sided[:5]))} "
+            "in one of them alone. Fuse networks that were trained on the same classes"
+        )
+    order = np.array([match.labels[k] for k in range(len(file.classes))])
+    scores_NK = np.empty_like(file.scores_NK)
+    scores_NK[:, order] = file.scores_NK
+    return ScoreFile(
+        file.video_ids, order[file.labels_N], file.readable_N, scores_NK, first.classes
+    )
+
+
 def _check_same(first_path: str, first: ScoreFile, path: str, file: ScoreFile) -> None:
-    if file.classes != first.classes:
-        raise UserError(f"--fuse: {path} has other classes than {first_path}")
     labels = dict(zip(first.video_ids, first.labels_N.tolist(), strict=True))
     theirs = dict(zip(file.video_ids, file.labels_N.tolist(), strict=True))
     if labels.keys() != theirs.keys():

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from stm.data.annotations.common import VIDEO_EXTENSIONS, join
+from stm.data.annotations.common import join
 from stm.data.decode import VideoError, probe
+from stm.data.finding import find_videos
 from stm.errors import UserError
 from stm.evaluate.inference import Classifier, score_manifest
 from stm.evaluate.protocols import protocol as named_protocol
@@ -19,29 +20,6 @@ from stm.train import checkpoint as checkpoints
 
 IN_PROCESS = 16
 """Up to so many videos are done here: starting Ray would take longer."""
-
-
-def find_videos(sources: list[str]) -> list[str]:
-    """The videos that files and folders (searched to any depth) stand for, in order, each once.
-
-    A file that is named is taken whatever it is called; URLs are taken as they are. Raises ``UserError`` for a path
-    that does not exist and for a folder without videos.
-    """
-    found: list[str] = []
-    for source in sources:
-        path = Path(source)
-        if "://" in source or path.is_file():
-            found.append(source)
-        elif path.is_dir():
-            inside = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in VIDEO_EXTENSIONS)
-            if not inside:
-                raise UserError(
-                    f"{source}: no video in this folder (looked for {', '.join(sorted(VIDEO_EXTENSIONS))})"
-                )
-            found += inside
-        else:
-            raise UserError(f"{source}: no such file or folder")
-    return list(dict.fromkeys(found))
 
 
 def predict(
@@ -107,12 +85,12 @@ def _score_here(
     from stm.data.plan import sample_seed
 
     config, chosen = checkpoints.config_of(meta), named_protocol(protocol)
-    clip = chosen.clip(config.data.num_segments, config.data.size, config.data.decoder)
+    clip = chosen.clip(config.data)
     classifier = Classifier(directory, os.cpu_count() or 1)
     scores, errors = np.zeros((len(paths), len(meta.classes))), dict[str, str]()
     for i, path in enumerate(paths):
         try:
-            info = probe(path)
+            info = probe(path, clip.limits)
             for sampling in range(chosen.num_samplings):
                 seed = int(sample_seed(np.asarray(i), seed=0, epoch=sampling))
                 clips, _ = load_views(path, info.num_frames, info.width, info.height, 0, seed, clip)
@@ -149,7 +127,7 @@ def _score_on_cluster(
     scores = score_manifest(
         manifest,
         directory,
-        chosen.clip(config.data.num_segments, config.data.size, config.data.decoder),
+        chosen.clip(config.data),
         num_samplings=chosen.num_samplings,
         num_workers=num_workers,
     )

@@ -6,10 +6,10 @@ accurate    30 views: 10 random samplings x 3 crops along the long side, softmax
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from stm.config import Decoder
+from stm.config import DataConfig
 from stm.data.clips import ClipSpec
 from stm.errors import UserError
 
@@ -27,12 +27,10 @@ class Protocol:
     def num_views(self) -> int:
         return self.num_samplings * self.num_crops
 
-    def clip(self, num_segments: int, size: int, decoder: Decoder) -> ClipSpec:
+    def clip(self, data: DataConfig) -> ClipSpec:
         """How one sampling is drawn; the seed that comes with it tells samplings apart."""
-        return ClipSpec(
-            num_segments=num_segments,
-            size=size,
-            decoder=decoder,
+        return replace(
+            ClipSpec.one_clip(data),
             random_frames=self.num_samplings > 1,
             num_crops=self.num_crops,
         )

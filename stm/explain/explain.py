@@ -12,9 +12,10 @@ import numpy as np
 
 from stm.config import DataConfig
 from stm.data.decode import VideoError
+from stm.data.finding import find_videos
+from stm.data.shards import is_shard_path, split_shard_path
 from stm.errors import UserError
 from stm.evaluate.inference import load_network
-from stm.evaluate.predict import find_videos
 from stm.explain import frames, maps, picture
 from stm.explain.colours import Scale
 from stm.explain.film import Layer, write_film
@@ -258,7 +259,8 @@ def _stems(paths: list[str]) -> list[str]:
     taken: set[str] = set()
     stems = []
     for path in paths:
-        stem = base = Path(path.rstrip("/")).stem or "video"
+        file, row = split_shard_path(path) if is_shard_path(path) else (path, None)
+        stem = base = (Path(file.rstrip("/")).stem or "video") + ("" if row is None else f"-{row}")
         number = 1
         while stem in taken:
             number += 1

@@ -13,6 +13,8 @@ import numpy as np
 
 from stm.config import DataConfig
 from stm.data import decode, sampling, transforms
+from stm.data.clips import limits_of
+from stm.data.decode.video import naming_failures
 
 MOST_FRAMES = 256
 """A longer video is thinned evenly to so many for its film."""
@@ -44,12 +46,21 @@ class Pictures:
 
 def read(path: str, config: DataConfig, most_frames: int = MOST_FRAMES) -> Pictures:
     """Decode what is shown of a video. Raises ``decode.VideoError`` where it cannot be read."""
-    info = decode.probe(path)
+    with naming_failures(path):
+        return _read(path, config, most_frames)
+
+
+def _read(path: str, config: DataConfig, most_frames: int) -> Pictures:
+    limits = limits_of(config)
+    info = decode.probe(path, limits)
+    planned = decode.Geometry(info.num_frames, info.width, info.height)
     centres = sampling.centre_indices(info.num_frames, config.num_segments)
     shown = film_frames(info.num_frames, most_frames)
     box = transforms.centre_box(info.width, info.height)
     indices = np.concatenate([centres, shown]).tolist()
-    frames = decode.read_views(path, indices, [box], config.size, decoder=config.decoder)[0]
+    (frames,) = decode.read_views(
+        path, indices, [box], config.size, config.decoder, planned, limits
+    )
     return Pictures(
         clip=frames[: len(centres)],
         clip_frames=centres,

@@ -56,6 +56,7 @@ def check_motion(
     checkpoints: Sequence[str],
     manifest_path: str,
     *,
+    root: str | None = None,
     blocks: Sequence[str] | None = None,
     seed: int = 0,
     say: Callable[[str], None] = lambda line: None,
@@ -77,7 +78,7 @@ def check_motion(
     for network in networks:
         network.blocks(chosen)
         first.require_same_clips(network)
-    videos = [read(row, first, seed) for row in usable_rows(manifest_path)]
+    videos = [read(row, first, seed) for row in usable_rows(manifest_path, root)]
     say(f"{len(videos)} videos, as their generator draws them")
     values: dict[tuple[str, str, str], list[list[float]]] = {}
     measured = [*zip(titles(networks), networks, strict=True), (UNTRAINED, untrained(first))]
@@ -104,9 +105,9 @@ def check_motion(
     }
 
 
-def usable_rows(manifest_path: str) -> list[dict[str, Any]]:
+def usable_rows(manifest_path: str, root: str | None = None) -> list[dict[str, Any]]:
     """The usable rows of a manifest; ``UserError`` where there are none."""
-    manifest = Manifest.read(manifest_path)
+    manifest = Manifest.read(manifest_path, root)
     rows = manifest.table.take(manifest.usable).to_pylist()
     if not rows:
         raise UserError(f"--motion_check {manifest_path}: no usable video")

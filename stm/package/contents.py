@@ -26,7 +26,10 @@ import stm
 from stm.package.registry import DATA
 from stm.train import checkpoint as checkpoints
 
-_NEEDED = ("av", "fsspec", "mlflow-skinny", "numpy", "pandas", "pyarrow", "safetensors", "torch")
+_NEEDED = (
+    *("av", "fsspec", "mlflow-skinny", "numpy", "pandas", "pillow", "pyarrow", "safetensors"),
+    *("simplejpeg", "torch"),
+)
 """What ``stm.package.network`` and what it imports need. MLflow's skinny half loads models; Ray is not among them."""
 
 _EXAMPLE_FRAMES, _EXAMPLE_SIZE = 8, 64

@@ -41,7 +41,7 @@ class PackagedNetwork:
     def __init__(self, directory: str) -> None:
         self.meta = checkpoints.read_meta(directory)
         data = checkpoints.config_of(self.meta).data
-        self.clip = protocol("efficient").clip(data.num_segments, data.size, data.decoder)
+        self.clip = protocol("efficient").clip(data)
         self._classifier = Classifier(directory, os.cpu_count() or 1, own_process=False)
 
     def scores(self, clips: np.ndarray) -> np.ndarray:
@@ -106,7 +106,7 @@ class PackagedNetwork:
         source: Any = row if isinstance(row, bytes) else os.fspath(row)
         if isinstance(source, str) and source.startswith("data:"):
             source = _from_data_url(number, source)
-        info = probe(source)
+        info = probe(source, self.clip.limits)
         views, _ = load_views(source, info.num_frames, info.width, info.height, 0, 0, self.clip)
         return views[0]
 

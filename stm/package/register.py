@@ -34,6 +34,7 @@ def register(
     *,
     rule: str = "never",
     manifest: str | None = None,
+    root: str | None = None,
     protocol: str = "efficient",
     tracking: str | None = None,
     num_workers: int = 1,
@@ -46,6 +47,7 @@ def register(
     and are what the rule compares (`stm.package.rules`). Nothing is written where the rule cannot be applied.
 
     Args:
+        root: where the manifest's videos lie now, as in `Manifest.read`.
         tracking: server or database; None is the one that the run was recorded in.
 
     Returns:
@@ -74,12 +76,13 @@ def register(
         result = evaluate(
             directory,
             manifest,
+            root=root,
             protocol=protocol,
             num_workers=num_workers,
             say=say,
             address=address,
         )
-        measured, per_class = _measurement(result, manifest, meta), result["per_class"]
+        measured, per_class = _measurement(result, manifest, root, meta), result["per_class"]
     previous = champion(client, name)
     rules.decide(rule, measured, previous)  # refuses before anything is written
 
@@ -92,6 +95,7 @@ def register(
             directory,
             "--manifest",
             str(manifest),
+            *(["--data.root", root] if root else []),
             "--protocol",
             protocol,
         ]
@@ -234,12 +238,12 @@ def _own_store(meta: checkpoints.Meta, directory: str) -> str:
 
 
 def _measurement(
-    result: dict[str, Any], manifest: str, meta: checkpoints.Meta
+    result: dict[str, Any], manifest: str, root: str | None, meta: checkpoints.Meta
 ) -> rules.Measurement:
     from stm.data.manifest import Manifest
 
     return rules.Measurement(
-        manifest=Manifest.read(manifest).fingerprint,
+        manifest=Manifest.read(manifest, root).fingerprint,
         manifest_path=manifest,
         protocol=result["protocol"],
         classes=hashlib.sha256(json.dumps(meta.classes).encode()).hexdigest(),

@@ -219,7 +219,7 @@ def provenance(facts: Facts) -> Html:
         "checkpoint": facts.checkpoint,
         "model (sha256)": facts.model_fingerprint,
         "manifest": facts.manifest_path,
-        "manifest (fingerprint)": facts.manifest.fingerprint,
+        "manifest (fingerprint)": facts.manifest_fingerprint or facts.manifest.fingerprint,
         "trained on (fingerprint)": meta.fingerprint,
         "MLflow run": meta.mlflow_run_id,
         "trained with": _versions(meta.versions),

@@ -37,11 +37,14 @@ class Facts:
     """sha256 (hex) of ``model.safetensors``."""
     manifest_path: str
     manifest: Manifest
+    """Its labels are the network's."""
     scores: Scores
     metrics: Metrics
     record: TrainingRecord = field(default_factory=TrainingRecord)
     versions: dict[str, str] = field(default_factory=dict)
     """Of the libraries that measured; those that trained are in ``meta``."""
+    manifest_fingerprint: str = ""
+    """Of the manifest as it was read, before its labels became the network's; "" is that of ``manifest``."""
     when: str = ""
     """UTC, such as 2026-11-22 19:30."""
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from stm.data.clips import ClipSpec
 from stm.data.decode import VideoError
 from stm.data.isolation import CallFailed, IsolatedProcess
+from stm.serve.frames import Images
 from stm.serve.uploads import Decoded, Refused, decode_upload, ready
 
 _PRELOAD = ("stm.serve.uploads", "torch", "stm.data.decode.reader", "stm.data.decode.resize")
@@ -24,11 +25,11 @@ class Decoder:
         self._thread = ThreadPoolExecutor(1, "decode")
         self._thread.submit(self._process.call, ready, deadline_s=_START_LIMIT_S).result()
 
-    async def decode(self, data: bytes) -> Decoded | Refused:
-        """The clip of a video file, or why there is none."""
+    async def decode(self, data: bytes | Images) -> Decoded | Refused:
+        """The clip of a video file, or of images, or why there is none."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._decode, data)
 
-    def _decode(self, data: bytes) -> Decoded | Refused:
+    def _decode(self, data: bytes | Images) -> Decoded | Refused:
         try:
             return self._process.call(
                 decode_upload, data, self._clip, self._memory_bytes, deadline_s=self._deadline_s

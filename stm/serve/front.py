@@ -1,6 +1,7 @@
 """HTTP: what is taken in, how much of it at once and for how long, and what each failure is called.
 
 POST /predict    a video, as the body or as a file of a form    200 the answer below
+                 or its frames: a zip or tar file of images, or a form with several of them
 GET  /           the page to drop a video on
 GET  /health     200 where the network answers, else 503
 GET  /metrics    counts and times, for Prometheus
@@ -11,6 +12,7 @@ GET  /metrics    counts and times, for Prometheus
 
 {"error": {"reason", "detail"}} with status
 400 empty          nothing was sent, or a form without a file
+400 several        a form with several files that are not the images of a video
 408 receive_time   the upload took too long to arrive
 413 too_large      it has more bytes than the limit
 422 ...            it cannot be decoded: `reason` and `detail` say why, as everywhere in stm
@@ -23,6 +25,7 @@ GET  /metrics    counts and times, for Prometheus
 # Annotations are not postponed here: FastAPI reads them, in another process than this module's.
 import asyncio
 import logging
+import os
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +38,10 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
 from starlette.requests import ClientDisconnect
 
-from stm.serve.form import first_file
+from stm.data.annotations.common import VIDEO_EXTENSIONS
+from stm.data.frame_names import IMAGE_EXTENSIONS
+from stm.serve.form import files
+from stm.serve.frames import MOST_FILES, Images
 from stm.serve.meters import Meters
 from stm.serve.page import CONTENT_SECURITY_POLICY, page
 from stm.serve.uploads import Refused
@@ -43,8 +49,8 @@ from stm.serve.uploads import Refused
 TOP_K = 5
 RETRY_AFTER_S = 1
 _ATTEMPTS = 3
-_FORM_BYTES = 16 * 2**10
-"""What a form may add to its file."""
+_FORM_BYTES = 2**20
+"""What a form may add to its files."""
 _PING_S = 5.0
 
 # The pages that describe an API load scripts from elsewhere: switched off.
@@ -181,8 +187,8 @@ class Front:
             },
         }
 
-    async def _receive(self, request: Request) -> bytes:
-        """The video of a request; never more than its limit in memory."""
+    async def _receive(self, request: Request) -> bytes | Images:
+        """The video of a request, or the images of one; never more than its limit in memory."""
         kind = request.headers.get("content-type", "")
         is_form = kind.lower().startswith("multipart/form-data")
         most = self._limits.max_bytes + (_FORM_BYTES if is_form else 0)
@@ -206,14 +212,22 @@ class Front:
             detail = f"{received} bytes arrived within {self._limits.receive_s:g} s"
             raise _refused(408, "receive_time", detail) from None
         body = b"".join(chunks)
-        video = first_file(body, kind) if is_form else body
-        if video is None:
+        if not is_form:
+            sent = [("", body)]
+        elif not (sent := files(body, kind, MOST_FILES + 1)):
             raise _refused(400, "empty", "the form holds no file: curl -F video=@clip.mp4 URL")
-        if not video:
+        num_bytes = sum(len(data) for _, data in sent)
+        if not num_bytes:
             raise _refused(400, "empty", "no bytes: send a video as the body, or as a form's file")
-        if len(video) > self._limits.max_bytes:
+        if num_bytes > self._limits.max_bytes:
             raise too_large
-        return video
+        if len(sent) == 1:
+            return sent[0][1]
+        suffixes = {os.path.splitext(name)[1].lower() for name, _ in sent}
+        if suffixes & VIDEO_EXTENSIONS or not suffixes & IMAGE_EXTENSIONS:
+            detail = f"{len(sent)} files that are not the images of one video: send one at a time"
+            raise _refused(400, "several", detail)
+        return sent
 
     async def _discard(self, request: Request, most: int) -> None:
         """Let up to so many bytes of an unwanted upload arrive, keeping none."""

@@ -68,8 +68,9 @@ li:first-child .fill { background: var(--bar); }
 <main>
 <h1>Name the action in a video</h1>
 <div class="soft">@LABEL@, @CLASSES@ classes</div>
-<label id="drop">Drop a video here, or choose one<br><span class="soft">up to @MAX@</span>
-<input id="file" type="file" accept="video/*,.mkv,.avi,.ts"></label>
+<label id="drop">Drop a video here, or choose one<br>
+<span class="soft">up to @MAX@; the images of one video, or a .zip or .tar of them, will do, too</span>
+<input id="file" type="file" multiple accept="video/*,image/*,.mkv,.avi,.ts,.zip,.tar"></label>
 <div id="state" role="status" aria-live="polite"></div>
 <div id="result" hidden><video id="video" controls muted loop playsinline></video>
 <div><ol id="answers"></ol><div id="facts" class="soft"></div></div></div>
@@ -97,27 +98,38 @@ function show(answer) {
   $("facts").textContent = length + video.num_frames + " frames, " + video.width + " x " + video.height + ", " +
     video.codec + ". Decoded in " + ms.decode + " ms, scored in " + ms.network + " ms.";
 }
-async function send(file) {
+async function send(files) {
   const mine = ++turn;
+  if (!files.length) return;
+  const single = files.length === 1, file = files[0];
+  const name = single ? file.name : files.length + " files";
+  const size = files.reduce((sum, each) => sum + each.size, 0);
   if (shown) { URL.revokeObjectURL(shown); shown = null; }
   $("result").hidden = true;
-  if (file.size > MAX) { say(file.name + " is larger than @MAX@.", true); return; }
-  say("Sending " + file.name + " ...", false);
+  if (size > MAX) { say(name + ": larger than @MAX@.", true); return; }
+  say("Sending " + name + " ...", false);
   try {
-    const reply = await fetch("predict", { method: "POST", body: file,
-      headers: { "Content-Type": "application/octet-stream" } });
+    let body = file, headers = { "Content-Type": "application/octet-stream" };
+    if (!single) {  // a form says what each file is called, and with that their order
+      body = new FormData();
+      headers = {};
+      for (const each of files) body.append("image", each, each.name);
+    }
+    const reply = await fetch("predict", { method: "POST", body: body, headers: headers });
     const answer = await reply.json();
     if (mine !== turn) return;
     if (!reply.ok) {
       const error = answer.error || { reason: "status " + reply.status, detail: "" };
-      say(file.name + ": " + error.reason + (error.detail ? ": " + error.detail : ""), true);
+      say(name + ": " + error.reason + (error.detail ? ": " + error.detail : ""), true);
       return;
     }
-    say(file.name, false);
+    say(name, false);
     show(answer);
-    shown = URL.createObjectURL(file);
-    $("video").src = shown;
-    $("video").hidden = false;
+    $("video").hidden = !single;
+    if (single) {
+      shown = URL.createObjectURL(file);
+      $("video").src = shown;
+    }
     $("result").hidden = false;
   } catch (error) {
     if (mine === turn) say("The server does not answer: " + error.message, true);
@@ -125,13 +137,13 @@ async function send(file) {
 }
 // Not every video that is decoded here can be played by the browser.
 $("video").addEventListener("error", () => { $("video").hidden = true; });
-$("file").addEventListener("change", (event) => { if (event.target.files[0]) send(event.target.files[0]); });
+$("file").addEventListener("change", (event) => { send([...event.target.files]); });
 const drop = $("drop");
 for (const name of ["dragenter", "dragover"])
   drop.addEventListener(name, (event) => { event.preventDefault(); drop.classList.add("over"); });
 for (const name of ["dragleave", "drop"])
   drop.addEventListener(name, (event) => { event.preventDefault(); drop.classList.remove("over"); });
-drop.addEventListener("drop", (event) => { if (event.dataTransfer.files[0]) send(event.dataTransfer.files[0]); });
+drop.addEventListener("drop", (event) => { send([...event.dataTransfer.files]); });
 for (const name of ["dragover", "drop"]) window.addEventListener(name, (event) => event.preventDefault());
 </script>
 </body>

@@ -21,6 +21,7 @@ import numpy as np
 
 from stm.data.clips import ClipSpec, load_views
 from stm.data.decode import VideoError, VideoInfo, probe
+from stm.serve.frames import Images, decode_archive, decode_images, is_archive
 
 CONTAINERS = (
     "mov",
@@ -66,15 +67,19 @@ class Refused:
     detail: str
 
 
-def decode_upload(data: bytes, clip: ClipSpec, memory_bytes: int) -> Decoded:
+def decode_upload(data: bytes | Images, clip: ClipSpec, memory_bytes: int) -> Decoded:
     """The clip of a video file's bytes, as ``stm predict`` draws it; this process never takes more than
-    ``memory_bytes`` beyond what it had at its first call.
+    ``memory_bytes`` beyond what it had at its first call. Images, or a zip or tar file of them, are one video.
 
     Raises:
         VideoError: as ``stm.data.decode.read_views``; ``not_a_video`` for a container that is not in `CONTAINERS`.
         MemoryError: it needs more memory.
     """
     _limit_memory(memory_bytes)
+    if isinstance(data, list):
+        return Decoded(*decode_images(data, clip, memory_bytes))
+    if is_archive(data):
+        return Decoded(*decode_archive(data, clip, memory_bytes))
     _require_container(data)
     info = probe(data)
     views, _ = load_views(data, info.num_frames, info.width, info.height, 0, 0, clip)  # type: ignore[arg-type]

@@ -27,6 +27,7 @@ import torch.distributed as dist
 
 from stm.config import Config
 from stm.data.plan import Position, mix, shares, step_of, steps_per_epoch, validates
+from stm.data.roots import IF_MOVED
 from stm.data.stream import SHARD, ClipBatch, iterate
 from stm.data.waiting import WaitMonitor
 from stm.train import checkpoint as checkpoints
@@ -294,10 +295,11 @@ class _Rank:
     def _name_failures(self, num_failed: int, allowed: int) -> str:
         failures = [failure for per_rank in self._gather(self.failures) for failure in per_rank]
         listed = "; ".join(f"{failure['path']} ({failure['reason']})" for failure in failures[:10])
+        all_lost = {failure["reason"] for failure in failures} == {"not_found"}
         return (
             f"{num_failed} videos of epoch {self.position.epoch} could not be decoded, more than the {allowed} that "
             f"--data.max_bad_fraction {self.config.data.max_bad_fraction} allows: {listed}. "
-            "Index again with `stm index`, or raise the fraction"
+            + (IF_MOVED if all_lost else "Index again with `stm index`, or raise the fraction")
         )
 
     def _gather(self, value: Any) -> list[Any]:

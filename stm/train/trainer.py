@@ -79,10 +79,12 @@ def train(
     root = config.data.root
     train_manifest = read_manifest(config.data.train, "data.train", root)
     val_manifest = read_manifest(config.data.val, "data.val", root) if config.data.val else None
-    if val_manifest is not None and val_manifest.classes != train_manifest.classes:
-        raise UserError(
-            f"--data.val {config.data.val} has other classes than --data.train {config.data.train}: "
-            f"index both splits in one `stm index`"
+    if val_manifest is not None:
+        val_manifest = val_manifest.with_classes(
+            train_manifest.classes,
+            name=f"--data.val {config.data.val}",
+            of=f"--data.train {config.data.train}",
+            say=say,
         )
     name = (
         config.train.name

@@ -89,6 +89,7 @@ class Sweep:
         """What a sweep that is continued must have in common with its beginning."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         values["base"] = self.base.to_dict()
+        values["base"]["data"]["root"] = None  # the videos may have moved since
         values["space"] = {name: str(domain) for name, domain in self.space.items()}
         values["scheduler"] = vars(self.scheduler)
         values["budget"] = vars(self.budget)

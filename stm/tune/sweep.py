@@ -108,11 +108,9 @@ def _check_data(sweep: Sweep) -> tuple[int, int]:
     base = sweep.base
     train = read_manifest(base.data.train, "data.train", base.data.root)
     val = read_manifest(base.data.val, "data.val", base.data.root)
-    if val.classes != train.classes:
-        raise UserError(
-            f"data.val {base.data.val} has other classes than data.train {base.data.train}: "
-            "index both splits in one `stm index`"
-        )
+    val.with_classes(
+        train.classes, name=f"data.val {base.data.val}", of=f"data.train {base.data.train}"
+    )
     check_network(base, train)
     num_videos = len(train.usable)
     epochs = sweep.epochs(num_videos)

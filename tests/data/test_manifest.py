@@ -157,8 +157,8 @@ def test_a_parquet_file_of_someone_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_schema_version_is_refused(tmp_path: Path) -> None:
-    rewrite(tmp_path / "m.parquet", make_manifest().table, schema_version=2)
-    with pytest.raises(UserError, match="schema_version is 2, this stm reads 1"):
+    rewrite(tmp_path / "m.parquet", make_manifest().table, schema_version=3)
+    with pytest.raises(UserError, match="schema_version is 3, this stm reads 1 and 2"):
         Manifest.read(tmp_path / "m.parquet")
 
 

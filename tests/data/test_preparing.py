@@ -319,7 +319,7 @@ def test_a_failure_is_final_unless_it_may_mend() -> None:
 def test_shards_of_an_older_version_are_made_again_and_files_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    item = dict.fromkeys(SOURCE_COLUMNS, "a")
+    item = dict.fromkeys((*SOURCE_COLUMNS, "source"), "a")
 
     def keys() -> list[str]:
         return [

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pipelines import evaluate as pipeline
 from stm.config import Config, DataConfig, ModelConfig
+from stm.data import shards
 from stm.data.annotations import read_annotations
 from stm.data.indexing import index_videos
 from stm.data.manifest import Manifest
@@ -19,6 +24,7 @@ from stm.evaluate.predict import predict
 from stm.model import build_model
 from stm.model.packed import PackedNetwork, can_pack
 from stm.train import checkpoint as checkpoints
+from tests.videos import write_frame_folder, write_video
 
 pytestmark = pytest.mark.ray
 
@@ -109,6 +115,39 @@ def test_thirty_views_are_averaged_and_each_video_counts_once(videos, checkpoint
     assert sum(result["class_counts"].values()) == 16
 
 
+def test_videos_of_some_classes_in_another_order_are_measured_by_name(
+    videos, checkpoint, tmp_path, capfd
+):
+    whole = Manifest.read(videos / "val.parquet")
+    chosen = ["up", "grow", "Left"]  # one of them spelt otherwise
+    names = [whole.classes[k] for k in whole.table["label"].to_pylist()]
+    kept = [row for row, name in enumerate(names) if name in ("up", "grow", "left")]
+    labels = pa.array([["up", "grow", "left"].index(names[row]) for row in kept], pa.int32())
+    table = whole.table.take(kept)
+    at = table.schema.get_field_index("label")
+    table = table.set_column(at, table.schema.field("label"), labels)
+    some = Manifest(table, tuple(chosen), "some", True)
+    some.write(tmp_path / "some.parquet")
+    command = ["--checkpoint", checkpoint, "--output", str(tmp_path), "--manifest"]
+    assert pipeline.main([*command, str(videos / "val.parquet")]) == 0
+    scores = {
+        row["video_id"]: row for row in pq.read_table(tmp_path / "scores.parquet").to_pylist()
+    }
+    capfd.readouterr()
+    assert pipeline.main([*command, str(tmp_path / "some.parquet")]) == 0
+    shown, err = capfd.readouterr()
+    assert f"(of the 3 classes that occur, {whole.num_classes - 3} do not)" in shown
+    assert "'Left' is 'left'" in err
+    rows = pq.read_table(tmp_path / "scores.parquet").to_pylist()
+    assert len(rows) == len(kept)
+    for row in rows:
+        assert row["label"] == scores[row["video_id"]]["label"]
+        assert row["scores"] == pytest.approx(scores[row["video_id"]]["scores"], abs=1e-5)
+    page = (tmp_path / "report.html").read_text()
+    assert some.fingerprint in page
+    assert not re.search(r"\bnan\b", re.sub('base64,[^"]*', "", page), re.IGNORECASE)
+
+
 def test_many_files_and_one_are_predicted_alike(videos, checkpoint, tmp_path):
     folder = videos / "videos" / "val"
     paths = sorted(str(path) for path in folder.glob("*.mp4"))
@@ -122,3 +161,29 @@ def test_many_files_and_one_are_predicted_alike(videos, checkpoint, tmp_path):
     for row in few["videos"]:
         answered = table[row["path"]]
         assert [top["class"] for top in row["top5"]] == answered["classes"]
+
+
+def test_a_folder_of_images_and_a_row_of_a_shard_are_videos(checkpoint, tmp_path):
+    frames = write_frame_folder(tmp_path / "set" / "frames", num_frames=9)
+    write_frame_folder(tmp_path / "set" / "b" / "others", num_frames=5)
+    write_video(tmp_path / "set" / "clip.mp4", num_frames=9)
+    images = [path.read_bytes() for path in sorted(frames.iterdir())]
+    video = (tmp_path / "set" / "clip.mp4").read_bytes()
+    shards.write_shard(tmp_path / "images.parquet", [("no", images[:1]), ("frames", images)])
+    shards.write_shard(tmp_path / "videos.parquet", [("clip", video)])
+    rows = [str(tmp_path / "images.parquet#1"), str(tmp_path / "videos.parquet#0")]
+    sources = [str(frames), str(tmp_path / "set" / "clip.mp4"), *rows]
+    few = predict(checkpoint, sources, say=print)
+    first, second, third, fourth = (row["top5"] for row in few["videos"])
+    assert (first, second) == (third, fourth)
+    assert first != second
+    assert [row["path"] for row in few["videos"]] == sources
+
+    many = [str(tmp_path / "set"), *rows]
+    predict(checkpoint, many, output=str(tmp_path / "answers.parquet"), say=print)
+    table = {row["path"]: row for row in pq.read_table(tmp_path / "answers.parquet").to_pylist()}
+    found = [tmp_path / "set" / name for name in ("b/others", "clip.mp4", "frames")]
+    assert list(table) == [*map(str, found), *rows]
+    for path, top in zip(sources, (first, second, third, fourth), strict=True):
+        assert table[path]["error"] == ""
+        assert table[path]["classes"] == [answer["class"] for answer in top]

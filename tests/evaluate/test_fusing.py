@@ -82,6 +82,27 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path, pair, change, m
         fuse([pair[0], other])
 
 
+def test_classes_of_another_order_are_matched_by_name(tmp_path, pair):
+    order = [2, 0, 1]
+    second = ScoreFile.read(pair[1])
+    ScoreFile(
+        second.video_ids,
+        np.array([order.index(label) for label in second.labels_N]),
+        second.readable_N,
+        second.scores_NK[:, order],
+        ["C", "a", "b"],
+    ).write(tmp_path / "2b.parquet")
+    fused, _ = fuse(pair)
+    again, metrics = fuse([pair[0], str(tmp_path / "2b.parquet")])
+    np.testing.assert_array_equal(again.scores_NK, fused.scores_NK)
+    assert (metrics.top1, again.classes) == (1.0, CLASSES)
+    ScoreFile(
+        second.video_ids, second.labels_N, second.readable_N, second.scores_NK, ["a", "b", "d"]
+    ).write(tmp_path / "other.parquet")
+    with pytest.raises(UserError, match=r"other classes than .*: 'd', 'c' in one of them alone"):
+        fuse([pair[0], str(tmp_path / "other.parquet")])
+
+
 def test_a_file_that_holds_no_scores_is_refused(tmp_path, pair, capfd):
     (tmp_path / "text.parquet").write_text("hello")
     for name in ("text.parquet", "missing.parquet"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import av
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from pipelines import cli
 from stm.data.decode.resize import resize_clip
+from stm.data.shards import write_shard
 from stm.errors import UserError
 from stm.evaluate.predict import predict
 from stm.explain import film
@@ -18,6 +20,7 @@ from stm.explain.backwards import draw_backwards
 from stm.explain.colours import Scale
 from stm.explain.explain import Network, clip_rows, explain, titles
 from tests.explain.conftest import NUM_FRAMES
+from tests.videos import write_frame_folder, write_video
 
 
 def decoded(path) -> list[np.ndarray]:
@@ -117,6 +120,18 @@ def test_videos_of_the_same_name_get_pictures_of_their_own(demo_videos, demo_che
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["up-0000-2.mp4", "up-0000-2.png", "up-0000.mp4", "up-0000.png"]
     assert result["videos"][1]["picture"].endswith("up-0000-2.png")
+
+
+def test_a_folder_of_images_is_explained_as_one_video(demo_checkpoints, tmp_path):
+    write_frame_folder(tmp_path / "set" / "frames", num_frames=9)
+    write_video(tmp_path / "set" / "clip.mp4", num_frames=9)
+    images = [path.read_bytes() for path in sorted((tmp_path / "set" / "frames").iterdir())]
+    write_shard(tmp_path / "s.parquet", [("frames", images)])
+    sources = [str(tmp_path / "set"), str(tmp_path / "s.parquet#0")]
+    result = explain(demo_checkpoints["stm"], sources, output=str(tmp_path / "out"))
+    names = [Path(video["picture"]).stem for video in result["videos"]]
+    assert names == ["clip", "frames", "s-0"]
+    assert result["videos"][1]["top5"] == result["videos"][2]["top5"]
 
 
 def test_a_broken_video_among_others_is_named_and_the_rest_are_explained(

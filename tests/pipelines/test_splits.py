@@ -174,7 +174,23 @@ def test_one_split_under_two_numbers_is_refused(manifests, jobs, capfd):
 def test_splits_of_other_classes_are_refused(manifests, jobs, capfd):
     write_manifest(manifests / "split2" / "val.parquet", ["v2", "v5"], classes=("a", "c"))
     err = refused(capfd, jobs, "--config", "ucf101-t16", "--manifests", manifests)
-    assert "split2/val.parquet has other classes" in err
+    assert "split2/val.parquet has videos of 1 class(es) that" in err
+    assert "does not have: 'c'" in err
+
+
+def test_splits_whose_classes_have_another_order_or_lack_one_to_measure_are_the_same_classes(
+    manifests, jobs, capfd
+):
+    kept = Manifest.read(manifests / "split2" / "train.parquet").table["video_id"].to_pylist()
+    write_manifest(manifests / "split2" / "train.parquet", kept, classes=("b", "a"))
+    write_manifest(manifests / "split3" / "val.parquet", ["v3", "v6"], classes=("b",))
+    command = ["splits", "--config", "ucf101-t16", "--manifests", manifests, "--train.name", "u"]
+    status, _, err = stm(capfd, *command)
+    assert status == 0, err
+    write_manifest(manifests / "split2" / "train.parquet", kept, classes=("b",))
+    status, _, err = stm(capfd, *command)
+    assert status == 2
+    assert "does not have: 'a'" in err
 
 
 @pytest.mark.parametrize("given", ["[]", "[1, 1]"])

@@ -7,7 +7,7 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stm.serve.form import first_file
+from stm.serve.form import files
 
 
 def encode(parts):
@@ -16,26 +16,31 @@ def encode(parts):
     return prepared.body, prepared.headers["Content-Type"]
 
 
-@given(st.binary(max_size=300))
-def test_the_file_comes_out_byte_for_byte(data):
-    body, kind = encode([("name", (None, "a value")), ("video", ("käse.mp4", data))])
-    assert first_file(body, kind) == data
+@given(st.lists(st.binary(max_size=300), min_size=1, max_size=4))
+def test_the_files_come_out_byte_for_byte_with_their_names(contents):
+    names = [f"käse {k}.mp4" for k in range(len(contents))]
+    parts = [("video", (name, data)) for name, data in zip(names, contents, strict=True)]
+    body, kind = encode([("name", (None, "a value")), *parts, ("more", (None, "text"))])
+    assert files(body, kind, 9) == list(zip(names, contents, strict=True))
+    assert files(body, kind, 1) == [(names[0], contents[0])]
 
 
-def test_the_first_of_two_files_is_taken():
-    body, kind = encode([("a", ("a.mp4", b"\r\n--")), ("b", ("b.mp4", b"second"))])
-    assert first_file(body, kind) == b"\r\n--"
+def test_a_name_may_have_a_folder_and_quotes():
+    head = 'Content-Disposition: form-data; name="v"; filename="a/b \\"c\\";.jpg"'
+    body = f"--b\r\n{head}\r\n\r\nDATA\r\n--b--\r\n".encode()
+    assert files(body, "multipart/form-data; boundary=b", 9) == [('a/b "c";.jpg', b"DATA")]
 
 
 def test_a_quoted_boundary_and_text_before_the_first_part_are_allowed():
     body = b'preamble\r\n--x y\r\nContent-Disposition: form-data; name="v"; filename="v"\r\n\r\nDATA\r\n--x y--\r\n'
-    assert first_file(body, 'multipart/form-data; boundary="x y"') == b"DATA"
+    assert files(body, 'multipart/form-data; boundary="x y"', 9) == [("v", b"DATA")]
 
 
 @pytest.mark.parametrize(
     "body",
     [
         b"",
+        b"no boundary at all",
         b"--b--\r\n",
         b"--b",
         b"--b\r\n",
@@ -44,5 +49,12 @@ def test_a_quoted_boundary_and_text_before_the_first_part_are_allowed():
     ],
 )
 def test_a_form_without_a_whole_file_has_none(body):
-    assert first_file(body, "multipart/form-data; boundary=b") is None
-    assert first_file(body, "multipart/form-data") is None
+    assert files(body, "multipart/form-data; boundary=b", 9) == []
+    assert files(body, "multipart/form-data", 9) == []
+
+
+def test_a_form_that_is_cut_short_has_none_since_frames_would_be_missing():
+    body, kind = encode([("v", (f"{k}.jpg", b"image")) for k in range(3)])
+    assert len(files(body, kind, 9)) == 3
+    for end in range(len(body) - 4):
+        assert files(body[:end], kind, 9) == []

@@ -14,13 +14,13 @@ from stm.serve.page import CONTENT_SECURITY_POLICY, page
 from tests.browser.chromium import Chromium, Page
 from tests.package.untrained import CLASSES, write_checkpoint
 from tests.serve.server import serving
-from tests.videos import write_video
+from tests.videos import write_frame_folder, write_video
 
 DROP = """
 (() => {
-  const bytes = Uint8Array.from(atob(%s), (c) => c.charCodeAt(0));
   const transfer = new DataTransfer();
-  transfer.items.add(new File([bytes], %s));
+  for (const [name, text] of %s)
+    transfer.items.add(new File([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))], name));
   const event = new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true });
   document.getElementById("drop").dispatchEvent(event);
   return event.defaultPrevented;
@@ -68,6 +68,14 @@ def test_a_dropped_video_is_answered_and_a_bad_file_is_named(tmp_path):
             assert ground == ("rgb(18, 22, 28)" if dark else "rgb(250, 251, 252)")
             tab.screenshot(pictures / f"serve-{name}.png")
 
+        folder = write_frame_folder(tmp_path / "frames", num_frames=12)
+        drop_all(tab, [(path.name, path.read_bytes()) for path in folder.iterdir()])
+        wait(tab, "!document.getElementById('result').hidden && video.hidden")
+        assert "12 frames, 160 x 96" in tab.run("document.getElementById('facts').textContent")
+        assert tab.run("document.getElementById('state').textContent") == "12 files"
+        assert tab.complaints == []
+        tab.screenshot(pictures / "serve-images.png")
+
         drop(tab, "bad.mp4", b"no video")
         wait(tab, "document.getElementById('state').className === 'bad'")
         said = tab.run("document.getElementById('state').textContent")
@@ -81,8 +89,12 @@ def test_a_dropped_video_is_answered_and_a_bad_file_is_named(tmp_path):
 
 def drop(tab: Page, name: str, content: bytes) -> None:
     """Drop a file on the page, as the pointer would."""
-    text = base64.b64encode(content).decode()
-    assert tab.run(DROP % (json.dumps(text), json.dumps(name)))
+    drop_all(tab, [(name, content)])
+
+
+def drop_all(tab: Page, files: list[tuple[str, bytes]]) -> None:
+    texts = [(name, base64.b64encode(content).decode()) for name, content in files]
+    assert tab.run(DROP % json.dumps(texts))
 
 
 def wait(tab: Page, condition: str) -> None:

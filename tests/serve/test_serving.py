@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import socket
+import tarfile
 import time
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from stm.evaluate.predict import predict
 from stm.package.register import register
 from tests.package.untrained import write_checkpoint
 from tests.serve.server import serving
-from tests.videos import write_audio, write_video
+from tests.videos import write_audio, write_frame_folder, write_video
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -78,6 +80,31 @@ def agrees(answer, expected_top5):
     scores = [entry["score"] for entry in answer["top5"]]
     # Clips of other requests in the batch change the order of sums, hence the last bits.
     assert scores == pytest.approx([entry["score"] for entry in expected_top5], abs=1e-5)
+
+
+def test_the_images_of_a_video_are_answered_as_the_folder_of_them_is(server, checkpoint, tmp_path):
+    folder = write_frame_folder(tmp_path / "frames", num_frames=12)
+    expected = predict(checkpoint, [str(folder)], say=lambda line: None)["videos"][0]["top5"]
+    images = [(path.name, path.read_bytes()) for path in sorted(folder.iterdir(), reverse=True)]
+    with zipfile.ZipFile(tmp_path / "frames.zip", "w") as archive:
+        for name, data in images:
+            archive.writestr(f"frames/{name}", data)
+    with tarfile.open(tmp_path / "frames.tar", "w") as archive:
+        archive.add(folder, "frames")
+    packed = [(tmp_path / f"frames.{kind}").read_bytes() for kind in ("zip", "tar")]
+    form = [("image", (name, data, "image/jpeg")) for name, data in images]
+    replies = [server.post(data) for data in packed]
+    replies.append(requests.post(f"{server.url}/predict", files=form, timeout=120))
+    replies.append(
+        requests.post(f"{server.url}/predict", files={"v": ("a.zip", packed[0])}, timeout=120)
+    )
+    for reply in replies:
+        assert reply.status_code == 200, reply.text
+        agrees(reply.json(), expected)
+        assert reply.json()["video"]["num_frames"] == 12
+    form.append(("video", ("a.mp4", b"a video")))
+    reply = requests.post(f"{server.url}/predict", files=form, timeout=120)
+    assert (reply.status_code, reply.json()["error"]["reason"]) == (400, "several")
 
 
 def test_two_hundred_uploads_some_corrupt_are_all_answered_and_rightly(

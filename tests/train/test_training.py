@@ -249,8 +249,26 @@ def test_other_classes_to_validate_on_are_refused(manifests, tmp_path):
     manifest = Manifest.read(manifests["val"])
     replace(manifest, classes=(*manifest.classes[:-1], "jump")).write(tmp_path / "other.parquet")
     config = config_for({**manifests, "val": str(tmp_path / "other.parquet")}, tmp_path, "other")
-    with pytest.raises(UserError, match="has other classes than"):
+    with pytest.raises(UserError, match=r"has videos of 1 class.* does not have: 'jump'"):
         train(config, print)
+
+
+def test_classes_to_validate_on_are_matched_by_name(manifests, undisturbed, tmp_path):
+    _, whole, _ = undisturbed(1)
+    manifest = Manifest.read(manifests["val"])
+    backwards = pa.array(
+        [manifest.num_classes - 1 - k for k in manifest.table["label"].to_pylist()], pa.int32()
+    )
+    at = manifest.table.schema.get_field_index("label")
+    replace(
+        manifest,
+        classes=manifest.classes[::-1],
+        table=manifest.table.set_column(at, manifest.table.schema.field("label"), backwards),
+    ).write(tmp_path / "backwards.parquet")
+    named = {**manifests, "val": str(tmp_path / "backwards.parquet")}
+    result = train(config_for(named, tmp_path, "backwards"), print)
+    metrics = [checkpoints.read_meta(each["last_checkpoint"]).metrics for each in (whole, result)]
+    assert metrics[0] == metrics[1]
 
 
 def test_every_option_of_the_trainer_works_together(manifests, tmp_path):

@@ -27,12 +27,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stm.data.decode.video import MAX_PIXELS, Geometry, VideoError, VideoInfo
+from stm.data.decode.video import DEFAULT_LIMITS, Geometry, Limits, VideoError, VideoInfo
 
 __all__ = [
     "DECODERS",
-    "MAX_PIXELS",
+    "DEFAULT_LIMITS",
     "Geometry",
+    "Limits",
     "VideoError",
     "VideoInfo",
     "probe",
@@ -44,23 +45,23 @@ __all__ = [
 DECODERS = ("auto", "packets", "sequential", "decord")
 
 
-def probe(source: Any, max_pixels: int = MAX_PIXELS) -> VideoInfo:
+def probe(source: Any, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
     """The facts of a video, from one pass over its packets and the decoding of one frame.
 
     Where packets cannot tell how many frames there are (see ``plan.py``), all are decoded and
     counted.
 
     Raises:
-        VideoError: If no frame can be had from the source, or its frames have more than
-            ``max_pixels`` pixels; ``reason`` says why.
+        VideoError: If no frame can be had from the source, or it takes more than
+            ``limits``; ``reason`` says why.
     """
     from stm.data.decode import reader
 
-    return reader.probe(source, max_pixels)
+    return reader.probe(source, limits)
 
 
 def read_frames(
-    source: Any, indices: Sequence[int], decoder: str = "auto", max_pixels: int = MAX_PIXELS
+    source: Any, indices: Sequence[int], decoder: str = "auto", limits: Limits = DEFAULT_LIMITS
 ) -> NDArray[np.uint8]:
     """Whole frames at source resolution, as displayed.
 
@@ -68,7 +69,7 @@ def read_frames(
         source: Local path, frame folder, fsspec URL, bytes or binary file object.
         indices: Frame numbers from 0, in any order, repeats allowed.
         decoder: One of ``DECODERS``.
-        max_pixels: Larger frames are refused.
+        limits: What takes more is refused.
 
     Returns:
         uint8 [K, height, width, 3], RGB, in the order of ``indices``.
@@ -79,7 +80,7 @@ def read_frames(
     """
     from stm.data.decode import reader
 
-    return reader.read_frames(source, indices, decoder, max_pixels)
+    return reader.read_frames(source, indices, decoder, limits)
 
 
 def read_clip(
@@ -88,7 +89,7 @@ def read_clip(
     box: Sequence[float],
     size: int,
     decoder: str = "auto",
-    max_pixels: int = MAX_PIXELS,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> NDArray[np.uint8]:
     """One box cut out of the wanted frames and resized once, straight from source pixels.
 
@@ -98,7 +99,7 @@ def read_clip(
         box: (left, top, width, height) in displayed source pixels; rounded by ``resize.pixel_box``.
         size: Side of the square result in pixels.
         decoder: One of ``DECODERS``.
-        max_pixels: As in ``read_frames``.
+        limits: As in ``read_frames``.
 
     Returns:
         uint8 [K, size, size, 3], RGB: a pure function of the frames, the box and the size.
@@ -107,7 +108,7 @@ def read_clip(
         VideoError: If the source or a wanted frame cannot be read.
         ValueError: As in ``read_frames``, or if the box leaves the frame by over half a pixel.
     """
-    return read_views(source, indices, [box], size, decoder, None, max_pixels)[0]
+    return read_views(source, indices, [box], size, decoder, None, limits)[0]
 
 
 def read_views(
@@ -117,12 +118,12 @@ def read_views(
     size: int,
     decoder: str = "auto",
     expected: Geometry | None = None,
-    max_pixels: int = MAX_PIXELS,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> NDArray[np.uint8]:
     """Several boxes out of the same frames, decoded once: the crops of a test protocol.
 
     Args:
-        source, indices, size, decoder, max_pixels: As in ``read_clip``.
+        source, indices, size, decoder, limits: As in ``read_clip``.
         boxes: V of them.
         expected: What the boxes and indices were planned with. Where the video has another size or
             another number of frames, larger or smaller, that is a ``VideoError`` ``changed``.
@@ -135,4 +136,4 @@ def read_views(
     """
     from stm.data.decode import reader
 
-    return reader.read_views(source, indices, boxes, size, decoder, expected, max_pixels)
+    return reader.read_views(source, indices, boxes, size, decoder, expected, limits)

@@ -9,9 +9,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
 from stm.data.decode.video import VideoError, label
+
+if TYPE_CHECKING:
+    from stm.data.decode.reader import Collector
 
 
 def is_installed() -> bool:
@@ -19,7 +22,7 @@ def is_installed() -> bool:
     return importlib.util.find_spec("decord") is not None
 
 
-def read(source: str | os.PathLike[str], wanted: list[int], collector: Any) -> Any:
+def read(source: str | os.PathLike[str], wanted: list[int], collector: Collector) -> Collector:
     """Fill ``collector`` with the wanted frames (distinct, ascending) and return it.
 
     Raises:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stm.data.decode.images import read_image
-from stm.data.decode.video import MAX_PIXELS, Geometry, VideoError, VideoInfo, label
+from stm.data.decode.video import DEFAULT_LIMITS, Geometry, VideoError, VideoInfo, label
 from stm.data.frame_names import pick_series
 from stm.data.shards import is_shard_path, read_images, read_some_images
 
@@ -37,7 +37,7 @@ def list_frames(folder: str | os.PathLike[str]) -> list[str] | list[bytes]:
     return [os.path.join(folder, name) for name in frames]
 
 
-def probe(folder: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> VideoInfo:
+def probe(folder: str | os.PathLike[str], max_pixels: int = DEFAULT_LIMITS.max_pixels) -> VideoInfo:
     """The facts of a frame folder: its images counted, the first one decoded.
 
     Raises:
@@ -63,7 +63,7 @@ def read(
     wanted: list[int],
     collector: Any,
     expected: Geometry | None = None,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int = DEFAULT_LIMITS.max_pixels,
 ) -> Any:
     """Fill ``collector`` with the wanted frames (distinct, ascending) and return it.
 

@@ -21,7 +21,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from stm.data.decode.video import MAX_PIXELS, VideoError, check_pixels, label, naming_failures
+from stm.data.decode.video import DEFAULT_LIMITS, VideoError, check_pixels, label, naming_failures
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 _JPEG_MAGIC = b"\xff\xd8\xff"
@@ -43,7 +43,9 @@ _TURNS = {
 }
 
 
-def read_image(image: str | bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def read_image(
+    image: str | bytes, max_pixels: int = DEFAULT_LIMITS.max_pixels
+) -> NDArray[np.uint8]:
     """An image, by its path or its bytes: uint8 [height, width, 3], RGB, turned as it is displayed.
 
     Raises:

@@ -30,8 +30,7 @@ def matrix_of_stream(plan: PacketPlan) -> Matrix | None:
     context = plan.video.context
     if not states_orientation(context.name, context.extradata or b"", plan.head):
         return None
-    first = next(frames := sequential.all_frames(plan, []), None)
-    frames.close()
+    first = sequential.first_frame(plan)
     return None if first is None else display_matrix(first)
 
 

@@ -16,13 +16,13 @@ from stm.data.decode.pictures import (
 )
 from stm.data.decode.plan import PacketPlan, scan
 from stm.data.decode.source import UNALIGNED, open_video
-from stm.data.decode.video import MAX_PIXELS, VideoError, VideoInfo
+from stm.data.decode.video import DEFAULT_LIMITS, VideoError, VideoInfo
 
 # Containers of which decord reads the display matrix.
 _DECORD_TURNS = frozenset(["mov", "mp4"])
 
 
-def probe_video(source: Any, max_pixels: int = MAX_PIXELS) -> VideoInfo:
+def probe_video(source: Any, max_pixels: int = DEFAULT_LIMITS.max_pixels) -> VideoInfo:
     """See ``stm.data.decode.probe``; for anything but a frame folder.
 
     Raises:
@@ -59,9 +59,7 @@ def guard(plan: PacketPlan) -> str:
     """Why decord cannot be trusted with a file, by its packets and by its first frame; or ""."""
     if plan.guard:
         return plan.guard
-    frames = sequential.all_frames(plan, [])
-    first = next(frames, None)
-    frames.close()
+    first = sequential.first_frame(plan)
     return _guard_of_frame(plan, first, display_matrix(first)) if first else "no frame decodes"
 
 
@@ -86,9 +84,7 @@ def _crops_left(plan: PacketPlan) -> bool:
     if (context.coded_width, context.coded_height) == (context.width, context.height):
         return False
     context.flags &= ~int(UNALIGNED)
-    frames = sequential.all_frames(plan, [])
-    first = next(frames, None)
-    frames.close()
+    first = sequential.first_frame(plan)
     context.flags |= int(UNALIGNED)
     size = (plan.video.width, plan.video.height)
     return first is not None and (first.width, first.height) != size

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from stm.data.decode import DECODERS
 from stm.data.decode.resize import Box, BoxError, PixelBox, pixel_box, resize_clip
-from stm.data.decode.video import Geometry, VideoError, VideoInfo, label, naming_failures
+from stm.data.decode.video import Geometry, Limits, VideoError, VideoInfo, label, naming_failures
+from stm.data.memory import memory_limit
 from stm.data.shards import holds_frames, is_shard_path
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ class Collector:
         name: str,
         num_frames: int,
         boxes_in_frame: BoxesOfFrame,
-        size: int | None,
-        expected: Geometry | None,
+        size: int | None = None,
+        expected: Geometry | None = None,
     ) -> None:
         self._name = name
         self._num_frames = num_frames
@@ -103,23 +104,23 @@ class Collector:
         return np.stack([resize_clip(part, self._size) for part in parts])
 
 
-def probe(source: Any, max_pixels: int) -> VideoInfo:
+def probe(source: Any, limits: Limits) -> VideoInfo:
     """See ``stm.data.decode.probe``."""
-    with naming_failures(source):
+    with naming_failures(source), memory_limit(limits.memory_bytes):
         if _is_folder(source):
             from stm.data.decode import folder
 
-            return folder.probe(source, max_pixels)
+            return folder.probe(source, limits.max_pixels)
         from stm.data.decode.probing import probe_video
 
-        return probe_video(source, max_pixels)
+        return probe_video(source, limits.max_pixels)
 
 
 def read_frames(
-    source: Any, indices: Sequence[int], decoder: str, max_pixels: int
+    source: Any, indices: Sequence[int], decoder: str, limits: Limits
 ) -> NDArray[np.uint8]:
     """See ``stm.data.decode.read_frames``."""
-    request = _Request(source, decoder, lambda w, h: [(0, 0, w, h)], None, None, max_pixels)
+    request = _Request(source, decoder, lambda w, h: [(0, 0, w, h)], None, None, limits)
     return request.collect(indices)[0]
 
 
@@ -130,7 +131,7 @@ def read_views(
     size: int,
     decoder: str,
     expected: Geometry | None,
-    max_pixels: int,
+    limits: Limits,
 ) -> NDArray[np.uint8]:
     """See ``stm.data.decode.read_views``."""
     if not len(boxes):
@@ -142,7 +143,7 @@ def read_views(
     def boxes_in_frame(width: int, height: int) -> list[PixelBox]:
         return [pixel_box(box, width, height) for box in wanted]
 
-    return _Request(source, decoder, boxes_in_frame, size, expected, max_pixels).collect(indices)
+    return _Request(source, decoder, boxes_in_frame, size, expected, limits).collect(indices)
 
 
 def _as_box(box: Sequence[float]) -> Box:
@@ -160,7 +161,7 @@ class _Request:
     boxes_in_frame: BoxesOfFrame
     size: int | None
     expected: Geometry | None
-    max_pixels: int
+    limits: Limits
 
     def collect(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         """uint8 [V, K, height, width, 3], the frames in the order of ``indices``, each decoded once."""
@@ -169,7 +170,10 @@ class _Request:
         asked = np.array([operator.index(k) for k in indices], dtype=np.int64)
         if not len(asked):
             raise ValueError("indices is empty: ask for at least one frame")
-        with naming_failures(self.source, passing=(BoxError,)):
+        with (
+            naming_failures(self.source, passing=(BoxError,)),
+            memory_limit(self.limits.memory_bytes),
+        ):
             if (asked[1:] > asked[:-1]).all():
                 # As nearly always; np.unique takes 2 % of a clip of JPEG images.
                 return self._decode(asked.tolist())
@@ -185,7 +189,7 @@ class _Request:
             from stm.data.decode import folder
 
             collector = self._collector(wanted)
-            folder.read(self.source, wanted, collector, self.expected, self.max_pixels)
+            folder.read(self.source, wanted, collector, self.expected, self.limits.max_pixels)
             return collector.views()
         return self._decode_video(wanted).views()
 
@@ -194,7 +198,7 @@ class _Request:
         from stm.data.decode.plan import scan
         from stm.data.decode.source import open_video
 
-        with open_video(self.source, self.max_pixels) as video:
+        with open_video(self.source, self.limits.max_pixels) as video:
             plan = scan(video)
             if not plan.doubt:
                 self._check_length(plan.num_frames)
@@ -214,7 +218,7 @@ class _Request:
             except packets.Unsure as unsure:
                 numbers_hold = unsure.numbers_hold
         # Opened anew: after damage, flushing a decoder does not bring it back to its first state.
-        with open_video(self.source, self.max_pixels) as video:
+        with open_video(self.source, self.limits.max_pixels) as video:
             return self._decode_in_sequence(scan(video), wanted, count=not numbers_hold)
 
     def _decode_in_sequence(self, plan: PacketPlan, wanted: list[int], *, count: bool) -> Collector:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -141,7 +142,14 @@ def _reached_by_damage(pictures: list[_Picture]) -> set[int]:
     return reached
 
 
-def all_frames(plan: PacketPlan, failures: list[Failure]) -> Iterator[Any]:
+def first_frame(plan: PacketPlan) -> Any:
+    """The first frame that the decoder gives, or None."""
+    frames = all_frames(plan, [])
+    with contextlib.closing(frames):
+        return next(frames, None)
+
+
+def all_frames(plan: PacketPlan, failures: list[Failure]) -> Generator[Any, None, None]:
     """Every frame the decoder gives; packets that it refuses are noted in ``failures``."""
     context = plan.video.context
     context.flush_buffers()

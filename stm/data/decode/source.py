@@ -17,7 +17,7 @@ from typing import Any
 import av
 import av.error
 
-from stm.data.decode.video import MAX_PIXELS, VideoError, check_pixels, label, naming_failures
+from stm.data.decode.video import DEFAULT_LIMITS, VideoError, check_pixels, label, naming_failures
 from stm.data.shards import is_shard_path, read_video
 
 # Remote files up to this size are fetched whole: one request instead of a seek for each packet.
@@ -75,7 +75,7 @@ class OpenVideo:
 
 
 @contextlib.contextmanager
-def open_video(source: object, max_pixels: int = MAX_PIXELS) -> Iterator[OpenVideo]:
+def open_video(source: object, max_pixels: int = DEFAULT_LIMITS.max_pixels) -> Iterator[OpenVideo]:
     """Yield the source's video stream, ready to demux and decode; close everything afterwards.
 
     Of several video streams it is the one that the ``ffmpeg`` command takes (``_rank``).

@@ -7,8 +7,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, TypeAlias
 
-MAX_PIXELS = 2**26
-"""Pixels that a frame may have unless a caller says otherwise: 8K video has half as many."""
+
+@dataclass(frozen=True)
+class Limits:
+    """What a video may take: beyond it, it is refused as ``too_large``."""
+
+    max_pixels: int = 2**26
+    """Of a frame; 8K video has half as many."""
+
+    memory_bytes: int = 4 * 2**30
+    """By which decoding may make the process grow (``stm.data.memory``)."""
+
+
+DEFAULT_LIMITS = Limits()
 
 # A local path, a folder of frame images, any fsspec URL, or the bytes of a file (from a shard).
 Source: TypeAlias = "str | bytes | IO[bytes]"
@@ -75,8 +86,8 @@ class VideoError(Exception):
             series of images), ``not_a_video``, ``truncated`` (cut
             before its index), ``no_video_stream``, ``no_frames``, ``no_decoder``, ``unreadable``
             (damage took or reached a wanted frame), ``bad_index``, ``changed`` (not the size or
-            length that the clip was planned with), ``too_large`` (more pixels than allowed),
-            ``out_of_memory``, ``unsupported_url``, ``unsupported_source``, ``failed`` (anything
+            length that the clip was planned with), ``too_large`` (more pixels or memory
+            than ``Limits`` allow), ``unsupported_url``, ``unsupported_source``, ``failed`` (anything
             else that a library raised).
         detail: The rest, for a person.
     """
@@ -133,12 +144,12 @@ def _reason_and_detail(error: Exception) -> tuple[str, str]:
     detail = f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
     # PyTorch reports a failed allocation as a RuntimeError.
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in detail:
-        return "out_of_memory", "decoding it takes more memory than there is"
+        return "too_large", "decoding it takes more memory than there is, or than decode_mib allows"
     return ("unreadable" if isinstance(error, OSError) else "failed"), detail
 
 
 def check_pixels(name: str, width: int, height: int, max_pixels: int) -> None:
     """Raise ``VideoError`` ``too_large`` if a picture has more than ``max_pixels`` pixels."""
     if width * height > max_pixels:
-        allowed = f"more than the {max_pixels} of max_pixels"
+        allowed = f"{width * height} in all, and max_pixels allows {max_pixels}"
         raise VideoError(name, "too_large", f"frames of {width}x{height} pixels, {allowed}")

@@ -1,0 +1,53 @@
+"""A limit on the memory that decoding may take, since a few bytes can announce gigabytes of pictures.
+
+    with memory_limit(4 * 2**30):
+        decode()  # MemoryError, FFmpeg's or NumPy's, where it takes more than it had and 4 GiB
+
+Linux alone counts what is counted here (RLIMIT_DATA); elsewhere nothing is limited.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import sys
+import threading
+from collections.abc import Iterator
+
+_lock = threading.Lock()
+_num_inside = 0
+_limit_outside = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+
+
+@contextlib.contextmanager
+def memory_limit(num_bytes: int) -> Iterator[None]:
+    """Let this process grow by ``num_bytes`` at most while the block runs.
+
+    The limit is the process's: of blocks that run in several threads at once the first sets it and
+    the last takes it away. A lower one that is there already stays.
+    """
+    global _num_inside, _limit_outside
+    with _lock:
+        _num_inside += 1
+        if _num_inside == 1:
+            _limit_outside = resource.getrlimit(resource.RLIMIT_DATA)
+            limit_memory(num_bytes)
+    try:
+        yield
+    finally:
+        with _lock:
+            _num_inside -= 1
+            if not _num_inside:
+                resource.setrlimit(resource.RLIMIT_DATA, _limit_outside)
+
+
+def limit_memory(num_bytes: int) -> None:
+    """The same for the rest of the process's life."""
+    if sys.platform != "linux":
+        return
+    with open("/proc/self/statm", "rb") as file:
+        limit = int(file.read().split()[5]) * os.sysconf("SC_PAGE_SIZE") + num_bytes
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if soft == resource.RLIM_INFINITY or limit < soft:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))

@@ -1,0 +1,94 @@
+"""The folder or URL that the videos of a data set lie below, apart from their names: the data set may move.
+
+    relative_to("/data/ucf/a/v.avi", "/data/ucf")   # "a/v.avi"
+    joined("/mnt/ucf", "a/v.avi")                   # "/mnt/ucf/a/v.avi"
+
+A root is absolute, a local folder or a URL; so is a path that does not lie below it, and stays as it is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+
+from stm.data.shards import is_shard_path, split_shard_path
+
+IF_MOVED = "If the videos have moved, name the folder or URL where they are now with --data.root"
+"""For messages about videos that are all not found."""
+
+_SAMPLED = 16
+
+
+def absolute_root(root: str | os.PathLike[str]) -> str:
+    """As a manifest records it: an absolute folder, or a URL without a slash at its end."""
+    root = os.fspath(root)
+    return root.rstrip("/") if "://" in root else os.path.abspath(root)
+
+
+def is_relative(path: str) -> bool:
+    """Whether a path as stored lies below the root, and was not kept whole."""
+    return not path.startswith("/") and "://" not in path
+
+
+def relative_to(path: str, root: str | None) -> str:
+    """The part of ``path`` below ``root``; ``path`` itself where it does not lie there."""
+    if root is None:
+        return path
+    prefix = root.rstrip("/") + "/"
+    rest = path.removeprefix(prefix)
+    # What could be taken for an absolute path afterwards, as the key a//b of an object store can, stays whole.
+    return rest if rest != path and rest and is_relative(rest) else path
+
+
+def joined(root: str | None, path: str) -> str:
+    """The inverse of `relative_to`. ``..`` in ``path`` is resolved as text, for `containment` to see where it leads."""
+    if root is None or not is_relative(path):
+        return path
+    if "://" in root:
+        return f"{root.rstrip('/')}/{path}"
+    whole = f"{root.rstrip('/')}/{path}"
+    return os.path.normpath(whole) if ".." in path else whole
+
+
+def root_to_use(paths: Sequence[str], recorded: str | None, wanted: str | None) -> str | None:
+    """The root for ``paths`` as stored: ``wanted``, unless they lie in it as ``recorded``.
+
+    ``wanted`` is a guard, too (`stm.data.containment`), and may be a folder around the recorded root or within it.
+    Where both would do, what is there decides: the first path below the one or the other.
+    """
+    if wanted is None:
+        return recorded
+    wanted = absolute_root(wanted)
+    below = [path for path in paths if is_relative(path)]
+    if recorded is None or recorded == wanted or not below:
+        return wanted
+    prefix = wanted.rstrip("/") + "/"
+    if not all(joined(recorded, path).startswith(prefix) for path in below):
+        return wanted
+    moved = not _exists(joined(recorded, below[0])) and _exists(joined(wanted, below[0]))
+    return wanted if moved else recorded
+
+
+def root_found(
+    manifest: str | os.PathLike[str], paths: Iterable[str], recorded: str | None
+) -> str | None:
+    """Where the data set of a manifest lies now, if it was moved together with it; None if not, or not surely.
+
+    Surely: the recorded root is no folder of this machine; and the manifest's own folder, the one around it, or a
+    folder of the old root's name in either, alone holds all of up to 16 videos spread over ``paths``.
+    """
+    if recorded is None or "://" in recorded or os.path.isdir(recorded):
+        return None
+    below = [path for path in paths if is_relative(path)]
+    sample = below[:: max(1, len(below) // _SAMPLED)][:_SAMPLED]
+    own = os.path.dirname(os.path.abspath(manifest))
+    places = [own, os.path.dirname(own)]
+    places += [os.path.join(place, os.path.basename(recorded)) for place in places]
+    holding = [place for place in places if all(_exists(joined(place, path)) for path in sample)]
+    return holding[0] if sample and len(holding) == 1 else None
+
+
+def _exists(path: str) -> bool:
+    if "://" in path:
+        return False
+    return os.path.exists(split_shard_path(path)[0] if is_shard_path(path) else path)
