@@ -106,25 +106,24 @@ def _with_cover(path: Path) -> None:
     write_streams(path, [(cover, "attached_pic"), (video, "default")])
 
 
-def _changing_size(codec: str) -> Callable[[Path], None]:
+def _joined(*parts: dict[str, Any]) -> Callable[[Path], None]:
+    """Streams that follow one another in one file, each written in its own way."""
+
     def make(path: Path) -> None:
-        parts = []
-        for k, (width, height) in enumerate([(160, 96), (240, 144)]):
+        joined = b""
+        for k, recipe in enumerate(parts):
             part = path.with_name(f"part {k} of {path.name}")
             times_ms = [40 * (NUM_FRAMES * k + j) for j in range(NUM_FRAMES)]
-            write_video(
-                part,
-                codec=codec,
-                width=width,
-                height=height,
-                num_frames=NUM_FRAMES,
-                times_ms=times_ms,
-            )
+            write_video(part, **{"num_frames": NUM_FRAMES, "times_ms": times_ms, **recipe})
             data = part.read_bytes()
-            parts.append(data[32:] if k and data.startswith(b"DKIF") else data)  # one file header
-        path.write_bytes(b"".join(parts))
+            joined += data[32:] if k and data.startswith(b"DKIF") else data  # one file header
+        path.write_bytes(joined)
 
     return make
+
+
+def _changing_size(codec: str) -> Callable[[Path], None]:
+    return _joined({"codec": codec}, {"codec": codec, "width": 240, "height": 144})
 
 
 def _translucent(path: Path, codec: str, pix_fmt: str, **options: str) -> None:
@@ -241,6 +240,16 @@ FILES: dict[str, Case] = {
         decord="other",
         torchcodec="refused",
     ),
+    "changing matrix.ts": Case(
+        _joined(
+            {"options": {"colorspace": "smpte170m", "bf": "0"}},
+            {"options": {"colorspace": "bt709", "bf": "0"}},
+        ),
+    ),
+    "changing sampling.ts": Case(
+        _joined({"options": {"bf": "0"}}, {"pix_fmt": "yuv444p", "options": {"bf": "0"}}),
+    ),
+    "TIFF.mov": Case({"codec": "tiff", "pix_fmt": "rgb24"}),
     "cropped on four sides.mp4": Case(
         _rewritten("h264_metadata=crop_left=16:crop_top=8:crop_right=10:crop_bottom=6"),
         decord="other",
@@ -322,8 +331,11 @@ def read_with_decord(path: Path) -> np.ndarray:
 
 
 def read_with_torchcodec(path: Path) -> np.ndarray:
-    decoders = pytest.importorskip("torchcodec.decoders")
-    return decoders.VideoDecoder(str(path), dimension_order="NHWC")[:].numpy()
+    try:
+        from torchcodec.decoders import VideoDecoder
+    except (ImportError, RuntimeError) as error:  # RuntimeError: it finds no FFmpeg
+        pytest.skip(f"no torchcodec: {str(error).splitlines()[0]}")
+    return VideoDecoder(str(path), dimension_order="NHWC")[:].numpy()
 
 
 def compared(theirs: np.ndarray, ours: np.ndarray) -> str:
