@@ -177,6 +177,46 @@ def frame_of_planes(planes: Sequence[np.ndarray], pix_fmt: str) -> av.VideoFrame
     return frame
 
 
+def frames_as_ffmpeg_shows(path: str | os.PathLike[str]) -> np.ndarray:
+    """uint8 [K, height, width, 3]: everything decoded from the start, and converted by FFmpeg's `scale`
+    filter as the ``ffmpeg`` command sets it up; not turned."""
+    frames: list[np.ndarray] = []
+    with av.open(os.fspath(path)) as container:
+        stream = max(container.streams.video, key=_ranked)
+        stream.codec_context.flags |= av.codec.context.Flags.unaligned  # crop on the left, too
+        graph, kind = None, None
+        for frame in container.decode(stream):
+            if graph is None or kind != (frame.width, frame.height):
+                kind = frame.width, frame.height
+                height, width = frames[0].shape[:2] if frames else (frame.height, frame.width)
+                graph = av.filter.Graph()
+                nodes = [
+                    graph.add_buffer(
+                        width=frame.width,
+                        height=frame.height,
+                        format=frame.format,
+                        time_base=stream.time_base,
+                    ),
+                    graph.add("scale", f"{width}:{height}:flags=bicubic"),
+                    graph.add("format", "rgb24"),
+                    graph.add("buffersink"),
+                ]
+                graph.link_nodes(*nodes).configure()
+            graph.push(frame)
+            frames.append(graph.pull().to_ndarray())
+    return np.stack(frames)
+
+
+def _ranked(stream: Any) -> tuple[bool, bool, int]:
+    """FFmpeg's rule: no cover picture, the default one, the one of the most pixels, the first."""
+    disposition = stream.disposition
+    return (
+        not disposition & av.stream.Disposition.attached_pic,
+        bool(disposition & av.stream.Disposition.default),
+        stream.codec_context.width * stream.codec_context.height,
+    )
+
+
 def write_audio(path: str | os.PathLike[str]) -> Any:
     """A file with an audio stream and no video; returns ``path``."""
     with av.open(os.fspath(path), "w") as output:

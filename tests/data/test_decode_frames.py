@@ -9,7 +9,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from videos import cut_by_copying_packets, frame_numbers, set_display_matrix, write_video
+from videos import (
+    cut_by_copying_packets,
+    frame_numbers,
+    frames_as_ffmpeg_shows,
+    set_display_matrix,
+    write_video,
+)
 
 from stm.data.decode import plan as plan_module
 from stm.data.decode import probe, read_frames
@@ -119,25 +125,6 @@ TURNS = {  # display matrix (a, b, c, d) -> what a player does to the stored pic
 }
 
 
-def decode_in_sequence(path: Path) -> np.ndarray:
-    """The reference: everything decoded from the start by plain PyAV, as ``ffmpeg`` converts it."""
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        graph = av.filter.Graph()
-        nodes = [
-            graph.add_buffer(template=stream, time_base=stream.time_base),
-            graph.add("scale", "flags=bicubic"),
-            graph.add("format", "rgb24"),
-            graph.add("buffersink"),
-        ]
-        graph.link_nodes(*nodes).configure()
-        frames = []
-        for frame in container.decode(stream):
-            graph.push(frame)
-            frames.append(graph.pull().to_ndarray())
-        return np.stack(frames)
-
-
 def access_patterns(num_frames: int) -> dict[str, list[int]]:
     """Ways to ask for frames: each puts other packets into the plan's runs."""
     rng = np.random.default_rng(1)
@@ -167,7 +154,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Pat
                 recipe(path)
             else:
                 write_video(path, **{"num_frames": NUM_FRAMES, **recipe})
-            made[name] = path, decode_in_sequence(path)
+            made[name] = path, frames_as_ffmpeg_shows(path)
         return made[name]
 
     return get
