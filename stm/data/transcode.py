@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from stm.data import decode
 from stm.data.decode import DEFAULT_LIMITS, Limits, VideoError, folder, sequential
-from stm.data.decode.orientation import matrix_of_stream
+from stm.data.decode.orientation import find_matrix
 from stm.data.decode.pictures import UPRIGHT, RgbConverter, display_matrix
 from stm.data.decode.plan import scan
 from stm.data.decode.source import open_video
@@ -253,14 +253,14 @@ def _each_frame(facts: VideoFacts, encoder: _Encoder) -> None:
         plan = scan(video)
         # As in probing: what packets cannot number is counted, and so are pictures of two packets.
         count = bool(plan.doubt) or plan.num_frames != info.num_frames
-        matrix = matrix_of_stream(plan)
-        to_rgb = RgbConverter(video.name, video.width, video.height, matrix)
+        find_matrix(plan)
+        to_rgb = RgbConverter(video.name, video.width, video.height, plan.matrix)
 
         def emit(number: int, frame: Any) -> None:
             if number != len(encoder.luma):
                 detail = f"frame {number} came after frame {len(encoder.luma) - 1}"
                 raise VideoError(facts.path, "unreadable", detail)
-            if matrix in (None, UPRIGHT) and _is_plain(frame, facts):
+            if plan.matrix in (None, UPRIGHT) and _is_plain(frame, facts):
                 encoder.add(frame)
             else:
                 encoder.put(number, to_rgb(frame))

@@ -71,7 +71,7 @@ def _decode(name: str, data: bytes, max_pixels: int) -> tuple[NDArray[np.uint8],
     if data.startswith(_JPEG_MAGIC):
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         check_pixels(name, width, height, max_pixels)
-        if colours != "CMYK":
+        if colours not in ("CMYK", "YCCK"):
             pixels = simplejpeg.decode_jpeg(data, "RGB")
             stated = any(mark in data for mark in _STATES_ORIENTATION)
             return pixels, _orientation_of_bytes(data) if stated else 1
@@ -90,7 +90,7 @@ def _decode_with_pillow(name: str, data: bytes, max_pixels: int) -> tuple[NDArra
     try:
         opened = Image.open(io.BytesIO(data), formats=_FORMATS)
     except Image.DecompressionBombError as error:
-        raise VideoError(name, "too_large", str(error)) from error
+        raise VideoError(name, "too_large", f"beyond max_pixels {max_pixels}: {error}") from error
     except Image.UnidentifiedImageError as error:
         detail = "no JPEG, PNG, WebP, BMP or TIFF image, or one with a damaged header"
         raise VideoError(name, "unreadable", detail) from error

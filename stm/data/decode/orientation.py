@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from stm.data.decode import sequential
-from stm.data.decode.pictures import Matrix, display_matrix
+from stm.data.decode.pictures import display_matrix
 from stm.data.decode.plan import PacketPlan
 
 _DISPLAY_ORIENTATION = 47
@@ -22,16 +22,15 @@ _SYNTAX = {
 }
 
 
-def matrix_of_stream(plan: PacketPlan) -> Matrix | None:
-    """The matrix that all frames are turned by, where the stream states one; None: each frame says.
+def find_matrix(plan: PacketPlan) -> None:
+    """Set ``plan.matrix`` where the stream states it.
 
     Costs the decoding of one frame where there is such a message, and nothing elsewhere.
     """
     context = plan.video.context
-    if not states_orientation(context.name, context.extradata or b"", plan.head):
-        return None
-    first = sequential.first_frame(plan)
-    return None if first is None else display_matrix(first)
+    if states_orientation(context.name, context.extradata or b"", plan.head):
+        first = sequential.first_frame(plan)
+        plan.matrix = None if first is None else display_matrix(first)
 
 
 def states_orientation(codec: str, extradata: bytes, packet: bytes) -> bool:

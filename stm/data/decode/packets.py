@@ -62,6 +62,7 @@ def _decode_run(plan: PacketPlan, run: Run, packets: Any, emit: Emit) -> None:
             if pts is None or (latest is not None and pts <= latest):
                 raise Unsure("frames came out of order", numbers_hold=False)
             latest = pts
+            plan.check_orientation(frame)
             if pts == key_pts and not frame.key_frame:
                 raise Unsure("a packet flagged as key frame is none", numbers_hold=True)
             # Before the key frame's time: a leading picture, whose references are not in this run.

@@ -18,6 +18,7 @@ from typing import Any
 import av.error
 
 from stm.data.decode import ffv1, hevc, mpeg4
+from stm.data.decode.pictures import UPRIGHT, Matrix, display_matrix
 from stm.data.decode.source import OpenVideo, open_video
 from stm.data.decode.video import VideoError
 
@@ -84,6 +85,8 @@ class PacketPlan:
     """Why decord cannot be trusted with this file; empty where it can."""
     can_skip: bool = False
     """Whether pictures that no other picture refers to may be left undecoded."""
+    matrix: Matrix | None = None
+    """How all frames are turned, where the stream says so (``orientation``)."""
     has_checksums: bool = False
     """Whether packets say by themselves if they are whole (FFV1)."""
     may_hold_fields: bool = False
@@ -124,6 +127,12 @@ class PacketPlan:
     def is_damaged(self, packet: Any) -> bool:
         """Whether the packet's own checksums are wrong: its decoder may show an earlier picture."""
         return self.has_checksums and not ffv1.is_whole(bytes(packet))
+
+    def check_orientation(self, frame: Any) -> None:
+        """Raise ``VideoError`` where a frame replaces the orientation that the stream has stated."""
+        if self.matrix is not None and display_matrix(frame) not in (UPRIGHT, self.matrix):
+            detail = "its frames are turned in different ways"
+            raise VideoError(self.video.name, "unreadable", detail)
 
     @contextlib.contextmanager
     def in_file_order(self) -> Iterator[Iterator[Any]]:
@@ -179,6 +188,7 @@ class _Found:
     num_discarded: int = 0
     smallest_bytes: int = 2**31
     new_headers: bool = False
+    has_palette: bool = False
 
 
 def _demux_all(video: OpenVideo) -> _Found:
@@ -207,6 +217,8 @@ def _demux_all(video: OpenVideo) -> _Found:
                 found.silent.add(position)
             if position and packet.has_sidedata("new_extradata"):
                 found.new_headers = True
+            if packet.has_sidedata("palette"):
+                found.has_palette = True
             last_is_cut = packet.is_corrupt
             found.smallest_bytes = min(found.smallest_bytes, packet.size)
             num_bytes += packet.size
@@ -269,6 +281,8 @@ def _doubt(plan: PacketPlan, found: _Found, ordered: bool) -> str:
     ranks = sorted(range(len(times)), key=times.__getitem__)  # type: ignore[arg-type]
     if any(abs(rank - place) > farthest for rank, place in enumerate(ranks)):
         return "a presentation time far from those of its neighbours"
+    if found.has_palette and codec != "png":  # which brings its own with each picture
+        return "a palette that comes with one packet alone"
     if found.new_headers:
         return "the stream's headers change midway"
     if codec == "mpeg4" and found.smallest_bytes < mpeg4.PLACEHOLDER_BYTES:

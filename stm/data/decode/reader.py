@@ -240,12 +240,13 @@ class _Request:
     def _emit(
         self, plan: PacketPlan, wanted: list[int], collector: Collector
     ) -> Callable[[int, Any], None]:
-        from stm.data.decode.orientation import matrix_of_stream
+        from stm.data.decode.orientation import find_matrix
         from stm.data.decode.pictures import RgbConverter
 
         slots = {k: slot for slot, k in enumerate(wanted)}
         video = plan.video
-        to_rgb = RgbConverter(video.name, video.width, video.height, matrix_of_stream(plan))
+        find_matrix(plan)
+        to_rgb = RgbConverter(video.name, video.width, video.height, plan.matrix)
         return lambda k, frame: collector.put(slots[k], to_rgb(frame))
 
     def _check_length(self, num_frames: int) -> None:

@@ -78,6 +78,7 @@ def decode(
             if not still_to_see:
                 break
             still_to_see -= 1
+        plan.check_orientation(frame)
         k = num_frames if number_of is None else number_of.get(frame.pts)
         num_frames += 1
         wanted_number = k if k in missing else None

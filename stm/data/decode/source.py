@@ -38,6 +38,8 @@ _JPEG_MAGIC = b"\xff\xd8\xff"
 # such a packet; else they would fill it from the one before, or leave it blank, without a word.
 _INTRA_ONLY = frozenset(["ffv1", "prores", "png", "apng", "jpeg2000", "libopenjpeg", "dvvideo"])
 _GIVE_UP_AT_DAMAGE = {"err_detect": "crccheck+bitstream+buffer+explode"}
+# These would give up at a tag that they do not know.
+_NEVER_GIVE_UP = frozenset(["tiff"])
 
 UNALIGNED = av.codec.context.Flags.unaligned
 """Flag of a decoder that may crop at any pixel; without it FFmpeg leaves a crop at the left undone
@@ -118,8 +120,10 @@ def open_video(source: object, max_pixels: int = DEFAULT_LIMITS.max_pixels) -> I
             num_video_streams,
             max_pixels,
         )
-        options = {"max_pixels": str(max_pixels)}  # a later frame may announce another size
-        context.options = {**options, **(_GIVE_UP_AT_DAMAGE if video.is_intra_only else {})}
+        gives_up = video.is_intra_only and context.name not in _NEVER_GIVE_UP
+        # A later frame may announce another size than the header.
+        limit = {"max_pixels": str(max_pixels)}
+        context.options = {**limit, **(_GIVE_UP_AT_DAMAGE if gives_up else {})}
         yield video
 
 
