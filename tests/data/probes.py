@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import time
 from pathlib import Path
 
@@ -44,6 +45,10 @@ def probe_and_log(path: str) -> decode.VideoInfo:
 
 def process_id() -> int:
     return os.getpid()
+
+
+def peak_memory_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def sleep(seconds: float) -> None:

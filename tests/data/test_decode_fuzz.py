@@ -1,4 +1,4 @@
-"""Two hundred damaged files: each ends in frames or a named error, and the workers go on."""
+"""Five hundred damaged files and bombs: each ends in frames or a named error, and the workers go on."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from stm.data.isolation import CallFailed, IsolatedProcess
 from tests.data import probes
 from tests.videos import frame_numbers, write_video
 
-NUM_FILES = 200
+NUM_FILES = 500
 NUM_WORKERS = 2
 DEADLINE_S = 30.0  # a thousand times what one of these files takes
 NUM_FRAMES = 40
+MOST_BYTES = 500 * 2**20  # of a process: 150 MiB are its libraries
 
 GOP = {"g": "12", "bf": "2"}
 GOOD: dict[str, dict[str, object]] = {
@@ -36,7 +37,21 @@ GOOD: dict[str, dict[str, object]] = {
     "vp9.webm": {"codec": "libvpx-vp9", "options": {"g": "12", "cpu-used": "8"}},
     "hevc.mp4": {"codec": "libx265", "options": {"x265-params": "log-level=none:keyint=12"}},
     "av1.mp4": {"codec": "libsvtav1", "options": {"g": "12", "preset": "12"}},
+    "gif.gif": {"codec": "gif", "pix_fmt": "rgb8"},
+    "ffv1.mkv": {"codec": "ffv1", "options": {"level": "3", "slices": "4"}},
 }
+
+INTRA_ONLY: dict[str, dict[str, object]] = {
+    "mjpeg.mov": {"codec": "mjpeg", "pix_fmt": "yuvj420p"},
+    "mjpeg.mkv": {"codec": "mjpeg", "pix_fmt": "yuvj420p"},
+    "ffv1.mkv": {"codec": "ffv1", "options": {"level": "3", "slices": "4", "g": "1"}},
+    "ffv1 context.mkv": {"codec": "ffv1", "options": {"level": "3", "slices": "4", "g": "12"}},
+    "prores.mov": {"codec": "prores_ks", "pix_fmt": "yuv422p10le"},
+    "png.mov": {"codec": "png", "pix_fmt": "rgb24"},
+    "jpeg2000.mov": {"codec": "jpeg2000"},
+    "huffyuv.mkv": {"codec": "huffyuv", "pix_fmt": "yuv422p"},
+}
+"""Every picture stands by itself, but for the coder of "ffv1 context", which learns as it goes."""
 
 REASONS_OF_DAMAGE = {
     "empty",
@@ -45,6 +60,7 @@ REASONS_OF_DAMAGE = {
     "no_video_stream",
     "no_frames",
     "no_decoder",
+    "too_large",
     "unreadable",
     "bad_index",  # where frames can only be counted, damage may take the last of them
 }
@@ -111,8 +127,23 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     ]  # type: ignore[arg-type]
 
 
+def bombs() -> dict[str, bytes]:
+    """Small files that claim pictures of hundreds of megapixels."""
+    gif = b"GIF89a%b%b\xf0\0\0\0\0\0\xff\xff\xff,\0\0\0\0%b%b\0\2\2\x84\x51\0;"
+    sizes = {"whole": (16000, 16000), "wide": (65535, 20000), "picture": (40000, 40000)}
+    found = {}
+    for name, (width, height) in sizes.items():
+        sides = width.to_bytes(2, "little"), height.to_bytes(2, "little")
+        canvas = (b"\4\0", b"\4\0") if name == "picture" else sides
+        found[f"bomb-{name}.gif"] = gif % (*canvas, *(sides if name != "wide" else (b"\4\0",) * 2))
+    return found
+
+
 def damaged(good: list[Path], folder: Path) -> Iterator[Path]:
-    """The same files every time: each is a number, and nothing else is random."""
+    """The same files every time: each is a number, and nothing else is random. Bombs among them."""
+    for name, data in bombs().items():
+        (folder / name).write_bytes(data)
+        yield folder / name
     whole = [path.read_bytes() for path in good]
     for number in range(NUM_FILES):
         random = np.random.default_rng(number)
@@ -141,12 +172,19 @@ def outcome(process: IsolatedProcess, path: Path) -> str:
     return "frames"
 
 
-def work(paths: list[Path], good: Path) -> tuple[dict[str, str], list[int]]:
-    """What one worker makes of its files, with a hang and a death among them; and of a good file."""
+def work(paths: list[Path], good: Path) -> tuple[dict[str, str], list[int], int]:
+    """What one worker makes of its files, with a hang and a death among them; and of a good file.
+
+    And the most memory, in bytes, that it took.
+    """
     outcomes = {}
+    peak_bytes = 0
     with IsolatedProcess(preload=["stm.data.decode.probing"]) as process:
         for k, path in enumerate(paths):
             outcomes[path.name] = outcome(process, path)
+            if k == len(paths) // 3 or k == len(paths) - 1:
+                peak = process.call(probes.peak_memory_bytes, deadline_s=DEADLINE_S)
+                peak_bytes = max(peak_bytes, peak)
             if k == len(paths) // 3:
                 with pytest.raises(CallFailed, match="deadline"):
                     process.call(probes.sleep, 600, deadline_s=0.3)
@@ -155,7 +193,7 @@ def work(paths: list[Path], good: Path) -> tuple[dict[str, str], list[int]]:
         frames = process.call(
             decode.read_frames, str(good), range(NUM_FRAMES), deadline_s=DEADLINE_S
         )
-    return outcomes, frame_numbers(frames)
+    return outcomes, frame_numbers(frames), peak_bytes
 
 
 def test_a_size_that_the_header_does_not_state_is_that_of_the_pictures(good: list[Path]) -> None:
@@ -193,14 +231,60 @@ def test_every_damaged_file_ends_in_frames_or_a_named_error_and_no_worker_is_los
     shares = [paths[k::NUM_WORKERS] for k in range(NUM_WORKERS)]
     with ThreadPoolExecutor(NUM_WORKERS) as pool:
         results = list(pool.map(work, shares, [good[0]] * NUM_WORKERS))
-    outcomes = {name: each for found, _ in results for name, each in found.items()}
+    outcomes = {name: each for found, _, _ in results for name, each in found.items()}
     allowed = {"frames", *REASONS_OF_DAMAGE}
     assert {name: each for name, each in outcomes.items() if each not in allowed} == {}
-    assert len(outcomes) == NUM_FILES
-    assert [numbers for _, numbers in results] == [list(range(NUM_FRAMES))] * NUM_WORKERS
+    assert len(outcomes) == NUM_FILES + len(bombs())
+    assert {outcomes[name] for name in bombs()} <= {"too_large", "unreadable", "no_frames"}
+    assert outcomes["bomb-whole.gif"] == "too_large"
+    assert max(peak_bytes for _, _, peak_bytes in results) < MOST_BYTES
+    assert [numbers for _, numbers, _ in results] == [list(range(NUM_FRAMES))] * NUM_WORKERS
 
     # The damage is neither so light that all is read nor so heavy that nothing is.
     counts = Counter(outcomes.values())
     assert counts["frames"] > NUM_FILES / 10
     assert counts["unreadable"] > NUM_FILES / 10
     assert len(counts) >= 4, counts
+
+
+def packets_of(path: Path) -> list[bytes]:
+    with open_video(str(path)) as video:
+        plan = scan(video)
+        return [bytes(plan.packets[position]) for position in plan.shown]
+
+
+@pytest.mark.parametrize("name", INTRA_ONLY)
+def test_a_damaged_packet_never_shows_the_picture_of_another(tmp_path: Path, name: str) -> None:
+    num_frames = 20
+    good = write_video(tmp_path / name, num_frames=num_frames, **INTRA_ONLY[name])  # type: ignore[arg-type]
+    number_of = {packet: k for k, packet in enumerate(packets_of(good))}
+    whole = good.read_bytes()
+    pictures = decode.read_frames(good, range(num_frames)).astype(np.int16)
+    num_read = num_refused = 0
+    for number in range(40):
+        data = bytearray(whole)
+        DAMAGES[number % len(DAMAGES)](data, whole, np.random.default_rng(number))
+        path = tmp_path / f"damaged-{number}{good.suffix}"
+        path.write_bytes(data)
+        try:
+            numbers = [number_of.get(packet) for packet in packets_of(path)]
+        except VideoError:
+            continue
+        for k in range(0, len(numbers), 3):
+            shown = []
+            for decoder in ("packets", "sequential"):
+                try:
+                    (frame,) = decode.read_frames(path, [k], decoder)
+                except VideoError:
+                    num_refused += 1
+                    continue
+                num_read += 1
+                differences = np.abs(pictures - frame).mean(axis=(1, 2, 3))
+                shown.append(int(differences.argmin()) if differences.min() < 1 else None)
+            if numbers[k] is not None:  # its packet is as it was
+                assert set(shown) <= {numbers[k]}, f"{path.name}, frame {k}: {shown}"
+            else:
+                others = set(numbers) - {None}
+                assert not others & set(shown), f"{path.name}, frame {k}: {shown}"
+    assert num_read > 50
+    assert num_refused > 10
