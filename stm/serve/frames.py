@@ -130,12 +130,13 @@ def _entries_of_tar(data: bytes) -> Iterator[_Entry]:
 def _decode(entries: list[_Entry], clip: ClipSpec) -> tuple[np.ndarray, VideoInfo]:
     frames = _in_order(entries)
     wanted = sampling.centre_indices(len(frames), clip.num_segments).tolist()
-    first = _read(frames[0], 0)
+    most_pixels = clip.limits.max_pixels
+    first = _read(frames[0], 0, most_pixels)
     height, width, _ = first.shape
     left, top, right, bottom = pixel_box(transforms.centre_box(width, height), width, height)
     parts: dict[int, np.ndarray] = {}
     for k in dict.fromkeys(wanted):
-        image = first if k == 0 else _read(frames[k], k)
+        image = first if k == 0 else _read(frames[k], k, most_pixels)
         if image.shape != first.shape:
             sizes = f"{width}x{height} and of {image.shape[1]}x{image.shape[0]}"
             raise VideoError(NAME, "unreadable", f"frames of {sizes} pixels")
@@ -180,8 +181,8 @@ def _is_hidden(folder: str) -> bool:
     return folder == "__MACOSX" or (folder.startswith(".") and folder not in (".", ".."))
 
 
-def _read(entry: _Entry, number: int) -> np.ndarray:
+def _read(entry: _Entry, number: int, most_pixels: int) -> np.ndarray:
     try:
-        return read_image(entry.read())
+        return read_image(entry.read(), most_pixels)
     except VideoError as error:
         raise VideoError(NAME, error.reason, f"frame {number}: {error.detail}") from error

@@ -8,13 +8,14 @@ import struct
 import tarfile
 import zipfile
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from stm.data.clips import ClipSpec, load_views
-from stm.data.decode import VideoError, probe
+from stm.data.decode import Limits, VideoError, probe
 from stm.serve import frames
 from stm.serve.decoder import Decoder
 from stm.serve.frames import decode_archive, decode_images
@@ -131,6 +132,13 @@ def test_an_archive_that_is_no_video_or_takes_too_much_is_refused_by_name(archiv
         decode_archive(archive(), CLIP, ROOM)
     assert refused.value.reason == reason
     assert detail in refused.value.detail
+
+
+def test_the_pixels_of_a_run_are_the_limit_here_too():
+    small = replace(CLIP, limits=Limits(max_pixels=60 * 48 - 1))
+    with pytest.raises(VideoError) as refused:
+        decode_images(IMAGES, small, ROOM)
+    assert refused.value.reason == "too_large"
 
 
 def test_images_sent_one_by_one_have_the_same_limits():
