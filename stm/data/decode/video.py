@@ -145,7 +145,8 @@ def _reason_and_detail(error: Exception) -> tuple[str, str]:
     # PyTorch reports a failed allocation as a RuntimeError.
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in detail:
         return "too_large", "decoding it takes more memory than there is, or than decode_mib allows"
-    return ("unreadable" if isinstance(error, OSError) else "failed"), detail
+    is_of_ffmpeg = type(error).__module__.partition(".")[0] == "av"
+    return ("unreadable" if is_of_ffmpeg or isinstance(error, OSError) else "failed"), detail
 
 
 def check_pixels(name: str, width: int, height: int, max_pixels: int) -> None:
