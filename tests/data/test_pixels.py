@@ -287,6 +287,22 @@ def test_an_orientation_in_h264_turns_all_frames(tmp_path, orientation, as_shown
     assert np.array_equal(read_frames(path, [3]), expected[:1])
 
 
+def test_a_second_orientation_in_h264_is_a_named_error(tmp_path):
+    joined = b""
+    for k, degrees in enumerate((90, 180)):
+        part = tmp_path / f"{k}.ts"
+        write_video(
+            part, num_frames=4, options={"bf": "0"}, times_ms=[160 * k + 40 * j for j in range(4)]
+        )
+        turned = tmp_path / f"turned{k}.ts"
+        rewrite_packets(part, turned, f"h264_metadata=display_orientation=insert:rotate={degrees}")
+        joined += turned.read_bytes()
+    path = tmp_path / "a.ts"
+    path.write_bytes(joined)
+    with pytest.raises(VideoError, match="unreadable"):
+        read_frames(path, range(8))
+
+
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
 def test_images_of_a_folder_are_turned_as_their_exif_says(tmp_path, form):
     image = pytest.importorskip("PIL.Image")
