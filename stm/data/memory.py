@@ -29,10 +29,10 @@ def memory_limit(num_bytes: int) -> Iterator[None]:
     """
     global _num_inside, _limit_outside
     with _lock:
-        _num_inside += 1
-        if _num_inside == 1:
+        if not _num_inside:
             _limit_outside = resource.getrlimit(resource.RLIMIT_DATA)
             limit_memory(num_bytes)
+        _num_inside += 1
     try:
         yield
     finally:

@@ -38,6 +38,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from stm.data.decode.video import VideoError
+from stm.data.regular_file import open_regular
 
 Payload = bytes | list[bytes]
 """A video file, or the image files of a frame folder."""
@@ -284,7 +285,7 @@ def _measure(payload: Payload) -> tuple[int, bytes, int]:
 def _open(path: str, file: str) -> Any:
     try:
         if "://" not in file:
-            return open(file, "rb", buffering=0)
+            return open_regular(file)
         import fsspec
 
         filesystem, name = fsspec.core.url_to_fs(file)

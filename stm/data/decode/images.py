@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import io
 import zlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from stm.data.decode.video import DEFAULT_LIMITS, VideoError, check_pixels, label, naming_failures
+from stm.data.regular_file import open_regular
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 _JPEG_MAGIC = b"\xff\xd8\xff"
@@ -53,7 +53,7 @@ def read_image(
             reason of ``naming_failures``.
     """
     with naming_failures(image):
-        data = image if isinstance(image, bytes) else Path(image).read_bytes()
+        data = image if isinstance(image, bytes) else _read(image)
         if not data:
             raise VideoError(label(image), "unreadable", "an image of zero bytes")
         try:
@@ -64,6 +64,11 @@ def read_image(
             detail = f"damaged image: {error!s:.200}"
             raise VideoError(label(image), "unreadable", detail) from error
         return _turned(pixels, orientation)
+
+
+def _read(path: str) -> bytes:
+    with open_regular(path) as file:
+        return file.read()
 
 
 def _decode(name: str, data: bytes, max_pixels: int) -> tuple[NDArray[np.uint8], int]:

@@ -87,6 +87,8 @@ def _decode_run(plan: PacketPlan, run: Run, packets: Any, emit: Emit) -> None:
             take(context.decode(packet))
         # Also where nothing is missing: what the last frames refer to may come out after them.
         take(context.decode(None))
+    except av.error.MemoryError:
+        raise
     except av.error.FFmpegError as error:
         raise Unsure(f"decoding failed: {error}", numbers_hold=True) from error
     finally:

@@ -224,6 +224,8 @@ def _demux_all(video: OpenVideo) -> _Found:
             num_bytes += packet.size
             if num_bytes > KEEP_BYTES:
                 found.packets.clear()
+    except av.error.MemoryError:
+        raise
     except av.error.FFmpegError as error:
         failure = str(error)
     if last_is_cut:  # how a truncated file ends: the picture of this packet is not there

@@ -165,6 +165,8 @@ def all_frames(plan: PacketPlan, failures: list[Failure]) -> Generator[Any, None
                     continue
                 try:
                     frames = context.decode(packet)
+                except av.error.MemoryError:
+                    raise
                 except av.error.FFmpegError as error:
                     pts = packet.pts if packet is not None else None
                     failures.append(Failure(position, pts, num_frames, str(error.strerror)))

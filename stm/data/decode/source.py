@@ -18,6 +18,7 @@ import av
 import av.error
 
 from stm.data.decode.video import DEFAULT_LIMITS, VideoError, check_pixels, label, naming_failures
+from stm.data.regular_file import require_regular
 from stm.data.shards import is_shard_path, read_video
 
 # Remote files up to this size are fetched whole: one request instead of a seek for each packet.
@@ -193,9 +194,9 @@ def _open_bytes_or_path(source: Any) -> Iterator[Any]:
             yield file
     else:
         path = os.fspath(source)
-        if os.path.isdir(path):
-            raise VideoError(label(source), "unsupported_source", "a folder, not a file")
-        if os.stat(path).st_size == 0:
+        found = os.stat(path)
+        require_regular(path, found)
+        if found.st_size == 0:
             raise VideoError(label(source), "empty", "zero bytes")
         # An absolute path keeps FFmpeg from taking "a:b.mp4" for a protocol, or "-" for a pipe.
         yield "file:" + os.path.abspath(path)

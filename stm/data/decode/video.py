@@ -140,7 +140,10 @@ def _reason_and_detail(error: Exception) -> tuple[str, str]:
         return "not_found", "no such file"
     if isinstance(error, PermissionError):
         return "permission_denied", "this user may not read it"
-    said = str(error).strip().splitlines()
+    try:
+        said = str(error).strip().splitlines()
+    except Exception:  # an error may fail to say what it is
+        said = []
     detail = f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
     # PyTorch reports a failed allocation as a RuntimeError.
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in detail:
