@@ -6,10 +6,7 @@ three videos; the other two are answered as without it.
 
 from __future__ import annotations
 
-import io
 import pickle
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,7 @@ from stm.data import shards as shards_module
 from stm.data.clips import ClipSpec, load_views
 from stm.data.decode import VideoError, probe, source
 from stm.data.shards import shard_path, write_shard
-from tests.data.faults import CALLS, EXCEPTIONS, injected
+from tests.data.faults import EXCEPTIONS, injected
 from tests.videos import numbered_frame, write_frame_folder, write_video
 
 SPEC = ClipSpec(num_segments=2, size=32)
