@@ -88,9 +88,10 @@ def _check_classes(base: str, classes: tuple[str, ...], folders: list[str]) -> N
                 f"{base}: the name of the class folder {printable(name)} is not UTF-8. Rename it."
             )
     if len(classes) > 1 and all(name.lower() in _MODALITIES for name in classes):
+        likely = next((name for name in classes if name.lower() in _RGB_FOLDERS), classes[0])
         raise UserError(
             f"{base}: {', '.join(classes)} are kinds of images, no classes. Name the one to learn "
-            f"from as --root, such as {os.path.join(base, classes[0])}."
+            f"from as --root, such as {os.path.join(base, likely)}."
         )
     if len(folders) == 1:
         # ROOT/dataset/CLASS/video: one class, and the classes themselves taken for groups.

@@ -53,7 +53,7 @@ def is_official(files: Sequence[Path]) -> bool:
     """Whether the header of the first file is that of the official CSV files."""
     if not files or files[0].suffix.lower() != ".csv":
         return False
-    for _, text in read_lines(files[0], _EXPECTED):
+    for _, text in read_lines(files[0], lists.EXPECTED):
         return {"youtube_id", "time_start", "time_end"} <= set(_column_names(text.split(",")))
     return False
 

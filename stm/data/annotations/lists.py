@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -34,13 +34,13 @@ def read(root: str, annotations: str | None, split: int) -> Annotations:
     list beside the file; or numbers, whose names the class list gives, and else are the numbers.
     """
     files = list_files(root, annotations, split)
-    where = _Places(root, files[0].resolve().parent)
+    where = _Places(root)
     folders = [files[0].resolve().parent]
     if not is_url(root):
         folders.append(Path(root).resolve())
     class_lists = find_class_list(dict.fromkeys(folders), files)
     names = frozenset(name for listed in class_lists for name in listed.names)
-    tables = _labelled([read_table(file, where.is_video, names) for file in files])
+    tables = _labelled([read_table(file, where.looks_for(file), names) for file in files])
     tables = _one_a_split(tables, where)
     for table in tables:
         note(f"{table.file}: read as {table.form}; {len(table.rows)} videos")
@@ -50,11 +50,11 @@ def read(root: str, annotations: str | None, split: int) -> Annotations:
     by_split = _without_blank_test(_by_split(tables))
     rows = [row for listed in by_split.values() for row in listed]
     classes, labels = _labels(rows, class_lists)
-    where.learn(row.path for row in rows)
+    where.learn(rows)
     splits = {
         name: [
             Entry(
-                video_id=row.video_id or where.name(row.path),
+                video_id=row.video_id or where.name(row),
                 path=where.locate(row),
                 label=labels[row.label],
                 group=row.group or known_group(row.path),
@@ -135,14 +135,15 @@ def _metadata(folder: Path) -> list[Path]:
 
 def _only_list(root: str, folder: Path) -> list[Path]:
     """The one file in a folder that reads as a list, whatever its name."""
-    where = _Places(root, folder)
+    where = _Places(root)
     found = []
     for path in _candidates(folder):
         try:
-            table = read_table(path, where.is_video, frozenset())
+            is_video = where.looks_for(path)
+            table = read_table(path, is_video, frozenset())
         except UserError:
             continue
-        if table.labelled and any(where.is_video(row.path) for row in table.rows[:50]):
+        if table.labelled and any(is_video(row.path) for row in table.rows[:50]):
             found.append(path)
     if len(found) > 1:
         shown = ", ".join(path.name for path in found[:6])
@@ -184,7 +185,7 @@ def _one_a_split(tables: list[Table], where: _Places) -> list[Table]:
         by_split.setdefault(name, []).append(table)
     kept = []
     for name, listed in by_split.items():
-        there = [t for t in listed if any(where.exists(row.path) for row in t.rows[:50])]
+        there = [t for t in listed if any(where.is_exactly_there(row) for row in t.rows[:50])]
         if len(listed) > 1 and len(there) == 1 and name:
             others = ", ".join(table.file.name for table in listed if table is not there[0])
             note(f"{there[0].file}: taken for {name}, since the videos of {others} are not there")
@@ -350,47 +351,65 @@ def _check_numbers(rows: list[Row], by_text: dict[str, int | None]) -> None:
 class _Places:
     """Finds the videos of a list under the root, or beside the list."""
 
-    def __init__(self, root: str, list_folder: Path) -> None:
+    def __init__(self, root: str) -> None:
         self._root = root
         self._url = is_url(root)
         self._media = Media()
-        self._bases = [] if self._url else [os.path.abspath(root)]
-        if str(list_folder.resolve()) not in self._bases:
-            self._bases.append(str(list_folder.resolve()))
+        self._learned: list[str] = []
         self._told: dict[str, tuple[int, str]] = {}
 
-    def is_video(self, cell: str) -> bool:
-        """Whether a cell looks like a video: its suffix is one's, or there is one."""
-        if os.path.splitext(cell)[1].lower() in VIDEO_EXTENSIONS or is_url(cell):
-            return True
-        return self.exists(cell)
+    def looks_for(self, file: Path) -> Callable[[str], bool]:
+        """Whether a cell of a list looks like a video: its suffix is one's, or there is one."""
 
-    def exists(self, path: str) -> bool:
-        return bool(path.strip()) and not self._url and self._find(path) is not None
+        def is_video(cell: str) -> bool:
+            if os.path.splitext(cell)[1].lower() in VIDEO_EXTENSIONS or is_url(cell):
+                return True
+            return bool(cell.strip()) and self._find(cell, file) is not None
 
-    def learn(self, paths: Iterable[str]) -> None:
+        return is_video
+
+    def is_exactly_there(self, row: Row) -> bool:
+        """Whether a row's video is there as it is written."""
+        path = _slashes(row.path).rstrip("/")
+        bases = self._bases(row.file)
+        return any(self._media.exists(os.path.join(base, path)) for base in bases)
+
+    def learn(self, rows: list[Row]) -> None:
         """Where no listed video is found, look one folder below the root."""
-        if self._url:
-            return
-        sample = list(paths)[:50]
-        if any(self._find(path) for path in sample):
+        sample = rows[:50]
+        if self._url or any(self._find(row.path, row.file) for row in sample):
             return
         best, most = "", 0
         for folder in self._media.subfolders(self._root):
-            hits = sum(self._media.find(folder, _slashes(path)) is not None for path in sample)
+            hits = sum(self._media.find(folder, _slashes(row.path)) is not None for row in sample)
             if hits > most:
                 best, most = folder, hits
         if best:
             note(f"the listed videos lie under {best}")
-            self._bases.append(best)
+            self._learned.append(best)
 
-    def name(self, path: str) -> str:
-        """A listed path as the video's id: without `./` and the like."""
+    def name(self, row: Row) -> str:
+        """A row's path as the video's id: without `./` and the like, below the root."""
+        path = row.path
         if is_url(path):
             return path
-        if "\\" in path and not (not self._url and self._media.exists(join(self._root, path))):
-            path = path.replace("\\", "/")
-        return re.sub(r"^(\./)+", "", re.sub(r"(?<!^)/+$", "", path))
+        if "\\" in path and (self._url or not self._media.exists(join(self._root, path))):
+            path = _slashes(path)
+        path = re.sub(r"^(\./)+", "", re.sub(r"(?<!^)/+$", "", path))
+        if row.file.stem == "metadata" and not self._url:
+            inner = os.path.relpath(row.file.resolve().parent, os.path.realpath(self._root))
+            if inner != "." and not inner.startswith(".."):
+                return f"{inner}/{path}"
+        return path
+
+    def _bases(self, file: Path) -> list[str]:
+        """Folders that a list's paths may be relative to: the root, the list's own."""
+        if self._url:
+            return []
+        bases = [os.path.abspath(self._root), str(file.resolve().parent)]
+        if file.stem == "metadata":  # Hugging Face's are relative to their own folder
+            bases.reverse()
+        return list(dict.fromkeys([*bases, *self._learned]))
 
     def locate(self, row: Row) -> str:
         """The absolute path or URL of a row's video; where it should be if there is none.
@@ -404,7 +423,7 @@ class _Places:
             problem = "an absolute path of Windows"
             expected = "paths relative to --root, such as " + re.split(r"[\\/]", path)[-1]
             raise bad_line(row.file, row.number, row.text, problem, expected)
-        found = None if self._url else self._find(path)
+        found = self._find(path, row.file)
         if found is None:
             if "\\" in path:
                 self._tell("backslashes are read as slashes", path)
@@ -425,18 +444,19 @@ class _Places:
         count, example = self._told.get(what, (0, path))
         self._told[what] = (count + 1, example)
 
-    def _find(self, path: str) -> tuple[str, list[str]] | None:
+    def _find(self, path: str, file: Path) -> tuple[str, list[str]] | None:
         """(where it is, what had to be changed for it)"""
+        bases = self._bases(file)
         for variant, how in self._variants(path):
             for exact in (True, False):
-                for base in self._bases:
+                for base in bases:
                     place = os.path.normpath(os.path.join(base, variant))
                     found = place if exact and self._media.exists(place) else None
                     if not exact:
                         found = self._media.find(base, variant)
                     if found:
                         changes = list(how)
-                        if base != self._bases[0] and not os.path.isabs(variant):
+                        if base != bases[0] and not os.path.isabs(variant):
                             changes.append(f"found in {base}")
                         if not exact and os.path.splitext(found)[1] != os.path.splitext(place)[1]:
                             changes.append("found with another suffix, or as a folder of frames")
@@ -449,7 +469,7 @@ class _Places:
         if "\\" in path:
             slashed, how = _slashes(path), ["backslashes are read as slashes"]
             yield slashed, how
-        last = os.path.basename(self._bases[0])
+        last = os.path.basename(os.path.abspath(self._root))
         inner = re.sub(r"^(\./)+", "", slashed)
         if inner.startswith(f"{last}/"):
             yield inner[len(last) + 1 :], [*how, "they begin with the last folder of --root"]

@@ -179,7 +179,7 @@ def _begins_with_video(text: str, is_video: IsVideo) -> bool:
 def _cut(file: Path, lines: list[Line], is_video: IsVideo, class_names: frozenset[str]) -> _Cells:
     """The file cut by the separator under which most lines are a video and something else."""
     sample = lines[:_SAMPLE]
-    best, best_score = "", (-1.0, -1.0)
+    best, best_score = "", (0.0, 0.0)
     for mark in ("\t", ",", ";", ""):
         if mark:
             cells = [_cells(text, mark) for _, text in sample]
@@ -192,6 +192,10 @@ def _cut(file: Path, lines: list[Line], is_video: IsVideo, class_names: frozense
             score = (by_disk / len(sample), score[1])
         if score > best_score:
             best, best_score = mark, score
+    if best_score[1] <= 0:
+        for number, text in sample:
+            if any(mark in text and _cells(text, mark) is None for mark in ("\t", ",", ";")):
+                raise bad_line(file, number, text, "a quote is not closed on its line", EXPECTED)
     if best:
         found = []
         for number, text in lines:
