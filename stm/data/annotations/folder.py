@@ -87,7 +87,8 @@ def _check_classes(base: str, classes: tuple[str, ...], folders: list[str]) -> N
             raise UserError(
                 f"{base}: the name of the class folder {printable(name)} is not UTF-8. Rename it."
             )
-    if len(classes) > 1 and all(name.lower() in _MODALITIES for name in classes):
+    kinds = {name.lower() for name in classes}
+    if len(kinds) > 1 and kinds <= _MODALITIES and any(map(_is_rgb_or_flow, kinds)):
         likely = next((name for name in classes if name.lower() in _RGB_FOLDERS), classes[0])
         raise UserError(
             f"{base}: {', '.join(classes)} are kinds of images, no classes. Name the one to learn "
@@ -103,6 +104,10 @@ def _check_classes(base: str, classes: tuple[str, ...], folders: list[str]) -> N
                 f"{base}: {classes[0]!r} would be its only class. The classes seem to lie in "
                 f"{inner}: name that as --root."
             )
+
+
+def _is_rgb_or_flow(name: str) -> bool:
+    return name in _RGB_FOLDERS or "flow" in name
 
 
 def _split_folders(base: str, wanted: str) -> dict[str, str]:
