@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from stm.data.manifest import Manifest
 
 _SHOWN_BAD = 10
-_FORMATS = "folder, csv, ucf101, hmdb51, something-v1, something-v2, jester, kinetics400"
+_FORMATS = "folder, list, ucf101, hmdb51, something-v1, something-v2, jester, kinetics400"
 
 
 def build_parser() -> Parser:
@@ -33,7 +33,7 @@ def build_parser() -> Parser:
         """
         stm index --format ucf101 --root UCF-101 --annotations ucfTrainTestlist --output ucf101
         stm index --format folder --root videos --val-fraction 0.2 --output index/mine
-        stm index --format csv --root videos --annotations list.csv --output index/mine --json
+        stm index --format list --root videos --annotations list.csv --output index/mine --json
         """,
     )
     parser.add_argument("--format", type=str, required=True, help=f"of the annotations: {_FORMATS}")
@@ -45,7 +45,10 @@ def build_parser() -> Parser:
         help="folder or file of the lists; null looks in the root and the usual places in it",
     )
     parser.add_argument(
-        "--split", type=int, default=1, help="published split of ucf101 and hmdb51: 1, 2 or 3"
+        "--split",
+        type=int,
+        default=1,
+        help="published split of ucf101, hmdb51 and lists numbered so: 1, 2 or 3",
     )
     parser.add_argument("--output", type=str, required=True, help="folder for the manifests")
     parser.add_argument(
@@ -53,6 +56,19 @@ def build_parser() -> Parser:
         type=float | None,
         default=None,
         help="share of each class to hold out as val, by group, where there is one split only",
+    )
+    parser.add_argument(
+        "--classes",
+        type=str | None,
+        default=None,
+        help="class names and their order: another manifest (.parquet), or a file of names",
+    )
+    parser.add_argument(
+        "--split-folders",
+        type=str,
+        default="auto",
+        help="format folder: whether the root's folders are splits (yes) or classes (no); auto asks "
+        "where their names leave it open",
     )
     parser.add_argument("--seed", type=int, default=0, help="draws the groups that are held out")
     parser.add_argument(
@@ -87,7 +103,11 @@ def run(args: Any) -> dict[str, Any]:
         split=args.split,
         val_fraction=args.val_fraction,
         seed=args.seed,
+        classes=args.classes,
+        split_folders=args.split_folders,
     )
+    for text in annotations.notes:
+        say(text)
     for warning in annotations.warnings:
         say(f"warning: {warning}")
     output = _output_folder(args.output)
@@ -120,6 +140,7 @@ def run(args: Any) -> dict[str, Any]:
         "classes": len(annotations.classes),
         "dataset": annotations.dataset,
         "fingerprints": {name: manifest.fingerprint for name, manifest in manifests.items()},
+        "notes": list(annotations.notes),
         "warnings": list(annotations.warnings),
         "summary": summary.as_dict(),
     }
@@ -180,17 +201,22 @@ def _bad_rows(manifest: Manifest) -> list[tuple[int, dict[str, Any]]]:
 def _write_bad(path: Path, manifest: Manifest, entries: list[Any]) -> None:
     """All unusable videos, tab-separated: id, status, path, reason in words, where it is listed.
 
-    No file where there is none.
+    Characters that cannot be printed are escaped. No file where there is none.
     """
+    from stm.data.annotations.texts import printable
+
     bad = _bad_rows(manifest)
     if not bad:
         path.unlink(missing_ok=True)
         return
-    lines = ("\t".join([*item.values(), entries[row].line]) for row, item in bad)
-    path.write_text("".join(" ".join(line.splitlines()) + "\n" for line in lines))
+    rows = ([*item.values(), entries[row].line] for row, item in bad)
+    lines = ("\t".join(printable(value) for value in values) + "\n" for values in rows)
+    path.write_text("".join(lines), encoding="utf-8")
 
 
 def _show_bad(output: Path, manifests: dict[str, Manifest]) -> None:
+    from stm.data.annotations.texts import printable
+
     for name, manifest in manifests.items():
         bad = _bad_rows(manifest)
         if not bad:
@@ -198,7 +224,8 @@ def _show_bad(output: Path, manifests: dict[str, Manifest]) -> None:
         say(f"{len(bad)} of {len(manifest)} {name} videos cannot be used:")
         for _, item in bad[:_SHOWN_BAD]:
             say(
-                f"  {item['path']}: {item['status']}" + f": {item['detail']}" * bool(item["detail"])
+                f"  {printable(item['path'])}: {item['status']}"
+                + f": {item['detail']}" * bool(item["detail"])
             )
         more = f"; {len(bad) - _SHOWN_BAD} more" if len(bad) > _SHOWN_BAD else ""
         say(f"  all in {output / name}.bad.txt{more}")

@@ -30,9 +30,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from stm.data import decode
 from stm.data.annotations import Annotations, Entry
+from stm.data.annotations.texts import is_utf8, printable
 from stm.data.cross_check import cross_check_decoders
 from stm.data.isolation import CallFailed, IsolatedProcess
 from stm.data.manifest import OK, SCHEMA, Manifest
@@ -103,7 +105,8 @@ def index_videos(
     """
     begun = time.perf_counter()
     entries = [entry for listed in annotations.splits.values() for entry in listed]
-    paths = [entry.path for entry in entries]
+    # Arrow's strings are text, and so is a manifest's path: other names are listed as bad.
+    paths = [printable_path(entry.path) for entry in entries]
     root = None if root is None else absolute_root(root)
     store = ProbeStore(None if work_dir is None else Path(work_dir), root)
     tables = [store.load()]
@@ -114,8 +117,15 @@ def index_videos(
     # Where the result of each video lies in the concatenation of `tables`.
     places = np.full(len(entries), -1, np.int64)
     num_stored, num_done, num_probed = tables[0].num_rows, 0, 0
+    unnamed = [row for row, entry in enumerate(entries) if entry.path != paths[row]]
+    if unnamed:
+        tables.append(_bad_names([paths[row] for row in unnamed], deadline_s))
+        places[unnamed] = np.arange(num_stored, num_stored + len(unnamed))
+        num_stored += len(unnamed)
+        num_done = len(unnamed)
     task = partial(_probe_block, probe=probe, deadline_s=deadline_s)
-    for block in _run_tasks(_blocks(paths, known), task):
+    rest = np.setdiff1d(np.arange(len(paths), dtype=np.int64), unnamed)
+    for block in _run_tasks(_blocks(rest, paths, known), task) if len(rest) else ():
         rows = block["row"].to_numpy()
         unchanged = block["unchanged"].to_numpy(zero_copy_only=False)
         for row in rows[unchanged]:
@@ -153,17 +163,30 @@ def index_videos(
     return manifests, summary
 
 
-def _blocks(paths: Sequence[str], known: Sequence[str]) -> list[pa.Table]:
+def printable_path(path: str) -> str:
+    """`path` itself where it is text (UTF-8), else with the other bytes as escapes."""
+    return path if is_utf8(path) else printable(path)
+
+
+def _bad_names(paths: Sequence[str], deadline_s: float) -> pa.Table:
+    """The results, schema PROBED, of files that are not opened since their names are no text."""
+    detail = "its name, or that of a folder above it, is not UTF-8; rename it"
+    facts = {**_BLANK, "status": "bad_name", "detail": detail}
+    rows = [{**facts, "path": path, "state": "", "deadline_s": deadline_s} for path in paths]
+    return pa.Table.from_pylist(rows, schema=PROBED)
+
+
+def _blocks(rows: NDArray[np.int64], paths: Sequence[str], known: Sequence[str]) -> list[pa.Table]:
     """The job's rows, cut so that all CPUs have work and a task is worth its start."""
     import ray
 
     num_cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
-    num_rows = min(_MOST_ROWS_A_TASK, max(16, -(-len(paths) // num_cpus)))
+    num_rows = min(_MOST_ROWS_A_TASK, max(16, -(-len(rows) // num_cpus)))
     table = pa.table(
         {
-            "row": pa.array(np.arange(len(paths), dtype=np.int64)),
-            "path": pa.array(paths, pa.string()),
-            "known": pa.array(known, pa.string()),
+            "row": pa.array(rows),
+            "path": pa.array([paths[row] for row in rows], pa.string()),
+            "known": pa.array([known[row] for row in rows], pa.string()),
         }
     )
     # combine_chunks: a slice would carry the buffers of the whole table to every task.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,88 @@ def test_index_writes_manifests_and_tells_of_every_bad_file(
     ]
     assert "2 probed now" in printed.err
     assert not (output / "train.bad.txt").exists()
+
+
+@pytest.mark.ray
+def test_index_reads_lists_lists_bad_names_and_takes_the_classes_of_another_manifest(
+    ray_cluster: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root, output = tmp_path / "videos", tmp_path / "out"
+    for name in ("wave/a.mp4", "jump/b 1.mp4", os.fsdecode(b"jump/caf\xe9.mp4"), "wave/c\td.mp4"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        write_video(tmp_path / "new.mp4", num_frames=9, codec="mpeg4")
+        os.replace(tmp_path / "new.mp4", root / name)
+    command = ["--root", str(root), "--output", str(output), "--cross-check", "0"]
+    assert main(["--format", "folder", *command, "--json"]) == 0
+    printed = capfd.readouterr()
+    manifest = Manifest.read(output / "train.parquet")
+    assert manifest.table["status"].to_pylist() == ["ok", "bad_name", "ok", "ok"]
+    assert manifest.table["video_id"].to_pylist()[1] == "jump/caf\\xe9.mp4"
+    assert r"jump/caf\xe9.mp4: bad_name: its name" in printed.err
+    (bad,) = (output / "train.bad.txt").read_text().splitlines()
+    assert bad.split("\t")[1:3] == ["bad_name", str(root / r"jump/caf\xe9.mp4")]
+
+    # Again: what is known is not probed, and the bad name stays bad.
+    assert main(["--format", "folder", *command]) == 0
+    assert "0 probed now" in capfd.readouterr().err
+
+    (tmp_path / "val.txt").write_text("wave/a.mp4 wave\njump/b 1.mp4 jump\n")
+    (tmp_path / "names.txt").write_text("wave\nrun\njump\n")
+    lists = ["--format", "list", "--annotations", str(tmp_path / "val.txt"), *command, "--json"]
+    assert main([*lists, "--classes", str(output / "train.parquet")]) == 0
+    result = json.loads(capfd.readouterr().out)
+    val = Manifest.read(result["manifests"]["val"])
+    assert (val.classes, val.table["label"].to_pylist()) == (("jump", "wave"), [1, 0])
+    assert any("read as `path label` by blanks" in text for text in result["notes"])
+    assert main([*lists, "--classes", str(tmp_path / "names.txt")]) == 0
+    assert Manifest.read(output / "val.parquet").table["label"].to_pylist() == [0, 2]
+    (tmp_path / "names.txt").write_text("run\njump\n")
+    capfd.readouterr()
+    assert main([*lists, "--classes", str(tmp_path / "names.txt")]) == 2
+    assert "lacks 1 class(es) of the annotations: 'wave'" in capfd.readouterr().err
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("lists", "videos", "expected"),
+    [
+        ({"hf_metadata.csv": "metadata.csv"}, ["videos/a", "videos/b", "videos/c"], "jump wave"),
+        ({"video_path_class.csv": "train.csv"}, ["a", "b"], "jump wave"),
+        ({"slowfast.csv": "train.csv"}, ["vid/a", "vid/b"], "0 1"),
+        (
+            {"mmaction2_train.txt": "mmaction2_train.txt"},
+            ["class/drinking (31)", "class/lecture (31)"],
+            "0 1",
+        ),
+        ({"windows.csv": "windows.csv"}, ["videos/a/x", "videos/a/y"], "jump wave"),
+        (
+            {"kinetics_train.csv": "train.csv", "kinetics_test.csv": "test.csv"},
+            ["abseiling/-3B32lodo2M"],
+            "abseiling",
+        ),
+    ],
+)
+def test_index_reads_lists_from_the_field(
+    ray_cluster: None,
+    real_data: Path,
+    tmp_path: Path,
+    lists: dict[str, str],
+    videos: list[str],
+    expected: str,
+) -> None:
+    for source, name in lists.items():
+        (tmp_path / name).write_bytes((real_data / "field" / "lists" / source).read_bytes())
+    for name in videos:
+        path = tmp_path / f"{name}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_video(path, num_frames=3, codec="mpeg4")
+    output = tmp_path / "out"
+    command = ["--format", "list", "--root", str(tmp_path), "--output", str(output)]
+    assert main([*command, "--cross-check", "0"]) == 0
+    manifest = Manifest.read(output / "train.parquet")
+    assert manifest.classes == tuple(expected.split())
+    assert len(manifest.usable) == len(manifest) == len(videos)
+    assert [path.name for path in output.glob("*.parquet")] == ["train.parquet"]
 
 
 @pytest.mark.ray

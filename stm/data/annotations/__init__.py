@@ -12,9 +12,10 @@ import dataclasses
 import os
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 from stm.data.annotations import (
-    csv_list,
+    detect,
     folder,
     hmdb51,
     jester,
@@ -23,16 +24,19 @@ from stm.data.annotations import (
     something_v2,
     ucf101,
 )
+from stm.data.annotations.class_lists import match_classes, read_class_list
 from stm.data.annotations.common import Annotations, Entry, is_url
 from stm.data.annotations.mirroring import flip_rules
 from stm.data.annotations.splitting import find_leaks, hold_out
+from stm.data.annotations.texts import is_utf8, listening, printable
 from stm.errors import UserError
 
 __all__ = ["FORMATS", "Annotations", "Entry", "read_annotations"]
 
 FORMATS: dict[str, Callable[[str, str | None, int], Annotations]] = {
     "folder": folder.read,
-    "csv": csv_list.read,
+    "list": detect.read,
+    "csv": detect.read,
     "ucf101": ucf101.read,
     "hmdb51": hmdb51.read,
     "something-v1": something_v1.read,
@@ -40,7 +44,7 @@ FORMATS: dict[str, Callable[[str, str | None, int], Annotations]] = {
     "jester": jester.read,
     "kinetics400": kinetics400.read,
 }
-_WITH_SPLITS = ("ucf101", "hmdb51")
+_WITH_SPLITS = ("ucf101", "hmdb51", "list", "csv")
 
 
 def read_annotations(
@@ -50,15 +54,21 @@ def read_annotations(
     split: int = 1,
     val_fraction: float | None = None,
     seed: int = 0,
+    classes: str | os.PathLike[str] | None = None,
+    split_folders: str = "auto",
 ) -> Annotations:
     """Read a dataset's lists: no video is opened, and one that does not exist is kept.
 
     format: a key of FORMATS.
     root: folder (or URL) of the videos.
     annotations: folder or file of the lists; None looks in `root` and the usual places in it.
-    split: which of the three published splits of ucf101 and hmdb51.
+    split: which of the three published splits of ucf101 and hmdb51, and of lists numbered so.
     val_fraction: share of each class to hold out as `val`, whole groups at a time, where the
         annotations have no split but `train`; `seed` draws them.
+    classes: a manifest, or a file of class names, whose names and order are taken; the classes of
+        the annotations are matched to it by name.
+    split_folders: for the format folder: `yes`, the folders of root are splits; `no`, they are
+        classes; `auto`, told by their names, or asked for where these leave it open.
 
     Raises UserError naming file, line and text where a line is malformed, an id or a path is
     listed twice (in one split or two), or a split is empty.
@@ -67,26 +77,58 @@ def read_annotations(
         raise UserError(f"--format {format}: unknown; there are {', '.join(FORMATS)}.")
     if not (split == 1 or (format in _WITH_SPLITS and split in (2, 3))):
         raise UserError(
-            f"--split {split}: ucf101 and hmdb51 have the splits 1, 2 and 3; other formats one."
+            f"--split {split}: ucf101, hmdb51 and numbered lists have the splits 1, 2 and 3; other "
+            "formats one."
         )
+    if split_folders not in ("auto", "yes", "no"):
+        raise UserError(f"--split-folders {split_folders}: must be auto, yes or no.")
+    if split_folders != "auto" and format != "folder":
+        raise UserError("--split-folders: is for --format folder alone.")
     root = os.fspath(root)
+    if not is_utf8(root):
+        raise UserError(f"--root {printable(root)}: its name is not UTF-8. Rename the folder.")
     if not is_url(root) and not os.path.isdir(root):
         raise UserError(f"--root {root}: no such folder. It names the folder of the videos.")
     named = None if annotations is None else os.fspath(annotations)
     if named is not None and not os.path.exists(named):
         raise UserError(f"--annotations {named}: no such file or folder.")
-    read = FORMATS[format](root, named, split)
-    for name, entries in read.splits.items():
-        if not entries:
-            raise UserError(f"split {name!r} of --root {root} lists no video.")
-    _refuse_duplicates(read.splits)
-    splits = read.splits
+    if classes is not None and not os.path.isfile(classes):
+        raise UserError(f"--classes {os.fspath(classes)}: no such file.")
+    with listening() as said:
+        if format == "folder":
+            read = folder.read(root, named, split, split_folders)
+        else:
+            read = FORMATS[format](root, named, split)
+        for name, entries in read.splits.items():
+            if not entries:
+                raise UserError(f"split {name!r} of --root {root} lists no video.")
+        _refuse_duplicates(read.splits)
+        if classes is not None:
+            read = match_classes(read, read_class_list(Path(classes)))
+    splits = {
+        name: [_printable(entry) for entry in entries] for name, entries in read.splits.items()
+    }
     if val_fraction is not None:
         splits = _hold_out(splits, val_fraction, seed)
     flip, flip_map = flip_rules(read.classes)
-    warnings = [*read.warnings, *find_leaks(splits), *_missing_classes(read.classes, splits)]
+    warnings = [*said.warnings, *find_leaks(splits), *_missing_classes(read.classes, splits)]
     return dataclasses.replace(
-        read, splits=splits, flip=flip, flip_map=flip_map, warnings=tuple(warnings)
+        read,
+        splits=splits,
+        flip=flip,
+        flip_map=flip_map,
+        warnings=tuple(warnings),
+        notes=tuple(said.notes),
+    )
+
+
+def _printable(entry: Entry) -> Entry:
+    """The entry with what is shown and stored of it as text; its path stays as the disk has it."""
+    return dataclasses.replace(
+        entry,
+        video_id=printable(entry.video_id),
+        group=printable(entry.group),
+        line=printable(entry.line),
     )
 
 

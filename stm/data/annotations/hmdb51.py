@@ -5,14 +5,9 @@ Code 1 is train, 2 is test (here the split `val`), 0 is in neither.
 
 from __future__ import annotations
 
-from stm.data.annotations.common import (
-    Annotations,
-    Entry,
-    annotation_folder,
-    bad_line,
-    join,
-    read_lines,
-)
+from stm.data.annotations.common import Annotations, Entry, annotation_folder
+from stm.data.annotations.texts import bad_line, read_lines
+from stm.data.annotations.ucf101 import Videos
 
 _CODES = {"1": "train", "2": "val", "0": ""}
 _EXPECTED = "`video.avi CODE` with code 1 (train), 2 (test) or 0 (unused)"
@@ -21,10 +16,11 @@ _EXPECTED = "`video.avi CODE` with code 1 (train), 2 (test) or 0 (unused)"
 def read(root: str, annotations: str | None, split: int) -> Annotations:
     """Read one of the three published splits. A clip's group is its class and source title."""
     ending = f"_test_split{split}.txt"
-    folder = annotation_folder(root, annotations, f"*{ending}", "testTrainMulti_7030_splits")
+    folder = annotation_folder(root, annotations, f"*{ending}", inside="testTrainMulti_7030_splits")
     lists = {path.name.removesuffix(ending): path for path in sorted(folder.glob(f"*{ending}"))}
     classes = tuple(sorted(lists))
     splits: dict[str, list[Entry]] = {"train": [], "val": []}
+    videos = Videos(root, ("", "videos", "hmdb51_org", "HMDB51"))
     for label, class_name in enumerate(classes):
         path = lists[class_name]
         for number, text in read_lines(path, _EXPECTED):
@@ -38,10 +34,11 @@ def read(root: str, annotations: str | None, split: int) -> Annotations:
             splits[_CODES[code]].append(
                 Entry(
                     video_id=f"{class_name}/{name}",
-                    path=join(root, f"{class_name}/{name}"),
+                    path=videos.locate(f"{class_name}/{name}"),
                     label=label,
                     group=f"{class_name}/{title}" if title else "",
                     line=f"{path}:{number}",
                 )
             )
+    videos.tell()
     return Annotations(classes, splits, "hmdb51")

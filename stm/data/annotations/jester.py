@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from stm.data.annotations.common import Annotations, annotation_folder
-from stm.data.annotations.semicolon import read_semicolon
+from stm.data.annotations.common import Annotations
+from stm.data.annotations.something_v1 import read_videofolder_or
 
 
 def read(root: str, annotations: str | None, split: int) -> Annotations:
-    """Read the published lists; ROOT/id (or ROOT/20bn-jester-v1/id) holds a video's frames."""
-    del split
-    folder = annotation_folder(root, annotations, "jester-v1-labels.csv")
-    return read_semicolon(root, folder, "jester-v1", "jester")
+    """Read the published lists, or *_videofolder.txt; ROOT/id (or ROOT/20bn-jester-v1/id) holds a
+    video's frames."""
+    return read_videofolder_or(root, annotations, split, "jester-v1", "jester")

@@ -1,147 +1,143 @@
-"""Format `kinetics400`: the official CSV files, or lists of `path label` with label_list.txt."""
+"""Format `kinetics400`: the official CSV files of Kinetics-400, -600 and -700, or `path label` lists."""
 
 from __future__ import annotations
 
 import csv
 import os
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stm.data.annotations.common import (
-    VIDEO_EXTENSIONS,
-    Annotations,
-    Entry,
-    bad_line,
-    is_url,
-    join,
-    read_int,
-    read_lines,
-)
+from stm.data.annotations import lists
+from stm.data.annotations.class_lists import find_class_list, plain
+from stm.data.annotations.common import VIDEO_EXTENSIONS, Annotations, Entry, is_url, join
+from stm.data.annotations.texts import bad_line, read_lines, warn
+from stm.data.annotations.words import split_of, splits_in
 from stm.errors import UserError
 
-_SPLITS = {"train": "train", "val": "val", "validate": "val", "validation": "val", "test": "test"}
 _HEADER = ["label", "youtube_id", "time_start", "time_end", "split"]
-_CSV_LINE = "`label,youtube_id,time_start,time_end,split`, the label in quotes where it has a comma"
-_LIST_LINE = "`path label`, the label an integer from 0"
+_EXPECTED = "`label,youtube_id,time_start,time_end,split`, the label in quotes where it has a comma"
+
+
+@dataclass(frozen=True, slots=True)
+class _Clip:
+    file: Path
+    number: int
+    text: str
+    label: str
+    youtube_id: str
+    start: int
+    end: int
+    split: str
+
+    @property
+    def stem(self) -> str:
+        """The name of the published archives: the times in seconds, with six digits."""
+        return f"{self.youtube_id}_{self.start:06d}_{self.end:06d}"
 
 
 def read(root: str, annotations: str | None, split: int) -> Annotations:
     """Read official CSV files where there are any, else `path label` lists.
 
     `annotations` is a file, or a folder with train.csv, val.csv (validate.csv) and test.csv, or
-    with *train*.list, *val*.list (or .txt) and label_list.txt. A clip's group is its YouTube id.
+    with lists. A clip's group is its YouTube id. Official CSV files without labels are left out.
     """
-    del split
-    if annotations is None and is_url(root):
-        raise UserError(f"--root {root} is a URL: name the lists with --annotations.")
-    place = Path(annotations if annotations is not None else root)
-    if place.is_file():
-        files = [place]
-    elif place.is_dir():
-        files = [path for name in _SPLITS if (path := place / f"{name}.csv").is_file()]
-        files = files or sorted([*place.glob("*_*.list"), *place.glob("*list_videos.txt")])
-    else:
-        files = []
-    if not files:
-        raise UserError(
-            f"{place}: no train.csv, val.csv or train_videos.list in it. Name the folder or file "
-            "of the lists with --annotations."
-        )
-    if files[0].suffix == ".csv":
-        return _read_official(root, files)
-    return _read_path_lists(root, files)
+    files = lists.list_files(root, annotations, split)
+    if is_official(files) or files[0].suffix == ".csv":
+        return read_official(root, files)
+    return replace(lists.read(root, annotations, split), dataset="kinetics400")
 
 
-def _read_official(root: str, files: list[Path]) -> Annotations:
-    rows = [(file, *row) for file in files for row in _official_rows(file)]
-    label_list = files[0].parent / "label_list.txt"
-    if label_list.is_file():
-        classes = _read_label_list(label_list)
-    else:
-        classes = tuple(sorted({name for _, _, _, name, _, _ in rows}))
-    labels = {_plain(name): label for label, name in enumerate(classes)}
+def is_official(files: Sequence[Path]) -> bool:
+    """Whether the header of the first file is that of the official CSV files."""
+    if not files or files[0].suffix.lower() != ".csv":
+        return False
+    for _, text in read_lines(files[0], lists.EXPECTED):
+        return {"youtube_id", "time_start", "time_end"} <= set(_column_names(text.split(",")))
+    return False
+
+
+def read_official(root: str, files: Sequence[Path]) -> Annotations:
+    """Read official CSV files; videos are found by YouTube id and times wherever they lie in root."""
+    clips: list[_Clip] = []
+    for file in files:
+        found = _clips(file)
+        if found is None:
+            if len(files) == 1:
+                raise UserError(f"{file}: the videos have no label. Expected {_EXPECTED}.")
+            warn(f"{file}: left out, since its videos have no label")
+        else:
+            clips.extend(found)
+    if not clips:
+        raise UserError(f"{files[0]}: no video with a label in it. Expected {_EXPECTED}.")
+    listed = find_class_list([files[0].parent], files)
+    classes = listed[0].names if listed else tuple(sorted({clip.label for clip in clips}))
+    labels = {plain(name): label for label, name in enumerate(classes)}
     located = _videos_by_stem(root)
     splits: dict[str, list[Entry]] = {"train": [], "val": [], "test": []}
-    for file, number, text, name, stem, split in rows:
-        label = labels.get(_plain(name))
+    for clip in clips:
+        label = labels.get(plain(clip.label))
         if label is None:
-            raise bad_line(file, number, text, f"label {name!r} is unknown", f"one of {label_list}")
-        splits[split].append(
+            problem = f"label {clip.label!r} is unknown"
+            raise bad_line(clip.file, clip.number, clip.text, problem, f"one of {listed[0].file}")
+        stems = (clip.stem, f"{clip.youtube_id}_{clip.start}_{clip.end}", clip.youtube_id)
+        path = next((located[stem] for stem in stems if stem in located), None)
+        splits[clip.split].append(
             Entry(
-                video_id=stem,
-                path=located.get(stem) or join(root, f"{name}/{stem}.mp4"),
+                video_id=clip.stem,
+                path=path or join(root, f"{clip.label}/{clip.stem}.mp4"),
                 label=label,
-                group=stem[:-14],
-                line=f"{file}:{number}",
+                group=clip.youtube_id,
+                line=f"{clip.file}:{clip.number}",
             )
         )
-    return Annotations(classes, _listed(splits), "kinetics400")
+    listed_splits = {name: entries for name, entries in splits.items() if entries}
+    return Annotations(classes, listed_splits, "kinetics400")
 
 
-def _official_rows(file: Path) -> list[tuple[int, str, str, str, str]]:
-    """(line number, text, label, file stem, split) of each video."""
-    rows = []
-    for number, text in read_lines(file, _CSV_LINE):
+def _clips(file: Path) -> list[_Clip] | None:
+    """The clips of one file; None where it has no column of labels, or nothing in it."""
+    columns = {name: k for k, name in enumerate(_HEADER)}
+    named = splits_in(file.stem)
+    clips: list[_Clip] = []
+    for number, text in read_lines(file, _EXPECTED):
         try:
-            cells = next(csv.reader([text], strict=True))
+            cells = [cell.strip() for cell in next(csv.reader([text], strict=True))]
         except csv.Error as error:
-            raise bad_line(file, number, text, str(error), _CSV_LINE) from error
-        if cells[:5] == _HEADER:
+            raise bad_line(file, number, text, str(error), _EXPECTED) from error
+        names = _column_names(cells)
+        if "youtube_id" in names:
+            columns = {name: k for k, name in enumerate(names)}
+            if "label" not in columns:
+                return None
             continue
-        if len(cells) < 5 or not cells[0] or not cells[1]:
-            raise bad_line(file, number, text, "cannot be read", _CSV_LINE)
-        start = read_int(file, number, text, cells[2], 0, 10**6, "time_start")
-        end = read_int(file, number, text, cells[3], 0, 10**6, "time_end")
-        split = _SPLITS.get(cells[4] or file.stem)
+        value = {name: cells[k] for name, k in columns.items() if k < len(cells)}
+        if len(value) < len(set(columns) & set(_HEADER)) or not value.get("youtube_id"):
+            raise bad_line(file, number, text, "cannot be read", _EXPECTED)
+        if not value["label"]:
+            raise bad_line(file, number, text, "empty label", _EXPECTED)
+        given = value.get("split", "")
+        split = split_of(given) if given else min(named, default=None)
         if split is None:
-            raise bad_line(
-                file, number, text, f"split {cells[4]!r}", "train, val, validate or test"
-            )
-        rows.append((number, text, cells[0], f"{cells[1]}_{start:06d}_{end:06d}", split))
-    return rows
+            raise bad_line(file, number, text, f"split {given!r}", "train, val, validate or test")
+        start = _seconds(file, number, text, value, "time_start")
+        end = _seconds(file, number, text, value, "time_end")
+        youtube_id = value["youtube_id"]
+        clips.append(_Clip(file, number, text, value["label"], youtube_id, start, end, split))
+    return clips
 
 
-def _read_path_lists(root: str, files: list[Path]) -> Annotations:
-    label_list = files[0].parent / "label_list.txt"
-    if not label_list.is_file():
-        raise UserError(f"{label_list}: missing. It names the classes, one `NUMBER name` a line.")
-    classes = _read_label_list(label_list)
-    splits: dict[str, list[Entry]] = {"train": [], "val": [], "test": []}
-    for file in files:
-        words = re.split(r"[^a-z0-9]+", file.stem.lower())
-        split = next((_SPLITS[word] for word in words if word in _SPLITS), "train")
-        for number, text in read_lines(file, _LIST_LINE):
-            parts = text.rsplit(maxsplit=1)
-            if len(parts) != 2:
-                raise bad_line(file, number, text, "cannot be read", _LIST_LINE)
-            label = read_int(file, number, text, parts[1], 0, len(classes) - 1, "label")
-            source = re.search(r"([\w-]{11})_\d{6}_\d{6}\.\w+$", parts[0])
-            splits[split].append(
-                Entry(
-                    video_id=parts[0],
-                    path=join(root, parts[0]),
-                    label=label,
-                    group=source.group(1) if source else "",
-                    line=f"{file}:{number}",
-                )
-            )
-    return Annotations(classes, _listed(splits), "kinetics400")
+def _column_names(cells: Sequence[str]) -> list[str]:
+    return [cell.strip().strip('"').lower() for cell in cells]
 
 
-def _read_label_list(path: Path) -> tuple[str, ...]:
-    classes: list[str] = []
-    for number, text in read_lines(path, "`NUMBER name` on each line"):
-        parts = text.split(maxsplit=1)
-        if len(parts) != 2 or parts[0] != str(len(classes)):
-            expected = f"`{len(classes)} name`: numbers from 0 without a gap"
-            raise bad_line(path, number, text, "not the next class", expected)
-        classes.append(parts[1])
-    return tuple(classes)
-
-
-def _plain(name: str) -> str:
-    """A label as both releases spell it: one has blanks where the other has underscores."""
-    return re.sub(r"[\s_]+", "_", name.strip()).lower()
+def _seconds(file: Path, number: int, text: str, value: dict[str, str], name: str) -> int:
+    given = value.get(name, "")
+    if not re.fullmatch(r"\d{1,6}(\.0*)?", given):
+        problem = f"{name} {given!r}"
+        raise bad_line(file, number, text, problem, "whole seconds")
+    return int(float(given))
 
 
 def _videos_by_stem(root: str) -> dict[str, str]:
@@ -156,7 +152,3 @@ def _videos_by_stem(root: str) -> dict[str, str]:
             if extension.lower() in VIDEO_EXTENSIONS:
                 found.setdefault(stem, os.path.join(folder, name))
     return found
-
-
-def _listed(splits: dict[str, list[Entry]]) -> dict[str, list[Entry]]:
-    return {name: entries for name, entries in splits.items() if entries}

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stm.data.annotations.common import (
-    Annotations,
-    Entry,
-    bad_line,
-    class_index,
-    find_media,
-    read_lines,
-)
+from stm.data.annotations.common import Annotations, Entry, class_index
+from stm.data.annotations.media import find_media
+from stm.data.annotations.texts import bad_line, read_lines
 from stm.errors import UserError
 
 _EXPECTED = "`id;label`, the label as in the list of labels"

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stm.data.annotations.common import Annotations, Entry, annotation_folder, find_list, find_media
+from stm.data.annotations.common import Annotations, Entry, annotation_folder, find_list
+from stm.data.annotations.media import find_media
 from stm.errors import UserError
 
 # The first release named its files in full; the current download calls them labels/train.json.
@@ -17,7 +18,7 @@ _ITEM = '{"id": "74225", "template": "Spinning [something] that quickly stops sp
 def read(root: str, annotations: str | None, split: int) -> Annotations:
     """Read labels, train and validation; a video is ROOT/id.webm or ROOT/id, a folder of frames."""
     del split
-    folder = annotation_folder(root, annotations, "*labels.json", "labels")
+    folder = annotation_folder(root, annotations, "*labels.json", inside="labels")
     labels = _read_labels(_file(folder, "labels"))
     lists = {
         name: _file(folder, file) for name, file in (("train", "train"), ("val", "validation"))

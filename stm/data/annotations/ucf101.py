@@ -7,30 +7,26 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from stm.data.annotations.common import (
-    Annotations,
-    Entry,
-    annotation_folder,
-    bad_line,
-    is_url,
-    join,
-    read_lines,
-)
+from stm.data.annotations.common import Annotations, Entry, annotation_folder, is_url, join
+from stm.data.annotations.media import Media
+from stm.data.annotations.texts import bad_line, read_lines
 
 _CLASS_LINE = "`NUMBER ClassName`, numbers counting from 1"
 
 
 def read(root: str, annotations: str | None, split: int) -> Annotations:
     """Read one published split. A clip's group is its class and the gXX of its file name."""
-    folder = annotation_folder(root, annotations, "classInd.txt", "ucfTrainTestlist")
+    folder = annotation_folder(root, annotations, "classInd.txt", inside="ucfTrainTestlist")
     labels = _read_classes(folder / "classInd.txt")
-    videos = _video_folder(root, labels)
+    videos = Videos(root, ("", "videos", "UCF-101"))
     splits = {
         "train": _read_list(folder / f"trainlist{split:02d}.txt", videos, labels),
         "val": _read_list(folder / f"testlist{split:02d}.txt", videos, labels),
     }
+    videos.tell()
     return Annotations(tuple(labels), splits, "ucf101")
 
 
@@ -47,23 +43,42 @@ def _read_classes(path: Path) -> dict[str, int]:
     return labels
 
 
-def _video_folder(root: str, labels: dict[str, int]) -> str:
-    """Where the class folders are: ROOT, or the folder in it that the archive unpacks to."""
-    if not is_url(root):
-        for place in (root, os.path.join(root, "videos"), os.path.join(root, "UCF-101")):
-            if any(os.path.isdir(os.path.join(place, name)) for name in labels):
-                return place
-    return root
+class Videos:
+    """Where the clips `ClassName/video.avi` of UCF-101's and HMDB-51's lists lie below a root.
+
+    In class folders, of the root or of a folder that the archive unpacks to, or all in one; as
+    listed, as a copy with another suffix, or as a folder of frames.
+    """
+
+    def __init__(self, root: str, unpacked: Sequence[str]) -> None:
+        self._root = root
+        self._media = Media()
+        self._places = [root] if is_url(root) else [os.path.join(root, name) for name in unpacked]
+
+    def locate(self, name: str) -> str:
+        """The absolute path or URL of a listed name; ROOT/name where it is nowhere."""
+        if is_url(self._root):
+            return join(self._root, name)
+        tries = [(place, inner) for place in self._places for inner in (name, name.split("/")[-1])]
+        found = next((path for at in tries if (path := self._media.find(*at))), None)
+        return found or join(self._root, name)
+
+    def tell(self) -> None:
+        self._media.tell()
 
 
-def _read_list(path: Path, videos: str, labels: dict[str, int]) -> list[Entry]:
+def _read_list(path: Path, videos: Videos, labels: dict[str, int]) -> list[Entry]:
     expected = "`ClassName/video.avi`, then in a train list the number of the class"
+    by_case = {name.casefold(): name for name in labels}
     entries = []
     for number, text in read_lines(path, expected):
         match = re.fullmatch(r"(\S+?)/(\S.*?\.\w+)(?:\s+(\d+))?", text)
         if match is None:
             raise bad_line(path, number, text, "cannot be read", expected)
-        class_name, file_name, given = match.groups()
+        listed_class, file_name, given = match.groups()
+        class_name = listed_class
+        if class_name not in labels:  # HandStandPushups, HandstandPushups
+            class_name = by_case.get(class_name.casefold(), class_name)
         if class_name not in labels:
             raise bad_line(
                 path, number, text, f"class {class_name!r} is unknown", "a class of classInd.txt"
@@ -72,12 +87,12 @@ def _read_list(path: Path, videos: str, labels: dict[str, int]) -> list[Entry]:
         if given is not None and int(given) != label + 1:
             problem = f"class number {given}, but {class_name} has number {label + 1}"
             raise bad_line(path, number, text, problem, "the number of classInd.txt")
-        name = f"{class_name}/{file_name}"
+        name = f"{listed_class}/{file_name}"
         source = re.search(r"_(g\d+)_c\d+\.\w+$", file_name)
         entries.append(
             Entry(
                 video_id=name,
-                path=join(videos, name),
+                path=videos.locate(name),
                 label=label,
                 group=f"{class_name}/{source.group(1)}" if source else "",
                 line=f"{path}:{number}",

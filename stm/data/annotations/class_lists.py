@@ -1,0 +1,257 @@
+"""Class names in files of their own: beside a list of numbers, or given by `--classes`.
+
+    classes = read_class_list(Path("label_map.txt"))
+    classes.names  # ("abseiling", "air drumming", ...)
+
+Read are one name a line; `NUMBER name`, `NUMBER,name` or `name NUMBER` lines; JSON lists of names, and objects
+from name to number or from number to name; and manifests, for their class list.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stm.data.annotations.common import VIDEO_EXTENSIONS, Annotations, Entry
+from stm.data.annotations.texts import bad_line, note, read_lines, read_text, warn
+from stm.errors import UserError
+
+_EXPECTED = "one class name a line, or `NUMBER name`"
+_NAMES = re.compile(
+    r"(.*_)?(label_?map|category|categories|class_?ind|class_?index|classes|class_?names?|class_?list"
+    r"|labels|label_?list|label_?names|class_?to_?idx|id2label|label2id|actions)(_.*)?"
+    r"\.(txt|csv|json|names)",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """Class names in order, each with the number that stands for it in lists."""
+
+    file: Path
+    names: tuple[str, ...]
+    numbers: tuple[int, ...]
+    """Number of each class as the file gives it; 0, 1, ... where it gives none."""
+
+    numbered: bool
+    """Whether the file itself gives the numbers."""
+
+    def of_numbers(self, found: Mapping[int, str]) -> dict[int, int]:
+        """The labels, from 0, that the numbers of a list stand for.
+
+        Numbers as the file gives them; else from 0, or from 1 where the list has no 0 and the
+        highest is the number of classes. Raises UserError, beginning with where the number is (the
+        values of `found`), where a number stands for no class.
+        """
+        labels = {number: label for label, number in enumerate(self.numbers)}
+        used = sorted(set(found))
+        count = len(self.names)
+        if used and not set(used) <= set(labels):
+            first = min(self.numbers)
+            shifted = {number + (1 - 2 * first): label for number, label in labels.items()}
+            if (
+                first in (0, 1)
+                and set(used) <= set(shifted)
+                and sorted(self.numbers) == list(range(first, first + count))
+            ):
+                labels = shifted
+                note(
+                    f"labels count from {1 - first}: {used[0]} is "
+                    f"{self.names[labels[used[0]]]!r} of {self.file}"
+                )
+            else:
+                wrong = next(number for number in used if number not in labels)
+                raise UserError(
+                    f"{found[wrong]}: label {wrong}, but {self.file} has the {count} classes "
+                    f"{min(self.numbers)} to {max(self.numbers)}. Give the class list that belongs "
+                    "to the labels with --classes FILE."
+                )
+        return {number: labels[number] for number in used}
+
+
+def read_class_list(path: Path) -> ClassList:
+    """Read a class list in any form of the module's text, or a manifest's.
+
+    Raises UserError naming file and line where it is none, or a class is listed twice.
+    """
+    if path.suffix.lower() == ".parquet":
+        from stm.data.manifest import Manifest
+
+        names = Manifest.read(path).classes
+        return ClassList(path, names, tuple(range(len(names))), numbered=False)
+    if path.suffix.lower() == ".json":
+        return _from_json(path)
+    lines = list(read_lines(path, _EXPECTED))
+    if not lines:
+        raise UserError(f"{path}: no class in it. Expected {_EXPECTED}.")
+    pairs = _numbered_lines(lines)
+    numbered = pairs is not None
+    if pairs is None:
+        pairs = [(k, text) for k, (_, text) in enumerate(lines)]
+    seen: set[str] = set()
+    for (number, text), (_, name) in zip(lines[len(lines) - len(pairs) :], pairs, strict=True):
+        if name in seen:
+            raise bad_line(path, number, text, "class listed twice", "each class once")
+        seen.add(name)
+    return _ordered(path, pairs, numbered)
+
+
+def find_class_list(folders: Iterable[Path], exclude: Iterable[Path]) -> list[ClassList]:
+    """The class lists, known by name, in the first of `folders` that has any.
+
+    Files in `exclude`, and files whose lines name videos, are none.
+    """
+    left_out = {path.resolve() for path in exclude}
+    for folder in folders:
+        found = []
+        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+            if _NAMES.fullmatch(path.name) and path.is_file() and path.resolve() not in left_out:
+                try:
+                    listed = read_class_list(path)
+                except UserError:
+                    continue  # labels.json and labels.txt may be anything
+                if not any(_names_video(name) for name in listed.names):
+                    found.append(listed)
+        if found:
+            return found
+    return []
+
+
+def match_classes(read: Annotations, given: ClassList) -> Annotations:
+    """`read` with the names and the order of `given`, classes matched by name.
+
+    Where all classes of `read` are called by numbers and those of `given` are not, a number stands
+    for a class of `given` as in `ClassList.of_numbers`, and a note says so.
+
+    Raises UserError naming the classes that `given` lacks.
+    """
+    numbers = [int(name) for name in read.classes if re.fullmatch(r"\d+", name)]
+    labels: dict[int, int]
+    if len(numbers) == len(read.classes) and not set(read.classes) & set(given.names):
+        by_number = given.of_numbers(dict.fromkeys(numbers, "--classes"))
+        labels = {label: by_number[number] for label, number in enumerate(numbers)}
+        shown = ", ".join(
+            f"{number} is {given.names[by_number[number]]!r}" for number in sorted(numbers)[:3]
+        )
+        note(f"labels are numbers, taken for places in {given.file}: {shown}")
+    else:
+        places = {name: label for label, name in enumerate(given.names)}
+        missing = [name for name in read.classes if name not in places]
+        if missing:
+            raise UserError(_missing_message(missing, given))
+        labels = {label: places[name] for label, name in enumerate(read.classes)}
+    splits = {
+        name: [_relabelled(entry, labels) for entry in entries]
+        for name, entries in read.splits.items()
+    }
+    return Annotations(given.names, splits, read.dataset)
+
+
+def look_alike(classes: Sequence[str]) -> None:
+    """Warn of class names that differ in letter case, blanks and marks alone."""
+    alike: dict[str, list[str]] = {}
+    for name in classes:
+        alike.setdefault(plain(name), []).append(name)
+    for names in alike.values():
+        if len(names) > 1:
+            shown = " and ".join(repr(name) for name in names)
+            warn(f"{shown} are different classes though their names are nearly the same")
+
+
+def plain(name: str) -> str:
+    """A class name without letter case, blanks and marks: publishers spell one class variously."""
+    return re.sub(r"[\W_]+", "", name).casefold() or name
+
+
+def _relabelled(entry: Entry, labels: dict[int, int]) -> Entry:
+    return Entry(entry.video_id, entry.path, labels[entry.label], entry.group, entry.line)
+
+
+def _missing_message(missing: list[str], given: ClassList) -> str:
+    shown = []
+    for name in missing[:5]:
+        near = [other for other in given.names if plain(other) == plain(name)]
+        near = near or difflib.get_close_matches(name, given.names, n=1)
+        shown.append(repr(name) + (f" (there is {near[0]!r})" if near else ""))
+    more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+    return (
+        f"--classes {given.file}: lacks {len(missing)} class(es) of the annotations: "
+        f"{', '.join(shown)}{more}. Spell them as there, or leave their videos out."
+    )
+
+
+def _names_video(name: str) -> bool:
+    words = name.split()
+    return any(os.path.splitext(word)[1].lower() in VIDEO_EXTENSIONS for word in words)
+
+
+def _numbered_lines(lines: list[tuple[int, str]]) -> list[tuple[int, str]] | None:
+    """(number, name) of each line where all lines hold both, else None; a header is passed over."""
+    for form in (
+        r"(?P<number>\d+)\s*[\s,;:\t]\s*(?P<name>.+)",
+        r"(?P<name>.+?)\s*[\s,;:\t]\s*(?P<number>\d+)",
+    ):
+        found = [re.fullmatch(form, text) for _, text in lines]
+        if found[0] is None and len(found) > 1:  # `id,name`
+            found = found[1:]
+        pairs = [(int(m["number"]), _unquoted(m["name"])) for m in found if m is not None]
+        numbers = sorted(number for number, _ in pairs)
+        # "2 people dancing" is a name: numbers of classes go up from 0 or 1 without a gap.
+        if len(pairs) == len(found) and numbers in (
+            list(range(len(numbers))),
+            list(range(1, len(numbers) + 1)),
+        ):
+            return pairs
+    return None
+
+
+def _unquoted(name: str) -> str:
+    if name.startswith('"'):
+        return next(csv.reader([name]), [name])[0]
+    return name
+
+
+def _ordered(path: Path, pairs: Sequence[tuple[int, str]], numbered: bool) -> ClassList:
+    repeated = [n for n, count in Counter(number for number, _ in pairs).items() if count > 1]
+    if repeated:
+        raise UserError(f"{path}: two classes have the number {repeated[0]}. Give each its own.")
+    ordered = sorted(pairs)
+    return ClassList(
+        path, tuple(name for _, name in ordered), tuple(n for n, _ in ordered), numbered
+    )
+
+
+def _from_json(path: Path) -> ClassList:
+    expected = f"{path}: expected a JSON list of class names, or an object of names and numbers."
+    try:
+        content: Any = json.loads(read_text(path, "JSON"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg}).") from error
+    if isinstance(content, dict):
+        content = content.get("id2label", content.get("label2id", content))
+    if isinstance(content, list) and content and all(isinstance(name, str) for name in content):
+        if len(set(content)) < len(content):
+            raise UserError(f"{path}: a class is listed twice.")
+        return _ordered(path, list(enumerate(content)), numbered=False)
+    if isinstance(content, dict) and content:
+        for pairs in (
+            [(value, name) for name, value in content.items()],
+            [(number, name) for number, name in content.items()],
+        ):
+            if all(
+                re.fullmatch(r"\d+", str(n)) and isinstance(name, str) and not isinstance(n, bool)
+                for n, name in pairs
+            ):
+                # Files of one benchmark hold names in a second pair of quotes.
+                numbered = [(int(str(n)), name.strip('"')) for n, name in pairs]
+                return _ordered(path, numbered, numbered=True)
+    raise UserError(expected)

@@ -1,0 +1,147 @@
+"""Where listed videos lie: under another suffix, as frames, in other letter case, in a subfolder.
+
+Folders are listed once each and nothing is opened: a quarter of a million names in one folder cost
+one listing, not as many look-ups.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterable
+
+from stm.data.annotations.common import VIDEO_EXTENSIONS, is_url, join
+from stm.data.annotations.texts import printable, warn
+from stm.errors import UserError
+
+_MOST_SUBFOLDERS = 64
+"""With more of them they are videos themselves, and none of the wanted ones."""
+
+
+class _Folder:
+    """One folder's names, and its videos and folders by stem."""
+
+    def __init__(self, path: str) -> None:
+        self.is_folder: dict[str, bool] = {}
+        try:
+            with os.scandir(path) as items:
+                self.is_folder = {item.name: item.is_dir() for item in items}
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot list it ({error.strerror}). Give this user the right to, or name "
+                "another --root."
+            ) from error
+        self.by_stem: dict[str, str] = {}
+        self.by_folded: dict[str, str] = {}
+        # Videos last, and so first choice: frames beside a video were taken from it.
+        for name in sorted(self.is_folder, key=lambda name: (not self.is_folder[name], name)):
+            stem, extension = os.path.splitext(name)
+            if self.is_folder[name]:
+                stem = name
+            elif extension.lower() not in VIDEO_EXTENSIONS:
+                continue
+            self.by_stem[stem] = self.by_folded[_folded(stem)] = name
+
+
+class Media:
+    """Finds videos by the names that lists give them."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, _Folder] = {}
+        self._by_case: list[tuple[str, str]] = []
+
+    def exists(self, path: str) -> bool:
+        """Whether there is a file or folder of exactly this absolute path."""
+        folder, name = os.path.split(os.path.normpath(path))
+        return name in self._folder(folder).is_folder
+
+    def find(self, folder: str, name: str, *, exact: bool = True) -> str | None:
+        """The absolute path of the video that `name`, with slashes, means in `folder`.
+
+        A file of that name, else one with another suffix of videos, else a folder (of frames)
+        called so; each of these in other letter case where there is none. With exact=False a
+        video `name`.mp4 comes before a folder `name`, as frames beside a video were taken from it.
+        """
+        place = os.path.normpath(os.path.join(os.path.abspath(folder), name))
+        if exact and self.exists(place):
+            return place
+        base = os.path.abspath(folder)
+        inner = [part for part in name.split("/") if part not in ("", ".")]
+        if not inner or ".." in inner or os.path.isabs(name):
+            base, last = os.path.split(place)
+            inner = [last]
+        blind = False
+        for part in inner[:-1]:
+            here = self._folder(base)
+            if not here.is_folder.get(part):
+                other = here.by_folded.get(_folded(part))
+                if other is None or not here.is_folder[other]:
+                    return None
+                part, blind = other, True
+            base = os.path.join(base, part)
+        here = self._folder(base)
+        wanted = _stem(inner[-1])
+        found = here.by_stem.get(wanted)
+        if found is None and inner[-1] in here.is_folder:
+            found = inner[-1]
+        if found is None:
+            found, blind = here.by_folded.get(_folded(wanted)), True
+        if found is None:
+            return None
+        path = os.path.join(base, found)
+        if blind:
+            self._by_case.append((name, path))
+        return path
+
+    def subfolders(self, folder: str) -> list[str]:
+        """Absolute paths of the folders in `folder`, sorted; [] where there are very many."""
+        here = self._folder(os.path.abspath(folder)).is_folder
+        found = sorted(name for name, is_folder in here.items() if is_folder)
+        return [os.path.join(os.path.abspath(folder), name) for name in found[:_MOST_SUBFOLDERS]]
+
+    def tell(self) -> None:
+        """Warn, once, of videos that were found in other letter case than listed."""
+        if self._by_case:
+            name, path = self._by_case[0]
+            warn(
+                f"{len(self._by_case)} listed video(s) are spelt in other letter case on the disk, "
+                f"such as {name!r}, taken to be {printable(path)}"
+            )
+
+    def _folder(self, path: str) -> _Folder:
+        if path not in self._folders:
+            self._folders[path] = _Folder(path)
+        return self._folders[path]
+
+
+def find_media(root: str, names: Iterable[str], extension: str) -> dict[str, str]:
+    """Where each named video lies: `name` -> absolute path of its frame folder or video file.
+
+    Looks directly under `root`, or under the one folder below it that holds most of them. A name
+    found nowhere gets `root/name` + `extension`, for indexing to report.
+    """
+    wanted = list(dict.fromkeys(names))
+    if is_url(root):
+        return {name: join(root, name + extension) for name in wanted}
+    media = Media()
+    found = _found(media, root, wanted)
+    if not found:
+        candidates = [_found(media, folder, wanted) for folder in media.subfolders(root)]
+        found = max(candidates, key=len, default={})
+    return {name: found.get(name) or join(root, name + extension) for name in wanted}
+
+
+def _found(media: Media, folder: str, names: list[str]) -> dict[str, str]:
+    return {name: path for name in names if (path := media.find(folder, name, exact=False))}
+
+
+def _stem(name: str) -> str:
+    stem, extension = os.path.splitext(name)
+    return stem if extension.lower() in VIDEO_EXTENSIONS else name
+
+
+def _folded(name: str) -> str:
+    """In one letter case, and with accents in one of Unicode's two spellings."""
+    return unicodedata.normalize("NFC", name).casefold()
