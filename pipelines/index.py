@@ -75,6 +75,18 @@ def build_parser() -> Parser:
         "--deadline-s", type=float, default=30.0, help="seconds a file may take to be probed"
     )
     parser.add_argument(
+        "--max-pixels",
+        type=int,
+        default=2**26,
+        help="pixels a frame may have (8K video has half as many); larger ones are too_large",
+    )
+    parser.add_argument(
+        "--decode-mib",
+        type=int,
+        default=4096,
+        help="memory that decoding a file may take, in MiB; what takes more is too_large",
+    )
+    parser.add_argument(
         "--cross-check",
         type=int,
         default=20,
@@ -94,6 +106,9 @@ def run(args: Any) -> dict[str, Any]:
         raise UserError(f"--deadline-s {args.deadline_s:g}: must be more than 0 seconds.")
     if args.cross_check < 0:
         raise UserError(f"--cross-check {args.cross_check}: must be 0 or more files.")
+    for name in ("max_pixels", "decode_mib"):
+        if args[name] < 1:
+            raise UserError(f"--{name.replace('_', '-')} {args[name]}: must be at least 1.")
     from stm.data.annotations import read_annotations
 
     annotations = read_annotations(
@@ -113,6 +128,7 @@ def run(args: Any) -> dict[str, Any]:
     output = _output_folder(args.output)
 
     from stm import cluster
+    from stm.data.decode import Limits
     from stm.data.indexing import index_videos
 
     cluster.connect(args.address)
@@ -122,6 +138,7 @@ def run(args: Any) -> dict[str, Any]:
         work_dir=output / ".probes",
         deadline_s=args.deadline_s,
         cross_check=args.cross_check,
+        limits=Limits(args.max_pixels, args.decode_mib * 2**20),
         progress=_Progress(),
     )
     paths = {name: str(output / f"{name}.parquet") for name in manifests}

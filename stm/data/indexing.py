@@ -86,7 +86,8 @@ def index_videos(
     work_dir: str | os.PathLike[str] | None = None,
     deadline_s: float = 30.0,
     cross_check: int = 20,
-    probe: Probe = decode.probe,
+    limits: decode.Limits = decode.DEFAULT_LIMITS,
+    probe: Probe | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[str, Manifest], Summary]:
     """Probe the videos of all splits in one Ray Data job on the connected cluster.
@@ -98,7 +99,9 @@ def index_videos(
     deadline_s: seconds a file may take; one that takes longer has status `deadline`, one that
         takes its process with it `crashed`, any other the reason of its VideoError.
     cross_check: up to this many usable files are read by decord, too, and compared.
-    probe: the function that examines a file, at the top of an importable module.
+    limits: a file that takes more has status `too_large`.
+    probe: the function that examines a file, at the top of an importable module; None is
+        `decode.probe` with the `limits`.
     progress: called with (videos done, all videos) after every block.
 
     Returns the manifest of each split, rows in the order of its entries, and a summary.
@@ -110,7 +113,7 @@ def index_videos(
     root = None if root is None else absolute_root(root)
     store = ProbeStore(None if work_dir is None else Path(work_dir), root)
     tables = [store.load()]
-    known_rows = remembered(tables[0], deadline_s)
+    known_rows = remembered(tables[0], deadline_s, limits.max_pixels)
     states = tables[0]["state"].to_pylist()
     known = [states[known_rows[path]] if path in known_rows else "" for path in paths]
 
@@ -123,6 +126,7 @@ def index_videos(
         places[unnamed] = np.arange(num_stored, num_stored + len(unnamed))
         num_stored += len(unnamed)
         num_done = len(unnamed)
+    probe = probe or partial(decode.probe, limits=limits)
     task = partial(_probe_block, probe=probe, deadline_s=deadline_s)
     rest = np.setdiff1d(np.arange(len(paths), dtype=np.int64), unnamed)
     for block in _run_tasks(_blocks(rest, paths, known), task) if len(rest) else ():

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import uuid
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from stm.data.decode.video import DEFAULT_LIMITS
 from stm.data.manifest import SCHEMA, with_paths
 from stm.data.roots import absolute_root, joined, relative_to
 
@@ -33,8 +35,11 @@ PROBED = pa.schema(
         *(SCHEMA.field(name) for name in FACTS),
     ]
 )
-# Chmod, a mount or a repair can mend these without a change of size or time.
-_NOT_REMEMBERED = frozenset({"not_found", "permission_denied", "no_decoder"})
+# Chmod, a mount, a repair or a wider limit can mend these without a change of size or time.
+_NOT_REMEMBERED = frozenset({"not_found", "permission_denied", "no_decoder", "too_large"})
+
+_VERSION = 2
+"""Of what a probe finds: raised when the same file gets other facts than before."""
 
 
 class ProbeStore:
@@ -94,16 +99,21 @@ class ProbeStore:
         os.replace(temporary, self._folder / name)
 
 
-def remembered(known: pa.Table, deadline_s: float) -> dict[str, int]:
+def remembered(
+    known: pa.Table, deadline_s: float, max_pixels: int = DEFAULT_LIMITS.max_pixels
+) -> dict[str, int]:
     """Path -> row of `known` whose result still counts while the file's state is the same.
 
-    A file that once missed a shorter deadline gets another chance.
+    A file that once missed a shorter deadline gets another chance, one with larger frames than
+    `max_pixels` none.
     """
     rows: dict[str, int] = {}
-    columns = (known[name].to_pylist() for name in ("path", "state", "status", "deadline_s"))
-    for row, (path, state, status, earlier_s) in enumerate(zip(*columns, strict=True)):
+    names = ("path", "state", "status", "deadline_s", "width", "height")
+    columns = (known[name].to_pylist() for name in names)
+    for row, (path, state, status, earlier_s, *size) in enumerate(zip(*columns, strict=True)):
         gave_up_early = status == "deadline" and earlier_s < deadline_s
-        if state and status not in _NOT_REMEMBERED and not gave_up_early:
+        is_larger = math.prod(size) > max_pixels
+        if state and status not in _NOT_REMEMBERED and not gave_up_early and not is_larger:
             rows[path] = row
     return rows
 
@@ -115,7 +125,7 @@ def _stamp_of(table: pa.Table) -> dict[bytes, bytes]:
 
 def _decoder_version() -> str:
     """What a probe's result depends on besides the file."""
-    names = []
+    names = [f"probes {_VERSION}"]
     for package in ("stm", "av"):
         try:
             names.append(f"{package} {version(package)}")

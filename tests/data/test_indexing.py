@@ -12,7 +12,7 @@ import pytest
 
 from stm.data.annotations import Annotations, Entry, read_annotations
 from stm.data.cross_check import check_files, sample_files
-from stm.data.decode import probe
+from stm.data.decode import DEFAULT_LIMITS, Limits, probe
 from stm.data.indexing import index_videos
 from stm.data.manifest import Manifest
 from stm.data.probe_store import PROBED, ProbeStore, remembered
@@ -193,6 +193,56 @@ def test_what_may_mend_by_itself_is_probed_again() -> None:
     )
     assert set(remembered(table, 30)) == {"ok", "damaged", "slow", "crashed"}
     assert set(remembered(table, 31)) == {"ok", "damaged", "crashed"}
+
+
+def test_what_is_beyond_other_limits_now_is_probed_again() -> None:
+    table = stored(
+        stored_row("small", width=160, height=96),
+        stored_row("large", width=1600, height=960),
+        stored_row("refused", status="too_large", width=0, height=0),
+    )
+    assert set(remembered(table, 30)) == {"small", "large"}
+    assert set(remembered(table, 30, max_pixels=160 * 96)) == {"small"}
+
+
+@pytest.mark.ray
+def test_larger_videos_than_allowed_are_refused_and_the_option_is_named(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    small = write_video(tmp_path / "small.mp4", num_frames=6)
+    large = write_video(tmp_path / "large.mp4", num_frames=6, width=320, height=192)
+    bomb = tmp_path / "bomb.gif"
+    side = (16000).to_bytes(2, "little")
+    bomb.write_bytes(
+        b"GIF89a%b%b\xf0\0\0\0\0\0\xff\xff\xff,\0\0\0\0%b%b\0\2\2\x84\x51\0;" % ((side,) * 4)
+    )
+    work = tmp_path / "probes"
+    for max_pixels, expected in (
+        (
+            DEFAULT_LIMITS.max_pixels,
+            {"small.mp4": "ok", "large.mp4": "ok", "bomb.gif": "too_large"},
+        ),
+        (20_000, {"small.mp4": "ok", "large.mp4": "too_large", "bomb.gif": "too_large"}),
+        (320 * 192, {"small.mp4": "ok", "large.mp4": "ok", "bomb.gif": "too_large"}),
+    ):
+        manifests, _ = index_videos(
+            listing([small, large, bomb]),
+            work_dir=work,
+            cross_check=0,
+            limits=Limits(max_pixels=max_pixels),
+        )
+        assert statuses(manifests["train"]) == expected
+        refused = manifests["train"].table["detail"][2].as_py()
+        assert "--max-pixels" in refused
+        assert "16000x16000" in refused
+    # Beyond the pixels, the memory.
+    manifests, _ = index_videos(
+        listing([small, bomb]),
+        cross_check=0,
+        limits=Limits(max_pixels=2**28, memory_bytes=400 * 2**20),
+    )
+    assert statuses(manifests["train"]) == {"small.mp4": "ok", "bomb.gif": "too_large"}
+    assert "--decode-mib" in manifests["train"].table["detail"][1].as_py()
 
 
 def test_the_latest_result_of_a_path_counts() -> None:
