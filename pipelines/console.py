@@ -164,7 +164,7 @@ def _stdout_kept_for_the_result() -> Iterator[Any]:
     sys.stdout = sys.stderr
     had_ray = _ray_is_up()
     try:
-        with os.fdopen(os.dup(real), "w") as stdout:
+        with os.fdopen(os.dup(real), "w", errors="backslashreplace") as stdout:
             yield stdout
     finally:
         if _ray_is_up() and not had_ray:

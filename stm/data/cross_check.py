@@ -103,6 +103,8 @@ def check_files(files: list[tuple[str, int]], deadline_s: float) -> dict[str, st
                 said = f"decoders disagree: reading with decord ended in {error}"
             except decode.VideoError as error:
                 said = f"decoders disagree: the packet plan fails ({error.reason}: {error.detail})"
+            except Exception as error:  # a fact about this file, and no end to the job
+                said = f"decoders disagree: comparing them failed ({type(error).__name__}: {error})"
             if said:
                 disagreements[path] = said
     return disagreements

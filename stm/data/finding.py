@@ -55,7 +55,7 @@ def _inside(folder: str, seen: set[str]) -> Iterator[str]:
         raise UserError(f"{folder}: cannot list it ({error.strerror})") from error
     holds_images = False
     for item in entries:
-        if item.is_dir():
+        if _is_dir(item):
             yield from _inside(item.path, seen)
         elif os.path.splitext(item.name)[1].lower() in VIDEO_EXTENSIONS:
             yield item.path
@@ -63,6 +63,13 @@ def _inside(folder: str, seen: set[str]) -> Iterator[str]:
             holds_images = holds_images or is_image_name(item.name)
     if holds_images:
         yield os.path.normpath(folder)
+
+
+def _is_dir(item: os.DirEntry[str]) -> bool:
+    try:
+        return item.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _listed(suffixes: frozenset[str]) -> str:

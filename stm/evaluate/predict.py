@@ -116,9 +116,10 @@ def _score_on_cluster(
     config, chosen = checkpoints.config_of(meta), named_protocol(protocol)
     cluster.connect(address, num_cpus=num_workers + 1)
     say(f"probing {len(paths)} videos")
+    listed = [path for path in paths if _printable(path) == path]
     entries = [
         Entry(video_id=path, path=join(os.getcwd(), path), label=0, group="", line="")
-        for path in paths
+        for path in listed
     ]
     indexed, _ = index_videos(
         Annotations(tuple(meta.classes), {"all": entries}, "predict"), cross_check=0
@@ -131,9 +132,22 @@ def _score_on_cluster(
         num_samplings=chosen.num_samplings,
         num_workers=num_workers,
     )
-    errors = {f["video_id"]: f"{f['reason']} {f['detail']}".strip() for f in scores.failures}
-    unread = {path for path, readable in zip(paths, scores.readable_N, strict=True) if not readable}
-    return scores.scores_NK, {path: errors[path] for path in paths if path in unread}
+    failures = {f["video_id"]: f"{f['reason']} {f['detail']}".strip() for f in scores.failures}
+    rows = dict(zip(listed, zip(scores.scores_NK, scores.readable_N, strict=True), strict=True))
+    scores_NK, errors = np.zeros((len(paths), len(meta.classes))), dict[str, str]()
+    for i, path in enumerate(paths):
+        if path not in rows:
+            errors[path] = "unsupported_source its name is not UTF-8: rename it"
+            continue
+        scores_NK[i], readable = rows[path]
+        if not readable:
+            errors[path] = failures[path]
+    return scores_NK, errors
+
+
+def _printable(path: str) -> str:
+    """A name that is not UTF-8 in a form that Arrow can hold."""
+    return path.encode(errors="backslashreplace").decode()
 
 
 def _write(
@@ -151,7 +165,7 @@ def _write(
     read = [path not in errors for path in paths]
     table = pa.table(
         {
-            "path": paths,
+            "path": [_printable(path) for path in paths],
             "error": [errors.get(path, "") for path in paths],
             "classes": [
                 [classes[k] for k in row] if ok else [] for row, ok in zip(best, read, strict=True)

@@ -163,7 +163,9 @@ def _explain(
     shown = class_name or top5[0]["class"]
     label = network.label(shown)
     answer = textwrap.shorten(top5[0]["class"], 60, placeholder=" ...")
-    title = f"{stem.name}: {answer} {top5[0]['score']:.0%}"
+    # A name that is not UTF-8 comes as surrogates, which no font draws.
+    name = stem.name.encode(errors="backslashreplace").decode()
+    title = f"{name}: {answer} {top5[0]['score']:.0%}"
     about = (
         f"{network.variant}, {len(network.classes)} classes; centre crop, {network.data.size} px"
     )

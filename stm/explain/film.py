@@ -12,7 +12,7 @@ import numpy as np
 
 from stm.errors import UserError
 from stm.explain.colours import Scale, cells
-from stm.explain.picture import INK, MUTED, number
+from stm.explain.picture import INK, MUTED, TEXT, number
 
 _PANEL, _GAP, _MARGIN, _LINE = 224, 8, 16, 18  # px
 _HEAD = 52
@@ -126,7 +126,7 @@ def _page(layers: Sequence[Layer], evidence: Layer, title: str, subtitle: str) -
     canvas = FigureCanvasAgg(figure)
 
     def text(x: float, y: float, words: str, size: float, **style: Any) -> None:
-        figure.text(x / width, 1 - y / height, words, fontsize=size, **{"color": INK, **style})
+        figure.text(x / width, 1 - y / height, words, fontsize=size, **{**TEXT, **style})
 
     text(_MARGIN, 24, title, 12, weight="bold")
     text(_MARGIN, 43, subtitle, 8.5, color=MUTED)

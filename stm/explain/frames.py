@@ -40,8 +40,9 @@ class Pictures:
 
     @property
     def film_fps(self) -> float:
-        """Frames a second at which the film lasts as long as the video."""
-        return self.fps * len(self.film_frames) / self.num_frames
+        """Frames a second at which the film lasts as long as the video, within what an mp4 can state."""
+        fps = self.fps * len(self.film_frames) / self.num_frames
+        return min(max(fps, 0.1), 1000.0)
 
 
 def read(path: str, config: DataConfig, most_frames: int = MOST_FRAMES) -> Pictures:

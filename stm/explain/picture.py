@@ -21,6 +21,7 @@ HOW_EVIDENCE = (
     "over the frame in grey; orange for the class, purple against it."
 )
 INK, MUTED = "#1a1a1a", "#5f6368"
+TEXT = {"color": INK, "parse_math": False}  # a dollar in a name is no formula
 _LABEL, _SCALE, _GAP, _MARGIN = 1.85, 0.6, 0.05, 0.2  # inches
 
 
@@ -78,7 +79,7 @@ def draw(
     FigureCanvasAgg(figure)
 
     def text(x: float, down: float, words: str, **style: Any) -> None:
-        figure.text(x / width, 1 - down / height, words, **{"color": INK, "va": "top", **style})
+        figure.text(x / width, 1 - down / height, words, **{**TEXT, "va": "top", **style})
 
     text(_MARGIN, 0.14, title, fontsize=13, weight="bold")
     text(_MARGIN, 0.40, subtitle, fontsize=9, color=MUTED)

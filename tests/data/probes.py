@@ -85,3 +85,23 @@ def raise_odd() -> None:
 
 def raise_video_error(path: str) -> None:
     raise decode.VideoError(path, "truncated", "for the test")
+
+
+def reasons_and_growth(source: object, limits: decode.Limits) -> tuple[str, str, int]:
+    """What probing and reading a clip end in ("ok", or the reason), and the bytes that this process grew by."""
+    before = _peak_bytes()
+    reasons = []
+    for read in (
+        lambda: decode.probe(source, limits),
+        lambda: decode.read_clip(source, [0, 3], (0, 0, 64, 48), 32, limits=limits),
+    ):
+        try:
+            read()
+            reasons.append("ok")
+        except decode.VideoError as error:
+            reasons.append(error.reason)
+    return reasons[0], reasons[1], _peak_bytes() - before
+
+
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -93,6 +93,8 @@ class VideoError(Exception):
     """
 
     def __init__(self, path: str, reason: str, detail: str = "") -> None:
+        # Names of files that are not UTF-8 come as surrogates, which Arrow and terminals refuse.
+        detail = detail.encode(errors="backslashreplace").decode()
         super().__init__(path, reason, detail)  # exactly these: that is what makes it picklable
         self.path = path
         self.reason = reason
@@ -144,7 +146,7 @@ def _reason_and_detail(error: Exception) -> tuple[str, str]:
         said = str(error).strip().splitlines()
     except Exception:  # an error may fail to say what it is
         said = []
-    detail = f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
+    detail = f"{type(error).__name__}: {said[0]:.200}" if said else type(error).__name__
     # PyTorch reports a failed allocation as a RuntimeError.
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in detail:
         options = "--decode-mib of stm index, --data.decode_mib of a run"
