@@ -2,41 +2,23 @@
 
 Three things a file can try that a deadline does not stop:
 
-<<<<<<< HEAD
     another file    a playlist (HLS, concat, SDP) names files of this machine or addresses of its network: such
                     containers are opened nowhere in stm (``stm.data.decode.source``)
     memory          a few bytes can announce pictures of gigabytes: pixels and memory are limited
-=======
-    another file    a playlist (HLS, concat, SDP) names files of this machine or addresses of its network, and FFmpeg
-                    would open them: ``stm.data.decode.source`` reads none, from wherever it comes
-    memory          a few bytes can announce pictures of gigabytes: the process has a limit of its own
->>>>>>> e7d7d29fcae800b1925043f678aa192df67b0da8
     a crash         costs this process; the upload is refused, and the next one starts a fresh process
 """
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 from dataclasses import dataclass, replace
-=======
-from dataclasses import dataclass
->>>>>>> e7d7d29fcae800b1925043f678aa192df67b0da8
 
 import numpy as np
 
 from stm.data.clips import ClipSpec, load_views
 from stm.data.decode import VideoInfo, probe
-<<<<<<< HEAD
 from stm.data.memory import memory_limit
 from stm.serve.frames import Images, decode_archive, decode_images, is_archive
 
-=======
-from stm.data.memory import limit_memory
-from stm.serve.frames import Images, decode_archive, decode_images, is_archive
-
-_limited = False
-
->>>>>>> e7d7d29fcae800b1925043f678aa192df67b0da8
 
 @dataclass(frozen=True)
 class Decoded:
@@ -63,7 +45,6 @@ def decode_upload(data: bytes | Images, clip: ClipSpec, memory_bytes: int) -> De
     video.
 
     Raises:
-<<<<<<< HEAD
         VideoError: as ``stm.data.decode.read_views``; ``too_large`` where it takes more than ``memory_bytes``.
     """
     clip = replace(clip, limits=replace(clip.limits, memory_bytes=memory_bytes))
@@ -75,31 +56,8 @@ def decode_upload(data: bytes | Images, clip: ClipSpec, memory_bytes: int) -> De
         info = probe(data, clip.limits)
         views, _ = load_views(data, info.num_frames, info.width, info.height, 0, 0, clip)  # type: ignore[arg-type]
         return Decoded(views[0], info)
-=======
-        VideoError: as ``stm.data.decode.read_views``.
-        MemoryError: it needs more memory.
-    """
-    _limit_memory(memory_bytes)
-    if isinstance(data, list):
-        return Decoded(*decode_images(data, clip, memory_bytes))
-    if is_archive(data):
-        return Decoded(*decode_archive(data, clip, memory_bytes))
-    info = probe(data, clip.limits)
-    views, _ = load_views(data, info.num_frames, info.width, info.height, 0, 0, clip)  # type: ignore[arg-type]
-    return Decoded(views[0], info)
->>>>>>> e7d7d29fcae800b1925043f678aa192df67b0da8
 
 
 def ready() -> bool:
     """Nothing: to have the process there before the first upload is."""
     return True
-<<<<<<< HEAD
-=======
-
-
-def _limit_memory(memory_bytes: int) -> None:
-    global _limited
-    if not _limited:
-        _limited = True
-        limit_memory(memory_bytes)
->>>>>>> e7d7d29fcae800b1925043f678aa192df67b0da8

@@ -242,6 +242,19 @@ def test_classes_of_nearly_one_name_are_warned_of(tmp_path: Path) -> None:
     assert any("'Run' and 'run'" in w for w in read.warnings)
 
 
+def test_a_class_for_each_video_is_warned_of(tmp_path: Path) -> None:
+    text = "".join(f"d41d8cd98f{k}  {k}.mp4\n" for k in range(4))
+    read = read_annotations("list", make(tmp_path, {"train.txt": text}))
+    assert any("a class of its own" in w for w in read.warnings)
+
+
+def test_lists_of_a_url_are_joined_and_name_their_own_file(tmp_path: Path) -> None:
+    root = make(tmp_path, {"train.txt": "v\\a.mp4 x\ns3://other/b.mp4 y\n"})
+    read = read_annotations("list", "s3://bucket/set", root / "train.txt")
+    paths = [entry.path for entry in read.splits["train"]]
+    assert paths == ["s3://bucket/set/v/a.mp4", "s3://other/b.mp4"]
+
+
 # --classes
 
 

@@ -22,7 +22,10 @@ _LANDMARKS = (  # file in the folder, format's name, its reader
     ("jester-v1-labels.csv", "jester", jester.read),
     ("something-something-v1-labels.csv", "something-v1", something_v1.read),
     ("something-something-v2-labels.json", "something-v2", something_v2.read),
+    # Today's download: labels.json, train.json, validation.json.
+    ("labels/validation.json", "something-v2", something_v2.read),
 )
+_INSIDE = ("", "annotations", "ucfTrainTestlist", "testTrainMulti_7030_splits", "labels")
 
 
 def read(root: str, annotations: str | None, split: int) -> Annotations:
@@ -30,7 +33,7 @@ def read(root: str, annotations: str | None, split: int) -> Annotations:
     place = Path(annotations if annotations is not None else root)
     if not (annotations is None and is_url(root)) and place.is_dir():
         for landmark, name, reader in _LANDMARKS:
-            if any(place.glob(landmark)):
+            if any(any((place / inside).glob(landmark)) for inside in _INSIDE):
                 note(f"{place}: read as --format {name}, which has a {landmark}")
                 return reader(root, annotations, split)
     files = lists.list_files(root, annotations, split)

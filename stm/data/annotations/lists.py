@@ -66,6 +66,8 @@ def read(root: str, annotations: str | None, split: int) -> Annotations:
     }
     where.tell()
     look_alike(classes)
+    if len(labels) == len(rows) > 3:
+        warn(f"each of the {len(rows)} videos has a class of its own: is it the right column?")
     return Annotations(classes, splits, files[0].resolve().parent.name)
 
 
