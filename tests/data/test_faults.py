@@ -148,8 +148,7 @@ def test_what_a_call_raises_at_one_video_is_its_failure_alone(sources, monkeypat
             if not isinstance(answer, VideoError)
         ]
         assert all(
-            (error.reason
-            and str(videos[1])[:9] in (error.path, error.path[:9]))
+            (error.reason and str(videos[1])[:9] in (error.path, error.path[:9]))
             or error.path == "<bytes>"
             for error in failures
         )
