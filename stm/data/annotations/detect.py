@@ -14,6 +14,7 @@ from stm.data.annotations import (
     ucf101,
 )
 from stm.data.annotations.common import Annotations, is_url
+from stm.data.annotations.list_files import list_files
 from stm.data.annotations.texts import note
 
 _LANDMARKS = (  # file in the folder, format's name, its reader
@@ -36,7 +37,7 @@ def read(root: str, annotations: str | None, split: int) -> Annotations:
             if any(any((place / inside).glob(landmark)) for inside in _INSIDE):
                 note(f"{place}: read as --format {name}, which has a {landmark}")
                 return reader(root, annotations, split)
-    files = lists.list_files(root, annotations, split)
+    files = list_files(root, annotations, split)
     if kinetics400.is_official(files):
         note(f"{files[0]}: read as --format kinetics400, by its header")
         return kinetics400.read_official(root, files)

@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stm.data.annotations import lists
+from stm.data.annotations.cells import EXPECTED
 from stm.data.annotations.class_lists import find_class_list, plain
 from stm.data.annotations.common import VIDEO_EXTENSIONS, Annotations, Entry, is_url, join
+from stm.data.annotations.list_files import list_files
 from stm.data.annotations.texts import bad_line, read_lines, warn
 from stm.data.annotations.words import split_of, splits_in
 from stm.errors import UserError
@@ -43,7 +45,7 @@ def read(root: str, annotations: str | None, split: int) -> Annotations:
     `annotations` is a file, or a folder with train.csv, val.csv (validate.csv) and test.csv, or
     with lists. A clip's group is its YouTube id. Official CSV files without labels are left out.
     """
-    files = lists.list_files(root, annotations, split)
+    files = list_files(root, annotations, split)
     if is_official(files) or files[0].suffix == ".csv":
         return read_official(root, files)
     return replace(lists.read(root, annotations, split), dataset="kinetics400")
@@ -53,7 +55,7 @@ def is_official(files: Sequence[Path]) -> bool:
     """Whether the header of the first file is that of the official CSV files."""
     if not files or files[0].suffix.lower() != ".csv":
         return False
-    for _, text in read_lines(files[0], lists.EXPECTED):
+    for _, text in read_lines(files[0], EXPECTED):
         return {"youtube_id", "time_start", "time_end"} <= set(_column_names(text.split(",")))
     return False
 

@@ -1,0 +1,114 @@
+"""What the labels of a list mean: names, numbers, or both, and the class list beside the file."""
+
+from __future__ import annotations
+
+import re
+
+from stm.data.annotations.class_lists import ClassList
+from stm.data.annotations.tables import Row
+from stm.data.annotations.texts import bad_line, note, warn
+from stm.errors import UserError
+
+
+def class_labels(
+    rows: list[Row], class_lists: list[ClassList]
+) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Class names, and the label of each label text."""
+    texts = list(dict.fromkeys(row.label for row in rows))
+    if any(row.class_name for row in rows):
+        return _numbers_with_names(rows)
+    for listed in class_lists:
+        if set(texts) <= set(listed.names):
+            note(f"classes: the {len(listed.names)} names of {listed.file}, in its order")
+            places = {name: label for label, name in enumerate(listed.names)}
+            return listed.names, {text: places[text] for text in texts}
+    by_text = {text: _number(text) for text in texts}
+    numbers = [number for number in by_text.values() if number is not None]
+    if not numbers:
+        for listed in class_lists:
+            lacking = next(text for text in texts if text not in listed.names)
+            warn(f"{listed.file} is not used: the label {lacking!r} is not in it")
+        classes = tuple(sorted(texts))
+        return classes, {name: label for label, name in enumerate(classes)}
+    _check_numbers(rows, by_text)
+    if any("." in text for text in texts):
+        note("labels are written with a decimal point, and read as whole numbers")
+    if class_lists:
+        listed = _only(class_lists)
+        first = {by_text[row.label]: f"{row.file}:{row.number}" for row in reversed(rows)}
+        labels = listed.of_numbers({n: where for n, where in first.items() if n is not None})
+        note(f"classes: the {len(listed.names)} names of {listed.file} for the numbers")
+        return listed.names, {t: labels[n] for t, n in by_text.items() if n is not None}
+    found = sorted(set(numbers))
+    if found != list(range(len(found))):
+        note(
+            f"classes: {len(found)}, called by their numbers {found[0]} to {found[-1]}; numbers "
+            "that do not occur are no classes"
+        )
+    places_of = {number: label for label, number in enumerate(found)}
+    return (
+        tuple(str(number) for number in found),
+        {text: places_of[number] for text, number in by_text.items() if number is not None},
+    )
+
+
+def _numbers_with_names(rows: list[Row]) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Classes of a table with a column for the number and one for the name."""
+    names: dict[int, Row] = {}
+    by_name: dict[str, int] = {}
+    for row in rows:
+        number = _number(row.label)
+        if number is None:
+            problem = f"class number {row.label!r}"
+            raise bad_line(row.file, row.number, row.text, problem, "an integer")
+        first = names.setdefault(number, row)
+        if (
+            first.class_name != row.class_name
+            or by_name.setdefault(row.class_name, number) != number
+        ):
+            problem = (
+                f"class {row.class_name!r} has number {number}, unlike {first.file}:{first.number}"
+            )
+            raise bad_line(row.file, row.number, row.text, problem, "one number for each name")
+    order = sorted(names)
+    labels = {row.label: order.index(_number(row.label) or 0) for row in rows}
+    return tuple(names[number].class_name for number in order), labels
+
+
+def _only(class_lists: list[ClassList]) -> ClassList:
+    if len({listed.names for listed in class_lists}) > 1:
+        shown = " and ".join(listed.file.name for listed in class_lists)
+        raise UserError(
+            f"{class_lists[0].file.parent}: {shown} name the classes differently. Keep the one "
+            "that belongs to the labels there."
+        )
+    return class_lists[0]
+
+
+def _number(text: str) -> int | None:
+    """A label text as an integer, 3.0 as 3; None for a name."""
+    return int(float(text)) if re.fullmatch(r"[+-]?\d{1,15}(\.0*)?", text) else None
+
+
+def _check_numbers(rows: list[Row], by_text: dict[str, int | None]) -> None:
+    """Refuse names among numbers, numbers below 0, and numbers that can be no classes."""
+    first = next(row for row in rows if by_text[row.label] is not None)
+    for row in rows:
+        number = by_text[row.label]
+        if number is None and re.fullmatch(r"[+-]?\d*\.\d+", row.label):
+            raise bad_line(row.file, row.number, row.text, f"label {row.label}", "whole numbers")
+        if number is None:
+            problem = (
+                f"label {row.label!r} is a name, while {first.file}:{first.number} has the number "
+                f"{first.label}"
+            )
+            expected = "names throughout, or integers throughout"
+            raise bad_line(row.file, row.number, row.text, problem, expected)
+        if number < 0:
+            raise bad_line(row.file, row.number, row.text, f"label {number}", "integers from 0")
+    highest = max(number for number in by_text.values() if number is not None)
+    if highest >= 2 * len(by_text) + 1000:
+        raise UserError(
+            f"{rows[0].file}: labels reach {highest} but only {len(by_text)} of them occur. Number "
+            "the classes from 0 without gaps, or write their names."
+        )

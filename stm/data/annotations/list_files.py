@@ -1,0 +1,94 @@
+"""Which files of a folder are the lists to read: by words for splits, else the only one there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from stm.data.annotations.common import is_url
+from stm.data.annotations.places import Places
+from stm.data.annotations.tables import read_table
+from stm.data.annotations.texts import note
+from stm.data.annotations.words import split_of_folder, splits_in
+from stm.errors import UserError
+
+_SUFFIXES = (".csv", ".tsv", ".txt", ".list", ".lst", ".jsonl", ".ndjson", ".json")
+_SPLITS = ("train", "val", "test")
+_PLACES = ("", "annotations", "lists", "labels", "splits", "annotation")
+
+
+def list_files(root: str, annotations: str | None, split: int) -> list[Path]:
+    """The lists to read: the file named, or those in the folder named or in a usual place of root.
+
+    Raises UserError where there is none, or where it is not clear which to take.
+    """
+    if annotations is None and is_url(root):
+        raise UserError(f"--root {root} is a URL: name the list with --annotations FILE.")
+    place = Path(annotations if annotations is not None else root)
+    if place.is_file():
+        return [place]
+    tried = [place] if annotations is not None else [place / name for name in _PLACES]
+    for folder in dict.fromkeys(tried):
+        if folder.is_dir():
+            files = _files_of_splits(folder, split) or _metadata(folder) or _only_list(root, folder)
+            if files:
+                return files
+    raise UserError(
+        f"{place}: no such file, nor a folder with a list (train.csv, val.txt, metadata.csv, ...) "
+        "in it. Name the list with --annotations FILE."
+    )
+
+
+def _files_of_splits(folder: Path, split: int) -> list[Path]:
+    found = [path for path in _candidates(folder) if splits_in(path.stem)]
+    numbers = {path: _split_number(path.stem) for path in found}
+    if any(numbers.values()):
+        kept = [path for path in found if numbers[path] in (0, split)]
+        if len(kept) < len(found):
+            note(f"{folder}: of several published splits number {split} is read (--split)")
+        found = kept
+    return sorted(found, key=lambda path: (min(map(_SPLITS.index, splits_in(path.stem))), path))
+
+
+def _split_number(stem: str) -> int:
+    found = re.search(r"(?:split|list)[_-]?0?([1-9])(?!\d)", stem.lower())
+    return int(found.group(1)) if found else 0
+
+
+def _metadata(folder: Path) -> list[Path]:
+    """Hugging Face's metadata.csv or metadata.jsonl, in the folder or in one for each split."""
+    places = [folder, *sorted(p for p in folder.iterdir() if split_of_folder(p.name))]
+    for name in ("metadata.csv", "metadata.jsonl", "metadata.tsv"):
+        found = [place / name for place in places if (place / name).is_file()]
+        if found:
+            return found
+    return []
+
+
+def _only_list(root: str, folder: Path) -> list[Path]:
+    """The one file in a folder that reads as a list, whatever its name."""
+    where = Places(root)
+    found = []
+    for path in _candidates(folder):
+        try:
+            is_video = where.looks_for(path)
+            table = read_table(path, is_video, frozenset())
+        except UserError:
+            continue
+        if table.labelled and any(is_video(row.path) for row in table.rows[:50]):
+            found.append(path)
+    if len(found) > 1:
+        shown = ", ".join(path.name for path in found[:6])
+        raise UserError(
+            f"{folder}: several lists and no word for a split in their names: {shown}. "
+            "Name one with --annotations FILE, or call them train.csv and val.csv."
+        )
+    return found
+
+
+def _candidates(folder: Path) -> list[Path]:
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
+    ]

@@ -1,0 +1,154 @@
+"""Where the videos of a list lie: under the root, beside the list, spelt as people spell paths."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from urllib.parse import unquote
+
+from stm.data.annotations.common import VIDEO_EXTENSIONS, is_url, join
+from stm.data.annotations.media import Media
+from stm.data.annotations.tables import Row
+from stm.data.annotations.texts import bad_line, note, printable
+
+_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
+
+
+class Places:
+    """Finds the videos of a list under the root, or beside the list."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._url = is_url(root)
+        self._media = Media()
+        self._learned: list[str] = []
+        self._told: dict[str, tuple[int, str]] = {}
+
+    def looks_for(self, file: Path) -> Callable[[str], bool]:
+        """Whether a cell of a list looks like a video: its suffix is one's, or there is one."""
+
+        def is_video(cell: str) -> bool:
+            if os.path.splitext(cell)[1].lower() in VIDEO_EXTENSIONS or is_url(cell):
+                return True
+            return bool(cell.strip()) and self._find(cell, file) is not None
+
+        return is_video
+
+    def is_exactly_there(self, row: Row) -> bool:
+        """Whether a row's video is there as it is written."""
+        path = _slashes(row.path).rstrip("/")
+        bases = self._bases(row.file)
+        return any(self._media.exists(os.path.join(base, path)) for base in bases)
+
+    def learn(self, rows: list[Row]) -> None:
+        """Where no listed video is found, look one folder below the root."""
+        sample = rows[:50]
+        if self._url or any(self._find(row.path, row.file) for row in sample):
+            return
+        best, most = "", 0
+        for folder in self._media.subfolders(self._root):
+            hits = sum(self._media.find(folder, _slashes(row.path)) is not None for row in sample)
+            if hits > most:
+                best, most = folder, hits
+        if best:
+            note(f"the listed videos lie under {best}")
+            self._learned.append(best)
+
+    def name(self, row: Row) -> str:
+        """A row's path as the video's id: without `./` and the like, below the root."""
+        path = row.path
+        if is_url(path):
+            return path
+        if "\\" in path and (self._url or not self._media.exists(join(self._root, path))):
+            path = _slashes(path)
+        path = re.sub(r"^(\./)+", "", re.sub(r"(?<!^)/+$", "", path))
+        if row.file.stem == "metadata" and not self._url:
+            inner = os.path.relpath(row.file.resolve().parent, os.path.realpath(self._root))
+            if inner != "." and not inner.startswith(".."):
+                return f"{inner}/{path}"
+        return path
+
+    def _bases(self, file: Path) -> list[str]:
+        """Folders that a list's paths may be relative to: the root, the list's own."""
+        if self._url:
+            return []
+        bases = [os.path.abspath(self._root), str(file.resolve().parent)]
+        if file.stem == "metadata":  # Hugging Face's are relative to their own folder
+            bases.reverse()
+        return list(dict.fromkeys([*bases, *self._learned]))
+
+    def locate(self, row: Row) -> str:
+        """The absolute path or URL of a row's video; where it should be if there is none.
+
+        Raises UserError, naming the line, for a path of Windows, and one that leads nowhere.
+        """
+        path = row.path
+        if is_url(path):
+            return path
+        if _WINDOWS.match(path):
+            problem = "an absolute path of Windows"
+            expected = "paths relative to --root, such as " + re.split(r"[\\/]", path)[-1]
+            raise bad_line(row.file, row.number, row.text, problem, expected)
+        found = self._find(path, row.file)
+        if found is None:
+            if "\\" in path:
+                self._tell("backslashes are read as slashes", path)
+                path = _slashes(path)
+            return join(self._root, path)
+        place, how = found
+        for what in how:
+            self._tell(what, row.path)
+        return place
+
+    def tell(self) -> None:
+        """Say how paths were understood other than as written, each way once."""
+        for what, (count, example) in self._told.items():
+            note(f"{count} path(s) such as {printable(example)}: {what}")
+        self._media.tell()
+
+    def _tell(self, what: str, path: str) -> None:
+        count, example = self._told.get(what, (0, path))
+        self._told[what] = (count + 1, example)
+
+    def _find(self, path: str, file: Path) -> tuple[str, list[str]] | None:
+        """(where it is, what had to be changed for it)"""
+        bases = self._bases(file)
+        for variant, how in self._variants(path):
+            for exact in (True, False):
+                for base in bases:
+                    place = os.path.normpath(os.path.join(base, variant))
+                    found = place if exact and self._media.exists(place) else None
+                    if not exact:
+                        found = self._media.find(base, variant)
+                    if found:
+                        changes = list(how)
+                        if base != bases[0] and not os.path.isabs(variant):
+                            changes.append(f"found in {base}")
+                        if not exact and os.path.splitext(found)[1] != os.path.splitext(place)[1]:
+                            changes.append("found with another suffix, or as a folder of frames")
+                        return found, changes
+        return None
+
+    def _variants(self, path: str) -> Iterable[tuple[str, list[str]]]:
+        yield path, []
+        slashed, how = path, []
+        if "\\" in path:
+            slashed, how = _slashes(path), ["backslashes are read as slashes"]
+            yield slashed, how
+        last = os.path.basename(os.path.abspath(self._root))
+        inner = re.sub(r"^(\./)+", "", slashed)
+        if inner.startswith(f"{last}/"):
+            yield inner[len(last) + 1 :], [*how, "they begin with the last folder of --root"]
+        if "%" in slashed and unquote(slashed) != slashed:
+            yield unquote(slashed), [*how, "percent signs are read as in a URL"]
+        if not slashed.isascii():
+            try:  # a list in Windows-1252 for files that are named so
+                yield os.fsdecode(slashed.encode("cp1252")), how
+            except UnicodeEncodeError:
+                return
+
+
+def _slashes(path: str) -> str:
+    return path.replace("\\", "/")
