@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -108,6 +109,15 @@ def test_every_file_has_its_row_and_reason_whatever_it_does(
     assert summary.num_frames["50%"] == 24
 
 
+def wait_until_settled(log: Path) -> None:
+    """Return when the file has not grown for two seconds."""
+    size, since = -1, time.monotonic()
+    while time.monotonic() - since < 2:
+        if log.stat().st_size != size:
+            size, since = log.stat().st_size, time.monotonic()
+        time.sleep(0.1)
+
+
 @pytest.mark.ray
 def test_an_interrupted_index_goes_on_and_a_changed_file_is_probed_again(
     ray_cluster: None, tmp_path: Path
@@ -127,6 +137,7 @@ def test_an_interrupted_index_goes_on_and_a_changed_file_is_probed_again(
         index_videos(listing(files), work_dir=work, probe=probe_and_log, progress=interrupt)
     stored = ProbeStore(work).load()["path"].to_pylist()
     assert 0 < len(stored) < 64
+    wait_until_settled(log)  # tasks that were at work go on for a moment
     log.unlink()
 
     manifests, summary = index(listing(files[:40], files[40:]))

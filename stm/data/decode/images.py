@@ -74,9 +74,14 @@ def _read(path: str) -> bytes:
 def _decode(name: str, data: bytes, max_pixels: int) -> tuple[NDArray[np.uint8], int]:
     """(pixels as stored, EXIF orientation)."""
     if data.startswith(_JPEG_MAGIC):
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        try:
+            height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        except (
+            ValueError
+        ):  # a sampling that it does not know, or damage, which Pillow finds as well
+            height, width, colours = 0, 0, ""
         check_pixels(name, width, height, max_pixels)
-        if colours not in ("CMYK", "YCCK"):
+        if colours in ("RGB", "YCbCr", "Gray"):
             pixels = simplejpeg.decode_jpeg(data, "RGB")
             stated = any(mark in data for mark in _STATES_ORIENTATION)
             return pixels, _orientation_of_bytes(data) if stated else 1
