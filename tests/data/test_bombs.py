@@ -1,4 +1,4 @@
-"""A few bytes that claim gigabytes, and files that name other files: refused, and nothing is taken or opened for them."""
+"""A few bytes that claim gigabytes, and files that name other files: refused, with nothing taken or opened."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ import threading
 import zlib
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 from PIL import Image
 
 from stm.data import memory
-from stm.data.decode import DEFAULT_LIMITS, Limits, VideoError, probe, read_frames
+from stm.data.decode import DEFAULT_LIMITS, Limits, VideoError, read_frames
 from stm.data.isolation import IsolatedProcess
 from stm.data.memory import memory_limit
 from tests.data.probes import reasons_and_growth
-from tests.videos import numbered_frame, rewrite_packets, write_frame_folder, write_video
+from tests.videos import numbered_frame, rewrite_packets, write_video
 
 LARGE = 30_000
 MOST_BYTES = 300 * 2**20
