@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from stm.config import DataConfig
@@ -256,3 +257,17 @@ def test_prepare_names_the_videos_that_fail_and_makes_the_others(files_of_faults
     made = [bool(record["result"]) for record in records]
     assert made == [True, *[False] * (count - 2), True]
     assert all(record["reason"] for record in records[1:-1])
+
+
+@pytest.mark.ray
+def test_a_name_that_is_not_utf8_costs_a_long_prediction_that_video_alone(
+    ray_cluster, checkpoint, videos, tmp_path
+):
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.mp4")
+    shutil.copy(videos[0], odd)
+    output = str(tmp_path / "out.parquet")
+    found = predict(checkpoint, [videos[0], odd, videos[2]], output=output, say=print)
+    assert (found["num_videos"], found["unreadable"]) == (3, 1)
+    rows = pq.read_table(output).to_pylist()
+    assert [bool(row["error"]) for row in rows] == [False, True, False]
+    assert [len(row["classes"]) for row in rows] == [5, 0, 5]
