@@ -124,9 +124,9 @@ def test_a_package_answers_all_but_the_row_that_fails(checkpoint, videos):
     network = PackagedNetwork(checkpoint)
     right = network.predict(videos)
     data = [Path(path).read_bytes() for path in videos]
-    for rows, names in ((videos, EXCEPTIONS), (data, FEW)):
+    for rows in (videos, data):
         for call in CALLS:
-            for name in names:
+            for name in EXCEPTIONS if call == "decode" and rows is videos else FEW[:2]:
                 with injected(call, EXCEPTIONS[name], rows[1]) as fault:
                     found = network.predict(rows)
                 assert fault.num_raised
