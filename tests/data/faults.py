@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import struct
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import av.error
+
+from stm.data import decode
+from stm.data.clips import ClipSpec
+from stm.data.transcode import Prepared, Settings, VideoFacts, make_video
 
 
 class NoWords(Exception):
@@ -148,6 +153,47 @@ def injected(
         setattr(owner, name, original)
 
 
+def file_name(call: str, exception: str) -> str:
+    """What a file is called at which the functions below meet that fault."""
+    return f"fault--{call}--{exception}--.mp4"
+
+
+@contextlib.contextmanager
+def _as_named(path: str) -> Iterator[None]:
+    _, call, exception, _ = os.path.basename(path).split("--") if "--" in path else ("",) * 4
+    with injected(call, EXCEPTIONS[exception], path) if call else contextlib.nullcontext():
+        yield
+
+
+def probe_as_named(path: str) -> decode.VideoInfo:
+    """Probe, with the fault that the file's name asks for."""
+    with _as_named(path):
+        return decode.probe(path)
+
+
+def make_as_named(facts: VideoFacts, target: str, settings: Settings) -> Prepared:
+    """Prepare a video, likewise."""
+    with _as_named(facts.path):
+        return make_video(facts, target, settings)
+
+
+@dataclass(frozen=True)
+class FaultySpec(ClipSpec):
+    """Brings a fault into the process that unpickles it, for one victim."""
+
+    call: str = ""
+    exception: str = ""
+    victim: Any = None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        _lasting.append(injected(self.call, EXCEPTIONS[self.exception], self.victim))
+        _lasting[-1].__enter__()
+
+
+_lasting: list[Any] = []
+
+
 def _find(place: str) -> Any:
     parts = place.split(".")
     for end in range(len(parts), 0, -1):
@@ -167,7 +213,7 @@ def _is_reading(victim: Any) -> bool:
     while frame is not None:
         if frame.f_globals.get("__name__", "").startswith("stm."):
             for value in frame.f_locals.values():
-                if value is victim or (isinstance(value, str) and value == victim):
+                if value is victim or (isinstance(value, (str, bytes)) and value == victim):
                     return True
         frame = frame.f_back  # type: ignore[assignment]
     return False

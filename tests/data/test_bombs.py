@@ -1,4 +1,4 @@
-"""A few bytes that claim gigabytes, and files that name other files: all are refused, and nothing is opened."""
+"""A few bytes that claim gigabytes, and files that name other files: refused, with nothing taken or opened."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def playlists(port, path):
 
 @pytest.mark.parametrize("kind", ["hls", "hls_disk", "concat", "concat_beside", "sdp"])
 def test_a_playlist_cannot_make_the_server_open_anything(kind, listener, tmp_path, monkeypatch):
-    """Without the list of containers, FFmpeg plays the file beside it, and waits on UDP ports for what the SDP says."""
+    """Else FFmpeg plays the file beside it, and waits on UDP ports for what the SDP announces."""
     port, asked = listener
     monkeypatch.chdir(tmp_path)
     secret = write_video(tmp_path / "secret.ts", num_frames=8, codec="mpeg2video")
