@@ -16,6 +16,7 @@ import numpy as np
 
 from stm.data.clips import ClipSpec, load_views
 from stm.data.decode import VideoInfo, probe
+from stm.data.decode.video import naming_failures
 from stm.data.memory import memory_limit
 from stm.serve.frames import Images, decode_archive, decode_images, is_archive
 
@@ -48,7 +49,10 @@ def decode_upload(data: bytes | Images, clip: ClipSpec, memory_bytes: int) -> De
         VideoError: as ``stm.data.decode.read_views``; ``too_large`` where it takes more than ``memory_bytes``.
     """
     clip = replace(clip, limits=replace(clip.limits, memory_bytes=memory_bytes))
-    with memory_limit(memory_bytes):
+    with (
+        naming_failures(data if isinstance(data, bytes) else "<images>"),
+        memory_limit(memory_bytes),
+    ):
         if isinstance(data, list):
             return Decoded(*decode_images(data, clip, memory_bytes))
         if is_archive(data):

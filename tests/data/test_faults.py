@@ -46,7 +46,12 @@ CALLS_OF = {
     "decord": ["VideoReader", "VideoReader.len", "get_batch", *_DECODING],
 }
 # What is wrong with metadata alone stops no image.
-MAY_BE_ANSWERED = {"getexif", ("exif_folder", "Image.open"), ("png_folder", "Image.open")}
+MAY_BE_ANSWERED = {
+    "getexif",
+    "jpeg.header",
+    ("exif_folder", "Image.open"),
+    ("png_folder", "Image.open"),
+}
 
 
 def _videos(folder: Path, **changes: Any) -> list[str]:
