@@ -120,7 +120,7 @@ def show(result: dict[str, Any]) -> str:
             said = "   -" if accuracy is None else f"{accuracy:6.1%}"
             lines.append(f"  {name:<{width}}  {said}  of {result['class_counts'][name]}")
     lines += [
-        f"  unreadable: {f['path']}: {f['reason']} {f['detail']}" for f in result["failures"][:10]
+        f"  unreadable: {f['path']}: {f['reason']}: {f['detail']}" for f in result["failures"][:10]
     ]
     lines += [f"{kind}: {path}" for kind, path in result["files"].items()]
     return "\n".join(lines)

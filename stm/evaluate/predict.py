@@ -96,7 +96,7 @@ def _score_here(
                 clips, _ = load_views(path, info.num_frames, info.width, info.height, 0, seed, clip)
                 scores[i] += classifier.scores(clips[None])[0] / chosen.num_samplings
         except VideoError as error:
-            errors[path] = f"{error.reason} {error.detail}".strip()
+            errors[path] = error.why
     return scores, errors
 
 
@@ -132,12 +132,12 @@ def _score_on_cluster(
         num_samplings=chosen.num_samplings,
         num_workers=num_workers,
     )
-    failures = {f["video_id"]: f"{f['reason']} {f['detail']}".strip() for f in scores.failures}
+    failures = {f["video_id"]: f"{f['reason']}: {f['detail']}" for f in scores.failures}
     rows = dict(zip(listed, zip(scores.scores_NK, scores.readable_N, strict=True), strict=True))
     scores_NK, errors = np.zeros((len(paths), len(meta.classes))), dict[str, str]()
     for i, path in enumerate(paths):
         if path not in rows:
-            errors[path] = "unsupported_source its name is not UTF-8: rename it"
+            errors[path] = "unsupported_source: its name is not UTF-8: rename it"
             continue
         scores_NK[i], readable = rows[path]
         if not readable:

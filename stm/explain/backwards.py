@@ -42,7 +42,7 @@ def draw_backwards(
     try:
         pictures = frames.read(source, network.data, most_frames=1)
     except VideoError as error:
-        raise UserError(f"{error.path}: {error.reason} {error.detail}".strip()) from error
+        raise UserError(str(error)) from error
     clip = pictures.clip
     both = np.stack([clip, clip[::-1]])
     seen = network.look(both, [block])

@@ -130,7 +130,7 @@ def explain(
         try:
             pictures = frames.read(path, network.data)
         except VideoError as error:
-            rows.append({"path": path, "error": f"{error.reason} {error.detail}".strip()})
+            rows.append({"path": path, "error": error.why})
             say(f"{path}: {rows[-1]['error']}")
             continue
         rows.append({"path": path, **_explain(network, pictures, names, class_name, folder / stem)})

@@ -67,7 +67,7 @@ class PackagedNetwork:
             try:
                 clip = self._clip(number, row)
             except VideoError as error:
-                errors[number] = f"{error.reason} {error.detail}".strip()
+                errors[number] = error.why
                 continue
             if waiting and (len(waiting) == _BATCH or waiting[0][1].shape != clip.shape):
                 self._flush(waiting, scores)

@@ -83,7 +83,7 @@ class Recorder:
             said += f", loss {event['val_loss']:.3f}"
         self._say(said)
         for failure in event["failures"][:10]:
-            self._say(f"  unreadable: {failure['path']}: {failure['reason']} {failure['detail']}")
+            self._say(f"  unreadable: {failure['path']}: {failure['reason']}: {failure['detail']}")
 
 
 def failure_callback(board: Any, max_failures: int) -> Any:

@@ -100,8 +100,13 @@ class VideoError(Exception):
         self.reason = reason
         self.detail = detail
 
+    @property
+    def why(self) -> str:
+        """Reason and detail in one line."""
+        return f"{self.reason}: {self.detail}" if self.detail else self.reason
+
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}" + (f": {self.detail}" if self.detail else "")
+        return f"{self.path}: {self.why}"
 
 
 def label(source: object) -> str:
