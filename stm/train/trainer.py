@@ -43,6 +43,8 @@ _FREE_ON_RESUME = {
     "data.clips_per_task",
     "data.cpus_per_task",
     "data.max_cpus",
+    "data.max_pixels",
+    "data.decode_mib",
     "data.prefetch_batches",
     "data.decode_deadline_s",
     "data.wait_deadline_s",
