@@ -85,7 +85,9 @@ ODD = {
 
 
 def check_odd(found: dict) -> None:
-    errors = {Path(v["path"]).name: v["error"].split(":")[0] for v in found["videos"] if "error" in v}
+    errors = {
+        Path(v["path"]).name: v["error"].split(":")[0] for v in found["videos"] if "error" in v
+    }
     assert errors == ODD
     assert found["num_videos"] == len(ODD) + 8
 

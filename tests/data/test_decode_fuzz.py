@@ -23,9 +23,8 @@ NUM_FILES = 500
 NUM_WORKERS = 2
 DEADLINE_S = 30.0  # a thousand times what one of these files takes
 NUM_FRAMES = 40
-MOST_BYTES = (
-    2 * 2**30
-)  # of a process: frames that damage has made large are within the limit of pixels
+MOST_BYTES = decode.DEFAULT_LIMITS.memory_bytes + 2**30
+"""Of a process: the limit, and what it had before."""
 
 GOP = {"g": "12", "bf": "2"}
 GOOD: dict[str, dict[str, object]] = {
