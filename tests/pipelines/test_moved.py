@@ -52,14 +52,8 @@ def test_a_data_set_that_has_moved_is_used_and_indexed_from_its_new_root(
     shutil.move(old, new)
     train, val = (indexed["manifests"][name] for name in ("train", "val"))
 
-    # Without the root, what is missing is named with what to do.
     run = ["train", *TINY, "--train.storage", tmp_path / "runs"]
     run += ["--data.train", train, "--data.val", val]
-    status, _, err = stm(capfd, *run, "--train.name", "lost", "--train.max_failures", 0)
-    assert status == 2
-    assert f"{old}, which this machine does not have" in err
-    assert err.rstrip().endswith("name the folder or URL where they are now with --data.root")
-
     status, trained, err = stm(capfd, *run, "--train.name", "first", "--data.root", new)
     assert status == 0, err
     assert trained["val_num_videos"] == 4
@@ -91,6 +85,23 @@ def test_a_data_set_that_has_moved_is_used_and_indexed_from_its_new_root(
     assert again["summary"]["num_probed"] == 1
     rows = {row["video_id"]: row for row in Manifest.read(train).table.to_pylist()}
     assert rows["train/jump/frames"]["width"] == 200
+
+
+@pytest.mark.slow
+def test_a_training_without_the_new_root_names_what_is_missing_and_what_to_do(
+    ray_cluster: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    old = make_data_set(tmp_path / "set")
+    index = ["index", "--format", "folder", "--output", tmp_path / "m", "--cross-check", 0]
+    status, indexed, err = stm(capfd, *index, "--root", old)
+    assert status == 0, err
+    old.rename(tmp_path / "moved")
+    run = ["train", *TINY, "--train.storage", tmp_path / "runs", "--train.name", "lost"]
+    run += ["--data.train", indexed["manifests"]["train"], "--train.max_failures", 0]
+    status, _, err = stm(capfd, *run)
+    assert status == 2
+    assert f"{old}, which this machine does not have" in err
+    assert err.rstrip().endswith("name the folder or URL where they are now with --data.root")
 
 
 def test_prepared_videos_move_with_their_manifest_and_are_not_made_again(
