@@ -165,8 +165,8 @@ def _data(args: Any) -> dict[str, Any]:
     from stm import cluster
     from stm.bench import data
     from stm.config import DataConfig
-    from stm.data.clips import ClipSpec
     from stm.data.manifest import Manifest
+    from stm.data.stream.clips import ClipSpec
 
     manifest = Manifest.read(args.manifest, args.root)
     config = DataConfig(num_segments=args.num_segments, size=args.size)

@@ -139,7 +139,7 @@ def run(args: Any) -> dict[str, Any]:
 
 def _index(videos: Path, manifests: dict[str, str]) -> None:
     from stm.data.annotations import read_annotations
-    from stm.data.indexing import index_videos
+    from stm.data.index.indexing import index_videos
 
     annotations = read_annotations("csv", videos, videos / "annotations.csv")
     indexed, summary = index_videos(

@@ -18,7 +18,7 @@ from stm.errors import UserError
 
 if TYPE_CHECKING:
     from stm.data.annotations import Annotations
-    from stm.data.indexing import Summary
+    from stm.data.index.indexing import Summary
     from stm.data.manifest import Manifest
 
 _SHOWN_BAD = 10
@@ -129,7 +129,7 @@ def run(args: Any) -> dict[str, Any]:
 
     from stm import cluster
     from stm.data.decode import Limits
-    from stm.data.indexing import index_videos
+    from stm.data.index.indexing import index_videos
 
     cluster.connect(args.address)
     manifests, summary = index_videos(

@@ -19,8 +19,8 @@ from stm.errors import UserError
 
 if TYPE_CHECKING:
     from stm.data.manifest import Manifest
-    from stm.data.prepare_timing import Timing, Timings
-    from stm.data.preparing import Failure, Summary
+    from stm.data.prepare.preparing import Failure, Summary
+    from stm.data.prepare.timing import Timing, Timings
 
 _SHOWN_FAILURES = 10
 _LONGEST_GOP = 250
@@ -108,10 +108,10 @@ def run(args: Any) -> dict[str, Any]:
     output = _output_folder(args.output, source)
 
     from stm import cluster
-    from stm.data.prepare_timing import time_clips
-    from stm.data.preparing import prepare_videos
+    from stm.data.prepare.preparing import prepare_videos
+    from stm.data.prepare.timing import time_clips
+    from stm.data.prepare.transcode import Settings
     from stm.data.roots import IF_MOVED
-    from stm.data.transcode import Settings
 
     cluster.connect(args.address)
     prepared, summary = prepare_videos(

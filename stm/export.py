@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stm import __version__
+from stm.checkpoint import format as checkpoints
 from stm.errors import UserError
-from stm.train import checkpoint as checkpoints
 
 if TYPE_CHECKING:
     import torch

@@ -11,11 +11,11 @@ import torch
 
 from pipelines import cli
 from stm import export as exporting
+from stm.checkpoint import format as checkpoints
 from stm.config import Config, DataConfig, ModelConfig
-from stm.data.plan import Position
+from stm.data.stream.plan import Position
 from stm.errors import UserError
 from stm.model import build_model
-from stm.train import checkpoint as checkpoints
 from tests.model import reference
 
 CLASSES = ["Pushing “it”", "käse, halb", "c"]

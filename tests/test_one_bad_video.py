@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from stm.config import DataConfig
-from stm.data.clips import ClipSpec
 from stm.data.decode import VideoError
-from stm.data.indexing import _probe_block
-from stm.data.prepare_task import Job, prepare_block
-from stm.data.stream import decode_shares
-from stm.data.transcode import Settings
+from stm.data.index.indexing import _probe_block
+from stm.data.prepare.task import Job, prepare_block
+from stm.data.prepare.transcode import Settings
+from stm.data.stream.clips import ClipSpec
+from stm.data.stream.graph import decode_shares
 from stm.evaluate.inference import Classifier
 from stm.evaluate.predict import predict
 from stm.explain import frames

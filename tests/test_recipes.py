@@ -16,10 +16,10 @@ import yaml
 
 from pipelines import cli
 from stm import recipes
+from stm.checkpoint.format import model_arguments
 from stm.config import Config, DataConfig
 from stm.errors import UserError
 from stm.model import build_model
-from stm.train.checkpoint import model_arguments
 from stm.train.optim import build_optimizer, learning_rate, weighted_loss_sum
 
 ROOT = Path(__file__).parents[1]

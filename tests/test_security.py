@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 
 from pipelines import cli, console
 from stm import authentication, cluster, tracking
+from stm.checkpoint import format as checkpoints
 from stm.config import Config, DataConfig, ModelConfig, TrackingConfig, TrainConfig
 from stm.data.containment import check_paths
-from stm.data.plan import Position
+from stm.data.stream.plan import Position
 from stm.errors import UserError
 from stm.model import build_model, load_pretrained
 from stm.redaction import redact, redacted, secrets_in
-from stm.train import checkpoint as checkpoints
 from stm.train import trainer
 from tests.data.test_manifest import make_manifest
 from tests.package.untrained import write_checkpoint

@@ -1,7 +1,8 @@
 """How fast clips arrive: the Ray Data stream against the same decoding in a process pool and in a DataLoader.
 
-All three decode the same clips in the same order with ``stm.data.clips.load_views`` in the same number of processes,
-and one reader takes batches from them. The clock starts with the first batch: starting up is not what is compared.
+All three decode the same clips in the same order with ``stm.data.stream.clips.load_views`` in the same number of
+processes, and one reader takes batches from them. The clock starts with the first batch: starting
+up is not what is compared.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from stm.data.clips import ClipSpec, load_views
 from stm.data.manifest import Manifest
-from stm.data.plan import shares
-from stm.data.stream import StreamSpec, build_stream, iterate, put_videos
+from stm.data.stream.clips import ClipSpec, load_views
+from stm.data.stream.graph import StreamSpec, build_stream, iterate, put_videos
+from stm.data.stream.plan import shares
 
 Sample = tuple[str, int, int, int, int, int]
 """The arguments of ``load_views`` but the spec."""

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from stm.data import sampling, transforms
 from stm.data.decode import VideoError, probe, read_clip, read_frames
+from stm.data.stream import sampling, transforms
 
 Way = Callable[[str, list[int], transforms.Box, int], Any]
 

@@ -19,9 +19,9 @@ import torch
 
 from stm.bench.data import samples_of
 from stm.config import Config
-from stm.data.clips import ClipSpec, load_views
 from stm.data.manifest import Manifest
-from stm.data.stream import ClipBatch, build_stream, iterate
+from stm.data.stream.clips import ClipSpec, load_views
+from stm.data.stream.graph import ClipBatch, build_stream, iterate
 from stm.train.clock import StepClock, share_waited
 from stm.train.replica import Replica
 from stm.train.trainer import stream_spec

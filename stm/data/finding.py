@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 
 from stm.data.annotations.common import VIDEO_EXTENSIONS
-from stm.data.frame_names import IMAGE_EXTENSIONS, is_image_name
+from stm.data.decode.frame_names import IMAGE_EXTENSIONS, is_image_name
 from stm.data.shards import is_shard_path, split_shard_path
 from stm.errors import UserError
 

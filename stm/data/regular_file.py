@@ -6,7 +6,7 @@ import os
 import stat
 from typing import IO
 
-from stm.data.decode.video import VideoError
+from stm.data.video import VideoError
 
 _KINDS = {
     stat.S_IFDIR: "a folder",

@@ -37,8 +37,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from stm.data.decode.video import VideoError
 from stm.data.regular_file import open_regular
+from stm.data.video import VideoError
 
 Payload = bytes | list[bytes]
 """A video file, or the image files of a frame folder."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from stm import cluster, tracking
+from stm.checkpoint import format as checkpoints
 from stm.config import Config
 from stm.data.manifest import Manifest
 from stm.data.roots import IF_MOVED, absolute_root
@@ -21,7 +22,6 @@ from stm.evaluate.metrics import Metrics, measure
 from stm.evaluate.protocols import protocol as named_protocol
 from stm.evaluate.reporting import output_folder, run_folder, write_report
 from stm.report import pictures
-from stm.train import checkpoint as checkpoints
 
 
 def evaluate(

@@ -7,7 +7,7 @@ Row that leaves the network (one per batch of B samples; a sample is one samplin
     epoch           int32               number of the sampling
     probabilities   float32 [B, K]      softmax, mean over crops
     weights         float32 [B]         0 for padding and for what could not be decoded
-    failures        string              as in ``stm.data.stream``
+    failures        string              as in ``stm.data.stream.graph``
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stm.data.clips import ClipSpec
 from stm.data.manifest import Manifest
-from stm.data.stream import StreamSpec, build_stream, put_videos
+from stm.data.stream.clips import ClipSpec
+from stm.data.stream.graph import StreamSpec, build_stream, put_videos
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,8 +49,8 @@ def load_network(checkpoint: str) -> VideoResNet:
     """The network of a checkpoint in evaluation mode, on this process's GPU where it has one."""
     import torch
 
+    from stm.checkpoint import format as checkpoints
     from stm.model import build_model
-    from stm.train import checkpoint as checkpoints
 
     model = build_model(**checkpoints.network_arguments(checkpoints.read_meta(checkpoint)))
     model.load_state_dict(checkpoints.read_weights(checkpoint))

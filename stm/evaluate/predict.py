@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from stm.checkpoint import format as checkpoints
 from stm.data.annotations.common import join
 from stm.data.decode import VideoError, probe
 from stm.data.finding import find_videos
@@ -16,7 +17,6 @@ from stm.errors import UserError
 from stm.evaluate.inference import Classifier, score_manifest
 from stm.evaluate.protocols import protocol as named_protocol
 from stm.package.registry import locate
-from stm.train import checkpoint as checkpoints
 
 IN_PROCESS = 16
 """Up to so many videos are done here: starting Ray would take longer."""
@@ -81,8 +81,8 @@ def _score_here(
     address: str | None,
 ) -> tuple[np.ndarray, dict[str, str]]:
     del num_workers, say, address
-    from stm.data.clips import load_views
-    from stm.data.plan import sample_seed
+    from stm.data.stream.clips import load_views
+    from stm.data.stream.plan import sample_seed
 
     config, chosen = checkpoints.config_of(meta), named_protocol(protocol)
     clip = chosen.clip(config.data)
@@ -111,7 +111,7 @@ def _score_on_cluster(
 ) -> tuple[np.ndarray, dict[str, str]]:
     from stm import cluster
     from stm.data.annotations import Annotations, Entry
-    from stm.data.indexing import index_videos
+    from stm.data.index.indexing import index_videos
 
     config, chosen = checkpoints.config_of(meta), named_protocol(protocol)
     cluster.connect(address, num_cpus=num_workers + 1)

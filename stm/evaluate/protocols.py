@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from stm.config import DataConfig
-from stm.data.clips import ClipSpec
+from stm.data.stream.clips import ClipSpec
 from stm.errors import UserError
 
 ProtocolName = Literal["efficient", "accurate"]

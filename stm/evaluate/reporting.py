@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from stm.checkpoint import format as checkpoints
 from stm.data.manifest import Manifest
 from stm.errors import UserError
 from stm.evaluate.inference import Scores, absolute
@@ -17,7 +18,6 @@ from stm.evaluate.protocols import protocol as named_protocol
 from stm.report import page
 from stm.report.facts import Facts, fingerprint_of
 from stm.report.record import read_record
-from stm.train import checkpoint as checkpoints
 from stm.train.trainer import versions, working_folder
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from stm.checkpoint import format as checkpoints
 from stm.config import DataConfig
 from stm.data.decode import VideoError
 from stm.data.finding import find_videos
@@ -19,7 +20,6 @@ from stm.evaluate.inference import load_network
 from stm.explain import frames, maps, picture
 from stm.explain.colours import Scale
 from stm.explain.film import Layer, write_film
-from stm.train import checkpoint as checkpoints
 
 NAMES = {
     "before": ("before the block", "features that enter it"),

@@ -61,7 +61,7 @@ def write_film(
     import av.error
     from av.video.reformatter import ColorRange, Colorspace
 
-    from stm.data.encoding import Mp4Writer, OutputFailed
+    from stm.data.prepare.encoding import Mp4Writer, OutputFailed
 
     page = _page(layers, evidence, title, subtitle)
     rate = Fraction(fps).limit_denominator(1000)

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from stm.config import DataConfig
-from stm.data import decode, sampling, transforms
-from stm.data.clips import limits_of
-from stm.data.decode.video import naming_failures
+from stm.data import decode
+from stm.data.stream.clips import limits_of
+from stm.data.stream import sampling, transforms
+from stm.data.video import naming_failures
 
 MOST_FRAMES = 256
 """A longer video is thinned evenly to so many for its film."""

@@ -24,10 +24,10 @@ from typing import Any
 
 import numpy as np
 
-from stm.data import sampling, transforms
 from stm.data.decode import VideoError, read_views
 from stm.data.decode.resize import pixel_box, resize_clip
 from stm.data.manifest import Manifest
+from stm.data.stream import sampling, transforms
 from stm.errors import UserError
 from stm.explain import digits
 from stm.explain.explain import Network, titles
@@ -140,8 +140,8 @@ def untrained(network: Network, seed: int = 0) -> Network:
 
     import torch
 
+    from stm.checkpoint import format as checkpoints
     from stm.model import build_model
-    from stm.train import checkpoint as checkpoints
 
     meta = checkpoints.read_meta(network.directory)
     fresh = copy.copy(network)

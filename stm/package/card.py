@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 from stm import __version__
+from stm.checkpoint import format as checkpoints
 from stm.package.rules import Measurement
-from stm.train import checkpoint as checkpoints
 
 _MOST_CLASSES = 50
 """More are counted, and listed in ``meta.json``."""

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 import stm
+from stm.checkpoint import format as checkpoints
 from stm.package.registry import DATA
-from stm.train import checkpoint as checkpoints
 
 _NEEDED = (
     *("av", "fsspec", "mlflow-skinny", "numpy", "pandas", "pillow", "pyarrow", "safetensors"),

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stm.checkpoint import format as checkpoints
 from stm.data.decode import VideoError, probe
 from stm.evaluate.inference import Classifier
 from stm.evaluate.protocols import protocol
-from stm.train import checkpoint as checkpoints
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,7 +99,7 @@ class PackagedNetwork:
 
     def _clip(self, number: int, row: Any) -> np.ndarray:
         """uint8 [T, H, W, 3] of one row."""
-        from stm.data.clips import load_views
+        from stm.data.stream.clips import load_views
 
         if not isinstance(row, str | os.PathLike | bytes):
             return _as_clip(number, row)

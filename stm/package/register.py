@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import stm
+from stm.checkpoint import format as checkpoints
 from stm.errors import UserError
 from stm.package import rules
 from stm.package.card import model_card
 from stm.package.contents import pinned_requirements, save_package
 from stm.package.registry import CHAMPION, MODEL_ID, PREFIX, open_client
 from stm.tracking import tracking_uri
-from stm.train import checkpoint as checkpoints
 
 _NAME = re.compile(r"[\w .-]+")
 _MOST_DESCRIPTION = 5000

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stm.checkpoint import format as checkpoints
 from stm.errors import UserError
-from stm.train import checkpoint as checkpoints
 
 CHAMPION = "champion"
 DATA = "data/checkpoint"
@@ -42,7 +42,7 @@ class Located:
     """A checkpoint, wherever it was named."""
 
     directory: str
-    """Folder or URL that ``stm.train.checkpoint`` reads."""
+    """Folder or URL that ``stm.checkpoint.format`` reads."""
     label: str
     """What to call it in an answer: the folder, or ``models:/NAME/VERSION``."""
 

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from stm.checkpoint.format import MODEL, Meta
 from stm.data.manifest import Manifest
 from stm.evaluate.inference import Scores
 from stm.evaluate.metrics import Metrics
@@ -16,7 +17,6 @@ from stm.report.confusions import seriate
 from stm.report.health import Health, inspect
 from stm.report.intervals import Interval, mean_of_shares, wilson
 from stm.report.record import TrainingRecord
-from stm.train.checkpoint import MODEL, Meta
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 
 from stm.data.isolation import CallFailed, IsolatedProcess
 from stm.data.manifest import Manifest
-from stm.data.sampling import centre_indices
+from stm.data.stream.sampling import centre_indices
 
 NUM_VIDEOS = 12
 NUM_FRAMES = 5

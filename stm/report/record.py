@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from stm.train import checkpoint as checkpoints
+from stm.checkpoint import format as checkpoints
 
 _PAUSE_S = 120.0
 """A longer silence between two lines of speed, twenty times the usual one, is a time without training."""

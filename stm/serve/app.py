@@ -17,10 +17,10 @@ from dataclasses import replace
 from typing import Any
 
 from stm import cluster
-from stm.data.clips import ClipSpec
+from stm.checkpoint import format as checkpoints
+from stm.data.stream.clips import ClipSpec
 from stm.errors import UserError
 from stm.package.registry import PREFIX, Located, locate
-from stm.train import checkpoint as checkpoints
 
 APPLICATION = "stm"
 _WATCH_S = 5.0

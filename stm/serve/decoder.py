@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
-from stm.data.clips import ClipSpec
 from stm.data.decode import VideoError
 from stm.data.isolation import CallFailed, IsolatedProcess
+from stm.data.stream.clips import ClipSpec
 from stm.serve.frames import Images
 from stm.serve.uploads import Decoded, Refused, decode_upload, ready
 

@@ -1,7 +1,8 @@
 """Images that a stranger sent, as the frames of one video: in a zip or tar file, or as several files of a form.
 
 Nothing is unpacked to a disk, and a name is never opened: it only says which images are frames, and in which order, as
-in a folder (``stm.data.frame_names``). What an archive says of itself is checked before anything of it is unpacked:
+in a folder (``stm.data.decode.frame_names``). What an archive says of itself is checked before anything of it is
+unpacked:
 
     files       at most ``MOST_FILES``
     bytes       at most ``MOST_IMAGE_BYTES`` an image, and in all as many as the decoder may take
@@ -23,13 +24,13 @@ from functools import partial
 
 import numpy as np
 
-from stm.data import sampling, transforms
-from stm.data.clips import ClipSpec
 from stm.data.decode import VideoError, VideoInfo
+from stm.data.decode.frame_names import is_image_name, pick_series
 from stm.data.decode.images import read_image
 from stm.data.decode.resize import pixel_box, resize_clip
-from stm.data.decode.video import naming_failures
-from stm.data.frame_names import is_image_name, pick_series
+from stm.data.stream.clips import ClipSpec
+from stm.data.stream import sampling, transforms
+from stm.data.video import naming_failures
 
 MOST_FILES = 20_000
 MOST_IMAGE_BYTES = 64 * 2**20

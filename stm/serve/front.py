@@ -39,7 +39,7 @@ from ray.serve.exceptions import RayServeException
 from starlette.requests import ClientDisconnect
 
 from stm.data.annotations.common import VIDEO_EXTENSIONS
-from stm.data.frame_names import IMAGE_EXTENSIONS
+from stm.data.decode.frame_names import IMAGE_EXTENSIONS
 from stm.serve.form import files
 from stm.serve.frames import MOST_FILES, Images
 from stm.serve.meters import Meters

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from stm.data.clips import ClipSpec, load_views
 from stm.data.decode import VideoInfo, probe
-from stm.data.decode.video import naming_failures
-from stm.data.memory import memory_limit
+from stm.data.decode.memory import memory_limit
+from stm.data.stream.clips import ClipSpec, load_views
+from stm.data.video import naming_failures
 from stm.serve.frames import Images, decode_archive, decode_images, is_archive
 
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from stm.checkpoint import format as checkpoints
+from stm.checkpoint.store import CheckpointStore
 from stm.config import Config
-from stm.data.clips import ClipSpec
 from stm.data.manifest import Manifest
-from stm.train import checkpoint as checkpoints
+from stm.data.stream.clips import ClipSpec
 from stm.train.recorder import Recorder
-from stm.train.store import CheckpointStore
 
 
 class AsyncValidation:

@@ -25,18 +25,18 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 
+from stm.checkpoint import format as checkpoints
+from stm.checkpoint.store import CheckpointStore
 from stm.config import Config
-from stm.data.plan import Position, mix, shares, step_of, steps_per_epoch, validates
 from stm.data.roots import IF_MOVED
-from stm.data.stream import SHARD, ClipBatch, iterate
-from stm.data.waiting import WaitMonitor
-from stm.train import checkpoint as checkpoints
+from stm.data.stream.graph import SHARD, ClipBatch, iterate
+from stm.data.stream.plan import Position, mix, shares, step_of, steps_per_epoch, validates
+from stm.data.stream.waiting import WaitMonitor
 from stm.train.clock import StepClock, share_waited
 from stm.train.optim import learning_rate
 from stm.train.preemption import PreemptionWatch
 from stm.train.progress import Pulse, slow_rank
 from stm.train.replica import Replica
-from stm.train.store import CheckpointStore
 from stm.train.validation import validate
 
 KEEP_HISTORY_S = 60.0

@@ -10,12 +10,12 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from stm.checkpoint import format as checkpoints
 from stm.config import Config
-from stm.data.stream import ClipBatch
+from stm.data.stream.graph import ClipBatch
 from stm.model import build_model, load_pretrained
 from stm.model.allocator import keep_freed_memory
 from stm.model.sync_batchnorm import count_batch, synchronise_batchnorm
-from stm.train import checkpoint as checkpoints
 from stm.train.average import MovingAverage
 from stm.train.mixing import mix_pairs
 from stm.train.optim import build_optimizer, set_learning_rate

@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from stm import __version__, cluster, tracking
+from stm.checkpoint import format as checkpoints
+from stm.checkpoint.store import CheckpointStore, best
 from stm.config import Config
-from stm.data.clips import ClipSpec
-from stm.data.guarded import quarantine
 from stm.data.manifest import Manifest
-from stm.data.plan import Position
-from stm.data.stream import SHARD, StreamSpec, Validation, plan_data_config, put_videos
+from stm.data.stream.clips import ClipSpec
+from stm.data.stream.graph import SHARD, StreamSpec, Validation, plan_data_config, put_videos
+from stm.data.stream.guarded import quarantine
+from stm.data.stream.plan import Position
 from stm.errors import UserError
 from stm.figures import plot_curves
 from stm.redaction import redact
-from stm.train import checkpoint as checkpoints
 from stm.train.async_validation import AsyncValidation
 from stm.train.progress import Event, board
 from stm.train.recorder import Recorder, failure_callback
-from stm.train.store import CheckpointStore, best
 
 Show = Callable[[str], None]
 Hear = Callable[[Event], None]

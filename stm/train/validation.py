@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from stm.data.stream import ClipBatch
+from stm.data.stream.graph import ClipBatch
 from stm.train.optim import weighted_loss_sum
 from stm.train.step import Autocast, normalise
 

@@ -21,10 +21,10 @@ from typing import Any
 import ray
 from ray import tune
 
+from stm.checkpoint.format import META, Meta, read_meta
+from stm.checkpoint.store import CheckpointStore
 from stm.config import Config
 from stm.errors import UserError
-from stm.train.checkpoint import META, Meta, read_meta
-from stm.train.store import CheckpointStore
 from stm.train.trainer import RunEnded, RunFailed, train, working_folder
 from stm.tune import record
 from stm.tune.placement import Shares

@@ -11,9 +11,9 @@ import pytest
 from pipelines import cli
 from pipelines.bench import needs
 from stm.bench import data, decode
-from stm.data.clips import ClipSpec
 from stm.data.manifest import SCHEMA, Manifest
 from stm.data.shards import shard_path, write_shard
+from stm.data.stream.clips import ClipSpec
 from stm.data.synthetic import encode
 from tests.videos import write_frame_folder
 

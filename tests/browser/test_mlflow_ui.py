@@ -22,7 +22,7 @@ import requests
 
 from stm.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from stm.data.annotations import read_annotations
-from stm.data.indexing import index_videos
+from stm.data.index.indexing import index_videos
 from stm.data.synthetic import write_videos
 from stm.evaluate.evaluate import evaluate
 from stm.tracking import how_to_look, tracking_uri

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 def make_manifests(root: Path) -> dict[str, str]:
     """24 videos to train on, 8 to validate on."""
     from stm.data.annotations import read_annotations
-    from stm.data.indexing import index_videos
+    from stm.data.index.indexing import index_videos
     from stm.data.synthetic import write_videos
 
     annotations = write_videos(root, num_train=24, num_test=8, size=64, num_frames=12)
@@ -133,7 +133,7 @@ def run_disturbed(
 
     Each of the four kinds happens once, in a random order, after a checkpoint more than at the one before was kept.
     """
-    from stm.train.store import CheckpointStore
+    from stm.checkpoint.store import CheckpointStore
 
     draw = random.Random(seed)
     plan = draw.sample(DISTURBANCES, k=len(DISTURBANCES))

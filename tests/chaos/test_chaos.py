@@ -24,10 +24,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from stm.checkpoint import format as checkpoints
+from stm.checkpoint.store import CheckpointStore
 from stm.config import TrackingConfig
 from stm.figures import series
-from stm.train import checkpoint as checkpoints
-from stm.train.store import CheckpointStore
 from tests.chaos import runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]

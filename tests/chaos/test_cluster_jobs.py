@@ -18,10 +18,10 @@ import psutil
 import pytest
 import torch
 
+from stm.checkpoint import format as checkpoints
+from stm.checkpoint.store import CheckpointStore
 from stm.config import TrackingConfig
 from stm.figures import series
-from stm.train import checkpoint as checkpoints
-from stm.train.store import CheckpointStore
 from tests.chaos import runs
 from tests.heads import ROOT, head
 

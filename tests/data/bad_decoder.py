@@ -6,9 +6,9 @@ import os
 import time
 from dataclasses import dataclass
 
-import stm.data.clips
-import stm.data.guarded
-from stm.data.clips import ClipSpec, load_views
+import stm.data.stream.clips
+import stm.data.stream.guarded
+from stm.data.stream.clips import ClipSpec, load_views
 
 
 def load_or_die(path, num_frames, width, height, label, seed, spec):
@@ -25,4 +25,4 @@ class BadDecoderSpec(ClipSpec):
 
     def __setstate__(self, state):
         self.__dict__.update(state)
-        stm.data.guarded.load_views = load_or_die
+        stm.data.stream.guarded.load_views = load_or_die

@@ -21,8 +21,8 @@ from typing import Any
 import av.error
 
 from stm.data import decode
-from stm.data.clips import ClipSpec
-from stm.data.transcode import Prepared, Settings, VideoFacts, make_video
+from stm.data.prepare.transcode import Prepared, Settings, VideoFacts, make_video
+from stm.data.stream.clips import ClipSpec
 
 
 class NoWords(Exception):
@@ -71,7 +71,7 @@ CALLS: dict[str, tuple[str, str]] = {
     "open": ("os", "open"),
     "fdopen": ("os", "fdopen"),
     "BytesIO": ("io", "BytesIO"),
-    "limit": ("stm.data.memory", "limit_memory"),
+    "limit": ("stm.data.decode.memory", "limit_memory"),
     "av.open": ("av", "open"),
     "demux": ("av.container.InputContainer", "demux"),
     "streams": ("av.container.streams.StreamContainer", "video"),
@@ -86,8 +86,8 @@ CALLS: dict[str, tuple[str, str]] = {
     "frombuffer": ("numpy", "frombuffer"),
     "empty": ("numpy", "empty"),
     "interpolate": ("torch.nn.functional", "interpolate"),
-    "centre_indices": ("stm.data.sampling", "centre_indices"),
-    "centre_box": ("stm.data.transforms", "centre_box"),
+    "centre_indices": ("stm.data.stream.sampling", "centre_indices"),
+    "centre_box": ("stm.data.stream.transforms", "centre_box"),
     "jpeg.header": ("simplejpeg", "decode_jpeg_header"),
     "jpeg.decode": ("simplejpeg", "decode_jpeg"),
     "Image.open": ("PIL.Image", "open"),

@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from stm.data.transcode import OutputFailed, Prepared, Settings, VideoFacts, make_video
+from stm.data.prepare.transcode import OutputFailed, Prepared, Settings, VideoFacts, make_video
 
 
 def make_or_misbehave(facts: VideoFacts, target: str, settings: Settings) -> Prepared:

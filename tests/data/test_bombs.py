@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stm.data import memory
-from stm.data.decode import DEFAULT_LIMITS, Limits, VideoError, read_frames
+from stm.data.decode import DEFAULT_LIMITS, Limits, VideoError, memory, read_frames
+from stm.data.decode.memory import memory_limit
 from stm.data.isolation import IsolatedProcess
-from stm.data.memory import memory_limit
 from tests.data.probes import reasons_and_growth
 from tests.videos import numbered_frame, rewrite_packets, write_video
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from stm.config import DataConfig
-from stm.data.clips import ClipSpec, load_views
 from stm.data.decode import VideoError
+from stm.data.stream.clips import ClipSpec, load_views
 from stm.data.synthetic import encode
 
 

@@ -16,9 +16,9 @@ from PIL import Image
 
 from stm.data import decode
 from stm.data import shards as shards_module
-from stm.data.clips import ClipSpec, load_views
 from stm.data.decode import VideoError, probe, source
 from stm.data.shards import shard_path, write_shard
+from stm.data.stream.clips import ClipSpec, load_views
 from tests.data.faults import EXCEPTIONS, injected
 from tests.videos import numbered_frame, write_frame_folder, write_video
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stm.data.frame_names import frame_series, pick_series
+from stm.data.decode.frame_names import frame_series, pick_series
 
 
 def numbered(pattern: str, count: int, first: int = 1) -> list[str]:

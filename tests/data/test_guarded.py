@@ -11,19 +11,18 @@ import pyarrow as pa
 import pyarrow.compute
 import pytest
 
-from stm.data import guarded
-from stm.data.clips import ClipSpec
 from stm.data.decode import VideoError
-from stm.data.stream import StreamSpec, build_stream, iterate
+from stm.data.stream.clips import ClipSpec
+from stm.data.stream.graph import StreamSpec, build_stream, guarded, iterate
+from stm.data.stream.waiting import WaitMonitor
 from stm.data.synthetic import encode
-from stm.data.waiting import WaitMonitor
 
 CLIP = ClipSpec(num_segments=2, size=32)
 
 
 def test_the_watchdog_ends_a_process_that_decodes_for_too_long():
     code = (
-        "import time; from stm.data.guarded import Watchdog; dog = Watchdog(0.5)\n"
+        "import time; from stm.data.stream.guarded import Watchdog; dog = Watchdog(0.5)\n"
         "with dog.guard('quick.mp4'): pass\n"
         "time.sleep(1)\n"
         "with dog.guard('slow.mp4'): time.sleep(60)"

@@ -17,8 +17,8 @@ from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
 from stm.data.decode import Limits, VideoError, probe, read_frames, read_views
 from stm.data.decode.images import read_image
-from stm.data.decode.video import Geometry
 from stm.data.shards import shard_path, write_shard
+from stm.data.video import Geometry
 
 MODES = {
     "JPEG": ("RGB", "L", "CMYK"),

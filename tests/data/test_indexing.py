@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from stm.data.annotations import Annotations, Entry, read_annotations
-from stm.data.cross_check import check_files, sample_files
 from stm.data.decode import DEFAULT_LIMITS, Limits, probe
-from stm.data.indexing import index_videos
+from stm.data.index.cross_check import check_files, sample_files
+from stm.data.index.indexing import index_videos
+from stm.data.index.probe_store import PROBED, ProbeStore, remembered
 from stm.data.manifest import Manifest
-from stm.data.probe_store import PROBED, ProbeStore, remembered
 from tests.data.probes import probe_and_log, probe_or_misbehave
 from tests.videos import cut_by_copying_packets, write_frame_folder, write_video
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from stm.checkpoint import format as checkpoints
 from stm.data.decode import VideoError, probe, read_frames
 from stm.data.manifest import Manifest
 from stm.data.synthetic import write_videos
-from stm.train import checkpoint as checkpoints
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from stm.data.clips import ClipSpec, load_views
 from stm.data.decode import DEFAULT_LIMITS, VideoError, probe
 from stm.data.isolation import IsolatedProcess
+from stm.data.stream.clips import ClipSpec, load_views
 from tests.data.probes import reasons_and_growth
 from tests.videos import numbered_frame, write_frame_folder, write_jpeg, write_video
 

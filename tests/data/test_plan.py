@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stm.data.plan import Position, permute, sample_seed, shares, step_of, steps_per_epoch
+from stm.data.stream.plan import Position, permute, sample_seed, shares, step_of, steps_per_epoch
 
 videos = st.integers(1, 300)
 batches = st.integers(1, 40)

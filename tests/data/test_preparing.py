@@ -17,15 +17,15 @@ import pytest
 
 from pipelines.prepare import main
 from stm.data import decode, shards
-from stm.data.clips import ClipSpec
 from stm.data.manifest import SCHEMA, Manifest
-from stm.data.prepare_log import PrepareLog, Record
-from stm.data.prepare_task import SOURCE_COLUMNS, Job, key_of
-from stm.data.preparing import FAILED, prepare_videos
+from stm.data.prepare.log import PrepareLog, Record
+from stm.data.prepare.preparing import FAILED, prepare_videos
+from stm.data.prepare.task import SOURCE_COLUMNS, Job, key_of
+from stm.data.prepare.transcode import Settings
 from stm.data.shards import is_shard_path, read_video
-from stm.data.stream import StreamSpec, build_stream, iterate, put_videos
-from stm.data.transcode import Settings
-from stm.data.transforms import centre_box
+from stm.data.stream.clips import ClipSpec
+from stm.data.stream.graph import StreamSpec, build_stream, iterate, put_videos
+from stm.data.stream.transforms import centre_box
 from stm.errors import UserError
 from tests.data.makers import make_and_note, make_or_misbehave
 from tests.videos import frame_numbers, write_frame_folder, write_video

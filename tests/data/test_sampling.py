@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stm.data.sampling import centre_indices, random_indices
+from stm.data.stream.sampling import centre_indices, random_indices
 
 lengths = st.integers(1, 500)
 segments = st.integers(1, 32)

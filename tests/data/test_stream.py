@@ -8,15 +8,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from stm.data.clips import ClipSpec
-from stm.data.plan import Position, shares
-from stm.data.stream import (
+from stm.data.stream.clips import ClipSpec
+from stm.data.stream.graph import (
     StreamSpec,
     Validation,
     build_stream,
     iterate,
     plan_data_config,
 )
+from stm.data.stream.plan import Position, shares
 from stm.data.synthetic import encode
 
 pytestmark = pytest.mark.ray
@@ -131,7 +131,7 @@ def test_the_clips_do_not_depend_on_the_world_size(ray_cluster, videos):
 
 def test_the_video_rows_alone_travel_with_a_task(ray_cluster, videos):
     """A decode task is sent the rows it needs, not the manifest."""
-    from stm.data.stream import plan_rows
+    from stm.data.stream.graph import plan_rows
 
     first = next(plan_rows(videos, spec_of(videos), 1, Position(), shares_per_task=2))
     assert first.num_rows == 1

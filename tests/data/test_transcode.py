@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stm.data import decode, transcode
+from stm.data import decode
 from stm.data.decode import VideoError
-from stm.data.shards import read_images
-from stm.data.transcode import (
+from stm.data.prepare import transcode
+from stm.data.prepare.transcode import (
     CODECS,
     NoGain,
     Prepared,
@@ -22,6 +22,7 @@ from stm.data.transcode import (
     make_video,
     prepared_size,
 )
+from stm.data.shards import read_images
 from tests.videos import (
     cut_by_copying_packets,
     frame_numbers,

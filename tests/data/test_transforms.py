@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stm.data.transforms import centre_box, long_side_boxes, random_view
+from stm.data.stream.transforms import centre_box, long_side_boxes, random_view
 
 SCALES = (1.0, 0.875, 0.75, 0.66)
 sides = st.integers(16, 2000)

@@ -11,19 +11,19 @@ import pytest
 import torch
 
 from pipelines import evaluate as pipeline
+from stm.checkpoint import format as checkpoints
 from stm.config import Config, DataConfig, ModelConfig
 from stm.data import shards
 from stm.data.annotations import read_annotations
-from stm.data.indexing import index_videos
+from stm.data.index.indexing import index_videos
 from stm.data.manifest import Manifest
-from stm.data.plan import Position
+from stm.data.stream.plan import Position
 from stm.data.synthetic import write_videos
 from stm.evaluate.evaluate import evaluate
 from stm.evaluate.inference import Classifier
 from stm.evaluate.predict import predict
 from stm.model import build_model
 from stm.model.packed import PackedNetwork, can_pack
-from stm.train import checkpoint as checkpoints
 from tests.videos import write_frame_folder, write_video
 
 pytestmark = pytest.mark.ray

@@ -8,12 +8,12 @@ import pyarrow as pa
 import pytest
 import torch
 
+from stm.checkpoint import format as checkpoints
 from stm.config import Config, DataConfig, ModelConfig
 from stm.data.manifest import SCHEMA, Manifest
-from stm.data.plan import Position
+from stm.data.stream.plan import Position
 from stm.data.synthetic import CLASSES, write_videos
 from stm.model import build_model
-from stm.train import checkpoint as checkpoints
 
 NUM_FRAMES = 20
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stm.data.sampling import centre_indices
+from stm.data.stream.sampling import centre_indices
 from stm.explain import frames
 
 lengths, segments = st.integers(1, 400), st.integers(1, 16)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stm.data.annotations import read_annotations
-from stm.data.indexing import index_videos
+from stm.data.index.indexing import index_videos
 from stm.data.manifest import Manifest
 from stm.data.synthetic import write_videos
 from stm.errors import UserError

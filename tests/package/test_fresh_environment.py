@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from stm.checkpoint import format as checkpoints
 from stm.evaluate.predict import predict
 from stm.package.contents import pinned_requirements, save_package
-from stm.train import checkpoint as checkpoints
 from tests.package.untrained import write_checkpoint
 from tests.videos import write_video
 

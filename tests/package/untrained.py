@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
+from stm.checkpoint import format as checkpoints
 from stm.config import Config, DataConfig, ModelConfig
-from stm.data.plan import Position
+from stm.data.stream.plan import Position
 from stm.model import build_model
-from stm.train import checkpoint as checkpoints
 from tests.model import reference
 
 CLASSES = ["left", "right", "up", "down", "grow", "shrink"]

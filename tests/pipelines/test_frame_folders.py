@@ -15,8 +15,8 @@ from pipelines import cli
 from stm.data.decode import read_frames
 from stm.data.decode.resize import pixel_box, resize_clip
 from stm.data.manifest import Manifest
-from stm.data.sampling import centre_indices
-from stm.data.transforms import centre_box
+from stm.data.stream.sampling import centre_indices
+from stm.data.stream.transforms import centre_box
 from tests.videos import numbered_frame
 
 pytestmark = pytest.mark.ray

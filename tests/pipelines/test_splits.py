@@ -220,7 +220,7 @@ def test_the_config_of_a_split_keeps_all_but_manifests_and_name():
 def test_two_splits_train_measure_and_continue_by_name(ray_cluster, tmp_path, monkeypatch, capfd):
     """The real thing, small: nothing stands in for training or evaluation here."""
     from stm.data.annotations import read_annotations
-    from stm.data.indexing import index_videos
+    from stm.data.index.indexing import index_videos
     from stm.data.synthetic import write_videos
 
     monkeypatch.chdir(tmp_path)

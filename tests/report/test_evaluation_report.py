@@ -7,18 +7,18 @@ import re
 import pytest
 import torch
 
+from stm.checkpoint import format as checkpoints
 from stm.config import Config, DataConfig, ModelConfig
 from stm.data.annotations import read_annotations
-from stm.data.indexing import index_videos
+from stm.data.index.indexing import index_videos
 from stm.data.manifest import Manifest
-from stm.data.plan import Position
+from stm.data.stream.plan import Position
 from stm.data.synthetic import write_videos
 from stm.errors import UserError
 from stm.evaluate.evaluate import evaluate
 from stm.evaluate.reporting import output_folder, run_folder
 from stm.model import build_model
 from stm.report import page
-from stm.train import checkpoint as checkpoints
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stm.data.clips import ClipSpec, load_views
 from stm.data.decode import Limits, VideoError, probe
+from stm.data.stream.clips import ClipSpec, load_views
 from stm.serve import frames
 from stm.serve.decoder import Decoder
 from stm.serve.frames import decode_archive, decode_images

@@ -9,9 +9,9 @@ import threading
 import numpy as np
 import pytest
 
-from stm.data.clips import ClipSpec, load_views
 from stm.data.decode import VideoError, probe
 from stm.data.isolation import IsolatedProcess
+from stm.data.stream.clips import ClipSpec, load_views
 from stm.serve.decoder import Decoder
 from stm.serve.uploads import Decoded, Refused, decode_upload
 from tests.videos import write_video

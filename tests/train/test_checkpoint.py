@@ -7,11 +7,11 @@ import json
 import pytest
 import torch
 
+from stm.checkpoint import format as checkpoints
 from stm.config import Config, ModelConfig
-from stm.data.plan import Position
+from stm.data.stream.plan import Position
 from stm.errors import UserError
 from stm.model import build_model
-from stm.train import checkpoint as checkpoints
 from stm.train.trainer import check_same_run
 
 

@@ -10,9 +10,9 @@ import sys
 
 import pytest
 
-from stm.data.plan import Position
-from stm.train.checkpoint import META, MODEL, Meta
-from stm.train.store import CheckpointStore
+from stm.checkpoint.format import META, MODEL, Meta
+from stm.checkpoint.store import CheckpointStore
+from stm.data.stream.plan import Position
 
 
 def meta(step, **metrics):
@@ -94,7 +94,7 @@ def test_a_process_that_dies_while_writing_leaves_nothing_that_counts(tmp_path):
     script = f"""
 import os
 from pathlib import Path
-from stm.train.store import CheckpointStore
+from stm.checkpoint.store import CheckpointStore
 def write(folder):
     (folder / "model.safetensors").write_bytes(b"x")
     (folder / "meta.json").write_text("{{}}")

@@ -18,6 +18,8 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
+from stm.checkpoint import format as checkpoints
+from stm.checkpoint.store import CheckpointStore
 from stm.config import (
     Config,
     DataConfig,
@@ -28,14 +30,12 @@ from stm.config import (
     TrainConfig,
 )
 from stm.data.annotations import read_annotations
-from stm.data.indexing import index_videos
+from stm.data.index.indexing import index_videos
 from stm.data.manifest import Manifest
 from stm.data.synthetic import write_videos
 from stm.errors import UserError
 from stm.figures import series
-from stm.train import checkpoint as checkpoints
 from stm.train.async_validation import validate_checkpoint
-from stm.train.store import CheckpointStore
 from stm.train.trainer import train
 from tests.chaos.runs import arguments
 

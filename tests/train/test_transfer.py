@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stm.config import Config
-from stm.data.stream import ClipBatch
+from stm.data.stream.graph import ClipBatch
 from stm.train.replica import Replica
 from stm.train.step import normalise
 from stm.train.transfer import Transfer

@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from stm.checkpoint.store import CheckpointStore
 from stm.config import Config
 from stm.data.annotations import read_annotations
-from stm.data.indexing import index_videos
+from stm.data.index.indexing import index_videos
 from stm.data.synthetic import write_videos
 from stm.errors import UserError
 from stm.figures import series
-from stm.train.store import CheckpointStore
 from stm.tune import record
 from stm.tune.reading import parse_sweep
 from stm.tune.results import REPORTS, read_reports

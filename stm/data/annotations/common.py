@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stm.data.annotations.texts import bad_line
-from stm.data.frame_names import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
+from stm.data.decode.frame_names import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
 from stm.errors import UserError
 
 VIDEO_EXTENSIONS = frozenset(

@@ -11,7 +11,7 @@ from stm.data.annotations.class_lists import look_alike
 from stm.data.annotations.common import VIDEO_EXTENSIONS, Annotations, Entry, is_url
 from stm.data.annotations.texts import is_utf8, note, printable, warn
 from stm.data.annotations.words import split_of_folder
-from stm.data.frame_names import is_image_name
+from stm.data.decode.frame_names import is_image_name
 from stm.errors import UserError
 
 _RGB_FOLDERS = frozenset({"rgb", "img", "imgs", "images", "frames", "rawframes", "color"})

@@ -11,7 +11,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from stm.data.decode.video import VideoError, label
+from stm.data.video import VideoError, label
 
 if TYPE_CHECKING:
     from stm.data.decode.reader import Collector

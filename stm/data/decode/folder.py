@@ -6,10 +6,10 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from stm.data.decode.frame_names import pick_series
 from stm.data.decode.images import read_image
-from stm.data.decode.video import DEFAULT_LIMITS, Geometry, VideoError, VideoInfo, label
-from stm.data.frame_names import pick_series
 from stm.data.shards import is_shard_path, read_images, read_some_images
+from stm.data.video import DEFAULT_LIMITS, Geometry, VideoError, VideoInfo, label
 
 
 def list_frames(folder: str | os.PathLike[str]) -> list[str] | list[bytes]:

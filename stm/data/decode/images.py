@@ -20,8 +20,8 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from stm.data.decode.video import DEFAULT_LIMITS, VideoError, check_pixels, label, naming_failures
 from stm.data.regular_file import open_regular
+from stm.data.video import DEFAULT_LIMITS, VideoError, check_pixels, label, naming_failures
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 _JPEG_MAGIC = b"\xff\xd8\xff"

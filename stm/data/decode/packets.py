@@ -9,7 +9,7 @@ from typing import Any
 import av.error
 
 from stm.data.decode.plan import PacketPlan, Run
-from stm.data.decode.video import VideoError
+from stm.data.video import VideoError
 
 Emit = Callable[[int, Any], None]
 

@@ -13,7 +13,7 @@ from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from stm.data.decode.video import VideoError
+from stm.data.video import VideoError
 
 Matrix = tuple[int, int, int, int]
 """Signs (a, b, c, d) of a display matrix: x' = a x + c y, y' = b x + d y."""

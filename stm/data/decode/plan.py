@@ -20,7 +20,7 @@ import av.error
 from stm.data.decode import ffv1, hevc, mpeg4
 from stm.data.decode.pictures import UPRIGHT, Matrix, display_matrix
 from stm.data.decode.source import OpenVideo, open_video
-from stm.data.decode.video import VideoError
+from stm.data.video import VideoError
 
 # Packets of larger files are dropped after the scan and demuxed again: this bounds memory.
 KEEP_BYTES = 64 * 2**20

@@ -16,7 +16,7 @@ from stm.data.decode.pictures import (
 )
 from stm.data.decode.plan import PacketPlan, scan
 from stm.data.decode.source import UNALIGNED, open_video
-from stm.data.decode.video import DEFAULT_LIMITS, VideoError, VideoInfo
+from stm.data.video import DEFAULT_LIMITS, VideoError, VideoInfo
 
 # Containers of which decord reads the display matrix.
 _DECORD_TURNS = frozenset(["mov", "mp4"])

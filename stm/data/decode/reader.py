@@ -12,16 +12,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stm.data.decode import DECODERS
+from stm.data.decode.memory import memory_limit
 from stm.data.decode.resize import Box, BoxError, PixelBox, pixel_box, resize_clip
-from stm.data.decode.video import Geometry, Limits, VideoError, VideoInfo, label, naming_failures
-from stm.data.memory import memory_limit
 from stm.data.shards import holds_frames, is_shard_path
+from stm.data.video import (
+    DEFAULT_LIMITS,
+    Geometry,
+    Limits,
+    VideoError,
+    VideoInfo,
+    label,
+    naming_failures,
+)
 
 if TYPE_CHECKING:
     from stm.data.decode.plan import PacketPlan
 
 BoxesOfFrame = Callable[[int, int], list[PixelBox]]
+
+DECODERS = ("auto", "packets", "sequential", "decord")
 
 _AT_ONCE_BYTES = 2**26
 """Pixels up to so many are resized together, which is faster; more of them frame by frame."""
@@ -104,8 +113,16 @@ class Collector:
         return np.stack([resize_clip(part, self._size) for part in parts])
 
 
-def probe(source: Any, limits: Limits) -> VideoInfo:
-    """See ``stm.data.decode.probe``."""
+def probe(source: Any, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
+    """The facts of a video, from one pass over its packets and the decoding of one frame.
+
+    Where packets cannot tell how many frames there are (see ``plan.py``), all are decoded and
+    counted.
+
+    Raises:
+        VideoError: If no frame can be had from the source, or it takes more than
+            ``limits``; ``reason`` says why.
+    """
     with naming_failures(source), memory_limit(limits.memory_bytes):
         if _is_folder(source):
             from stm.data.decode import folder
@@ -117,11 +134,53 @@ def probe(source: Any, limits: Limits) -> VideoInfo:
 
 
 def read_frames(
-    source: Any, indices: Sequence[int], decoder: str, limits: Limits
+    source: Any, indices: Sequence[int], decoder: str = "auto", limits: Limits = DEFAULT_LIMITS
 ) -> NDArray[np.uint8]:
-    """See ``stm.data.decode.read_frames``."""
+    """Whole frames at source resolution, as displayed.
+
+    Args:
+        source: Local path, frame folder, fsspec URL, bytes or binary file object.
+        indices: Frame numbers from 0, in any order, repeats allowed.
+        decoder: One of ``DECODERS``.
+        limits: What takes more is refused.
+
+    Returns:
+        uint8 [K, height, width, 3], RGB, in the order of ``indices``.
+
+    Raises:
+        VideoError: If the source or a wanted frame cannot be read.
+        ValueError: If ``indices`` is empty or ``decoder`` unknown.
+    """
     request = _Request(source, decoder, lambda w, h: [(0, 0, w, h)], None, None, limits)
     return request.collect(indices)[0]
+
+
+def read_clip(
+    source: Any,
+    indices: Sequence[int],
+    box: Sequence[float],
+    size: int,
+    decoder: str = "auto",
+    limits: Limits = DEFAULT_LIMITS,
+) -> NDArray[np.uint8]:
+    """One box cut out of the wanted frames and resized once, straight from source pixels.
+
+    Args:
+        source: As in ``read_frames``.
+        indices: As in ``read_frames``.
+        box: (left, top, width, height) in displayed source pixels; rounded by ``resize.pixel_box``.
+        size: Side of the square result in pixels.
+        decoder: One of ``DECODERS``.
+        limits: As in ``read_frames``.
+
+    Returns:
+        uint8 [K, size, size, 3], RGB: a pure function of the frames, the box and the size.
+
+    Raises:
+        VideoError: If the source or a wanted frame cannot be read.
+        ValueError: As in ``read_frames``, or if the box leaves the frame by over half a pixel.
+    """
+    return read_views(source, indices, [box], size, decoder, None, limits)[0]
 
 
 def read_views(
@@ -129,11 +188,24 @@ def read_views(
     indices: Sequence[int],
     boxes: Sequence[Sequence[float]],
     size: int,
-    decoder: str,
-    expected: Geometry | None,
-    limits: Limits,
+    decoder: str = "auto",
+    expected: Geometry | None = None,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> NDArray[np.uint8]:
-    """See ``stm.data.decode.read_views``."""
+    """Several boxes out of the same frames, decoded once: the crops of a test protocol.
+
+    Args:
+        source, indices, size, decoder, limits: As in ``read_clip``.
+        boxes: V of them.
+        expected: What the boxes and indices were planned with. Where the video has another size or
+            another number of frames, larger or smaller, that is a ``VideoError`` ``changed``.
+
+    Returns:
+        uint8 [V, K, size, size, 3]: for each of the V boxes what ``read_clip`` returns for it.
+
+    Raises:
+        As ``read_clip``.
+    """
     if not len(boxes):
         raise ValueError("boxes is empty: name at least one (left, top, width, height)")
     if size < 1:

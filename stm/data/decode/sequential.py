@@ -11,7 +11,7 @@ from typing import Any
 import av.error
 
 from stm.data.decode.plan import MOST_REORDERED, PacketPlan
-from stm.data.decode.video import VideoError
+from stm.data.video import VideoError
 
 
 @dataclass(frozen=True)

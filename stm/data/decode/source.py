@@ -17,9 +17,9 @@ from typing import Any
 import av
 import av.error
 
-from stm.data.decode.video import DEFAULT_LIMITS, VideoError, check_pixels, label, naming_failures
 from stm.data.regular_file import require_regular
 from stm.data.shards import is_shard_path, read_video
+from stm.data.video import DEFAULT_LIMITS, VideoError, check_pixels, label, naming_failures
 
 # Remote files up to this size are fetched whole: one request instead of a seek for each packet.
 FETCH_WHOLE_BYTES = 64 * 2**20

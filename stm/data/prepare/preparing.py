@@ -40,11 +40,11 @@ import numpy as np
 import pyarrow as pa
 
 from stm.data.manifest import OK, SCHEMA, Manifest
-from stm.data.packing import pack
-from stm.data.prepare_log import NO_GAIN, Record
-from stm.data.prepare_task import SOURCE_COLUMNS, Job, Make, prepare_block
+from stm.data.prepare.log import NO_GAIN, Record
+from stm.data.prepare.packing import pack
+from stm.data.prepare.task import SOURCE_COLUMNS, Job, Make, prepare_block
+from stm.data.prepare.transcode import CODECS, Settings, make_video
 from stm.data.roots import relative_to
-from stm.data.transcode import CODECS, Settings, make_video
 from stm.errors import UserError
 
 LAYOUTS = ("files", "shards")

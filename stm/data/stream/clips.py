@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from stm.config import DataConfig, Decoder
-from stm.data import decode, sampling, transforms
-from stm.data.decode.video import Geometry, naming_failures
+from stm.data import decode
+from stm.data.stream import sampling, transforms
+from stm.data.video import Geometry, naming_failures
 
 
 @dataclass(frozen=True)

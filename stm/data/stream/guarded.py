@@ -21,15 +21,15 @@ from typing import Any
 
 import numpy as np
 
-from stm.data.clips import ClipSpec, load_views
 from stm.data.decode import VideoError
 from stm.data.isolation import CallFailed, IsolatedProcess
+from stm.data.stream.clips import ClipSpec, load_views
 
 EXIT_STATUS = 77
 """Of a process whose clip took too long; shows in Ray's logs."""
 
 
-_PRELOAD = ("torch", "stm.data.clips", "stm.data.decode.reader", "stm.data.decode.resize")
+_PRELOAD = ("torch", "stm.data.stream.clips", "stm.data.decode.reader", "stm.data.decode.resize")
 """What decoding imports: no clip's deadline should pay for it."""
 
 
@@ -108,7 +108,7 @@ class GuardedDecoder:
     def load(
         self, path: str, num_frames: int, width: int, height: int, label: int, seed: int
     ) -> tuple[np.ndarray, int]:
-        """As ``stm.data.clips.load_views``; a hang or a crash is a ``VideoError`` too."""
+        """As ``stm.data.stream.clips.load_views``; a hang or a crash is a ``VideoError`` too."""
         arguments = (path, num_frames, width, height, label, seed, self._spec)
         if path in self._known:
             raise VideoError(path, *self._known[path])

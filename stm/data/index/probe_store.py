@@ -19,9 +19,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from stm.data.decode.video import DEFAULT_LIMITS
 from stm.data.manifest import SCHEMA, with_paths
 from stm.data.roots import absolute_root, joined, relative_to
+from stm.data.video import DEFAULT_LIMITS
 
 FACTS = (
     *("status", "detail", "num_frames", "fps", "width", "height", "codec"),

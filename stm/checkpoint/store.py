@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stm.train.checkpoint import META, VALIDATION, Meta, read_meta
+from stm.checkpoint.format import META, VALIDATION, Meta, read_meta
 
 _PARTIAL = ".partial-"
 _MOST_WAITING = 3

@@ -13,7 +13,7 @@ in a process that may hang or die (`stm.data.isolation`). One Ray Data row of th
 | known     | string | state of the file when an earlier job probed it; "" where it has to be     |
 
 and the same row afterwards: `row`, `unchanged` (bool: state is `known`, nothing was probed), and
-the columns of `stm.data.probe_store`, empty where unchanged.
+the columns of `stm.data.index.probe_store`, empty where unchanged.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from numpy.typing import NDArray
 from stm.data import decode
 from stm.data.annotations import Annotations, Entry
 from stm.data.annotations.texts import is_utf8, printable
-from stm.data.cross_check import cross_check_decoders
+from stm.data.index.cross_check import cross_check_decoders
+from stm.data.index.probe_store import FACTS, PROBED, ProbeStore, remembered
 from stm.data.isolation import CallFailed, IsolatedProcess
 from stm.data.manifest import OK, SCHEMA, Manifest
-from stm.data.probe_store import FACTS, PROBED, ProbeStore, remembered
 from stm.data.roots import absolute_root
 from stm.data.source_state import source_state
 

@@ -26,13 +26,13 @@ from numpy.typing import NDArray
 
 from stm.data import decode
 from stm.data.decode import DEFAULT_LIMITS, Limits, VideoError, folder, sequential
+from stm.data.decode.memory import memory_limit
 from stm.data.decode.orientation import find_matrix
 from stm.data.decode.pictures import UPRIGHT, RgbConverter, display_matrix
 from stm.data.decode.plan import scan
 from stm.data.decode.source import open_video
-from stm.data.encoding import JpegWriter, Mp4Writer, OutputFailed, Writer, write_images
-from stm.data.memory import memory_limit
-from stm.data.prepare_timing import CLIP, compare_ms
+from stm.data.prepare.encoding import JpegWriter, Mp4Writer, OutputFailed, Writer, write_images
+from stm.data.prepare.timing import CLIP, compare_ms
 from stm.data.shards import is_shard_path, num_bytes_of_row, shard_path
 
 __all__ = [

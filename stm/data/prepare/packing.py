@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from stm.data.prepare_log import PrepareLog, Record
+from stm.data.prepare.log import PrepareLog, Record
 from stm.data.shards import Payload, read_images, shard_path, write_shard
 from stm.errors import UserError
 

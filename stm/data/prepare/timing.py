@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stm.data import decode, sampling
-from stm.data.clips import ClipSpec, load_views
+from stm.data import decode
 from stm.data.decode import VideoError
 from stm.data.isolation import CallFailed, IsolatedProcess
 from stm.data.manifest import Manifest
+from stm.data.stream.clips import ClipSpec, load_views
+from stm.data.stream import sampling
 
 _ROUNDS = 3
 _DEADLINE_S = 60.0
@@ -62,7 +63,7 @@ def time_clips(before: Manifest, after: Manifest, most: int) -> Timings | None:
         for each in (before, after)
     ]
     medians: dict[str, list[NDArray[np.float64]]] = {}
-    with IsolatedProcess(preload=["stm.data.prepare_timing", "stm.data.decode.reader"]) as process:
+    with IsolatedProcess(preload=["stm.data.prepare.timing", "stm.data.decode.reader"]) as process:
         for codec, *pair in zip(codecs, *videos, strict=True):
             taken: list[list[float]] = []
             try:

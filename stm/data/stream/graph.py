@@ -42,11 +42,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from stm.data.clips import ClipSpec
 from stm.data.decode import VideoError
-from stm.data.guarded import GuardedDecoder
-from stm.data.plan import Position, shares, validates
-from stm.data.waiting import WaitMonitor
+from stm.data.stream.clips import ClipSpec
+from stm.data.stream.guarded import GuardedDecoder
+from stm.data.stream.plan import Position, shares, validates
+from stm.data.stream.waiting import WaitMonitor
 
 if TYPE_CHECKING:
     import ray.data
@@ -72,7 +72,7 @@ class StreamSpec:
     prefetch_batches: int = 2
     """Batches each rank holds ready; memory is bounded by this, the batch and the tasks at work."""
     decode_deadline_s: float = 60.0
-    """A clip that takes longer is given up (``stm.data.guarded``)."""
+    """A clip that takes longer is given up (``stm.data.stream.guarded``)."""
     max_cpus: float | None = None
     """CPUs that decoding may take in all; None takes what is free."""
     quarantine: Any = None
@@ -113,7 +113,7 @@ def build_stream(
     import ray
     from ray.data import DataContext, ExecutionResources
 
-    from stm.data.pacing import Pace
+    from stm.data.stream.pacing import Pace
 
     local_batch = -(-spec.global_batch // world_size)
     shares_per_task = max(1, spec.clips_per_task // (local_batch * spec.clip.num_crops))

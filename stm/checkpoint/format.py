@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stm.config import Config
-from stm.data.plan import Position
+from stm.data.stream.plan import Position
 from stm.errors import UserError
 from stm.redaction import redacted
 
@@ -168,7 +168,7 @@ def model_arguments(config: Config) -> dict[str, Any]:
 
 def resolve(path: str) -> str:
     """The checkpoint that ``path`` means: itself, or the best (else last) one of a run directory."""
-    from stm.train.store import CheckpointStore, best
+    from stm.checkpoint.store import CheckpointStore, best
 
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         _read(path, META)

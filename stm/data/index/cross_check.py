@@ -28,7 +28,7 @@ def sample_files(results: pa.Table, most: int) -> list[tuple[str, int]]:
     """(path, num_frames) of up to `most` usable files that decord may be trusted with.
 
     Each codec in turn, so that a rare one has its file; within a codec by a hash of the path.
-    results: schema of `stm.data.probe_store`.
+    results: schema of `stm.data.index.probe_store`.
     """
     columns = ("status", "guard", "codec", "path", "num_frames")
     rows = zip(*(results[name].to_pylist() for name in columns), strict=True)
@@ -78,7 +78,7 @@ def cross_check_decoders(
 ) -> tuple[dict[str, str], int]:
     """({path: disagreement}, number of files compared), on the connected cluster.
 
-    results: schema of `stm.data.probe_store`. Compares nothing where decord is not installed.
+    results: schema of `stm.data.index.probe_store`. Compares nothing where decord is not installed.
     """
     files = sample_files(results, most)
     if not files or importlib.util.find_spec("decord") is None:

@@ -9,7 +9,7 @@ Steps. A position is (epoch, samples consumed). Step s of an epoch takes the sam
 batch, whatever the number of workers; rank r takes the r-th contiguous share of them. The last step of an epoch is
 padded with samples of weight 0 (video -1), so each epoch shows every video once and all ranks take equal steps.
 
-Try: ``python -c "from stm.data.plan import permute; print(permute(range(10), 10, seed=0, epoch=0))"``
+Try: ``python -c "from stm.data.stream.plan import permute; print(permute(range(10), 10, seed=0, epoch=0))"``
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ class Limits:
     """Of a frame; 8K video has half as many."""
 
     memory_bytes: int = 4 * 2**30
-    """By which decoding may make the process grow (``stm.data.memory``)."""
+    """By which decoding may make the process grow (``stm.data.decode.memory``)."""
 
 
 DEFAULT_LIMITS = Limits()

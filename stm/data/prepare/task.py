@@ -1,6 +1,6 @@
 """The task of preparing: one video after another, each in a child that may hang or die.
 
-See `stm.data.preparing` for the rows that come in and go out.
+See `stm.data.prepare.preparing` for the rows that come in and go out.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import pyarrow as pa
 from stm.data import shards
 from stm.data.decode import VideoError
 from stm.data.isolation import CallFailed, IsolatedProcess
-from stm.data.prepare_log import NO_GAIN, PrepareLog, Record
+from stm.data.prepare.log import NO_GAIN, PrepareLog, Record
+from stm.data.prepare.transcode import NoGain, OutputFailed, Prepared, Settings, VideoFacts
 from stm.data.source_state import source_state
-from stm.data.transcode import NoGain, OutputFailed, Prepared, Settings, VideoFacts
 
 Make = Callable[[VideoFacts, str, Settings], Prepared]
 
@@ -65,7 +65,9 @@ class Job:
 def prepare_block(block: pa.Table, job: Job) -> Iterator[pa.Table]:
     """Prepare the videos of a block, one after another, in a child that serves the block."""
     log = job.log
-    with IsolatedProcess(preload=["stm.data.transcode", "stm.data.source_state"]) as process:
+    with IsolatedProcess(
+        preload=["stm.data.prepare.transcode", "stm.data.source_state"]
+    ) as process:
         for item in block.to_pylist():
             fatal, unchanged, record = "", False, Record(key="", source=item["source"])
             try:
