@@ -13,8 +13,8 @@ import numpy as np
 
 from stm.config import DataConfig
 from stm.data import decode
-from stm.data.stream.clips import limits_of
 from stm.data.stream import sampling, transforms
+from stm.data.stream.clips import limits_of
 from stm.data.video import naming_failures
 
 MOST_FRAMES = 256

@@ -28,8 +28,8 @@ from stm.data.decode import VideoError, VideoInfo
 from stm.data.decode.frame_names import is_image_name, pick_series
 from stm.data.decode.images import read_image
 from stm.data.decode.resize import pixel_box, resize_clip
-from stm.data.stream.clips import ClipSpec
 from stm.data.stream import sampling, transforms
+from stm.data.stream.clips import ClipSpec
 from stm.data.video import naming_failures
 
 MOST_FILES = 20_000

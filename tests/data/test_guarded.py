@@ -12,8 +12,9 @@ import pyarrow.compute
 import pytest
 
 from stm.data.decode import VideoError
+from stm.data.stream import guarded
 from stm.data.stream.clips import ClipSpec
-from stm.data.stream.graph import StreamSpec, build_stream, guarded, iterate
+from stm.data.stream.graph import StreamSpec, build_stream, iterate
 from stm.data.stream.waiting import WaitMonitor
 from stm.data.synthetic import encode
 

@@ -16,8 +16,8 @@ from stm.data import decode
 from stm.data.decode import VideoError
 from stm.data.isolation import CallFailed, IsolatedProcess
 from stm.data.manifest import Manifest
-from stm.data.stream.clips import ClipSpec, load_views
 from stm.data.stream import sampling
+from stm.data.stream.clips import ClipSpec, load_views
 
 _ROUNDS = 3
 _DEADLINE_S = 60.0
