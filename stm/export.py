@@ -69,7 +69,9 @@ def export(
     directory = checkpoints.resolve(checkpoint)
     meta = checkpoints.read_meta(directory)
     model = _network(
-        checkpoints.network_arguments(meta), checkpoints.read_weights(directory), directory
+        checkpoints.network_arguments(meta, directory),
+        checkpoints.read_weights(directory),
+        directory,
     )
     metadata = describe(meta)
     write, read = {
@@ -107,16 +109,21 @@ def describe(meta: checkpoints.Meta) -> dict[str, Any]:
     from stm.train.step import IMAGENET_MEAN, IMAGENET_STD
 
     config = checkpoints.config_of(meta)
+    plugin = {} if meta.plugin is None else {"plugin": meta.plugin}
     return {
         "classes": meta.classes,
         "num_frames": config.data.num_segments,
         "size": config.data.size,
         "mean": list(IMAGENET_MEAN),
         "std": list(IMAGENET_STD),
-        "network": checkpoints.network_arguments(meta),
+        "network": {
+            **checkpoints.model_arguments(config),
+            "num_classes": len(meta.classes),
+        },
         "dataset": meta.dataset,
         "step": meta.step,
         "stm_version": __version__,
+        **plugin,
     }
 
 

@@ -32,14 +32,14 @@ from torch import Tensor, nn
 
 from stm.bench.naive import build_naive
 from stm.bench.script import Script
-from stm.model import build_model, count_operations
+from stm.model import build_model, count_operations, registry
 from stm.model.allocator import keep_freed_memory
 from stm.model.folding import fold
 from stm.model.network import VideoResNet
 from stm.model.packed import can_pack, pack
 from stm.train.step import Autocast
 
-NETWORKS = ("stm", "tsn", "tsm", "cstm", "cmm", "naive")
+NETWORKS = (*registry.names(), "naive")
 ESSENTIAL = ("stm", "tsn", "naive")
 """STM and what its goals are set against."""
 MODES = ("train", "inference", "folded")

@@ -5,6 +5,7 @@
     history.json        the steps since the checkpoint before, for the record
     meta.json           what the network is and where training stood; written last
     validation.json     what a validation beside training found later
+    plugin.py           the source of the network's blocks, where they are the user's own (never run unasked)
 
 ``meta.json`` alone says what the network is (config, classes) and where training stood (position), so evaluation and
 prediction need nothing but the checkpoint's path. Nothing in it is pickled: weights are safetensors, the optimizer's
@@ -28,8 +29,10 @@ from stm.redaction import redacted
 if TYPE_CHECKING:
     import torch
 
+    from stm.model.plugins import Plugin
+
 MODEL, STATE, META = "model.safetensors", "state.pt", "meta.json"
-HISTORY, VALIDATION = "history.json", "validation.json"
+HISTORY, VALIDATION, PLUGIN = "history.json", "validation.json", "plugin.py"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,8 @@ class Meta:
     mlflow_run_id: str | None = None
     awaits_validation: bool = False
     """Its validation runs elsewhere (``stm.train.async_validation``), and its result is not there yet."""
+    plugin: dict[str, str] | None = None
+    """name and digest of the plugin that its blocks come from; the source is ``plugin.py``."""
 
     def to_json(self) -> str:
         return json.dumps(
@@ -74,6 +79,7 @@ def write(
     state: dict[str, Any],
     meta: Meta,
     history: list[dict[str, Any]] | None = None,
+    plugin: Plugin | None = None,
 ) -> None:
     """Write a checkpoint into ``directory``; ``meta.json`` comes last, so a directory without it is not one."""
     import torch
@@ -87,6 +93,9 @@ def write(
     torch.save(state, buffer)
     (directory / STATE).write_bytes(buffer.getbuffer())
     (directory / HISTORY).write_text(json.dumps(history or []))
+    if plugin is not None:
+        (directory / PLUGIN).write_text(plugin.source, encoding="utf-8")
+        meta = replace(meta, plugin={"name": plugin.name, "digest": plugin.digest})
     (directory / META).write_text(meta.to_json())
 
 
@@ -154,16 +163,47 @@ def config_of(meta: Meta) -> Config:
     return Config.from_dict(meta.config)
 
 
-def network_arguments(meta: Meta) -> dict[str, Any]:
-    """All arguments of ``stm.model.build_model`` for the network of a checkpoint."""
+def network_arguments(meta: Meta, where: str) -> dict[str, Any]:
+    """All arguments of ``stm.model.build_model`` for the network of the checkpoint ``where``.
+
+    Raises ``UserError`` where its blocks come from a plugin that this process was not told to run.
+    """
+    if meta.plugin is not None:
+        from stm.model import plugins
+
+        plugins.require(meta.plugin["name"], meta.plugin["digest"], where)
     return {**model_arguments(config_of(meta)), "num_classes": len(meta.classes)}
 
 
 def model_arguments(config: Config) -> dict[str, Any]:
     """The arguments of ``stm.model.build_model`` that come from the config (all but ``num_classes``)."""
-    values = dict(config.to_dict()["model"])
-    del values["pretrained"]
-    return values
+    return config.model.build_arguments()
+
+
+def load_plugin(config: Config) -> Plugin | None:
+    """Run the plugin that the config names, if any, in this process."""
+    if config.model.plugin is None:
+        return None
+    from stm.model import plugins
+
+    try:
+        return plugins.load(config.model.plugin)
+    except UserError as error:
+        raise UserError(f"--model.plugin: {error}") from error
+
+
+def check_model(config: Config) -> None:
+    """Raise ``UserError`` where no network can be built from the config, or a plugin's block does not run.
+
+    Nothing is allocated, and neither Ray nor a GPU is needed: it takes a second, which is importing PyTorch.
+    """
+    from stm.model import check_settings
+
+    plugin = load_plugin(config)
+    try:
+        check_settings(config.data.num_segments, runs=plugin is not None, **model_arguments(config))
+    except UserError as error:
+        raise UserError(f"--model.{error}") from error
 
 
 def resolve(path: str) -> str:

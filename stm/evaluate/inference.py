@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from stm.model import VideoResNet
+    from stm.model.plugins import Plugin
 
 _CLASSIFIER_BYTES = 2**28
 """Memory a process with the network reserves."""
@@ -52,7 +53,9 @@ def load_network(checkpoint: str) -> VideoResNet:
     from stm.checkpoint import format as checkpoints
     from stm.model import build_model
 
-    model = build_model(**checkpoints.network_arguments(checkpoints.read_meta(checkpoint)))
+    model = build_model(
+        **checkpoints.network_arguments(checkpoints.read_meta(checkpoint), checkpoint)
+    )
     model.load_state_dict(checkpoints.read_weights(checkpoint))
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -64,15 +67,25 @@ class Classifier:
         checkpoint: its folder or URL.
         num_threads: of a CPU.
         own_process: the process is stm's, so that its malloc may be set for inference (see ``stm.model.allocator``).
+        plugins: what the driver was told to run (``stm.model.plugins.loaded()``), for a process of its own.
     """
 
-    def __init__(self, checkpoint: str, num_threads: int, *, own_process: bool = True) -> None:
+    def __init__(
+        self,
+        checkpoint: str,
+        num_threads: int,
+        *,
+        own_process: bool = True,
+        plugins: Sequence[Plugin] = (),
+    ) -> None:
         import torch
 
+        from stm.model import plugins as plugins_here
         from stm.model.allocator import keep_freed_memory
         from stm.model.packed import can_pack, pack
         from stm.train.step import autocast
 
+        plugins_here.receive(plugins)
         torch.set_num_threads(num_threads)
         network = load_network(checkpoint)
         self.device = network.fc.weight.device
@@ -123,6 +136,8 @@ def score_manifest(
     """
     import ray
 
+    from stm.model import plugins
+
     usable = manifest.usable
     num_classes = manifest.num_classes
     sums = np.zeros((len(manifest), num_classes))
@@ -145,6 +160,7 @@ def score_manifest(
     results = stream.map_batches(
         Classifier,
         fn_constructor_args=(absolute(checkpoint), threads),
+        fn_constructor_kwargs={"plugins": plugins.loaded()},
         batch_size=1,
         concurrency=num_workers,
         num_cpus=1,

@@ -2,7 +2,8 @@
 
     MLmodel, requirements.txt, python_env.yaml, conda.yaml      MLflow's: how to load it, and with what
     README.md                                                   the model card
-    data/checkpoint/                                            model.safetensors, meta.json: nothing pickled
+    data/checkpoint/                                            model.safetensors, meta.json: nothing pickled;
+                                                                plugin.py, where blocks are the user's own
     code/stm/                                                   the source that reads them
     input_example.json                                          a data URL of a short video
 
@@ -49,7 +50,8 @@ def save_package(
     with tempfile.TemporaryDirectory(prefix="stm-package-") as temporary:
         data = Path(temporary) / Path(DATA).name
         data.mkdir()
-        for file in (checkpoints.MODEL, checkpoints.META):
+        plugin = [checkpoints.PLUGIN] if meta.plugin else []
+        for file in (checkpoints.MODEL, checkpoints.META, *plugin):
             (data / file).write_bytes(checkpoints._read(directory, file))
         # The validation that came after the checkpoint is part of it.
         (data / checkpoints.META).write_text(meta.to_json())

@@ -147,6 +147,7 @@ def _application(
     """Front, decoders and networks, bound together."""
     from ray.serve import deployment as untyped
 
+    from stm.model import plugins
     from stm.serve.decoder import Decoder
     from stm.serve.front import Front
     from stm.serve.network import Network
@@ -177,6 +178,7 @@ def _application(
         max(1, cores // num_replicas) if not gpus else 1,
         data.num_segments,
         data.size,
+        plugins.loaded(),
     )
     return front.bind(decoder, network, limits, meta.classes, located.label)
 

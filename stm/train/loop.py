@@ -32,6 +32,8 @@ from stm.data.roots import IF_MOVED
 from stm.data.stream.graph import SHARD, ClipBatch, iterate
 from stm.data.stream.plan import Position, mix, shares, step_of, steps_per_epoch, validates
 from stm.data.stream.waiting import WaitMonitor
+from stm.model import plugins
+from stm.model.plugins import Plugin
 from stm.train.clock import StepClock, share_waited
 from stm.train.optim import learning_rate
 from stm.train.preemption import PreemptionWatch
@@ -75,6 +77,8 @@ class Job:
     """Progress board (an actor), or None."""
     mlflow_run_id: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    plugin: Plugin | None = None
+    """The source of the network's blocks, where they are the user's own."""
 
 
 def train_loop(settings: dict[str, Job]) -> dict[str, Any]:
@@ -104,6 +108,7 @@ class _Rank:
         torch.manual_seed(self.config.train.seed)
         self.store = CheckpointStore(job.run_directory)
         found = self.store.latest()
+        plugins.receive([job.plugin] if job.plugin else [])
         self.replica = Replica(
             self.config,
             len(job.classes),
@@ -381,7 +386,7 @@ class _Rank:
             path = self.store.commit(
                 self.step,
                 lambda folder: checkpoints.write(
-                    folder, self.replica.shipped, state, meta, self.history
+                    folder, self.replica.shipped, state, meta, self.history, self.job.plugin
                 ),
             )
         except OSError as error:

@@ -56,7 +56,7 @@ def test_weights_state_and_meta_come_back_exactly(tmp_path, model):
 def test_a_checkpoint_alone_rebuilds_the_network(tmp_path, model):
     save(tmp_path, model, make_meta())
     meta = checkpoints.read_meta(tmp_path)
-    again = build_model(**checkpoints.network_arguments(meta))
+    again = build_model(**checkpoints.network_arguments(meta, str(tmp_path)))
     again.load_state_dict(checkpoints.read_weights(tmp_path))
     clips = torch.randn(1, 2, 3, 32, 32)
     assert torch.equal(again.eval()(clips), model.eval()(clips))
