@@ -53,6 +53,7 @@ def evaluate(
     chosen = named_protocol(protocol)
     directory = checkpoints.resolve(checkpoint)
     meta = checkpoints.read_meta(directory)
+    checkpoints.check_plugin(meta, directory)
     read = Manifest.read(manifest_path, root)
     manifest = read.with_classes(
         meta.classes, name=f"--manifest {manifest_path}", of=f"the network in {directory}", say=say

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stm import cluster, tracking
+from stm.checkpoint import format as checkpoints
 from stm.errors import UserError
 from stm.train.trainer import check_network, ray_storage, read_manifest, working_folder
 from stm.tune import record, results
@@ -80,6 +81,7 @@ def run_sweep(
                 num_videos=num_videos,
                 shares=shares,
                 parent=parent,
+                plugin=checkpoints.load_plugin(sweep.base),
             )
             _run_trials(job, folder, say)
         found = results.read_reports(folder / results.REPORTS)

@@ -25,6 +25,8 @@ from stm.checkpoint.format import META, Meta, read_meta
 from stm.checkpoint.store import CheckpointStore
 from stm.config import Config
 from stm.errors import UserError
+from stm.model import plugins
+from stm.model.plugins import Plugin
 from stm.train.trainer import RunEnded, RunFailed, train, working_folder
 from stm.tune import record
 from stm.tune.placement import Shares
@@ -49,6 +51,8 @@ class Job:
     shares: Shares
     parent: record.Parent | None
     """The sweep's MLflow run."""
+    plugin: Plugin | None = None
+    """The source of the networks' blocks, where they are the user's own."""
 
     def run_name(self, trial_id: str) -> str:
         return f"{self.sweep.name}-{trial_id}"
@@ -169,6 +173,7 @@ class Trial(tune.Trainable):
                 record.open_child(self._job.parent, folder, str(config.train.name), self.trial_id)
             self._cost = Cost(self._store.run_directory, self._job.shares.cost_per_s)
             self._report_what_is_known()
+            plugins.receive([self._job.plugin] if self._job.plugin else [])
             with (folder / "trial.log").open("a") as log:
 
                 def say(message: str) -> None:
