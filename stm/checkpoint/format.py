@@ -173,8 +173,10 @@ def network_arguments(meta: Meta, where: str) -> dict[str, Any]:
 
 
 def check_plugin(meta: Meta, where: str) -> None:
-    """Raise ``UserError`` where the blocks of the checkpoint ``where`` come from a plugin that this process was not told
-    to run; a driver asks before it starts workers."""
+    """Raise ``UserError`` where the checkpoint ``where`` needs a plugin that this process was not told to run.
+
+    A driver asks before it starts workers.
+    """
     if meta.plugin is not None:
         from stm.model import plugins
 
