@@ -23,6 +23,7 @@ import numpy as np
 from stm.data.manifest import Manifest
 from stm.data.stream.clips import ClipSpec
 from stm.data.stream.graph import StreamSpec, build_stream, put_videos
+from stm.storage import absolute
 
 if TYPE_CHECKING:
     from torch import nn
@@ -192,8 +193,3 @@ def unusable_rows(manifest: Manifest) -> list[dict[str, str]]:
         for r in rows
         if r["status"] != "ok"
     ]
-
-
-def absolute(checkpoint: str) -> str:
-    """The checkpoint as processes with another working directory name it."""
-    return checkpoint if "://" in checkpoint else os.path.abspath(checkpoint)

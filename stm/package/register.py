@@ -22,6 +22,7 @@ from stm.package import rules
 from stm.package.card import model_card
 from stm.package.contents import pinned_requirements, save_package
 from stm.package.registry import CHAMPION, MODEL_ID, PREFIX, open_client
+from stm.storage import is_url
 from stm.tracking import tracking_uri
 
 _NAME = re.compile(r"[\w .-]+")
@@ -227,7 +228,7 @@ def _own_store(meta: checkpoints.Meta, directory: str) -> str:
     """Where the run was recorded: its server, or the database beside it, wherever the run lies now."""
     config = checkpoints.config_of(meta)
     storage = config.train.storage
-    if "://" not in directory:
+    if not is_url(directory):
         storage = str(Path(directory).resolve().parent.parent)
     uri = tracking_uri(config.tracking, storage)
     if uri is None:

@@ -23,6 +23,7 @@ from stm.data.stream.plan import Position
 from stm.errors import UserError
 from stm.figures import plot_curves
 from stm.redaction import redact
+from stm.storage import filesystem, is_url, join, make_writable, resolved, split_url
 from stm.train.async_validation import AsyncValidation
 from stm.train.progress import Event, board
 from stm.train.recorder import Recorder, failure_callback
@@ -93,11 +94,9 @@ def train(
         config.train.name
         or f"{config.model.variant}{config.model.depth}-{time.strftime('%Y%m%d-%H%M%S')}"
     )
-    storage = config.train.storage
     # Absolute: checkpoints outlive the directory this command was typed in.
-    if "://" not in storage:
-        storage = str(Path(storage).resolve())
-    store = CheckpointStore(f"{storage.rstrip('/')}/{name}")
+    storage = resolved(config.train.storage)
+    store = CheckpointStore(join(storage, name))
     check_network(config, train_manifest)
 
     cluster.connect(address, num_cpus=cluster.logical_cpus(config))
@@ -107,6 +106,7 @@ def train(
     if previous is not None:
         check_same_run(config, train_manifest.fingerprint, previous[1])
     folder = working_folder(storage, name)
+    make_writable(store.run_directory)
     folder.mkdir(parents=True, exist_ok=True)
     known_run_id = previous[1].mlflow_run_id if previous else None
     config = replace(config, train=replace(config.train, storage=storage, name=name))
@@ -157,10 +157,10 @@ def train(
 def working_folder(storage: str, name: str) -> Path:
     """Where the driver keeps its own files of a run (the record's spool, figures): the run directory, or where that is
     a URL, a folder of this machine's cache."""
-    if "://" not in storage:
+    if not is_url(storage):
         return Path(storage) / name
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return cache / "stm" / redact(storage).replace("://", "/").strip("/") / name
+    return cache / "stm" / "/".join(split_url(redact(storage))).strip("/") / name
 
 
 def read_manifest(path: str | None, flag: str, root: str | None = None) -> Manifest:
@@ -353,16 +353,12 @@ def _fit(
 
 def ray_storage(storage: str) -> dict[str, Any]:
     """Where Ray Train keeps what little it writes itself; a URL is read by fsspec, like everything else."""
-    if "://" not in storage:
+    if not is_url(storage):
         return {"storage_path": storage}
-    import fsspec
     from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-    filesystem, root = fsspec.core.url_to_fs(storage)
-    return {
-        "storage_path": root,
-        "storage_filesystem": PyFileSystem(FSSpecHandler(filesystem)),
-    }
+    found, root = filesystem(storage)
+    return {"storage_path": root, "storage_filesystem": PyFileSystem(FSSpecHandler(found))}
 
 
 def stream_spec(config: Config, manifest: Manifest, clip: ClipSpec, **order: Any) -> StreamSpec:
@@ -410,7 +406,7 @@ def _result(
     (last, last_meta), (path, meta) = found[-1], best(found)
     tracker.tags({"stm.best_checkpoint": path})
     tracker.artifact(plot_curves(folder / "curves.png", {name: tracker.spool}))
-    if "://" not in path:
+    if not is_url(path):
         for file in (checkpoints.MODEL, checkpoints.META):
             tracker.artifact(Path(path) / file, "checkpoint")
     return {

@@ -15,6 +15,7 @@ from typing import Any
 
 from stm import cluster, tracking
 from stm.errors import UserError
+from stm.storage import resolved
 from stm.train.trainer import check_network, ray_storage, read_manifest, working_folder
 from stm.tune import record, results
 from stm.tune.placement import Shares, share
@@ -46,9 +47,7 @@ def run_sweep(
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     base = sweep.base
-    storage = base.train.storage
-    if "://" not in storage:
-        storage = str(Path(storage).resolve())
+    storage = resolved(base.train.storage)
     uri = tracking.tracking_uri(base.tracking, storage)
     cluster.connect(address, num_cpus=cluster.logical_cpus(base), dashboard=True)
     folder = working_folder(storage, sweep.name)

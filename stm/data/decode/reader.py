@@ -24,6 +24,7 @@ from stm.data.video import (
     label,
     naming_failures,
 )
+from stm.storage import is_url
 
 if TYPE_CHECKING:
     from stm.data.decode.plan import PacketPlan
@@ -335,4 +336,4 @@ def _is_folder(source: Any) -> bool:
 def _is_local_path(source: Any) -> bool:
     if is_shard_path(source):
         return False
-    return isinstance(source, (str, os.PathLike)) and "://" not in os.fspath(source)
+    return isinstance(source, (str, os.PathLike)) and not is_url(source)
