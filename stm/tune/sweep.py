@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stm import cluster, tracking
+from stm import cluster, ray_compat, tracking
 from stm.errors import UserError
 from stm.storage import resolved
 from stm.train.trainer import check_network, ray_storage, read_manifest, working_folder
@@ -144,7 +144,7 @@ def _run_trials(job: Any, folder: Path, say: Callable[[str], None]) -> None:
     from stm.tune.trial import Trial
     from stm.tune.watch import Watch
 
-    if not cluster.has_dashboard():
+    if not ray_compat.has_dashboard():
         raise UserError(
             "this Ray cluster runs without its dashboard, through which Ray learns that a trial has been ended and "
             "gives its CPUs back: start the head with `ray start --head --include-dashboard=true`"
