@@ -13,6 +13,7 @@ import pytest
 
 from stm import storage
 from stm.checkpoint import format as checkpoints
+from stm.checkpoint.locate import resolve
 from stm.checkpoint.store import CheckpointStore
 from stm.errors import UserError
 from stm.storage import StorageAway, StorageError
@@ -147,7 +148,7 @@ def test_a_scheme_that_nothing_speaks():
         storage.read_bytes,
         storage.make_writable,
         checkpoints.read_meta,
-        checkpoints.resolve,
+        resolve,
     ):
         _, message = refused(call, "nosuch://ann:secret@bucket/run")
         assert message.startswith("nosuch://***@bucket/run")
@@ -176,7 +177,7 @@ def test_a_bucket_that_is_not_there(s3):
         assert "cannot be written: no such bucket or folder (The specified bucket" in message
         assert not isinstance(error, StorageAway)
     with pytest.raises(UserError, match="neither a checkpoint"):
-        checkpoints.resolve("s3://no-such/run")
+        resolve("s3://no-such/run")
 
 
 def test_a_store_that_lets_nobody_in(s3):

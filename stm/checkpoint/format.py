@@ -25,7 +25,7 @@ from stm.config import Config
 from stm.data.stream.plan import Position
 from stm.errors import UserError
 from stm.redaction import redacted
-from stm.storage import is_url, join, read_bytes
+from stm.storage import join, read_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -201,20 +201,3 @@ def check_model(config: Config) -> None:
         check_settings(config.data.num_segments, runs=plugin is not None, **model_arguments(config))
     except UserError as error:
         raise UserError(f"--model.{error}") from error
-
-
-def resolve(path: str) -> str:
-    """The checkpoint that ``path`` means: itself, or the best (else last) one of a run directory."""
-    from stm.checkpoint.store import CheckpointStore, best
-
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        read_file(path, META)
-        return path
-    if not is_url(path) and not Path(path).exists():
-        raise UserError(f"--checkpoint {path}: no such directory")
-    found = CheckpointStore(path).checkpoints()
-    if not found:
-        raise UserError(
-            f"--checkpoint {path}: neither a checkpoint (no {META} in it) nor a run directory with one"
-        )
-    return best(found)[0]

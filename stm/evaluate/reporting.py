@@ -12,12 +12,12 @@ from typing import Any
 from stm.checkpoint import format as checkpoints
 from stm.data.manifest import Manifest
 from stm.errors import UserError
-from stm.evaluate.inference import Scores
-from stm.evaluate.metrics import Metrics
 from stm.evaluate.protocols import protocol as named_protocol
 from stm.report import page
 from stm.report.facts import Facts, fingerprint_of
 from stm.report.record import read_record
+from stm.scoring.inference import Scores
+from stm.scoring.metrics import Metrics
 from stm.storage import absolute, is_url, make_writable
 from stm.train.trainer import versions, working_folder
 

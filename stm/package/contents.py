@@ -25,7 +25,7 @@ import numpy as np
 
 import stm
 from stm.checkpoint import format as checkpoints
-from stm.package.registry import DATA
+from stm.checkpoint.locate import DATA
 
 _NEEDED = (
     *("av", "fsspec", "mlflow-skinny", "numpy", "pandas", "pillow", "pyarrow", "safetensors"),

@@ -17,11 +17,11 @@ from typing import Any
 
 import stm
 from stm.checkpoint import format as checkpoints
+from stm.checkpoint.locate import CHAMPION, MODEL_ID, PREFIX, open_client, resolve
 from stm.errors import UserError
 from stm.package import rules
 from stm.package.card import model_card
 from stm.package.contents import pinned_requirements, save_package
-from stm.package.registry import CHAMPION, MODEL_ID, PREFIX, open_client
 from stm.storage import is_url
 from stm.tracking import tracking_uri
 
@@ -65,7 +65,7 @@ def register(
         raise UserError(
             f"--rule {rule} compares measurements: give --manifest, to measure this one on"
         )
-    directory = checkpoints.resolve(checkpoint)
+    directory = resolve(checkpoint)
     meta = checkpoints.read_meta(directory)
     uri = tracking or _own_store(meta, directory)
     client = open_client(uri)

@@ -10,13 +10,13 @@ import numpy as np
 
 from stm.checkpoint.format import MODEL, Meta
 from stm.data.manifest import Manifest
-from stm.evaluate.inference import Scores
-from stm.evaluate.metrics import Metrics
 from stm.report.calibration import Calibration, calibrate
 from stm.report.confusions import seriate
 from stm.report.health import Health, inspect
 from stm.report.intervals import Interval, mean_of_shares, wilson
 from stm.report.record import TrainingRecord
+from stm.scoring.inference import Scores
+from stm.scoring.metrics import Metrics
 from stm.storage import join, read_blocks
 
 

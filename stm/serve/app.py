@@ -18,9 +18,9 @@ from typing import Any
 
 from stm import cluster
 from stm.checkpoint import format as checkpoints
+from stm.checkpoint.locate import PREFIX, Located, locate
 from stm.data.stream.clips import ClipSpec
 from stm.errors import UserError
-from stm.package.registry import PREFIX, Located, locate
 from stm.storage import absolute
 
 APPLICATION = "stm"
