@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.console import Parser, add_common, run_verb, say
 from stm.errors import UserError
+from stm.storage import make_writable
 from stm.ticker import Ticker
 
 if TYPE_CHECKING:
@@ -180,10 +181,7 @@ def _output_folder(name: str) -> Path:
     """The folder, made and tried before hours of probing go by."""
     output = Path(name).absolute()
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        trial = output / ".writable"
-        trial.touch()
-        trial.unlink()
+        make_writable(output)
     except OSError as error:
         raise UserError(
             f"--output {name}: cannot write there ({error.strerror}). Name another folder."

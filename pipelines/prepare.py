@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipelines.console import Parser, add_common, add_root, run_verb, say
 from stm.errors import UserError
+from stm.storage import make_writable
 from stm.ticker import Ticker
 
 if TYPE_CHECKING:
@@ -216,10 +217,7 @@ def _output_folder(name: str, source: Path) -> Path:
             f"--output {name}: the new manifest would replace {source}. Name another folder."
         )
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        trial = output / ".writable"
-        trial.touch()
-        trial.unlink()
+        make_writable(output)
     except OSError as error:
         raise UserError(
             f"--output {name}: cannot write there ({error.strerror}). Name another folder."

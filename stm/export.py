@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from stm import __version__
 from stm.checkpoint import format as checkpoints
+from stm.checkpoint.locate import resolve
 from stm.errors import UserError
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def export(
     target = Path(output)
     if target.is_dir():
         raise UserError(f"--output {output}: is a directory; name the file")
-    directory = checkpoints.resolve(checkpoint)
+    directory = resolve(checkpoint)
     meta = checkpoints.read_meta(directory)
     model = _network(
         checkpoints.network_arguments(meta, directory),
@@ -106,7 +107,7 @@ def export(
 
 def describe(meta: checkpoints.Meta) -> dict[str, Any]:
     """What a user of the file must know, ready for JSON."""
-    from stm.train.step import IMAGENET_MEAN, IMAGENET_STD
+    from stm.model.inputs import IMAGENET_MEAN, IMAGENET_STD
 
     config = checkpoints.config_of(meta)
     plugin = {} if meta.plugin is None else {"plugin": meta.plugin}

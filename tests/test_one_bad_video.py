@@ -20,11 +20,11 @@ from stm.data.prepare.task import Job, prepare_block
 from stm.data.prepare.transcode import Settings
 from stm.data.stream.clips import ClipSpec
 from stm.data.stream.graph import decode_shares
-from stm.evaluate.inference import Classifier
 from stm.evaluate.predict import predict
 from stm.explain import frames
 from stm.explain.explain import explain
 from stm.package.network import PackagedNetwork
+from stm.scoring.inference import Classifier
 from stm.serve.decoder import Decoder
 from stm.serve.uploads import Decoded, Refused, decode_upload
 from tests.data import faults

@@ -25,6 +25,7 @@ from stm.config import Config
 from stm.data.stream.plan import Position
 from stm.errors import UserError
 from stm.redaction import redacted
+from stm.storage import join, read_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -102,10 +103,10 @@ def write(
 def read_meta(directory: str | Path) -> Meta:
     """The meta of a checkpoint, with the validation that came after it; ``UserError`` where there is none."""
     try:
-        meta = Meta.from_json(_read(directory, META).decode())
+        meta = Meta.from_json(read_file(directory, META).decode())
         if meta.awaits_validation:
             with contextlib.suppress(FileNotFoundError):
-                later = json.loads(_read(directory, VALIDATION))
+                later = json.loads(read_file(directory, VALIDATION))
                 return replace(meta, metrics=meta.metrics | later, awaits_validation=False)
         return meta
     except FileNotFoundError:
@@ -120,7 +121,7 @@ def read_weights(directory: str | Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load
 
     try:
-        return load(_read(directory, MODEL))
+        return load(read_file(directory, MODEL))
     except (FileNotFoundError, SafetensorError) as error:
         raise UserError(f"{directory}/{MODEL} cannot be read as weights: {error}") from error
 
@@ -132,7 +133,7 @@ def read_state(directory: str | Path) -> dict[str, Any]:
 
     import torch
 
-    content = io.BytesIO(_read(directory, STATE))
+    content = io.BytesIO(read_file(directory, STATE))
     try:
         return torch.load(content, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -144,18 +145,14 @@ def read_state(directory: str | Path) -> dict[str, Any]:
 def read_history(directory: str | Path) -> list[dict[str, Any]]:
     """The steps that a checkpoint brought with it."""
     try:
-        return json.loads(_read(directory, HISTORY))
+        return json.loads(read_file(directory, HISTORY))
     except FileNotFoundError:
         return []
 
 
-def _read(directory: str | Path, name: str) -> bytes:
-    if "://" not in str(directory):
-        return (Path(directory) / name).read_bytes()
-    import fsspec
-
-    with fsspec.open(f"{directory}/{name}", "rb") as file:
-        return file.read()
+def read_file(directory: str | Path, name: str) -> bytes:
+    """One of a checkpoint's files; raises as ``stm.storage.read_bytes``."""
+    return read_bytes(join(str(directory), name))
 
 
 def config_of(meta: Meta) -> Config:
@@ -212,20 +209,3 @@ def check_model(config: Config) -> None:
         check_settings(config.data.num_segments, runs=plugin is not None, **model_arguments(config))
     except UserError as error:
         raise UserError(f"--model.{error}") from error
-
-
-def resolve(path: str) -> str:
-    """The checkpoint that ``path`` means: itself, or the best (else last) one of a run directory."""
-    from stm.checkpoint.store import CheckpointStore, best
-
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        _read(path, META)
-        return path
-    if "://" not in path and not Path(path).exists():
-        raise UserError(f"--checkpoint {path}: no such directory")
-    found = CheckpointStore(path).checkpoints()
-    if not found:
-        raise UserError(
-            f"--checkpoint {path}: neither a checkpoint (no {META} in it) nor a run directory with one"
-        )
-    return best(found)[0]

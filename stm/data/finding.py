@@ -12,6 +12,7 @@ from stm.data.annotations.common import VIDEO_EXTENSIONS
 from stm.data.decode.frame_names import IMAGE_EXTENSIONS, is_image_name
 from stm.data.shards import is_shard_path, split_shard_path
 from stm.errors import UserError
+from stm.storage import is_url
 
 
 def find_videos(sources: list[str]) -> list[str]:
@@ -25,7 +26,7 @@ def find_videos(sources: list[str]) -> list[str]:
     """
     found: list[str] = []
     for source in sources:
-        if "://" in source or os.path.isfile(source):
+        if is_url(source) or os.path.isfile(source):
             found.append(source)
         elif os.path.isdir(source):
             inside = sorted(_inside(source, set()))

@@ -53,6 +53,7 @@ from stm.data.roots import (
 )
 from stm.errors import UserError
 from stm.redaction import redact
+from stm.storage import is_url
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -361,7 +362,7 @@ def _tell_of_root(
     wanted: str | None,
     say: Callable[[str], None],
 ) -> None:
-    if used is None or "://" in used:
+    if used is None or is_url(used):
         return
     if used != recorded and wanted is None:
         say(f"{path}: its videos were in {recorded}, which is no more; they are in {used}")

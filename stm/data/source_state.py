@@ -12,6 +12,7 @@ import os
 import stat
 
 from stm.data.shards import is_shard_path, num_bytes_of_row, split_shard_path
+from stm.storage import info, is_url
 
 _CHANGED = ("ETag", "etag", "LastModified", "mtime")
 """What file systems behind a URL call a mark of the last change."""
@@ -33,7 +34,7 @@ def source_state(path: str) -> tuple[str, int]:
         file, row = split_shard_path(path)
         state, _ = source_state(file)
         return (f"{state}#{row}" if state else ""), num_bytes_of_row(path)
-    if "://" in path:
+    if is_url(path):
         return _state_of_url(path)
     try:
         own = found = os.lstat(path)
@@ -69,13 +70,10 @@ def _state_of_folder(path: str, found: os.stat_result) -> tuple[str, int]:
 
 
 def _state_of_url(url: str) -> tuple[str, int]:
-    import fsspec
-
-    filesystem, name = fsspec.core.url_to_fs(url)
     try:
-        info = filesystem.info(name)
+        told = info(url)
     except FileNotFoundError:
         return "", 0
-    size = info.get("size")
-    changed = next((info[key] for key in _CHANGED if key in info), "")
+    size = told.get("size")
+    changed = next((told[key] for key in _CHANGED if key in told), "")
     return (f"{size}:{changed}" if changed else ""), int(size or 0)

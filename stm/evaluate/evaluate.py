@@ -12,16 +12,17 @@ import numpy as np
 
 from stm import cluster, tracking
 from stm.checkpoint import format as checkpoints
+from stm.checkpoint.locate import resolve
 from stm.config import Config
 from stm.data.manifest import Manifest
 from stm.data.roots import IF_MOVED, absolute_root
 from stm.errors import UserError
 from stm.evaluate.fusing import ScoreFile
-from stm.evaluate.inference import Scores, score_manifest
-from stm.evaluate.metrics import Metrics, measure
 from stm.evaluate.protocols import protocol as named_protocol
 from stm.evaluate.reporting import output_folder, run_folder, write_report
 from stm.report import pictures
+from stm.scoring.inference import Scores, score_manifest
+from stm.scoring.metrics import Metrics, measure
 from stm.ticker import Ticker
 
 
@@ -52,7 +53,7 @@ def evaluate(
     and the paths of what was written. Raises ``UserError`` for what the user can mend.
     """
     chosen = named_protocol(protocol)
-    directory = checkpoints.resolve(checkpoint)
+    directory = resolve(checkpoint)
     meta = checkpoints.read_meta(directory)
     checkpoints.check_plugin(meta, directory)
     read = Manifest.read(manifest_path, root)

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from stm.checkpoint import format as checkpoints
+from stm.checkpoint.locate import locate
 from stm.data.annotations.common import join
 from stm.data.decode import VideoError, probe
 from stm.data.finding import find_videos
 from stm.errors import UserError
-from stm.evaluate.inference import Classifier, score_manifest
 from stm.evaluate.protocols import protocol as named_protocol
-from stm.package.registry import locate
+from stm.scoring.inference import Classifier, score_manifest
 
 IN_PROCESS = 16
 """Up to so many videos are done here: starting Ray would take longer."""

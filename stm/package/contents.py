@@ -25,7 +25,7 @@ import numpy as np
 
 import stm
 from stm.checkpoint import format as checkpoints
-from stm.package.registry import DATA
+from stm.checkpoint.locate import DATA
 
 _NEEDED = (
     *("av", "fsspec", "mlflow-skinny", "numpy", "pandas", "pillow", "pyarrow", "safetensors"),
@@ -52,7 +52,7 @@ def save_package(
         data.mkdir()
         plugin = [checkpoints.PLUGIN] if meta.plugin else []
         for file in (checkpoints.MODEL, checkpoints.META, *plugin):
-            (data / file).write_bytes(checkpoints._read(directory, file))
+            (data / file).write_bytes(checkpoints.read_file(directory, file))
         # The validation that came after the checkpoint is part of it.
         (data / checkpoints.META).write_text(meta.to_json())
         mlflow.pyfunc.save_model(

@@ -25,8 +25,8 @@ import numpy as np
 
 from stm.checkpoint import format as checkpoints
 from stm.data.decode import VideoError, probe
-from stm.evaluate.inference import Classifier
 from stm.evaluate.protocols import protocol
+from stm.scoring.inference import Classifier
 
 if TYPE_CHECKING:
     import pandas as pd

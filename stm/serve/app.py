@@ -18,9 +18,10 @@ from typing import Any
 
 from stm import cluster
 from stm.checkpoint import format as checkpoints
+from stm.checkpoint.locate import PREFIX, Located, locate
 from stm.data.stream.clips import ClipSpec
 from stm.errors import UserError
-from stm.package.registry import PREFIX, Located, locate
+from stm.storage import absolute
 
 APPLICATION = "stm"
 _WATCH_S = 5.0
@@ -175,7 +176,7 @@ def _application(
         ray_actor_options={"num_cpus": 1, "num_gpus": gpus},
         **shared,
     ).bind(
-        os.path.abspath(located.directory) if "://" not in located.directory else located.directory,
+        absolute(located.directory),
         max(1, cores // num_replicas) if not gpus else 1,
         data.num_segments,
         data.size,

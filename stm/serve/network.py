@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from ray import serve
 
-from stm.evaluate.inference import Classifier
 from stm.model.plugins import Plugin
+from stm.scoring.inference import Classifier
 
 MAX_BATCH = 8
 _WAIT_S = 0.005

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from stm import __version__, cluster, tracking
 from stm.checkpoint import format as checkpoints
 from stm.checkpoint.store import CheckpointStore
 from stm.config import Config
+from stm.storage import join, resolved
 from stm.train.checks import check_compiler, check_network, check_same_run, flat, read_manifest
 from stm.train.fit import Hear, RunEnded, Show, fit
 from stm.train.folders import working_folder
@@ -44,11 +44,9 @@ def train(
         config.train.name
         or f"{config.model.variant}{config.model.depth}-{time.strftime('%Y%m%d-%H%M%S')}"
     )
-    storage = config.train.storage
     # Absolute: checkpoints outlive the directory this command was typed in.
-    if "://" not in storage:
-        storage = str(Path(storage).resolve())
-    store = CheckpointStore(f"{storage.rstrip('/')}/{name}")
+    storage = resolved(config.train.storage)
+    store = CheckpointStore(join(storage, name))
     check_network(config, train_manifest)
 
     cluster.connect(address, num_cpus=cluster.logical_cpus(config))
@@ -58,6 +56,7 @@ def train(
     if previous is not None:
         check_same_run(config, train_manifest.fingerprint, previous[1])
     folder = working_folder(storage, name)
+    make_writable(store.run_directory)
     folder.mkdir(parents=True, exist_ok=True)
     known_run_id = previous[1].mlflow_run_id if previous else None
     config = replace(config, train=replace(config.train, storage=storage, name=name))

@@ -27,6 +27,7 @@ from stm.config import Config
 from stm.errors import UserError
 from stm.model import plugins
 from stm.model.plugins import Plugin
+from stm.storage import StorageAway, download, join, read_bytes, resolved, write_bytes
 from stm.train.fit import RunEnded, RunFailed
 from stm.train.folders import working_folder
 from stm.train.trainer import train
@@ -83,7 +84,7 @@ class Job:
 
 
 def _absolute(path: str | None) -> str | None:
-    return path if path is None or "://" in path else str(Path(path).resolve())
+    return None if path is None else resolved(path)
 
 
 def is_out_of_memory(message: str) -> bool:
@@ -134,7 +135,7 @@ class Trial(tune.Trainable):
         found = self._store.latest()
         if found is None:
             raise RuntimeError(f"trial {self.trial_id} has no checkpoint to hand on yet")
-        _copy(found[0], Path(checkpoint_dir))
+        download(found[0], Path(checkpoint_dir))
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:  # type: ignore[override]
         """Go on from another trial's checkpoint under our own settings; our own needs no help, it is found by name."""
@@ -147,7 +148,7 @@ class Trial(tune.Trainable):
             meta, config=run.to_dict(), mlflow_run_id=newest[1].mlflow_run_id if newest else None
         )
         for path, _ in self._store.checkpoints():
-            _delete(path)
+            self._store.remove(path)
         self._store.commit(meta.step, lambda folder: _adopt(Path(checkpoint_dir), folder, ours))
 
     # ------------------------------------------------------------------ the run
@@ -193,6 +194,8 @@ class Trial(tune.Trainable):
                 self._give_up(f"out of memory: {error}")
             else:
                 self._reports.put(error)
+        except StorageAway as error:  # may pass: Ray Tune tries again
+            self._reports.put(error)
         except UserError as error:
             self._give_up(str(error))
         except BaseException as error:
@@ -268,14 +271,11 @@ class Cost:
     """Seconds that a run has held its workers, times what a second costs; kept beside the run, over all its starts."""
 
     def __init__(self, run_directory: str, per_s: float) -> None:
-        self._path, self._per_s = f"{run_directory}/cost.json", per_s
+        self._path, self._per_s = join(run_directory, "cost.json"), per_s
         self._mark: float | None = None
         self.total = 0.0
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            import fsspec
-
-            with fsspec.open(self._path, "r") as file:
-                self.total = float(json.load(file))
+        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+            self.total = float(json.loads(read_bytes(self._path)))
 
     def heard(self, started: bool, kept: bool) -> None:
         """An event came: the time since the one before it was spent on training."""
@@ -284,27 +284,8 @@ class Cost:
             self.total += (now - self._mark) * self._per_s
         self._mark = now
         if kept:
-            import fsspec
-
-            with contextlib.suppress(OSError), fsspec.open(self._path, "w") as file:
-                json.dump(self.total, file)
-
-
-def _copy(path: str, folder: Path) -> None:
-    if "://" not in path:
-        shutil.copytree(path, folder, dirs_exist_ok=True)
-        return
-    import fsspec
-
-    filesystem, root = fsspec.core.url_to_fs(path)
-    filesystem.get(f"{root}/", f"{folder}/", recursive=True)
-
-
-def _delete(path: str) -> None:
-    import fsspec
-
-    filesystem, root = fsspec.core.url_to_fs(path)
-    filesystem.rm(root, recursive=True)
+            with contextlib.suppress(OSError):
+                write_bytes(self._path, json.dumps(self.total).encode())
 
 
 def _adopt(source: Path, folder: Path, meta: Meta) -> None:

@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from stm import storage
 from stm.data.annotations.texts import bad_line
 from stm.data.decode.frame_names import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
 from stm.errors import UserError
+from stm.storage import is_url
 
 VIDEO_EXTENSIONS = frozenset(
     {
@@ -65,16 +67,12 @@ class Annotations:
     """How the lists were read, where a reader found that out by itself."""
 
 
-def is_url(path: str) -> bool:
-    return "://" in path
-
-
 def join(root: str, name: str) -> str:
     """The absolute path or URL of `name` under `root`; an absolute name stays as it is."""
     if is_url(name):
         return name
     if is_url(root):
-        return f"{root.rstrip('/')}/{name}"
+        return storage.join(root, name)
     return os.path.abspath(os.path.join(root, name))
 
 

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stm.data.annotations.class_lists import look_alike
-from stm.data.annotations.common import VIDEO_EXTENSIONS, Annotations, Entry, is_url
+from stm.data.annotations.common import VIDEO_EXTENSIONS, Annotations, Entry
 from stm.data.annotations.texts import is_utf8, note, printable, warn
 from stm.data.annotations.words import split_of_folder
 from stm.data.decode.frame_names import is_image_name
 from stm.errors import UserError
+from stm.storage import is_url
 
 _RGB_FOLDERS = frozenset({"rgb", "img", "imgs", "images", "frames", "rawframes", "color"})
 _MODALITIES = _RGB_FOLDERS | {

@@ -12,11 +12,12 @@ from pathlib import Path
 from stm.data.annotations import lists
 from stm.data.annotations.cells import EXPECTED
 from stm.data.annotations.class_lists import find_class_list, plain
-from stm.data.annotations.common import VIDEO_EXTENSIONS, Annotations, Entry, is_url, join
+from stm.data.annotations.common import VIDEO_EXTENSIONS, Annotations, Entry, join
 from stm.data.annotations.list_files import list_files
 from stm.data.annotations.texts import bad_line, read_lines, warn
 from stm.data.annotations.words import split_of, splits_in
 from stm.errors import UserError
+from stm.storage import is_url
 
 _HEADER = ["label", "youtube_id", "time_start", "time_end", "split"]
 _EXPECTED = "`label,youtube_id,time_start,time_end,split`, the label in quotes where it has a comma"

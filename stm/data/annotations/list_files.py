@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from stm.data.annotations.common import is_url
 from stm.data.annotations.places import Places
 from stm.data.annotations.tables import read_table
 from stm.data.annotations.texts import note
 from stm.data.annotations.words import split_of_folder, splits_in
 from stm.errors import UserError
+from stm.storage import is_url
 
 _SUFFIXES = (".csv", ".tsv", ".txt", ".list", ".lst", ".jsonl", ".ndjson", ".json")
 _SPLITS = ("train", "val", "test")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from stm.data.annotations.cells import EXPECTED
 from stm.data.annotations.class_lists import find_class_list, look_alike
-from stm.data.annotations.common import VIDEO_EXTENSIONS, Annotations, Entry, is_url
+from stm.data.annotations.common import VIDEO_EXTENSIONS, Annotations, Entry
 from stm.data.annotations.labels import class_labels
 from stm.data.annotations.list_files import list_files
 from stm.data.annotations.places import Places
@@ -20,6 +20,7 @@ from stm.data.annotations.tables import Row, Table, read_table
 from stm.data.annotations.texts import bad_line, note, warn
 from stm.data.annotations.words import split_of, split_of_folder, splits_in
 from stm.errors import UserError
+from stm.storage import is_url
 
 _SPLITS = ("train", "val", "test")
 

@@ -10,9 +10,10 @@ import os
 import unicodedata
 from collections.abc import Iterable
 
-from stm.data.annotations.common import VIDEO_EXTENSIONS, is_url, join
+from stm.data.annotations.common import VIDEO_EXTENSIONS, join
 from stm.data.annotations.texts import printable, warn
 from stm.errors import UserError
+from stm.storage import is_url
 
 _MOST_SUBFOLDERS = 64
 """With more of them they are videos themselves, and none of the wanted ones."""

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from urllib.parse import unquote
 
-from stm.data.annotations.common import VIDEO_EXTENSIONS, is_url, join
+from stm.data.annotations.common import VIDEO_EXTENSIONS, join
 from stm.data.annotations.media import Media
 from stm.data.annotations.tables import Row
 from stm.data.annotations.texts import bad_line, note, printable
+from stm.storage import is_url
 
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 

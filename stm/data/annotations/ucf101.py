@@ -10,9 +10,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from stm.data.annotations.common import Annotations, Entry, annotation_folder, is_url, join
+from stm.data.annotations.common import Annotations, Entry, annotation_folder, join
 from stm.data.annotations.media import Media
 from stm.data.annotations.texts import bad_line, read_lines
+from stm.storage import is_url
 
 _CLASS_LINE = "`NUMBER ClassName`, numbers counting from 1"
 

@@ -24,6 +24,7 @@ import numpy as np
 from stm.data.decode import VideoError
 from stm.data.isolation import CallFailed, IsolatedProcess
 from stm.data.stream.clips import ClipSpec, load_views
+from stm.ray_compat import task_attempt
 
 EXIT_STATUS = 77
 """Of a process whose clip took too long; shows in Ray's logs."""
@@ -94,7 +95,7 @@ class GuardedDecoder:
     def __init__(self, spec: ClipSpec, deadline_s: float, quarantine: Any = None) -> None:
         self._spec, self._deadline_s, self._quarantine = spec, deadline_s, quarantine
         self._known = _ask(quarantine)
-        self._isolated = IsolatedProcess(preload=_PRELOAD) if _is_second_try() else None
+        self._isolated = IsolatedProcess(preload=_PRELOAD) if task_attempt() > 0 else None
         self._watchdog = Watchdog(deadline_s) if self._isolated is None else None
 
     def __enter__(self) -> GuardedDecoder:
@@ -134,11 +135,3 @@ def _ask(quarantine: Any) -> dict[str, tuple[str, str]]:
         return dict(ray.get(quarantine.all.remote(), timeout=30))
     except Exception:  # its node left: the culprits are found again
         return {}
-
-
-def _is_second_try() -> bool:
-    """Whether Ray runs this task again because its process ended. Ray tells nowhere but in its core worker."""
-    from ray._private.worker import global_worker
-
-    core_worker = getattr(global_worker, "core_worker", None)
-    return core_worker is not None and core_worker.get_current_task_attempt_number() > 0

@@ -23,11 +23,11 @@ import numpy as np
 from stm.data.manifest import Manifest
 from stm.data.stream.clips import ClipSpec
 from stm.data.stream.graph import StreamSpec, build_stream, put_videos
+from stm.storage import absolute
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from stm.model import VideoResNet
     from stm.model.plugins import Plugin
 
 _CLASSIFIER_BYTES = 2**28
@@ -44,20 +44,6 @@ class Scores:
     """bool [N]: at least one sampling was read."""
     failures: list[dict[str, str]]
     """Videos that were unusable when indexed, or failed now: video_id, path, reason, detail."""
-
-
-def load_network(checkpoint: str) -> VideoResNet:
-    """The network of a checkpoint in evaluation mode, on this process's GPU where it has one."""
-    import torch
-
-    from stm.checkpoint import format as checkpoints
-    from stm.model import build_model
-
-    model = build_model(
-        **checkpoints.network_arguments(checkpoints.read_meta(checkpoint), checkpoint)
-    )
-    model.load_state_dict(checkpoints.read_weights(checkpoint))
-    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Classifier:
@@ -80,10 +66,11 @@ class Classifier:
     ) -> None:
         import torch
 
+        from stm.checkpoint.network import load_network
         from stm.model import plugins as plugins_here
         from stm.model.allocator import keep_freed_memory
+        from stm.model.inputs import autocast
         from stm.model.packed import can_pack, pack
-        from stm.train.step import autocast
 
         plugins_here.receive(plugins)
         torch.set_num_threads(num_threads)
@@ -101,7 +88,7 @@ class Classifier:
         """uint8 [B, V, T, S, S, 3] -> float32 [B, K], the mean over views of the softmax."""
         import torch
 
-        from stm.train.step import normalise
+        from stm.model.inputs import normalise
 
         batch, views = clips.shape[:2]
         with torch.inference_mode(), self.autocast.context():
@@ -192,8 +179,3 @@ def unusable_rows(manifest: Manifest) -> list[dict[str, str]]:
         for r in rows
         if r["status"] != "ok"
     ]
-
-
-def absolute(checkpoint: str) -> str:
-    """The checkpoint as processes with another working directory name it."""
-    return checkpoint if "://" in checkpoint else os.path.abspath(checkpoint)
