@@ -12,6 +12,7 @@ import os
 import stat
 
 from stm.data.shards import is_shard_path, num_bytes_of_row, split_shard_path
+from stm.data.video import VideoError, naming_failures
 
 _CHANGED = ("ETag", "etag", "LastModified", "mtime")
 """What file systems behind a URL call a mark of the last change."""
@@ -27,8 +28,14 @@ def source_state(path: str) -> tuple[str, int]:
     Where the source lies is no part of it: a copy that keeps its times has the same state.
 
     Raises:
-        VideoError: As `shards.num_bytes_of_row`.
+        VideoError: As `shards.num_bytes_of_row`, and where a URL cannot be asked: `unsupported_url`, or what its file
+            system says.
     """
+    with naming_failures(path):
+        return _source_state(path)
+
+
+def _source_state(path: str) -> tuple[str, int]:
     if is_shard_path(path):
         file, row = split_shard_path(path)
         state, _ = source_state(file)
@@ -71,7 +78,10 @@ def _state_of_folder(path: str, found: os.stat_result) -> tuple[str, int]:
 def _state_of_url(url: str) -> tuple[str, int]:
     import fsspec
 
-    filesystem, name = fsspec.core.url_to_fs(url)
+    try:
+        filesystem, name = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise VideoError(url, "unsupported_url", str(error)) from error
     try:
         info = filesystem.info(name)
     except FileNotFoundError:

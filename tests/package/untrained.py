@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,11 +17,13 @@ CLASSES = ["left", "right", "up", "down", "grow", "shrink"]
 T, SIZE = 4, 32
 
 
-def write_checkpoint(directory: Path, seed: int = 0, classes: list[str] | None = None) -> str:
-    """A small STM with random weights and statistics in ``directory``; returns its path."""
+def write_checkpoint(
+    directory: Path, seed: int = 0, classes: list[str] | None = None, **data: Any
+) -> str:
+    """A small STM with random weights and statistics in ``directory``; returns its path. ``data``: further settings."""
     classes = classes or CLASSES
     config = Config(
-        model=ModelConfig(depth=26, width=16), data=DataConfig(num_segments=T, size=SIZE)
+        model=ModelConfig(depth=26, width=16), data=DataConfig(num_segments=T, size=SIZE, **data)
     )
     torch.manual_seed(seed)
     model = build_model(**checkpoints.model_arguments(config), num_classes=len(classes))
