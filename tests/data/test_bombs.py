@@ -217,7 +217,7 @@ def test_the_limits_have_one_default_and_are_told_by_their_names():
     options = build_parser().get_defaults()
     assert (options.max_pixels, options.decode_mib) == (config.max_pixels, config.decode_mib)
     with (
-        pytest.raises(VideoError, match="memory than the limit decode_mib allows$"),
+        pytest.raises(VideoError, match=r"memory than the limit decode_mib allows$"),
         naming_failures("a.mp4"),
     ):
         raise MemoryError
