@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.console import Parser, add_common, run_verb, say
+from stm.config import DataConfig
 from stm.errors import UserError
 from stm.storage import make_writable
 from stm.ticker import Ticker
@@ -78,13 +79,13 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--max-pixels",
         type=int,
-        default=2**26,
+        default=DataConfig.max_pixels,
         help="pixels a frame may have (8K video has half as many); larger ones are too_large",
     )
     parser.add_argument(
         "--decode-mib",
         type=int,
-        default=4096,
+        default=DataConfig.decode_mib,
         help="memory that decoding a file may take, in MiB; what takes more is too_large",
     )
     parser.add_argument(
@@ -228,6 +229,11 @@ def _show_bad(output: Path, manifests: dict[str, Manifest]) -> None:
             )
         more = f"; {len(bad) - _SHOWN_BAD} more" if len(bad) > _SHOWN_BAD else ""
         say(f"  all in {output / name}.bad.txt{more}")
+        if any(item["status"] == "too_large" for _, item in bad):
+            say(
+                "  too_large: --max-pixels and --decode-mib set the limits here, --data.max_pixels and"
+            )
+            say("  --data.decode_mib those of a run")
 
 
 def _refuse_unusable(output: Path, manifests: dict[str, Manifest]) -> None:

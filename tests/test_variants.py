@@ -55,7 +55,7 @@ def network(tmp_path):
     """(directory of a checkpoint, its network as ``build_model`` makes it)."""
 
     def make(variant: str):
-        directory = write_checkpoint(tmp_path / variant, **settings_of(variant))
+        directory = write_checkpoint(tmp_path / variant, model=settings_of(variant))
         arguments = checkpoints.network_arguments(checkpoints.read_meta(directory), directory)
         model = build_model(**arguments)
         model.load_state_dict(checkpoints.read_weights(directory))
@@ -134,7 +134,7 @@ def test_exported_a_strangers_block_scores_as_itself(network, tmp_path, variant,
 def test_in_evaluate_it_scores_as_itself(ray_cluster, network, video, tmp_path, variant):
     from stm.data.annotations import Annotations, Entry
     from stm.data.index.indexing import index_videos
-    from stm.evaluate.inference import score_manifest
+    from stm.scoring.inference import score_manifest
 
     directory, model = network(variant)
     classes = tuple(checkpoints.read_meta(directory).classes)

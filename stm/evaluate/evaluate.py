@@ -76,6 +76,7 @@ def evaluate(
         num_samplings=chosen.num_samplings,
         batch_size=batch_size,
         num_workers=num_workers,
+        decode_deadline_s=config.data.decode_deadline_s,
         tick=tick or Ticker(say, "clips"),
     )
     seconds = time.monotonic() - began

@@ -127,15 +127,17 @@ def explain(
         network.label(class_name)
     folder = make_folder(output)
     rows: list[dict[str, Any]] = []
-    for path, stem in zip(paths, _stems(paths), strict=True):
-        try:
-            pictures = frames.read(path, network.data)
-        except VideoError as error:
-            rows.append({"path": path, "error": error.why})
-            say(f"{path}: {rows[-1]['error']}")
-            continue
-        rows.append({"path": path, **_explain(network, pictures, names, class_name, folder / stem)})
-        say(f"{path}: {rows[-1]['top5'][0]['class']}")
+    with frames.decoder_of(network.data) as decoder:
+        for path, stem in zip(paths, _stems(paths), strict=True):
+            try:
+                pictures = frames.read(decoder, path, network.data)
+            except VideoError as error:
+                rows.append({"path": path, "error": error.why})
+                say(f"{path}: {rows[-1]['error']}")
+                continue
+            shown = _explain(network, pictures, names, class_name, folder / stem)
+            rows.append({"path": path, **shown})
+            say(f"{path}: {rows[-1]['top5'][0]['class']}")
     unread = [row for row in rows if "error" in row]
     if len(unread) == len(rows):
         first = unread[0]

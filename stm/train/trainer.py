@@ -10,7 +10,7 @@ from stm import __version__, cluster, tracking
 from stm.checkpoint import format as checkpoints
 from stm.checkpoint.store import CheckpointStore
 from stm.config import Config
-from stm.storage import join, resolved
+from stm.storage import join, make_writable, resolved
 from stm.train.checks import check_compiler, check_network, check_same_run, flat, read_manifest
 from stm.train.fit import Hear, RunEnded, Show, fit
 from stm.train.folders import working_folder
