@@ -15,8 +15,8 @@ from stm.data.stream.clips import load_views
 from stm.evaluate.protocols import protocol
 from stm.model import build_model, plugins, registry
 from stm.model.folding import fold
+from stm.model.inputs import normalise
 from stm.model.packed import can_pack, pack
-from stm.train.step import normalise
 from tests import foreign_blocks
 from tests.package.untrained import SIZE, T, write_checkpoint
 from tests.videos import write_video
