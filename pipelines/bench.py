@@ -180,7 +180,6 @@ def _data(args: Any) -> dict[str, Any]:
         num_clips=args.num_clips,
         batch_size=args.batch_size,
         repetitions=args.repetitions,
-        say=say,
     )
     per_core = result["clips_per_s"]["stream"] / cores
     result["sum"] = needs(args.gpu_clips_per_s, per_core, _clip_mb(args))
@@ -215,7 +214,6 @@ def _train(args: Any) -> dict[str, Any]:
         steps=steps,
         repetitions=args.repetitions,
         threads=args.threads,
-        say=say,
     )
     result |= {"precision": args.precision, "depth": args.depth, "batch_size": args.batch_size}
     result["sum"] = (

@@ -97,7 +97,6 @@ def run(args: Any) -> dict[str, Any]:
             num_segments=args.num_segments,
             num_workers=args.workers,
             batch_size=args.batch_size,
-            say=view.say,
             address=args.address,
             root=args.root,
             report=args.report,

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.console import Parser, add_common, run_verb, say
+from pipelines.console import Parser, add_common, logger, run_verb, say
 from stm.errors import UserError
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def run(args: Any) -> dict[str, Any]:
     for text in annotations.notes:
         say(text)
     for warning in annotations.warnings:
-        say(f"warning: {warning}")
+        logger.warning(warning)
     output = _output_folder(args.output)
 
     from stm import cluster
@@ -146,7 +146,7 @@ def run(args: Any) -> dict[str, Any]:
         manifest.write(paths[name])
         _write_bad(output / f"{name}.bad.txt", manifest, annotations.splits[name])
     for stale in sorted({str(path) for path in output.glob("*.parquet")} - set(paths.values())):
-        say(f"warning: {stale} is from an earlier run and not a split of this one")
+        logger.warning(f"{stale} is from an earlier run and not a split of this one")
     say(_table(annotations, manifests, summary))
     _show_bad(output, manifests)
     _refuse_unusable(output, manifests)

@@ -90,7 +90,7 @@ def run(args: Any) -> dict[str, Any]:
     results = []
     for split in splits:
         say(f"split {split.number}: {split.train}")
-        trained = train(config_of_split(config, split), say, args.address)
+        trained = train(config_of_split(config, split), address=args.address)
         measured = evaluate(
             trained["last_checkpoint"],
             split.val,
@@ -98,7 +98,6 @@ def run(args: Any) -> dict[str, Any]:
             output=str(Path(args.output) / f"split{split.number}") if args.output else None,
             num_workers=config.train.num_workers,
             root=config.data.root,
-            say=say,
             address=args.address,
         )
         say(

@@ -93,12 +93,12 @@ def check_odd(found: dict) -> None:
 
 
 def test_predict_answers_all_but_the_video_that_fails(checkpoint, videos):
-    right = predict(checkpoint, videos, say=print)["videos"]
+    right = predict(checkpoint, videos)["videos"]
     cases = [("decode", name) for name in EXCEPTIONS]
     cases += [(call, name) for call in ("frombuffer", "centre_box") for name in FEW]
     for call, name in cases:
         with injected(call, EXCEPTIONS[name], videos[1]) as fault:
-            found = predict(checkpoint, videos, say=print)["videos"]
+            found = predict(checkpoint, videos)["videos"]
         assert fault.num_raised
         assert [found[0], found[2]] == [right[0], right[2]]
         assert found[1].keys() == {"path", "error"}
@@ -107,7 +107,7 @@ def test_predict_answers_all_but_the_video_that_fails(checkpoint, videos):
 def test_predict_and_explain_answer_the_others_in_a_folder_of_odd_things(
     checkpoint, odd_videos, tmp_path
 ):
-    check_odd(predict(checkpoint, [str(odd_videos)], say=print))
+    check_odd(predict(checkpoint, [str(odd_videos)]))
     check_odd(explain(checkpoint, [str(odd_videos)], output=str(tmp_path)))
 
 
@@ -141,7 +141,7 @@ def test_a_package_answers_all_but_the_row_that_fails(checkpoint, videos):
 @pytest.mark.parametrize(
     "answer",
     [
-        lambda checkpoint, videos: predict(checkpoint, videos, say=print),
+        lambda checkpoint, videos: predict(checkpoint, videos),
         lambda checkpoint, videos: PackagedNetwork(checkpoint).predict(videos),
     ],
     ids=["predict", "package"],
@@ -268,7 +268,7 @@ def test_a_name_that_is_not_utf8_costs_a_long_prediction_that_video_alone(
     odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.mp4")
     shutil.copy(videos[0], odd)
     output = str(tmp_path / "out.parquet")
-    found = predict(checkpoint, [videos[0], odd, videos[2]], output=output, say=print)
+    found = predict(checkpoint, [videos[0], odd, videos[2]], output=output)
     assert (found["num_videos"], found["unreadable"]) == (3, 1)
     rows = pq.read_table(output).to_pylist()
     assert [bool(row["error"]) for row in rows] == [False, True, False]

@@ -21,7 +21,10 @@ from stm.evaluate.inference import Scores, score_manifest
 from stm.evaluate.metrics import Metrics, measure
 from stm.evaluate.protocols import protocol as named_protocol
 from stm.evaluate.reporting import output_folder, run_folder, write_report
+from stm.log import get_logger
 from stm.report import pictures
+
+logger = get_logger(__name__)
 
 
 def evaluate(
@@ -33,7 +36,6 @@ def evaluate(
     num_segments: int | None = None,
     num_workers: int = 1,
     batch_size: int = 8,
-    say: Callable[[str], None],
     address: str | None = None,
     root: str | None = None,
     report: bool = True,
@@ -42,8 +44,8 @@ def evaluate(
     """Score every video of the manifest once and report: scores, figures and a page that shows them.
 
     They go into ``output``, by default ``evaluate-PROTOCOL-MANIFEST`` beside the checkpoint. Without ``report`` only a
-    named ``output`` is written to, and gets no page. ``tick(done, total)`` counts clips; by default ``say`` tells each
-    tenth.
+    named ``output`` is written to, and gets no page. ``tick(done, total)`` counts clips; by default each
+    tenth is logged.
 
     Every video must lie in the folder or URL ``root``, where one is given.
 
@@ -55,13 +57,13 @@ def evaluate(
     meta = checkpoints.read_meta(directory)
     read = Manifest.read(manifest_path, root)
     manifest = read.with_classes(
-        meta.classes, name=f"--manifest {manifest_path}", of=f"the network in {directory}", say=say
+        meta.classes, name=f"--manifest {manifest_path}", of=f"the network in {directory}"
     )
     config = checkpoints.config_of(meta)
-    folder = output_folder(output, directory, protocol, manifest_path, report, say)
+    folder = output_folder(output, directory, protocol, manifest_path, report)
     segments = num_segments or config.data.num_segments
     cluster.connect(address, num_cpus=num_workers + 1)
-    say(
+    logger.info(
         f"{protocol}: {len(manifest)} videos x {chosen.num_views} views of {segments} x {config.data.size} px, "
         f"checkpoint {directory} (step {meta.step})"
     )
@@ -73,7 +75,7 @@ def evaluate(
         num_samplings=chosen.num_samplings,
         batch_size=batch_size,
         num_workers=num_workers,
-        tick=tick or _ticker(say),
+        tick=tick or _ticker(),
     )
     seconds = time.monotonic() - began
     if not scores.readable_N.any() and {f["reason"] for f in scores.failures} == {"not_found"}:
@@ -100,7 +102,6 @@ def evaluate(
     if folder is not None and report:
         result["files"] |= write_report(
             folder,
-            say,
             protocol=protocol,
             num_segments=segments,
             checkpoint=directory,
@@ -169,14 +170,14 @@ def write(
     }
 
 
-def _ticker(say: Callable[[str], None]) -> Callable[[int, int], None]:
-    """Say each further tenth."""
+def _ticker() -> Callable[[int, int], None]:
+    """Log each further tenth."""
     said = 0
 
     def tick(done: int, total: int) -> None:
         nonlocal said
         if done * 10 // total > said:
             said = done * 10 // total
-            say(f"  {done} of {total} clips")
+            logger.info(f"  {done} of {total} clips")
 
     return tick

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,10 @@ from stm.data.finding import find_videos
 from stm.errors import UserError
 from stm.evaluate.inference import Classifier, score_manifest
 from stm.evaluate.protocols import protocol as named_protocol
+from stm.log import get_logger
 from stm.package.registry import locate
+
+logger = get_logger(__name__)
 
 IN_PROCESS = 16
 """Up to so many videos are done here: starting Ray would take longer."""
@@ -29,7 +31,6 @@ def predict(
     protocol: str = "efficient",
     output: str | None = None,
     num_workers: int = 1,
-    say: Callable[[str], None],
     address: str | None = None,
     tracking: str | None = None,
 ) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def predict(
     directory = located.directory
     meta = checkpoints.read_meta(directory)
     score = _score_here if output is None and len(paths) <= IN_PROCESS else _score_on_cluster
-    scores, errors = score(paths, directory, meta, protocol, num_workers, say, address)
+    scores, errors = score(paths, directory, meta, protocol, num_workers, address)
     if len(errors) == len(paths):
         path, error = next(iter(errors.items()))
         raise UserError(f"none of {len(paths)} videos could be read; the first: {path}: {error}")
@@ -77,10 +78,9 @@ def _score_here(
     meta: checkpoints.Meta,
     protocol: str,
     num_workers: int,
-    say: Callable[[str], None],
     address: str | None,
 ) -> tuple[np.ndarray, dict[str, str]]:
-    del num_workers, say, address
+    del num_workers, address
     from stm.data.stream.clips import load_views
     from stm.data.stream.plan import sample_seed
 
@@ -106,7 +106,6 @@ def _score_on_cluster(
     meta: checkpoints.Meta,
     protocol: str,
     num_workers: int,
-    say: Callable[[str], None],
     address: str | None,
 ) -> tuple[np.ndarray, dict[str, str]]:
     from stm import cluster
@@ -115,7 +114,7 @@ def _score_on_cluster(
 
     config, chosen = checkpoints.config_of(meta), named_protocol(protocol)
     cluster.connect(address, num_cpus=num_workers + 1)
-    say(f"probing {len(paths)} videos")
+    logger.info(f"probing {len(paths)} videos")
     listed = [path for path in paths if _printable(path) == path]
     entries = [
         Entry(video_id=path, path=join(os.getcwd(), path), label=0, group="", line="")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ from stm.evaluate.inference import load_network
 from stm.explain import frames, maps, picture
 from stm.explain.colours import Scale
 from stm.explain.film import Layer, write_film
+from stm.log import get_logger
+
+logger = get_logger(__name__)
 
 NAMES = {
     "before": ("before the block", "features that enter it"),
@@ -98,7 +101,6 @@ def explain(
     blocks: Sequence[str] | None = None,
     output: str = "explain",
     class_name: str | None = None,
-    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Write ``output/<video>.png`` and ``output/<video>.mp4`` for every video.
 
@@ -108,7 +110,6 @@ def explain(
         blocks: Blocks by their names in the network, such as ``layer1.0``; None is ``maps.default_block``.
         output: Folder to write into.
         class_name: Class whose evidence is drawn; None is the one predicted for each video.
-        say: Takes lines of progress.
 
     Returns:
         ``{"checkpoint", "variant", "blocks", "num_videos", "unreadable", "videos": [{"path", "top5", "class",
@@ -131,10 +132,10 @@ def explain(
             pictures = frames.read(path, network.data)
         except VideoError as error:
             rows.append({"path": path, "error": error.why})
-            say(f"{path}: {rows[-1]['error']}")
+            logger.warning(f"{path}: {rows[-1]['error']}")
             continue
         rows.append({"path": path, **_explain(network, pictures, names, class_name, folder / stem)})
-        say(f"{path}: {rows[-1]['top5'][0]['class']}")
+        logger.info(f"{path}: {rows[-1]['top5'][0]['class']}")
     unread = [row for row in rows if "error" in row]
     if len(unread) == len(rows):
         first = unread[0]

@@ -9,8 +9,8 @@ Gradients are sums over sample weights divided by the global weight: padding and
 
 from __future__ import annotations
 
-import contextlib
 import itertools
+import logging
 import math
 import os
 import time
@@ -32,12 +32,15 @@ from stm.data.roots import IF_MOVED
 from stm.data.stream.graph import SHARD, ClipBatch, iterate
 from stm.data.stream.plan import Position, mix, shares, step_of, steps_per_epoch, validates
 from stm.data.stream.waiting import WaitMonitor
+from stm.log import get_logger, shown_by
 from stm.train.clock import StepClock, share_waited
 from stm.train.optim import learning_rate
 from stm.train.preemption import PreemptionWatch
-from stm.train.progress import Pulse, slow_rank
+from stm.train.progress import BoardHandler, Pulse, slow_rank
 from stm.train.replica import Replica
 from stm.train.validation import validate
+
+logger = get_logger(__name__)
 
 KEEP_HISTORY_S = 60.0
 """Steps younger than this go into the next checkpoint once more: a driver that died may not have recorded them."""
@@ -83,19 +86,22 @@ def train_loop(settings: dict[str, Job]) -> dict[str, Any]:
     Returns ``{"stopped": reason, "rows": [...]}`` where going on makes no sense (a loss that is not finite, too many
     unreadable videos): every rank agrees on it, and Ray does not retry what would only happen again. Else ``{}``.
     """
-    rank = _Rank(settings["job"])
-    try:
-        rank.run()
-    except StopRun as stop:
-        return {"stopped": str(stop), "rows": stop.rows}
-    finally:
-        rank.pulse.close()
+    job = settings["job"]
+    log = BoardHandler(job.board)
+    with shown_by(log, logging.DEBUG):
+        rank = _Rank(job, log)
+        try:
+            rank.run()
+        except StopRun as stop:
+            return {"stopped": str(stop), "rows": stop.rows}
+        finally:
+            rank.pulse.close()
     return {}
 
 
 class _Rank:
-    def __init__(self, job: Job) -> None:
-        self.job, self.config = job, job.config
+    def __init__(self, job: Job, log: BoardHandler) -> None:
+        self.job, self.config, self.log = job, job.config, log
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.pulse = Pulse(job.board, self.rank)
@@ -122,12 +128,7 @@ class _Rank:
         self.clock = StepClock(self.device)
         self.failures: list[dict[str, str]] = []
         self.saved_at = time.monotonic()
-        self.preemption = PreemptionWatch(
-            self.world_size,
-            self.device,
-            self.step,
-            lambda message: self._post("said", message=message),
-        )
+        self.preemption = PreemptionWatch(self.rank, self.world_size, self.device, self.step)
 
     def _num_threads(self, local_world_size: int) -> int:
         if self.config.train.threads_per_worker:
@@ -144,7 +145,7 @@ class _Rank:
         self._post("start", step=self.step, epoch=self.position.epoch, world_size=self.world_size)
         shard = ray.train.get_dataset_shard(SHARD)
         after_s = min(60.0, self.config.data.wait_deadline_s)
-        with WaitMonitor(self._tell_waiting, after_s) as monitor:
+        with WaitMonitor(self._log_waiting, after_s) as monitor:
             batches = iterate(shard, self.config.data.prefetch_batches, monitor)
             for batch in self._timed(batches):
                 self._check_order(batch)
@@ -309,8 +310,8 @@ class _Rank:
         dist.all_gather_object(gathered, value)
         return gathered
 
-    def _tell_waiting(self, waited_s: float) -> None:
-        """Say which batch is missing, and what decoding has to work with."""
+    def _log_waiting(self, waited_s: float) -> None:
+        """Log which batch is missing, and what decoding has to work with."""
         share = next(
             itertools.islice(
                 shares(
@@ -335,12 +336,9 @@ class _Rank:
         hopeless = waited_s >= self.config.data.wait_deadline_s
         if hopeless:
             message += ". That is --data.wait_deadline_s: this rank ends"
-        if self.job.board is not None:
-            told = self.job.board.post.remote({"kind": "said", "message": message})
-            if hopeless:
-                with contextlib.suppress(Exception):
-                    ray.get(told, timeout=10)
+        logger.warning(message)
         if hopeless:
+            self.log.wait()
             os._exit(GAVE_UP_WAITING)  # the waiting thread cannot be interrupted
 
     def _post(self, kind: str, **values: Any) -> None:
@@ -401,7 +399,7 @@ class _Rank:
         )
         if self.position.epoch >= self.config.optim.epochs:
             raise StopRun(said + ", then run the same command again")
-        self._post("said", message=said + "; training goes on")
+        logger.warning(said + "; training goes on")
 
 
 @dataclass

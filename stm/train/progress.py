@@ -10,11 +10,16 @@ Ray's own chatter.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from stm.log import get_logger
+
+logger = get_logger(__name__)
 
 Event = dict[str, Any]
 
@@ -42,13 +47,11 @@ class _Board:
 
 
 @contextlib.contextmanager
-def board(
-    handle: Callable[[Event], None], say: Callable[[str], None], interval_s: float = 0.5
-) -> Iterator[Any]:
+def board(handle: Callable[[Event], None], interval_s: float = 0.5) -> Iterator[Any]:
     """Yield an actor handle with ``post.remote(event)`` and ``pulse.remote(pulse)``.
 
-    Every event reaches ``handle`` in this process, in order. Ranks that fall silent or stay behind are named through
-    ``say``. The actor lives on this process's node: it leaves only with the driver.
+    Every event reaches ``handle`` in this process, in order. Ranks that fall silent or stay behind are named in
+    the log. The actor lives on this process's node: it leaves only with the driver.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -72,8 +75,8 @@ def board(
                     watch.forget(until_start=event["kind"] == "failure")
                 handle(event)
             watch.see(pulses)
-            for complaint in watch.complaints():
-                say(complaint)
+            for warning in watch.check():
+                logger.warning(warning)
             if last:
                 return
 
@@ -85,6 +88,28 @@ def board(
         done.set()
         thread.join(timeout=15)
         ray.kill(actor)
+
+
+class BoardHandler(logging.Handler):
+    """In a worker: sends what is logged to the driver, which logs it there under the same name."""
+
+    def __init__(self, board: Any) -> None:
+        super().__init__()
+        self._board: Any = board
+        self._sent: Any = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._board is None:
+            return
+        said = {"message": record.getMessage(), "level": record.levelno, "logger": record.name}
+        self._sent = self._board.post.remote({"kind": "said", "time": record.created, **said})
+
+    def wait(self, timeout_s: float = 10.0) -> None:
+        """Return when the last line has arrived: for a process that is about to end."""
+        import ray
+
+        with contextlib.suppress(Exception):
+            ray.get(self._sent, timeout=timeout_s)
 
 
 class Pulse:
@@ -138,7 +163,7 @@ class RankWatch:
             self._last[pulse["rank"]] = pulse
             self._heard[pulse["rank"]] = time.monotonic() if now is None else now
 
-    def complaints(self, now: float | None = None) -> list[str]:
+    def check(self, now: float | None = None) -> list[str]:
         """What there is to say now; a state that lasts is told again each time it has doubled."""
         now = time.monotonic() if now is None else now
         said = []

@@ -22,13 +22,13 @@ from stm.data.stream.guarded import quarantine
 from stm.data.stream.plan import Position
 from stm.errors import UserError
 from stm.figures import plot_curves
+from stm.log import get_logger
 from stm.redaction import redact
 from stm.train.async_validation import AsyncValidation
 from stm.train.progress import Event, board
 from stm.train.recorder import Recorder, failure_callback
 
-Show = Callable[[str], None]
-Hear = Callable[[Event], None]
+logger = get_logger(__name__)
 
 RESIZE_CHECK_S = 60.0
 """How often an elastic run looks for room to grow. Growing starts the workers anew from the last checkpoint."""
@@ -67,11 +67,14 @@ class RunEnded(UserError):
 
 
 def train(
-    config: Config, say: Show, address: str | None = None, on_event: Hear | None = None
+    config: Config,
+    *,
+    address: str | None = None,
+    on_event: Callable[[Event], None] | None = None,
 ) -> dict[str, Any]:
     """Train to the end of ``config.optim.epochs``; a run of the same name is continued.
 
-    ``on_event`` hears every event of the run (``stm.train.progress``), in order, from another thread of this process.
+    ``on_event`` takes every event of the run (``stm.train.progress``), in order, from another thread of this process.
     The first after each start is "controller": ``ray.kill(event["actor"])`` ends the run, and this call then raises
     ``RunEnded``. (Reserved resources come back only on a cluster with Ray's dashboard.)
 
@@ -86,7 +89,6 @@ def train(
             train_manifest.classes,
             name=f"--data.val {config.data.val}",
             of=f"--data.train {config.data.train}",
-            say=say,
         )
     name = (
         config.train.name
@@ -100,7 +102,7 @@ def train(
     check_network(config, train_manifest)
 
     cluster.connect(address, num_cpus=cluster.logical_cpus(config))
-    placement = cluster.place(config, say)
+    placement = cluster.place(config)
     check_compiler(config, placement)
     previous = store.latest()
     if previous is not None:
@@ -110,10 +112,10 @@ def train(
     known_run_id = previous[1].mlflow_run_id if previous else None
     config = replace(config, train=replace(config.train, storage=storage, name=name))
     tracker = tracking.open_run(config, folder, name, known_run_id)
-    recorder = Recorder(tracker, say)
-    say(f"run {name}: {placement} in {store.run_directory}")
+    recorder = Recorder(tracker)
+    logger.info(f"run {name}: {placement} in {store.run_directory}")
     if tracker.uri:
-        say(
+        logger.info(
             f"record: {tracking.how_to_look(tracker.uri)}"
             + ("" if tracker.run_id else "  (not reachable)")
         )
@@ -130,7 +132,7 @@ def train(
     else:
         path, meta = previous
         recorder.history(checkpoints.read_history(path))
-        say(
+        logger.info(
             f"continuing at epoch {meta.position.epoch + 1}, sample {meta.position.offset} (step {meta.step})"
         )
     tracker.status("RUNNING")
@@ -138,8 +140,7 @@ def train(
     try:
         if previous is None or previous[1].position.epoch < config.optim.epochs:
             _fit(
-                config, store, placement, train_manifest, val_manifest, tracker, recorder, say,
-                on_event,
+                config, store, placement, train_manifest, val_manifest, tracker, recorder, on_event
             )  # fmt: skip
         result = _result(store, folder, name, tracker)
         status = "FINISHED"
@@ -149,7 +150,9 @@ def train(
     finally:
         tracker.status(status)
         if not tracker.deliver(patient=True):
-            say(f"the record waits in {tracker.spool}; the next run of this name delivers it")
+            logger.warning(
+                f"the record waits in {tracker.spool}; the next run of this name delivers it"
+            )
     return result
 
 
@@ -226,8 +229,7 @@ def _fit(
     val_manifest: Manifest | None,
     tracker: tracking.Tracker,
     recorder: Recorder,
-    say: Show,
-    on_event: Hear | None = None,
+    on_event: Callable[[Event], None] | None = None,
 ) -> None:
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
@@ -242,20 +244,19 @@ def _fit(
         found = store.latest()
         return found[1].position if found else Position()
 
-    say(schedule(config, train_manifest, val_manifest))
-    culprits = quarantine()
+    logger.info(schedule(config, train_manifest, val_manifest))
     train_stream = stream_spec(
         config,
         train_manifest,
         ClipSpec.training(config.data, flip=train_manifest.flip, flip_map=train_manifest.flip_map),
         num_epochs=config.optim.epochs,
         shuffle=True,
-        quarantine=culprits,
+        quarantine=quarantine(),
     )
     validation = None
-    beside = None
+    validator = None
     if val_manifest is not None and placement.validation_cpus:
-        beside = AsyncValidation(config, val_manifest, store, recorder, say)
+        validator = AsyncValidation(config, val_manifest, store, recorder)
     elif val_manifest is not None:
         one_pass = stream_spec(config, val_manifest, ClipSpec.one_clip(config.data))
         validation = Validation(one_pass, config.train.val_every_epochs)
@@ -268,13 +269,13 @@ def _fit(
         recorder.handle(event)
         if on_event is not None:
             on_event(event)
-        if beside is not None and event["kind"] == "committed":
-            beside.checkpoint_kept()
+        if validator is not None and event["kind"] == "committed":
+            validator.checkpoint_kept()
 
     with contextlib.ExitStack() as stack:
-        if beside is not None:
-            stack.enter_context(beside)
-        actor = stack.enter_context(board(handle, say))
+        if validator is not None:
+            stack.enter_context(validator)
+        actor = stack.enter_context(board(handle))
         job = Job(
             config=config,
             run_directory=store.run_directory,
@@ -284,7 +285,7 @@ def _fit(
             num_videos=len(train_manifest.usable),
             num_val_videos=len(val_manifest) if val_manifest else 0,
             num_val_usable=len(val_manifest.usable) if val_manifest else 0,
-            validates_elsewhere=beside is not None,
+            validates_elsewhere=validator is not None,
             board=actor,
             mlflow_run_id=tracker.run_id,
             versions=versions(),

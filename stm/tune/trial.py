@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import queue
 import re
 import shutil
@@ -25,6 +26,7 @@ from stm.checkpoint.format import META, Meta, read_meta
 from stm.checkpoint.store import CheckpointStore
 from stm.config import Config
 from stm.errors import UserError
+from stm.log import shown_by
 from stm.train.trainer import RunEnded, RunFailed, train, working_folder
 from stm.tune import record
 from stm.tune.placement import Shares
@@ -160,7 +162,7 @@ class Trial(tune.Trainable):
         self._thread.start()
 
     def _run(self) -> None:
-        """The thread of the training; everything it has to say goes into the queue."""
+        """The thread of the training; everything that it reports goes into the queue."""
         try:
             config = self._config_of_run()
             folder = working_folder(self._job.storage, str(config.train.name))
@@ -169,12 +171,9 @@ class Trial(tune.Trainable):
                 record.open_child(self._job.parent, folder, str(config.train.name), self.trial_id)
             self._cost = Cost(self._store.run_directory, self._job.shares.cost_per_s)
             self._report_what_is_known()
-            with (folder / "trial.log").open("a") as log:
-
-                def say(message: str) -> None:
-                    print(message, file=log, flush=True)
-
-                result = train(config, say, on_event=self._hear)
+            handler = logging.FileHandler(folder / "trial.log")
+            with contextlib.closing(handler), shown_by(handler, logging.INFO):
+                result = train(config, on_event=self._on_event)
             self._finish(result)
         except RunEnded as error:
             if self._out_of_memory is not None:
@@ -191,7 +190,7 @@ class Trial(tune.Trainable):
         except BaseException as error:
             self._reports.put(error)
 
-    def _hear(self, event: dict[str, Any]) -> None:
+    def _on_event(self, event: dict[str, Any]) -> None:
         kind = event["kind"]
         if kind == "controller":
             self._controller = event["actor"]
