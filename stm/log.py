@@ -38,6 +38,12 @@ def shown_by(handler: logging.Handler, level: int) -> Iterator[None]:
         ROOT.setLevel(before[1])
 
 
+def flush() -> None:
+    """Return when the lines so far have arrived where they go: for a process that is about to end."""
+    for handler in ROOT.handlers:
+        handler.flush()
+
+
 def _hide_secrets(record: logging.LogRecord) -> bool:
     record.msg, record.args = redact(record.getMessage()), None
     return True

@@ -24,8 +24,8 @@ from stm.data.stream.clips import ClipSpec, load_views
 from stm.data.stream.graph import ClipBatch, build_stream, iterate
 from stm.log import get_logger
 from stm.train.clock import StepClock, share_waited
+from stm.train.fit import stream_spec
 from stm.train.replica import Replica
-from stm.train.trainer import stream_spec
 
 logger = get_logger(__name__)
 

@@ -23,6 +23,7 @@ from stm.evaluate.protocols import protocol as named_protocol
 from stm.evaluate.reporting import output_folder, run_folder, write_report
 from stm.log import get_logger
 from stm.report import pictures
+from stm.ticker import Ticker
 
 logger = get_logger(__name__)
 
@@ -44,8 +45,7 @@ def evaluate(
     """Score every video of the manifest once and report: scores, figures and a page that shows them.
 
     They go into ``output``, by default ``evaluate-PROTOCOL-MANIFEST`` beside the checkpoint. Without ``report`` only a
-    named ``output`` is written to, and gets no page. ``tick(done, total)`` counts clips; by default each
-    tenth is logged.
+    named ``output`` is written to, and gets no page. ``tick(done, total)`` counts clips; by default the log tells.
 
     Every video must lie in the folder or URL ``root``, where one is given.
 
@@ -75,7 +75,7 @@ def evaluate(
         num_samplings=chosen.num_samplings,
         batch_size=batch_size,
         num_workers=num_workers,
-        tick=tick or _ticker(),
+        tick=tick or Ticker("clips"),
     )
     seconds = time.monotonic() - began
     if not scores.readable_N.any() and {f["reason"] for f in scores.failures} == {"not_found"}:
@@ -168,16 +168,3 @@ def write(
             pictures.plot_per_class(output / "per_class.png", *per_class, classes, title)
         ),
     }
-
-
-def _ticker() -> Callable[[int, int], None]:
-    """Log each further tenth."""
-    said = 0
-
-    def tick(done: int, total: int) -> None:
-        nonlocal said
-        if done * 10 // total > said:
-            said = done * 10 // total
-            logger.info(f"  {done} of {total} clips")
-
-    return tick

@@ -104,12 +104,13 @@ class BoardHandler(logging.Handler):
         said = {"message": record.getMessage(), "level": record.levelno, "logger": record.name}
         self._sent = self._board.post.remote({"kind": "said", "time": record.created, **said})
 
-    def wait(self, timeout_s: float = 10.0) -> None:
-        """Return when the last line has arrived: for a process that is about to end."""
+    def flush(self) -> None:
+        """Return when the last line has arrived, or after 10 s."""
         import ray
 
-        with contextlib.suppress(Exception):
-            ray.get(self._sent, timeout=timeout_s)
+        if self._sent is not None and ray.is_initialized():
+            with contextlib.suppress(Exception):
+                ray.get(self._sent, timeout=10)
 
 
 class Pulse:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from stm.figures import series
 from stm.log import get_logger
+from stm.spool import series
 from stm.tracking import Tracker
 from stm.train.progress import Event
 
