@@ -101,7 +101,7 @@ def run(args: Any) -> dict[str, Any]:
             root=args.root,
             report=args.report,
             tick=view.counting("clips"),
-        )
+        ).as_dict()
 
 
 def show(result: dict[str, Any]) -> str:

@@ -56,7 +56,7 @@ def run(args: Any) -> dict[str, Any]:
         num_workers=args.workers,
         address=args.address,
         tracking=args.tracking,
-    )
+    ).as_dict()
 
 
 def show(result: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from pipelines.console import Parser, run_verb, say
 from pipelines.train import add_settings, config_of
 from stm.config import Config
 from stm.errors import UserError
+from stm.results import EvaluateResult, TrainResult
 
 if TYPE_CHECKING:
     from stm.data.manifest import Manifest
@@ -161,7 +162,7 @@ def config_of_split(config: Config, split: Split) -> Config:
     )
 
 
-def row(split: Split, trained: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
+def row(split: Split, trained: TrainResult, measured: EvaluateResult) -> dict[str, Any]:
     """What is kept of a split."""
     return {
         "split": split.number,

@@ -22,9 +22,9 @@ from stm import log
 
 if TYPE_CHECKING:
     from stm.config import Config
+    from stm.train.events import Event
 
-Event = dict[str, Any]
-OnEvent = Callable[[Event], None]
+OnEvent = Callable[["Event"], None]
 Tick = Callable[[int, int], None]
 
 
@@ -159,27 +159,28 @@ class _TrainingLine:
         self._task = progress.add_task("starting", total=None, visible=False, more="")
 
     def __call__(self, event: Event) -> None:
-        kind = event["kind"]
-        if kind == "start":
+        from stm.train.events import EpochEnded, Failed, Started, Stepped
+
+        if isinstance(event, Started):
             # Anew: what was before a restart took another time, and some of it is taken again.
-            self._epoch = event["epoch"]
-            self._progress.reset(self._task, completed=event["step"], more="waiting for clips")
+            self._epoch = event.epoch
+            self._progress.reset(self._task, completed=event.step, more="waiting for clips")
             self._update()
-        elif kind == "steps":
-            self._epoch = event["epoch"]
+        elif isinstance(event, Stepped):
+            self._epoch = event.epoch
             self._update(
-                completed=event["step"],
-                total=self._epochs * event["steps_per_epoch"],
+                completed=event.step,
+                total=self._epochs * event.steps_per_epoch,
                 visible=True,
-                more=f"loss {event['mean_loss']:.3f}  {event['clips_per_s']:.1f} clips/s  "
-                f"wait {event['wait_share']:.0%}{self._validated}",
+                more=f"loss {event.mean_loss:.3f}  {event.clips_per_s:.1f} clips/s  "
+                f"wait {event.wait_share:.0%}{self._validated}",
             )
-        elif kind == "epoch":
-            if "val_top1" in event:
-                self._validated = f"  val {event['val_top1']:.1%}"
-            if event["epoch"] >= self._epochs:
+        elif isinstance(event, EpochEnded):
+            if "val_top1" in event.metrics:
+                self._validated = f"  val {event.metrics['val_top1']:.1%}"
+            if event.epoch >= self._epochs:
                 self._progress.update(self._task, visible=False)
-        elif kind == "failure":
+        elif isinstance(event, Failed):
             self._progress.update(self._task, description="restarting", more="")
 
     def _update(self, **state: Any) -> None:

@@ -18,17 +18,17 @@ from stm.config import Config, OptimConfig
 from stm.errors import UserError
 from stm.log import get_logger, shown_by
 from stm.progress_view import NOTEBOOK_LINES, LiveView, in_notebook, progress_view
+from stm.train.events import Controlled, EpochEnded, Failed, Kept, Logged, Started, Stepped
 
 logger = get_logger("stm.test")
 CONFIG = Config(optim=OptimConfig(epochs=3, milestones=[2]))
 
 
-def steps(step, **changes):
-    event = {
-        "kind": "steps", "epoch": (step - 1) // 20, "step": step, "steps_per_epoch": 20,
-        "mean_loss": 1.25, "clips_per_s": 43.7, "wait_share": 0.03,
-    }  # fmt: skip
-    return {**event, **changes}
+def steps(step):
+    return Stepped(
+        epoch=(step - 1) // 20, step=step, step_in_epoch=step % 20, steps_per_epoch=20, loss=1.5,
+        mean_loss=1.25, lr=0.1, clips_per_s=43.7, wait_share=0.03,
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -47,12 +47,12 @@ def live():
 
 def test_the_line_tells_epoch_step_loss_speed_waiting_and_time_left(live):
     on_event = live.training(CONFIG)
-    on_event({"kind": "start", "step": 0, "epoch": 0, "world_size": 1})
+    on_event(Started(step=0, epoch=0, world_size=1))
     on_event(steps(10))
     on_event(steps(30))
     for told in ("epoch 2/3", "30/60", "loss 1.250", "43.7 clips/s", "wait 3%", "0:00:"):
         assert told in live.text(), told
-    on_event({"kind": "epoch", "epoch": 2, "val_top1": 0.5})
+    on_event(EpochEnded(epoch=2, epochs=3, metrics={"val_top1": 0.5}))
     on_event(steps(50))
     assert "val 50.0%" in live.text()
     assert "epoch 3/3" in live.text()
@@ -61,18 +61,19 @@ def test_the_line_tells_epoch_step_loss_speed_waiting_and_time_left(live):
 def test_a_restart_goes_back_to_the_step_it_goes_on_from(live):
     on_event = live.training(CONFIG)
     on_event(steps(30))
-    on_event({"kind": "failure", "message": "rank 0 failed"})
+    on_event(Failed(message="rank 0 failed"))
     assert "restarting" in live.text()
-    on_event({"kind": "start", "step": 20, "epoch": 1, "world_size": 1})
+    on_event(Started(step=20, epoch=1, world_size=1))
     assert "epoch 2/3" in live.text()
     assert "20/60" in live.text()
 
 
 def test_events_that_the_line_does_not_show_are_no_trouble(live):
     on_event = live.training(CONFIG)
-    for kind in ("controller", "committed", "said"):
-        on_event({"kind": kind})
-    on_event({"kind": "epoch", "epoch": 3})
+    on_event(Controlled(controller=None))
+    on_event(Kept(path="runs/a", step=3, history=[]))
+    on_event(Logged(message="a line", level=logging.INFO, logger="stm.x"))
+    on_event(EpochEnded(epoch=3, epochs=3))
     assert "60/60" not in live.text()
 
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from stm.evaluate.protocols import protocol as named_protocol
 from stm.evaluate.reporting import output_folder, run_folder, write_report
 from stm.log import get_logger
 from stm.report import pictures
+from stm.results import EvaluateResult
 from stm.ticker import Ticker
 
 logger = get_logger(__name__)
@@ -41,7 +41,7 @@ def evaluate(
     root: str | None = None,
     report: bool = True,
     tick: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
+) -> EvaluateResult:
     """Score every video of the manifest once and report: scores, figures and a page that shows them.
 
     They go into ``output``, by default ``evaluate-PROTOCOL-MANIFEST`` beside the checkpoint. Without ``report`` only a
@@ -49,8 +49,8 @@ def evaluate(
 
     Every video must lie in the folder or URL ``root``, where one is given.
 
-    Returns top1, top5, mean_class_accuracy, num_videos (the manifest's N), unreadable, per_class (by name), failures
-    and the paths of what was written. Raises ``UserError`` for what the user can mend.
+    Without a Ray cluster it joins the one at ``address`` or $RAY_ADDRESS, or starts one on this machine. Raises
+    ``UserError`` for what the user can mend.
     """
     chosen = named_protocol(protocol)
     directory = checkpoints.resolve(checkpoint)
@@ -86,21 +86,12 @@ def evaluate(
     labels = manifest.table.column("label").to_numpy().astype(np.int64)
     metrics = measure(scores.scores_NK, labels, scores.readable_N)
     assert metrics.num_videos == len(manifest)
-    result = {
-        "protocol": protocol,
-        "checkpoint": directory,
-        "manifest": manifest_path,
-        **metrics.to_dict(),
-        "per_class": dict(zip(meta.classes, metrics.per_class, strict=True)),
-        "class_counts": dict(zip(meta.classes, metrics.class_counts, strict=True)),
-        "failures": scores.failures,
-        "files": {},
-    }
+    files: dict[str, str] = {}
     if folder is not None:
         title = f"{protocol}, top-1 {metrics.top1:.1%}"
-        result["files"] = write(folder, manifest, scores, metrics, title)
+        files = write(folder, manifest, scores, metrics, title)
     if folder is not None and report:
-        result["files"] |= write_report(
+        files |= write_report(
             folder,
             protocol=protocol,
             num_segments=segments,
@@ -119,6 +110,18 @@ def evaluate(
                 "root": root and absolute_root(root),
             },
         )
+    result = EvaluateResult(
+        protocol=protocol,
+        checkpoint=directory,
+        manifest=manifest_path,
+        **{
+            **metrics.to_dict(),
+            "per_class": dict(zip(meta.classes, metrics.per_class, strict=True)),
+            "class_counts": dict(zip(meta.classes, metrics.class_counts, strict=True)),
+        },
+        failures=scores.failures,
+        files=files,
+    )
     _record(config, run_folder(directory), meta, protocol, result)
     return result
 
@@ -128,7 +131,7 @@ def _record(
     run_directory: Path,
     meta: checkpoints.Meta,
     protocol: str,
-    result: dict[str, Any],
+    result: EvaluateResult,
 ) -> None:
     """Add the result to the MLflow run that trained the checkpoint, where its run directory is still there."""
     if meta.mlflow_run_id is None or not (run_directory / "tracking.run_id").exists():
@@ -140,7 +143,7 @@ def _record(
     )
     counted = ("top1", "top5", "mean_class_accuracy", "num_videos", "unreadable")
     tracker.metrics({f"{protocol}/{name}": result[name] for name in counted}, meta.step)
-    for path in result["files"].values():
+    for path in result.files.values():
         tracker.artifact(Path(path).resolve(), f"evaluate-{protocol}")
     tracker.deliver(patient=True)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from stm.evaluate.inference import Classifier, score_manifest
 from stm.evaluate.protocols import protocol as named_protocol
 from stm.log import get_logger
 from stm.package.registry import locate
+from stm.results import Prediction, PredictResult
 
 logger = get_logger(__name__)
 
@@ -26,23 +26,23 @@ IN_PROCESS = 16
 
 def predict(
     checkpoint: str,
-    sources: list[str],
+    sources: str | list[str],
     *,
     protocol: str = "efficient",
     output: str | None = None,
     num_workers: int = 1,
     address: str | None = None,
     tracking: str | None = None,
-) -> dict[str, Any]:
-    """Top-5 classes of every video.
+) -> PredictResult:
+    """Top-5 classes of every video, of a file or of those in a folder, or of a list of either.
 
     ``checkpoint`` is a checkpoint, a run directory, or ``models:/NAME@champion`` in the registry ``tracking``.
 
-    Returns ``{"videos": [{"path", "top5": [{"class", "score"}, ...]} or {"path", "error"}], "unreadable": n,
-    "output": path or None}``; with ``output`` (Parquet: path, error, classes, scores, best first) the list of videos
-    stays out. Raises ``UserError`` if no video at all can be read.
+    With ``output`` (Parquet: path, error, classes, scores, best first) the result's list of videos is empty. More than
+    16 videos go through Ray: without a cluster it joins the one at ``address`` or $RAY_ADDRESS, or starts one on this
+    machine. Raises ``UserError`` if no video at all can be read.
     """
-    paths = find_videos(sources)
+    paths = find_videos([sources] if isinstance(sources, str) else sources)
     located = locate(checkpoint, tracking)
     directory = located.directory
     meta = checkpoints.read_meta(directory)
@@ -55,21 +55,21 @@ def predict(
     if output is not None:
         _write(output, paths, errors, meta.classes, scores, best)
     rows = [
-        {"path": path, "error": errors[path]}
+        Prediction(path=path, error=errors[path])
         if path in errors
-        else {
-            "path": path,
-            "top5": [{"class": meta.classes[k], "score": float(scores[i, k])} for k in best[i]],
-        }
+        else Prediction(
+            path=path,
+            top5=[{"class": meta.classes[k], "score": float(scores[i, k])} for k in best[i]],
+        )
         for i, path in enumerate(paths)
     ]
-    return {
-        "checkpoint": located.label,
-        "num_videos": len(paths),
-        "unreadable": len(errors),
-        "videos": rows if output is None else [],
-        "output": output,
-    }
+    return PredictResult(
+        checkpoint=located.label,
+        num_videos=len(paths),
+        unreadable=len(errors),
+        videos=rows if output is None else [],
+        output=output,
+    )
 
 
 def _score_here(

@@ -22,6 +22,7 @@ from stm.package import rules
 from stm.package.card import model_card
 from stm.package.contents import pinned_requirements, save_package
 from stm.package.registry import CHAMPION, MODEL_ID, PREFIX, open_client
+from stm.results import EvaluateResult
 from stm.tracking import tracking_uri
 
 logger = get_logger(__name__)
@@ -238,7 +239,7 @@ def _own_store(meta: checkpoints.Meta, directory: str) -> str:
 
 
 def _measurement(
-    result: dict[str, Any], manifest: str, root: str | None, meta: checkpoints.Meta
+    result: EvaluateResult, manifest: str, root: str | None, meta: checkpoints.Meta
 ) -> rules.Measurement:
     from stm.data.manifest import Manifest
 

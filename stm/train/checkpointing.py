@@ -8,6 +8,7 @@ from typing import Any
 from stm.checkpoint import format as checkpoints
 from stm.checkpoint.store import CheckpointStore
 from stm.log import get_logger
+from stm.train.events import Kept
 from stm.train.group import Group
 from stm.train.job import Job, Place, StopRun
 from stm.train.preemption import PreemptionWatch
@@ -83,7 +84,7 @@ class Checkpoints:
         except OSError as error:
             self._failed(error)
             return
-        self._group.post("committed", path=path, step=place.step, history=self.history)
+        self._group.post(Kept(path=path, step=place.step, history=self.history))
         self.history = [row for row in self.history if row["time"] > time.time() - KEEP_HISTORY_S]
         self._store.prune()
 

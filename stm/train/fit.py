@@ -17,9 +17,10 @@ from stm.data.stream.plan import Position
 from stm.errors import UserError
 from stm.tracking import Tracker
 from stm.train.async_validation import AsyncValidation
+from stm.train.events import Controlled, Event, Kept
 from stm.train.folders import ray_storage
 from stm.train.job import Job
-from stm.train.progress import Event, board
+from stm.train.progress import board
 from stm.train.recorder import Recorder, failure_callback
 from stm.train.summary import versions
 
@@ -61,7 +62,7 @@ def fit(
         recorder.handle(event)
         if on_event is not None:
             on_event(event)
-        if validator is not None and event["kind"] == "committed":
+        if validator is not None and isinstance(event, Kept):
             validator.checkpoint_kept()
 
     train_stream = training_stream(config, train_manifest)
@@ -100,7 +101,7 @@ def _latest_position(store: CheckpointStore, actor: Any) -> Callable[[], Positio
         import ray
 
         controller = ray.get_runtime_context().current_actor
-        actor.post.remote({"kind": "controller", "actor": controller})
+        actor.post.remote(Controlled(controller=controller))
         found = store.latest()
         return found[1].position if found else Position()
 

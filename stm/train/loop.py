@@ -23,6 +23,7 @@ from stm.data.stream.plan import Position, mix, validates
 from stm.log import shown_by
 from stm.train.batches import Batches
 from stm.train.checkpointing import Checkpoints
+from stm.train.events import EpochEnded, Kept, Started
 from stm.train.group import Group
 from stm.train.job import Job, Place, StopRun
 from stm.train.optim import learning_rate
@@ -71,7 +72,7 @@ class _Rank:
         if found is not None:
             path, meta = found
             position, history = meta.position, checkpoints.read_history(path)
-            self.group.post("committed", path=path, step=meta.step, history=history)
+            self.group.post(Kept(path=path, step=meta.step, history=history))
         self.place = Place(job, position)
         self.report = Report(job, self.group, self.place, store)
         self.batches = Batches(job, self.group, self.place, self.report, self.pulse)
@@ -81,10 +82,7 @@ class _Rank:
         """From the position of the last checkpoint to the end of the last epoch."""
         place = self.place
         self.group.post(
-            "start",
-            step=place.step,
-            epoch=place.position.epoch,
-            world_size=self.group.world_size,
+            Started(step=place.step, epoch=place.position.epoch, world_size=self.group.world_size)
         )
         with self.batches.open() as batches:
             for batch in self.batches.training(batches):
@@ -127,7 +125,11 @@ class _Rank:
                 self.group.device,
                 self.replica.autocast,
             )
-        self.group.post("epoch", epochs=config.optim.epochs, failures=failures, **metrics)
+        self.group.post(
+            EpochEnded(
+                epoch=epochs_done, epochs=config.optim.epochs, failures=failures, metrics=metrics
+            )
+        )
         self._save(metrics, awaits_validation=due and self.job.validates_elsewhere)
         self.report.restart()
 

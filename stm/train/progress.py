@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from stm.log import get_logger
+from stm.train.events import Event, Failed, Logged, Started
 
 logger = get_logger(__name__)
 
-Event = dict[str, Any]
+Pulses = list[dict[str, Any]]
 
 SHORT_S = 5.0
 """Nobody is called slow for less: writing one checkpoint would do."""
@@ -32,15 +33,15 @@ class _Board:
 
     def __init__(self) -> None:
         self._events: list[Event] = []
-        self._pulses: list[Event] = []
+        self._pulses: Pulses = []
 
     def post(self, event: Event) -> None:
         self._events.append(event)
 
-    def pulse(self, pulse: Event) -> None:
+    def pulse(self, pulse: dict[str, Any]) -> None:
         self._pulses.append(pulse)
 
-    def drain(self) -> tuple[list[Event], list[Event]]:
+    def drain(self) -> tuple[list[Event], Pulses]:
         drained = self._events, self._pulses
         self._events, self._pulses = [], []
         return drained
@@ -71,8 +72,8 @@ def board(handle: Callable[[Event], None], interval_s: float = 0.5) -> Iterator[
                     return
                 continue
             for event in events:
-                if event["kind"] in ("failure", "start"):
-                    watch.forget(until_start=event["kind"] == "failure")
+                if isinstance(event, Failed | Started):
+                    watch.forget(until_start=isinstance(event, Failed))
                 handle(event)
             watch.see(pulses)
             for warning in watch.check():
@@ -101,8 +102,8 @@ class BoardHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if self._board is None:
             return
-        said = {"message": record.getMessage(), "level": record.levelno, "logger": record.name}
-        self._sent = self._board.post.remote({"kind": "said", "time": record.created, **said})
+        line = Logged(message=record.getMessage(), level=record.levelno, logger=record.name)
+        self._sent = self._board.post.remote(line)
 
     def flush(self) -> None:
         """Return when the last line has arrived, or after 10 s."""
@@ -147,7 +148,7 @@ class RankWatch:
 
     def __init__(self, silent_s: float = 30.0, stuck_s: float = 120.0) -> None:
         self._silent_s, self._stuck_s = silent_s, stuck_s
-        self._last: dict[int, Event] = {}
+        self._last: dict[int, dict[str, Any]] = {}
         self._heard: dict[int, float] = {}
         self._told: dict[tuple[int, str], float] = {}
         self._between = False
@@ -157,7 +158,7 @@ class RankWatch:
         self._last, self._heard, self._told = {}, {}, {}
         self._between = until_start
 
-    def see(self, pulses: list[Event], now: float | None = None) -> None:
+    def see(self, pulses: Pulses, now: float | None = None) -> None:
         if self._between:
             return
         for pulse in pulses:

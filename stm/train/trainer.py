@@ -6,17 +6,17 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from stm import __version__, cluster, tracking
 from stm.checkpoint import format as checkpoints
 from stm.checkpoint.store import CheckpointStore
 from stm.config import Config
 from stm.log import get_logger
+from stm.results import TrainResult
 from stm.train.checks import check_compiler, check_network, check_same_run, flat, read_manifest
+from stm.train.events import Event
 from stm.train.fit import RunEnded, fit
 from stm.train.folders import working_folder
-from stm.train.progress import Event
 from stm.train.recorder import Recorder
 from stm.train.summary import result_of, schedule
 
@@ -28,15 +28,15 @@ def train(
     *,
     address: str | None = None,
     on_event: Callable[[Event], None] | None = None,
-) -> dict[str, Any]:
+) -> TrainResult:
     """Train to the end of ``config.optim.epochs``; a run of the same name is continued.
 
-    ``on_event`` takes every event of the run (``stm.train.progress``), in order, from another thread of this process.
-    The first after each start is "controller": ``ray.kill(event["actor"])`` ends the run, and this call then raises
+    ``on_event`` takes every event of the run (``stm.train.events``), in order, from another thread of this process.
+    The first after each start is `Controlled`: ``ray.kill(event.controller)`` ends the run, and this call then raises
     ``RunEnded``. (Reserved resources come back only on a cluster with Ray's dashboard.)
 
-    Returns run, run_id (MLflow), checkpoint (best by validation, else last), its val_top1 / val_top5, steps, epochs.
-    Raises ``UserError`` for anything the user can mend.
+    Without a Ray cluster it joins the one at ``address`` or $RAY_ADDRESS, or starts one on this machine. Raises
+    ``UserError`` for anything the user can mend.
     """
     root = config.data.root
     train_manifest = read_manifest(config.data.train, "data.train", root)

@@ -27,6 +27,8 @@ from stm.checkpoint.store import CheckpointStore
 from stm.config import Config
 from stm.errors import UserError
 from stm.log import shown_by
+from stm.results import TrainResult
+from stm.train.events import Controlled, EpochEnded, Event, Failed, Kept, Started
 from stm.train.fit import RunEnded, RunFailed
 from stm.train.folders import working_folder
 from stm.train.trainer import train
@@ -192,23 +194,24 @@ class Trial(tune.Trainable):
         except BaseException as error:
             self._reports.put(error)
 
-    def _on_event(self, event: dict[str, Any]) -> None:
-        kind = event["kind"]
-        if kind == "controller":
-            self._controller = event["actor"]
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, Controlled):
+            self._controller = event.controller
             if self._stopping:
                 self._abort()
             return
-        self._cost.heard(started=kind == "start", kept=kind in ("epoch", "committed"))
+        self._cost.count(
+            started=isinstance(event, Started), kept=isinstance(event, EpochEnded | Kept)
+        )
         if self._held_back:  # until the epoch's checkpoint is written: who is ended now, keeps it
             self._held_back = False
             self._reports.put(self._last)
-        if kind == "failure" and is_out_of_memory(event["message"]):
+        if isinstance(event, Failed) and is_out_of_memory(event.message):
             # The same clips would fill the same memory again: starting anew is no cure.
-            self._out_of_memory = event["message"]
+            self._out_of_memory = event.message
             self._abort()
-        elif kind == "epoch" and self._job.sweep.metric in event:
-            self._last = self._report(event)
+        elif isinstance(event, EpochEnded) and self._job.sweep.metric in event.metrics:
+            self._last = self._report(event.metrics)
             self._held_back = self._last["epoch"] < self._job.epochs  # the last waits for the end
 
     def _report(self, metrics: dict[str, Any]) -> dict[str, Any]:
@@ -234,7 +237,7 @@ class Trial(tune.Trainable):
             if self._last["epoch"] < self._job.epochs:
                 self._reports.put(self._last)
 
-    def _finish(self, result: dict[str, Any]) -> None:
+    def _finish(self, result: TrainResult) -> None:
         if not self._last:
             raise RuntimeError(f"run {result['run']} ended without a validation")
         self._reports.put({**self._last, "done": True, "checkpoint": result["checkpoint"]})
@@ -271,7 +274,7 @@ class Cost:
             with fsspec.open(self._path, "r") as file:
                 self.total = float(json.load(file))
 
-    def heard(self, started: bool, kept: bool) -> None:
+    def count(self, started: bool, kept: bool) -> None:
         """An event came: the time since the one before it was spent on training."""
         now = time.monotonic()
         if self._mark is not None and not started:

@@ -90,7 +90,7 @@ def main(scenario: str, folder: Path) -> None:
             handler = logging.StreamHandler(said)
             handler.setFormatter(logging.Formatter("%(created).1f %(message)s"))
             with shown_by(handler, logging.INFO):
-                result.update(trainer.train(config))
+                result.update(trainer.train(config).as_dict())
         except Exception as error:
             result["error"] = f"{type(error).__name__}: {error}"
 
