@@ -1,6 +1,7 @@
 # Every command of this repository, each complete on a machine with no more than Python 3.11 to 3.14
 # and make.
 #   make demo                      from nothing to a trained, evaluated network
+#   make test-fast                 what is run while writing, in under two minutes
 #   make test                      what a change must pass
 #   make test PYTHON=python3.12    with another Python
 #   make test VENV=/tmp/stm-venv   with another environment
@@ -21,7 +22,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-all slow chaos lint types format lock wheel clean
+.PHONY: help install demo test test-fast test-all slow chaos lint types format lock wheel clean
 
 # $(call phase,NAME,COMMAND) runs the command, says how long it took, and keeps its exit status.
 define phase
@@ -39,6 +40,9 @@ demo: $(STAMP) ## Train, evaluate and predict on videos made on the spot; option
 
 test: lint types ## Lint, check types, and run every test that needs neither a GPU nor minutes
 	$(call phase,pytest,$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS))
+
+test-fast: $(STAMP) ## The tests that start no Ray cluster, in under two minutes
+	$(call phase,pytest,$(BIN)/python -m pytest -m "not (ray or long or slow or gpu)" $(ARGS))
 
 test-all: lint types ## Like test, with the slow tests and those for a GPU (skipped without one)
 	$(call phase,pytest,$(BIN)/python -m pytest $(ARGS))

@@ -93,6 +93,7 @@ def test_a_training_step_trains_and_the_others_change_nothing():
     assert {"conv1.weight", "fc.bias", "layer1.0.cmm.bn.running_mean"} <= changed
 
 
+@pytest.mark.long
 def test_the_naive_network_also_runs_as_a_script_of_its_own():
     result = bench.measure(torch.device("cpu"), **TINY, rounds=2, script=True)
     rows = {(row["network"], row["mode"]): row for row in result["rows"]}
@@ -126,6 +127,7 @@ def test_a_failure_leaves_the_process_with_the_threads_it_had():
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.long
 def test_the_command_prints_a_table_or_one_object_and_draws_a_figure(capfd, tmp_path):
     arguments = ["bench", "model", "--device", "cpu", "--depth", "26", "--num_segments", "2"]
     arguments += ["--size", "32", "--batch_size", "1", "--repetitions", "1", "--threads", "1"]
@@ -145,6 +147,7 @@ def test_the_command_prints_a_table_or_one_object_and_draws_a_figure(capfd, tmp_
     assert all([network, mode] in table for network, mode in IN_FLOAT32)
 
 
+@pytest.mark.long
 def test_in_onnx_runtime_the_answers_are_those_of_the_folded_network():
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package)
