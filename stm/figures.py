@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from stm.spool import series
 
 INK, MUTED, RIGHT, WRONG = "#1b1f23", "#5b636b", "#868e96", "#b5481a"
 """Colours of an evaluation's figures, as in the report's light page."""
@@ -59,7 +60,7 @@ def plot_curves(path: Path, runs: dict[str, Path]) -> Path:
         loss, top1 = series(spool, "train/loss"), series(spool, "val_top1")
         if loss:
             steps, values = zip(*sorted(loss.items()), strict=True)
-            loss_axes.plot(steps, _smooth(values), color=colour, label=name)
+            loss_axes.plot(steps, smoothed(values), color=colour, label=name)
         if top1:
             steps, values = zip(*sorted(top1.items()), strict=True)
             top1_axes.plot(steps, [100 * v for v in values], color=colour, marker="o", label=name)
@@ -72,24 +73,11 @@ def plot_curves(path: Path, runs: dict[str, Path]) -> Path:
     return save(figure, path)
 
 
-def series(spool: Path, name: str) -> dict[int, float]:
-    """One metric of a run by step, from its spool; a step that was repeated after a restart counts once."""
-    if not spool.exists():
-        return {}
-    records = []
-    for line in spool.read_text().splitlines():
-        with contextlib.suppress(json.JSONDecodeError):  # a full disk cuts a record short
-            records.append(json.loads(line))
-    return {
-        r["step"]: r["values"][name]
-        for r in records
-        if r["kind"] == "metrics" and name in r["values"]
-    }
-
-
-def _smooth(values: tuple[float, ...], window: int = 9) -> np.ndarray:
+def smoothed(values: np.ndarray | Sequence[float]) -> np.ndarray:
+    """A curve's mean over a window of a fortieth of it, at least 5 points; its ends are repeated."""
+    window = max(5, len(values) // 40) | 1
     padded = np.pad(np.asarray(values), window // 2, mode="edge")
-    return np.convolve(padded, np.ones(window) / window, mode="valid")[: len(values)]
+    return np.convolve(padded, np.ones(window) / window, mode="valid")
 
 
 def plot_bars(path: Path, values: dict[str, float], title: str, unit: str) -> Path:

@@ -30,7 +30,7 @@ from stm.serve.uploads import Decoded, Refused, decode_upload
 from tests.data import faults
 from tests.data.faults import EXCEPTIONS, injected
 from tests.package.untrained import SIZE, T, write_checkpoint
-from tests.videos import write_frame_folder, write_video
+from tests.videos import rewrite_packets, write_frame_folder, write_video
 
 SPEC = ClipSpec(num_segments=T, size=SIZE)
 CALLS = ("limit", "av.open", "demux", "decode", "frombuffer", "interpolate", "centre_box")
@@ -52,7 +52,7 @@ def videos(tmp_path_factory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def odd_videos(tmp_path_factory, real_data) -> Path:
+def odd_videos(tmp_path_factory) -> Path:
     """Two good videos, good ones of odd names and rates, and some that are none."""
     folder = tmp_path_factory.mktemp("odd")
     good = write_video(folder / "a.mp4", num_frames=6)
@@ -69,7 +69,10 @@ def odd_videos(tmp_path_factory, real_data) -> Path:
     first = write_frame_folder(folder / "first", num_frames=6)
     write_frame_folder(first, num_frames=1, width=80, height=48)
     (folder / "cut.mp4").write_bytes(good.read_bytes()[:900])
-    shutil.copy(real_data / "field" / "sei_rot.mp4", folder / "sei.mp4")
+    # Turned by a message in the stream, which its first frame alone has.
+    one_key_frame = write_video(tmp_path_factory.mktemp("one") / "a.mp4", num_frames=6)
+    turned = "h264_metadata=display_orientation=insert:rotate=90"
+    rewrite_packets(one_key_frame, folder / "sei.mp4", turned)
     return folder
 
 

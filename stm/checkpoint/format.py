@@ -165,11 +165,19 @@ def network_arguments(meta: Meta, where: str) -> dict[str, Any]:
 
     Raises ``UserError`` where its blocks come from a plugin that this process was not told to run.
     """
+    check_plugin(meta, where)
+    return {**model_arguments(config_of(meta)), "num_classes": len(meta.classes)}
+
+
+def check_plugin(meta: Meta, where: str) -> None:
+    """Raise ``UserError`` where the checkpoint ``where`` needs a plugin that this process was not told to run.
+
+    A driver asks before it starts workers.
+    """
     if meta.plugin is not None:
         from stm.model import plugins
 
         plugins.require(meta.plugin["name"], meta.plugin["digest"], where)
-    return {**model_arguments(config_of(meta)), "num_classes": len(meta.classes)}
 
 
 def model_arguments(config: Config) -> dict[str, Any]:

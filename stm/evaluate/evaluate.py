@@ -23,6 +23,7 @@ from stm.evaluate.reporting import output_folder, run_folder, write_report
 from stm.report import pictures
 from stm.scoring.inference import Scores, score_manifest
 from stm.scoring.metrics import Metrics, measure
+from stm.ticker import Ticker
 
 
 def evaluate(
@@ -43,8 +44,8 @@ def evaluate(
     """Score every video of the manifest once and report: scores, figures and a page that shows them.
 
     They go into ``output``, by default ``evaluate-PROTOCOL-MANIFEST`` beside the checkpoint. Without ``report`` only a
-    named ``output`` is written to, and gets no page. ``tick(done, total)`` counts clips; by default ``say`` tells each
-    tenth.
+    named ``output`` is written to, and gets no page. ``tick(done, total)`` counts clips; by default ``say`` is
+    told.
 
     Every video must lie in the folder or URL ``root``, where one is given.
 
@@ -54,6 +55,7 @@ def evaluate(
     chosen = named_protocol(protocol)
     directory = resolve(checkpoint)
     meta = checkpoints.read_meta(directory)
+    checkpoints.check_plugin(meta, directory)
     read = Manifest.read(manifest_path, root)
     manifest = read.with_classes(
         meta.classes, name=f"--manifest {manifest_path}", of=f"the network in {directory}", say=say
@@ -74,7 +76,7 @@ def evaluate(
         num_samplings=chosen.num_samplings,
         batch_size=batch_size,
         num_workers=num_workers,
-        tick=tick or _ticker(say),
+        tick=tick or Ticker(say, "clips"),
     )
     seconds = time.monotonic() - began
     if not scores.readable_N.any() and {f["reason"] for f in scores.failures} == {"not_found"}:
@@ -168,16 +170,3 @@ def write(
             pictures.plot_per_class(output / "per_class.png", *per_class, classes, title)
         ),
     }
-
-
-def _ticker(say: Callable[[str], None]) -> Callable[[int, int], None]:
-    """Say each further tenth."""
-    said = 0
-
-    def tick(done: int, total: int) -> None:
-        nonlocal said
-        if done * 10 // total > said:
-            said = done * 10 // total
-            say(f"  {done} of {total} clips")
-
-    return tick

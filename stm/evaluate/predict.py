@@ -45,6 +45,7 @@ def predict(
     located = locate(checkpoint, tracking)
     directory = located.directory
     meta = checkpoints.read_meta(directory)
+    checkpoints.check_plugin(meta, directory)
     score = _score_here if output is None and len(paths) <= IN_PROCESS else _score_on_cluster
     scores, errors = score(paths, directory, meta, protocol, num_workers, say, address)
     if len(errors) == len(paths):

@@ -19,7 +19,8 @@ from stm.report.record import read_record
 from stm.scoring.inference import Scores
 from stm.scoring.metrics import Metrics
 from stm.storage import absolute, is_url, make_writable
-from stm.train.trainer import versions, working_folder
+from stm.train.folders import working_folder
+from stm.train.summary import versions
 
 
 def run_folder(checkpoint: str) -> Path:

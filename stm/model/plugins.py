@@ -16,6 +16,7 @@ checkpoint, once it was read.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import linecache
@@ -110,16 +111,15 @@ def require(name: str, digest: str, where: str) -> Plugin:
 
 def _read(name: str) -> Plugin:
     path = Path(name)
-    if not (name.endswith(".py") or path.is_file()):
-        try:
+    if not path.is_file() and not name.endswith(".py"):
+        with contextlib.suppress(
+            ImportError, ValueError
+        ):  # no such package, or no name of a module
             spec = importlib.util.find_spec(name)
-        except (ImportError, ValueError):
-            spec = None
-        if spec is None or not spec.origin or not spec.origin.endswith(".py"):
-            raise UserError(
-                f"plugin {name}: no such file, and no module of this name can be imported"
-            )
-        path = Path(spec.origin)
+            if spec is not None and (spec.origin or "").endswith(".py"):
+                path = Path(str(spec.origin))
+    if not path.is_file():
+        raise UserError(f"plugin {name}: no such file, and no module of this name can be imported")
     try:
         return Plugin(name, path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

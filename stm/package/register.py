@@ -67,6 +67,7 @@ def register(
         )
     directory = resolve(checkpoint)
     meta = checkpoints.read_meta(directory)
+    checkpoints.check_plugin(meta, directory)
     uri = tracking or _own_store(meta, directory)
     client = open_client(uri)
 

@@ -8,6 +8,7 @@ from collections import Counter
 
 import numpy as np
 
+from stm.figures import smoothed
 from stm.report.facts import Facts
 from stm.report.health import Health, num_unusable
 from stm.report.markup import Html, tag
@@ -93,13 +94,6 @@ def _speed(record: TrainingRecord) -> list[Html]:
 
 def _figure(title: str, chart: Html, caption: str) -> Html:
     return tag("div", tag("h3", title), chart, tag("p", caption, class_="muted small"))
-
-
-def smoothed(values: np.ndarray) -> np.ndarray:
-    """Mean over a window of a fortieth of the curve, at least 5 points; ends are repeated."""
-    window = max(5, len(values) // 40) | 1
-    padded = np.pad(values, window // 2, mode="edge")
-    return np.convolve(padded, np.ones(window) / window, mode="valid")
 
 
 def _points(series: Series, most: int = 800) -> list[tuple[float, float]]:

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from stm.figures import INK, MUTED, RIGHT, WRONG, new_figure, plain, save
-from stm.report.background import smoothed
+from stm.figures import INK, MUTED, RIGHT, WRONG, new_figure, plain, save, smoothed
 from stm.report.confusions import seriate
 from stm.report.facts import Facts
 from stm.report.hardest import HardVideo

@@ -56,6 +56,7 @@ def running(
     if not located.label.startswith(PREFIX):  # strangers need not know this machine's folders
         located = replace(located, label="/".join(located.directory.rstrip("/").split("/")[-2:]))
     meta = checkpoints.read_meta(located.directory)
+    checkpoints.check_plugin(meta, located.directory)
     decoders = num_decoders or min(4, os.cpu_count() or 1)
     _require_free(host, port)
     cluster.connect(address, num_cpus=num_replicas + decoders)

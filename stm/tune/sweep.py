@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from stm import cluster, ray_compat, tracking
+from stm.checkpoint import format as checkpoints
 from stm.errors import UserError
 from stm.storage import resolved
-from stm.train.trainer import check_network, ray_storage, read_manifest, working_folder
+from stm.train.checks import check_network, read_manifest
+from stm.train.folders import ray_storage, working_folder
 from stm.tune import record, results
 from stm.tune.placement import Shares, share
 from stm.tune.settings import Sweep
@@ -79,6 +81,7 @@ def run_sweep(
                 num_videos=num_videos,
                 shares=shares,
                 parent=parent,
+                plugin=checkpoints.load_plugin(sweep.base),
             )
             _run_trials(job, folder, say)
         found = results.read_reports(folder / results.REPORTS)

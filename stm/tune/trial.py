@@ -25,8 +25,12 @@ from stm.checkpoint.format import META, Meta, read_meta
 from stm.checkpoint.store import CheckpointStore
 from stm.config import Config
 from stm.errors import UserError
+from stm.model import plugins
+from stm.model.plugins import Plugin
 from stm.storage import StorageAway, download, join, read_bytes, resolved, write_bytes
-from stm.train.trainer import RunEnded, RunFailed, train, working_folder
+from stm.train.fit import RunEnded, RunFailed
+from stm.train.folders import working_folder
+from stm.train.trainer import train
 from stm.tune import record
 from stm.tune.placement import Shares
 from stm.tune.settings import Sweep
@@ -50,6 +54,8 @@ class Job:
     shares: Shares
     parent: record.Parent | None
     """The sweep's MLflow run."""
+    plugin: Plugin | None = None
+    """The source of the networks' blocks, where they are the user's own."""
 
     def run_name(self, trial_id: str) -> str:
         return f"{self.sweep.name}-{trial_id}"
@@ -170,6 +176,7 @@ class Trial(tune.Trainable):
                 record.open_child(self._job.parent, folder, str(config.train.name), self.trial_id)
             self._cost = Cost(self._store.run_directory, self._job.shares.cost_per_s)
             self._report_what_is_known()
+            plugins.receive([self._job.plugin] if self._job.plugin else [])
             with (folder / "trial.log").open("a") as log:
 
                 def say(message: str) -> None:

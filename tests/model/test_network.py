@@ -7,17 +7,14 @@ import torch
 from torch import nn
 
 from stm.errors import UserError
-from stm.model import build_model
+from stm.model import build_model, registry
 from stm.model.block import Bottleneck
 from tests.model import reference
 
 SMALL = {"depth": 26, "num_classes": 7, "width": 16}
 ABLATIONS = [
-    {"variant": "stm"},
-    {"variant": "tsn"},
-    {"variant": "cstm"},
-    {"variant": "cmm"},
-    {"variant": "tsm"},
+    *({"variant": name} for name in registry.names()),
+    {"variant": "stm", "temporal_kernel": 5},
     {"variant": "stm", "fusion": "concat"},
     {"variant": "stm", "temporal_conv": "ordinary"},
     {"variant": "stm", "stages": (3, 5)},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,12 +17,19 @@ CLASSES = ["left", "right", "up", "down", "grow", "shrink"]
 T, SIZE = 4, 32
 
 
-def write_checkpoint(directory: Path, seed: int = 0, classes: list[str] | None = None) -> str:
-    """A small STM with random weights and statistics in ``directory``; returns its path."""
+def write_checkpoint(
+    directory: Path, seed: int = 0, classes: list[str] | None = None, **settings: Any
+) -> str:
+    """A small network with random weights and statistics in ``directory``; returns its path.
+
+    ``settings`` are those of `ModelConfig`; it is STM where they do not say otherwise.
+    """
     classes = classes or CLASSES
     config = Config(
-        model=ModelConfig(depth=26, width=16), data=DataConfig(num_segments=T, size=SIZE)
+        model=ModelConfig(depth=26, width=16, **settings),
+        data=DataConfig(num_segments=T, size=SIZE),
     )
+    plugin = checkpoints.load_plugin(config)
     torch.manual_seed(seed)
     model = build_model(**checkpoints.model_arguments(config), num_classes=len(classes))
     reference.randomise(model)
@@ -37,7 +45,7 @@ def write_checkpoint(directory: Path, seed: int = 0, classes: list[str] | None =
         versions={"stm": "0.1.0"},
     )
     directory.mkdir(parents=True, exist_ok=True)
-    checkpoints.write(directory, model, {}, meta)
+    checkpoints.write(directory, model, {}, meta, plugin=plugin)
     return str(directory)
 
 
