@@ -114,6 +114,7 @@ def score_manifest(
     batch_size: int = 8,
     num_workers: int = 1,
     seed: int = 0,
+    decode_deadline_s: float = 60.0,
     tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scores:
     """Score every usable video of a manifest, each ``num_samplings`` times; the rest are listed as failures.
@@ -139,6 +140,7 @@ def score_manifest(
             clip=clip,
             seed=seed,
             num_epochs=num_samplings,
+            decode_deadline_s=decode_deadline_s,
         ),
         world_size=1,
     )

@@ -18,22 +18,27 @@ T, SIZE = 4, 32
 
 
 def write_checkpoint(
-    directory: Path, seed: int = 0, classes: list[str] | None = None, **settings: Any
+    directory: Path,
+    seed: int = 0,
+    classes: list[str] | None = None,
+    *,
+    model: dict[str, Any] | None = None,
+    **data: Any,
 ) -> str:
     """A small network with random weights and statistics in ``directory``; returns its path.
 
-    ``settings`` are those of `ModelConfig`; it is STM where they do not say otherwise.
+    ``model`` and ``data`` are further settings of those sections; it is STM where they do not say otherwise.
     """
     classes = classes or CLASSES
     config = Config(
-        model=ModelConfig(depth=26, width=16, **settings),
-        data=DataConfig(num_segments=T, size=SIZE),
+        model=ModelConfig(depth=26, width=16, **(model or {})),
+        data=DataConfig(num_segments=T, size=SIZE, **data),
     )
     plugin = checkpoints.load_plugin(config)
     torch.manual_seed(seed)
-    model = build_model(**checkpoints.model_arguments(config), num_classes=len(classes))
-    reference.randomise(model)
-    _make_undecided(model)
+    network = build_model(**checkpoints.model_arguments(config), num_classes=len(classes))
+    reference.randomise(network)
+    _make_undecided(network)
     meta = checkpoints.Meta(
         config=config.to_dict(),
         classes=classes,
@@ -45,7 +50,7 @@ def write_checkpoint(
         versions={"stm": "0.1.0"},
     )
     directory.mkdir(parents=True, exist_ok=True)
-    checkpoints.write(directory, model, {}, meta, plugin=plugin)
+    checkpoints.write(directory, network, {}, meta, plugin=plugin)
     return str(directory)
 
 

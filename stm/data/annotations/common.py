@@ -27,6 +27,29 @@ VIDEO_EXTENSIONS = frozenset(
 no video (.dat, .bin, .raw) is not among them, and is read where a list names it."""
 
 
+_OF_THE_SYSTEM = frozenset(
+    {
+        *("@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "~snapshot"),
+        *("$recycle.bin", "recycler", "system volume information", "lost+found"),
+        *("__macosx", "__pycache__"),
+    }
+)
+"""Folders, in lower case, that network storage, systems and archives make beside people's own."""
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is none of the data set's: hidden, or made by a system."""
+    return name.startswith(".") or name.casefold() in _OF_THE_SYSTEM
+
+
+def is_folder(item: os.DirEntry[str]) -> bool:
+    """As ``item.is_dir()``; a link that leads in a circle or nowhere is none."""
+    try:
+        return item.is_dir()
+    except OSError:
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One video as the annotations name it. The file need not exist: indexing finds out."""
