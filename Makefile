@@ -53,8 +53,9 @@ slow: $(STAMP) ## Only the slow tests: kills, soak, convergence
 chaos: $(STAMP) ## Kill, freeze and take away parts of training runs, and compare their results; minutes
 	$(call phase,chaos,$(BIN)/python -m pytest -s tests/chaos $(ARGS))
 
-lint: $(STAMP) ## Check style and formatting
+lint: $(STAMP) ## Check style, formatting, and that imports point one way
 	$(call phase,ruff,$(BIN)/ruff check . && $(BIN)/ruff format --check .)
+	$(call phase,imports,$(BIN)/lint-imports)
 
 types: $(STAMP) ## Check types
 	$(call phase,mypy,$(BIN)/mypy)
@@ -104,5 +105,5 @@ wheel: $(STAMP) ## Build dist/stm-VERSION-py3-none-any.whl
 	$(PIP) wheel $(QUIET) --no-deps --no-build-isolation --wheel-dir dist .
 
 clean: ## Remove caches and build output; runs, checkpoints and .venv stay
-	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist *.egg-info .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find stm pipelines tests -name __pycache__ -type d -prune -exec rm -rf {} +

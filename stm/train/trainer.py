@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from stm import __version__, cluster, tracking
+from stm import cluster, tracking
 from stm.checkpoint import format as checkpoints
 from stm.checkpoint.store import CheckpointStore
 from stm.config import Config
@@ -19,6 +19,7 @@ from stm.train.fit import RunEnded, fit
 from stm.train.folders import working_folder
 from stm.train.recorder import Recorder
 from stm.train.summary import result_of, schedule
+from stm.version import __version__
 
 logger = get_logger(__name__)
 
