@@ -39,3 +39,9 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real clips at {folder}: set STM_TEST_DATA to their folder")
     return folder
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    name = item.originalname if isinstance(item, pytest.Function) else item.name
+    if len(name) >= 80:
+        raise pytest.UsageError(f"{item.nodeid}: the name of a test has fewer than 80 letters")
