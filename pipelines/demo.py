@@ -48,7 +48,7 @@ def demo_config(variant: str, manifests: dict[str, str], storage: Path, args: An
     """Settings that a laptop trains in a minute; the schedule keeps the paper's shape."""
     steps = args.epochs
     return Config(
-        model=ModelConfig(variant=variant, depth=26, width=32, dropout=0.2),  # type: ignore[arg-type]
+        model=ModelConfig(variant=variant, depth=26, width=32, dropout=0.2),
         data=DataConfig(
             train=manifests["train"],
             val=manifests["val"],

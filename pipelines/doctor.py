@@ -51,7 +51,8 @@ def build_parser() -> Parser:
 
 def run(args: Any) -> dict[str, Any]:
     """Every finding; ``status`` is the worst of them."""
-    from stm.doctor.examine import Settings, absolute, examine
+    from stm.doctor.examine import Settings, examine
+    from stm.storage import resolved
 
     rates = None
     if args.bench:
@@ -60,7 +61,7 @@ def run(args: Any) -> dict[str, Any]:
         rates = read_rates(args.bench)
     settings = Settings(
         address=args.address,
-        storage=absolute(args.storage),
+        storage=resolved(args.storage),
         tracking=args.tracking,
         workers=args.workers,
         rates=rates,

@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 from pipelines.console import Parser, add_common, run_verb
+from stm.config import DataConfig
 
 _FORMATS = "folder, list, ucf101, hmdb51, something-v1, something-v2, jester, kinetics400"
 
@@ -68,13 +69,13 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--max-pixels",
         type=int,
-        default=2**26,
+        default=DataConfig.max_pixels,
         help="pixels a frame may have (8K video has half as many); larger ones are too_large",
     )
     parser.add_argument(
         "--decode-mib",
         type=int,
-        default=4096,
+        default=DataConfig.decode_mib,
         help="memory that decoding a file may take, in MiB; what takes more is too_large",
     )
     parser.add_argument(

@@ -23,20 +23,6 @@ SAY_EVERY_S = 30.0
 _LOOK_EVERY_S = 0.5
 
 
-def most(name: str) -> float | None:
-    """How much of a resource the nodes of the cluster's autoscaler may have in all; None where it does not say.
-
-    KubeRay's does; that of `ray up` does not in Ray 2.60.
-    """
-    from ray._private.state import state
-
-    try:
-        limits = state.get_max_resources_from_cluster_config()
-    except Exception:  # not of Ray's public API: without an answer we wait and see
-        return None
-    return None if limits is None else float(limits.get(name, 0.0))
-
-
 def wait_for(
     needed: Resources,
     bundles: list[Resources],

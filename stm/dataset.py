@@ -12,9 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stm.config import DataConfig
 from stm.errors import UserError
 from stm.log import get_logger
 from stm.results import IndexResult
+from stm.storage import make_writable
 from stm.ticker import Ticker
 
 if TYPE_CHECKING:
@@ -40,8 +42,8 @@ def index(
     seed: int = 0,
     deadline_s: float = 30.0,
     cross_check: int = 20,
-    max_pixels: int = 2**26,
-    decode_mib: int = 4096,
+    max_pixels: int = DataConfig.max_pixels,
+    decode_mib: int = DataConfig.decode_mib,
     address: str | None = None,
     tick: Callable[[int, int], None] | None = None,
 ) -> IndexResult:
@@ -132,10 +134,7 @@ def _output_folder(name: str) -> Path:
     """The folder, made and tried before hours of probing go by."""
     output = Path(name).absolute()
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        trial = output / ".writable"
-        trial.touch()
-        trial.unlink()
+        make_writable(output)
     except OSError as error:
         raise UserError(
             f"--output {name}: cannot write there ({error.strerror}). Name another folder."
@@ -182,6 +181,11 @@ def _log_bad(output: Path, manifests: dict[str, Manifest]) -> None:
             )
         more = f"; {len(bad) - _SHOWN_BAD} more" if len(bad) > _SHOWN_BAD else ""
         logger.warning(f"  all in {output / name}.bad.txt{more}")
+        if any(item["status"] == "too_large" for _, item in bad):
+            logger.warning(
+                "  too_large: --max_pixels and --decode_mib set the limits here, --data.max_pixels and "
+                "--data.decode_mib those of a run"
+            )
 
 
 def _refuse_unusable(output: Path, manifests: dict[str, Manifest]) -> None:

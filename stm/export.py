@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from stm import __version__
 from stm.checkpoint import format as checkpoints
+from stm.checkpoint.locate import resolve
 from stm.errors import UserError
 from stm.log import get_logger
 
@@ -67,10 +68,12 @@ def export(
     target = Path(output)
     if target.is_dir():
         raise UserError(f"--output {output}: is a directory; name the file")
-    directory = checkpoints.resolve(checkpoint)
+    directory = resolve(checkpoint)
     meta = checkpoints.read_meta(directory)
     model = _network(
-        checkpoints.network_arguments(meta), checkpoints.read_weights(directory), directory
+        checkpoints.network_arguments(meta, directory),
+        checkpoints.read_weights(directory),
+        directory,
     )
     metadata = describe(meta)
     write, read = {
@@ -105,19 +108,24 @@ def export(
 
 def describe(meta: checkpoints.Meta) -> dict[str, Any]:
     """What a user of the file must know, ready for JSON."""
-    from stm.train.step import IMAGENET_MEAN, IMAGENET_STD
+    from stm.model.inputs import IMAGENET_MEAN, IMAGENET_STD
 
     config = checkpoints.config_of(meta)
+    plugin = {} if meta.plugin is None else {"plugin": meta.plugin}
     return {
         "classes": meta.classes,
         "num_frames": config.data.num_segments,
         "size": config.data.size,
         "mean": list(IMAGENET_MEAN),
         "std": list(IMAGENET_STD),
-        "network": checkpoints.network_arguments(meta),
+        "network": {
+            **checkpoints.model_arguments(config),
+            "num_classes": len(meta.classes),
+        },
         "dataset": meta.dataset,
         "step": meta.step,
         "stm_version": __version__,
+        **plugin,
     }
 
 

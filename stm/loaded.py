@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stm.checkpoint.locate import locate
 from stm.package.network import TOP_K, PackagedNetwork
-from stm.package.registry import locate
 from stm.results import Prediction
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Model:
     def network(self) -> VideoResNet:
         """float32 [N, T, 3, S, S], as `transform` makes them -> logits [N, K]. In evaluation mode, on the GPU where
         there is one; a module like any other, which may be trained on."""
-        from stm.evaluate.inference import load_network
+        from stm.checkpoint.network import load_network
 
         return load_network(self.directory)
 
@@ -56,7 +56,7 @@ class Model:
         """
         import torch
 
-        from stm.train.step import normalise
+        from stm.model.inputs import normalise
 
         clips = self._packaged.clip_of(video)[None]
         return normalise(np.ascontiguousarray(clips), torch.device("cpu"))[0]
@@ -85,11 +85,18 @@ class Model:
         return Prediction(path=path, top5=top5)
 
 
-def load(model: str | os.PathLike[str], *, tracking: str | None = None) -> Model:
+def load(
+    model: str | os.PathLike[str], *, tracking: str | None = None, plugin: str | None = None
+) -> Model:
     """The network of a run (its best checkpoint), a checkpoint, a URL of either, or ``models:/NAME@ALIAS``.
 
     ``tracking`` is the MLflow server or database of a registered one; None uses $MLFLOW_TRACKING_URI, else
-    runs/mlflow.db. Raises ``UserError`` where there is none.
+    runs/mlflow.db. ``plugin`` is the file that the network's blocks come from, where they are your own
+    (``stm.model.plugins``). Raises ``UserError`` where there is no such model.
     """
+    if plugin is not None:
+        from stm.model import plugins
+
+        plugins.load(plugin)
     located = locate(os.fspath(model), tracking)
     return Model(located.directory, located.label)

@@ -55,8 +55,8 @@ def _main(
 ) -> None:
     import torch
 
-    from stm.bench.model import make_step
     from stm.bench.naive import build_naive
+    from stm.bench.steps import make_step
 
     torch.set_num_threads(threads)
     model = build_naive(depth=depth, num_classes=174, width=width)

@@ -52,6 +52,7 @@ from stm.data.roots import (
 )
 from stm.errors import UserError
 from stm.log import get_logger
+from stm.storage import is_url
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -359,7 +360,7 @@ def _log_root(
     recorded: str | None,
     wanted: str | None,
 ) -> None:
-    if used is None or "://" in used:
+    if used is None or is_url(used):
         return
     if used != recorded and wanted is None:
         _warn_once(f"{path}: its videos were in {recorded}, which is no more; they are in {used}")

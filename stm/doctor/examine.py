@@ -7,7 +7,6 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from stm import cluster
@@ -30,6 +29,7 @@ from stm.errors import UserError
 from stm.log import get_logger
 from stm.planning.rates import Rates
 from stm.redaction import redact
+from stm.storage import is_url
 
 logger = get_logger(__name__)
 
@@ -127,7 +127,7 @@ def _reach(address: str) -> None:
 def _here_alone(settings: Settings) -> list[Finding]:
     """What can be said of this machine without Ray."""
     ranges = versions.requirements()
-    folders = [] if "://" in settings.storage else [settings.storage]
+    folders = [] if is_url(settings.storage) else [settings.storage]
     try:
         report = within(settings.deadline_s, lambda: facts.gather(list(ranges), folders))
     except Exception as error:
@@ -207,7 +207,7 @@ def side_by_side(checks: dict[str, Callable[[], Finding]], deadline_s: float) ->
 def _facts(
     nodes: list[Node], libraries: list[str], settings: Settings
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    local = [] if "://" in settings.storage else [settings.storage]
+    local = [] if is_url(settings.storage) else [settings.storage]
     return answers(
         on_each(
             nodes,
@@ -240,8 +240,3 @@ def _decoders(nodes: list[Node], ranges: dict[str, str], deadline_s: float) -> F
     left = max(1.0, deadline_s - (time.monotonic() - begun))
     reports, absent = answers(on_each(nodes, decoders.read_everywhere, data, deadline_s=left))
     return decoders.check(reports, absent, expects_decord="decord" in ranges)
-
-
-def absolute(path: str) -> str:
-    """A storage as every process understands it, whatever folder it runs in."""
-    return path if "://" in path else str(Path(path).resolve())

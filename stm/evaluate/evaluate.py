@@ -11,18 +11,19 @@ import numpy as np
 
 from stm import cluster, tracking
 from stm.checkpoint import format as checkpoints
+from stm.checkpoint.locate import resolve
 from stm.config import Config
 from stm.data.manifest import Manifest
 from stm.data.roots import IF_MOVED, absolute_root
 from stm.errors import UserError
 from stm.evaluate.fusing import ScoreFile
-from stm.evaluate.inference import Scores, score_manifest
-from stm.evaluate.metrics import Metrics, measure
 from stm.evaluate.protocols import protocol as named_protocol
 from stm.evaluate.reporting import output_folder, run_folder, write_report
 from stm.log import get_logger
 from stm.report import pictures
 from stm.results import EvaluateResult
+from stm.scoring.inference import Scores, score_manifest
+from stm.scoring.metrics import Metrics, measure
 from stm.ticker import Ticker
 
 logger = get_logger(__name__)
@@ -53,8 +54,9 @@ def evaluate(
     ``UserError`` for what the user can mend.
     """
     chosen = named_protocol(protocol)
-    directory = checkpoints.resolve(checkpoint)
+    directory = resolve(checkpoint)
     meta = checkpoints.read_meta(directory)
+    checkpoints.check_plugin(meta, directory)
     read = Manifest.read(manifest_path, root)
     manifest = read.with_classes(
         meta.classes, name=f"--manifest {manifest_path}", of=f"the network in {directory}"
@@ -75,6 +77,7 @@ def evaluate(
         num_samplings=chosen.num_samplings,
         batch_size=batch_size,
         num_workers=num_workers,
+        decode_deadline_s=config.data.decode_deadline_s,
         tick=tick or Ticker("clips"),
     )
     seconds = time.monotonic() - began

@@ -11,13 +11,14 @@ from typing import Any
 from stm.checkpoint import format as checkpoints
 from stm.data.manifest import Manifest
 from stm.errors import UserError
-from stm.evaluate.inference import Scores, absolute
-from stm.evaluate.metrics import Metrics
 from stm.evaluate.protocols import protocol as named_protocol
 from stm.log import get_logger
 from stm.report import page
 from stm.report.facts import Facts, fingerprint_of
 from stm.report.record import read_record
+from stm.scoring.inference import Scores
+from stm.scoring.metrics import Metrics
+from stm.storage import absolute, is_url, make_writable
 from stm.train.folders import working_folder
 from stm.train.summary import versions
 
@@ -26,7 +27,7 @@ logger = get_logger(__name__)
 
 def run_folder(checkpoint: str) -> Path:
     """Where the driver of the run that wrote ``checkpoint`` keeps its record."""
-    if "://" not in checkpoint:
+    if not is_url(checkpoint):
         return Path(checkpoint).resolve().parent
     storage, _, name = checkpoint.rstrip("/").rpartition("/")[0].rpartition("/")
     return working_folder(storage, name)
@@ -49,10 +50,7 @@ def output_folder(
     beside = run_folder(checkpoint) / f"evaluate-{protocol}-{Path(manifest_path).stem}"
     folder = beside if output is None else Path(output)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        trial = folder / ".writable"
-        trial.touch()
-        trial.unlink()
+        make_writable(folder)
     except OSError as error:
         if output is not None:
             raise UserError(f"--output {output}: cannot be written to ({error.strerror})") from None

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from stm.checkpoint import format as checkpoints
+from stm.checkpoint.locate import resolve
+from stm.checkpoint.network import load_network
 from stm.config import DataConfig
 from stm.data.decode import VideoError
 from stm.data.finding import find_videos
 from stm.data.shards import is_shard_path, split_shard_path
 from stm.errors import UserError
-from stm.evaluate.inference import load_network
 from stm.explain import frames, maps, picture
 from stm.explain.colours import Scale
 from stm.explain.film import Layer, write_film
@@ -42,7 +43,7 @@ class Network:
     """The network of a checkpoint, and what is known of it."""
 
     def __init__(self, checkpoint: str) -> None:
-        self.directory = checkpoints.resolve(checkpoint)
+        self.directory = resolve(checkpoint)
         meta = checkpoints.read_meta(self.directory)
         self.model = load_network(self.directory)
         self.device = self.model.fc.weight.device
@@ -55,7 +56,7 @@ class Network:
 
     def look(self, clips: np.ndarray, blocks: Sequence[str]) -> maps.Seen:
         """``clips: uint8 [N, T, S, S, 3]`` through the network, in float32."""
-        from stm.train.step import normalise
+        from stm.model.inputs import normalise
 
         return maps.look(self.model, normalise(clips, self.device), blocks)
 
@@ -127,15 +128,17 @@ def explain(
         network.label(class_name)
     folder = make_folder(output)
     rows: list[dict[str, Any]] = []
-    for path, stem in zip(paths, _stems(paths), strict=True):
-        try:
-            pictures = frames.read(path, network.data)
-        except VideoError as error:
-            rows.append({"path": path, "error": error.why})
-            logger.warning(f"{path}: {rows[-1]['error']}")
-            continue
-        rows.append({"path": path, **_explain(network, pictures, names, class_name, folder / stem)})
-        logger.info(f"{path}: {rows[-1]['top5'][0]['class']}")
+    with frames.decoder_of(network.data) as decoder:
+        for path, stem in zip(paths, _stems(paths), strict=True):
+            try:
+                pictures = frames.read(decoder, path, network.data)
+            except VideoError as error:
+                rows.append({"path": path, "error": error.why})
+                logger.warning(f"{path}: {rows[-1]['error']}")
+                continue
+            shown = _explain(network, pictures, names, class_name, folder / stem)
+            rows.append({"path": path, **shown})
+            logger.info(f"{path}: {rows[-1]['top5'][0]['class']}")
     unread = [row for row in rows if "error" in row]
     if len(unread) == len(rows):
         first = unread[0]

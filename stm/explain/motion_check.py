@@ -149,7 +149,11 @@ def untrained(network: Network, seed: int = 0) -> Network:
     fresh = copy.copy(network)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh.model = build_model(**checkpoints.network_arguments(meta)).eval().to(network.device)
+        fresh.model = (
+            build_model(**checkpoints.network_arguments(meta, network.directory))
+            .eval()
+            .to(network.device)
+        )
     return fresh
 
 

@@ -26,8 +26,8 @@ import numpy as np
 
 from stm.checkpoint import format as checkpoints
 from stm.data.decode import VideoError, probe
-from stm.evaluate.inference import Classifier
 from stm.evaluate.protocols import protocol
+from stm.scoring.inference import Classifier
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -171,5 +171,12 @@ def _from_data_url(number: int, url: str) -> bytes:
 
 
 def _load_pyfunc(data_path: str) -> PackagedNetwork:
-    """What MLflow calls with the package's data: the checkpoint's folder."""
+    """What MLflow calls with the package's data: the checkpoint's folder.
+
+    Who loads a package of MLflow's runs the code in it, this module to begin with; a plugin's is part of that.
+    """
+    if checkpoints.read_meta(data_path).plugin is not None:
+        from stm.model import plugins
+
+        plugins.load(os.path.join(data_path, checkpoints.PLUGIN))
     return PackagedNetwork(data_path)

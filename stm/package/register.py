@@ -16,13 +16,14 @@ from typing import Any
 
 import stm
 from stm.checkpoint import format as checkpoints
+from stm.checkpoint.locate import CHAMPION, MODEL_ID, PREFIX, open_client, resolve
 from stm.errors import UserError
 from stm.log import get_logger
 from stm.package import rules
 from stm.package.card import model_card
 from stm.package.contents import pinned_requirements, save_package
-from stm.package.registry import CHAMPION, MODEL_ID, PREFIX, open_client
 from stm.results import EvaluateResult
+from stm.storage import is_url
 from stm.tracking import tracking_uri
 
 logger = get_logger(__name__)
@@ -66,8 +67,9 @@ def register(
         raise UserError(
             f"--rule {rule} compares measurements: give --manifest, to measure this one on"
         )
-    directory = checkpoints.resolve(checkpoint)
+    directory = resolve(checkpoint)
     meta = checkpoints.read_meta(directory)
+    checkpoints.check_plugin(meta, directory)
     uri = tracking or _own_store(meta, directory)
     client = open_client(uri)
 
@@ -228,7 +230,7 @@ def _own_store(meta: checkpoints.Meta, directory: str) -> str:
     """Where the run was recorded: its server, or the database beside it, wherever the run lies now."""
     config = checkpoints.config_of(meta)
     storage = config.train.storage
-    if "://" not in directory:
+    if not is_url(directory):
         storage = str(Path(directory).resolve().parent.parent)
     uri = tracking_uri(config.tracking, storage)
     if uri is None:

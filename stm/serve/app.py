@@ -18,10 +18,11 @@ from typing import Any
 
 from stm import cluster
 from stm.checkpoint import format as checkpoints
+from stm.checkpoint.locate import PREFIX, Located, locate
 from stm.data.stream.clips import ClipSpec
 from stm.errors import UserError
 from stm.log import get_logger
-from stm.package.registry import PREFIX, Located, locate
+from stm.storage import absolute
 
 logger = get_logger(__name__)
 
@@ -57,6 +58,7 @@ def running(
     if not located.label.startswith(PREFIX):  # strangers need not know this machine's folders
         located = replace(located, label="/".join(located.directory.rstrip("/").split("/")[-2:]))
     meta = checkpoints.read_meta(located.directory)
+    checkpoints.check_plugin(meta, located.directory)
     decoders = num_decoders or min(4, os.cpu_count() or 1)
     _require_free(host, port)
     cluster.connect(address, num_cpus=num_replicas + decoders)
@@ -149,6 +151,7 @@ def _application(
     """Front, decoders and networks, bound together."""
     from ray.serve import deployment as untyped
 
+    from stm.model import plugins
     from stm.serve.decoder import Decoder
     from stm.serve.front import Front
     from stm.serve.network import Network
@@ -175,10 +178,11 @@ def _application(
         ray_actor_options={"num_cpus": 1, "num_gpus": gpus},
         **shared,
     ).bind(
-        os.path.abspath(located.directory) if "://" not in located.directory else located.directory,
+        absolute(located.directory),
         max(1, cores // num_replicas) if not gpus else 1,
         data.num_segments,
         data.size,
+        plugins.loaded(),
     )
     return front.bind(decoder, network, limits, meta.classes, located.label)
 

@@ -18,6 +18,8 @@ from stm.config import Config
 from stm.data.manifest import Manifest
 from stm.data.stream.clips import ClipSpec
 from stm.log import get_logger
+from stm.scoring.inference import score_manifest
+from stm.scoring.metrics import measure
 from stm.train.recorder import Recorder
 
 logger = get_logger(__name__)
@@ -89,9 +91,6 @@ class AsyncValidation:
 
 def validate_checkpoint(path: str, config: Config, manifest: Manifest) -> dict[str, float]:
     """What ``stm.train.validation.validate`` returns, of a checkpoint, through the scoring graph of evaluation."""
-    from stm.evaluate.inference import score_manifest
-    from stm.evaluate.metrics import measure
-
     scores = score_manifest(manifest, path, ClipSpec.one_clip(config.data))
     labels_N = manifest.table.column("label").to_numpy().astype(np.int64)
     metrics = measure(scores.scores_NK, labels_N, scores.readable_N)

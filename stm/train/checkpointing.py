@@ -78,7 +78,7 @@ class Checkpoints:
             path = self._store.commit(
                 place.step,
                 lambda folder: checkpoints.write(
-                    folder, self._replica.shipped, state, meta, self.history
+                    folder, self._replica.shipped, state, meta, self.history, job.plugin
                 ),
             )
         except OSError as error:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from stm import cluster
+from stm.checkpoint import format as checkpoints
 from stm.checkpoint.store import CheckpointStore
 from stm.config import Config
 from stm.data.manifest import Manifest
@@ -84,6 +85,7 @@ def fit(
             board=actor,
             mlflow_run_id=tracker.run_id,
             versions=versions(),
+            plugin=checkpoints.load_plugin(config),
         )
         streams = plan_data_config(
             train_stream, validation, _latest_position(store, actor), placement.cpus_per_worker

@@ -21,6 +21,7 @@ from stm.checkpoint.store import CheckpointStore
 from stm.data.stream.graph import ClipBatch
 from stm.data.stream.plan import Position, mix, validates
 from stm.log import shown_by
+from stm.model import plugins
 from stm.train.batches import Batches
 from stm.train.checkpointing import Checkpoints
 from stm.train.events import EpochEnded, Kept, Started
@@ -61,6 +62,7 @@ class _Rank:
         torch.manual_seed(self.config.train.seed)
         store = CheckpointStore(job.run_directory)
         found = store.latest()
+        plugins.receive([job.plugin] if job.plugin else [])
         self.replica = Replica(
             self.config,
             len(job.classes),

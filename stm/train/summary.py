@@ -11,6 +11,7 @@ from stm.config import Config
 from stm.data.manifest import Manifest
 from stm.figures import plot_curves
 from stm.results import TrainResult
+from stm.storage import is_url
 
 
 def schedule(config: Config, train_manifest: Manifest, val_manifest: Manifest | None) -> str:
@@ -42,7 +43,7 @@ def result_of(
     (last, last_meta), (path, meta) = found[-1], best(found)
     tracker.tags({"stm.best_checkpoint": path})
     tracker.artifact(plot_curves(folder / "curves.png", {name: tracker.spool}))
-    if "://" not in path:
+    if not is_url(path):
         for file in (checkpoints.MODEL, checkpoints.META):
             tracker.artifact(Path(path) / file, "checkpoint")
     return TrainResult(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from stm import __version__, cluster, tracking
 from stm.checkpoint import format as checkpoints
@@ -13,6 +12,7 @@ from stm.checkpoint.store import CheckpointStore
 from stm.config import Config
 from stm.log import get_logger
 from stm.results import TrainResult
+from stm.storage import join, make_writable, resolved
 from stm.train.checks import check_compiler, check_network, check_same_run, flat, read_manifest
 from stm.train.events import Event
 from stm.train.fit import RunEnded, fit
@@ -51,11 +51,9 @@ def train(
         config.train.name
         or f"{config.model.variant}{config.model.depth}-{time.strftime('%Y%m%d-%H%M%S')}"
     )
-    storage = config.train.storage
     # Absolute: checkpoints outlive the directory this command was typed in.
-    if "://" not in storage:
-        storage = str(Path(storage).resolve())
-    store = CheckpointStore(f"{storage.rstrip('/')}/{name}")
+    storage = resolved(config.train.storage)
+    store = CheckpointStore(join(storage, name))
     check_network(config, train_manifest)
 
     cluster.connect(address, num_cpus=cluster.logical_cpus(config))
@@ -65,6 +63,7 @@ def train(
     if previous is not None:
         check_same_run(config, train_manifest.fingerprint, previous[1])
     folder = working_folder(storage, name)
+    make_writable(store.run_directory)
     folder.mkdir(parents=True, exist_ok=True)
     known_run_id = previous[1].mlflow_run_id if previous else None
     config = replace(config, train=replace(config.train, storage=storage, name=name))

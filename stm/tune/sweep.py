@@ -12,9 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stm import cluster, tracking
+from stm import cluster, ray_compat, tracking
+from stm.checkpoint import format as checkpoints
 from stm.errors import UserError
 from stm.log import get_logger
+from stm.storage import resolved
 from stm.train.checks import check_network, read_manifest
 from stm.train.folders import ray_storage, working_folder
 from stm.tune import record, results
@@ -47,9 +49,7 @@ def run_sweep(sweep: Sweep, *, address: str | None = None) -> dict[str, Any]:
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     base = sweep.base
-    storage = base.train.storage
-    if "://" not in storage:
-        storage = str(Path(storage).resolve())
+    storage = resolved(base.train.storage)
     uri = tracking.tracking_uri(base.tracking, storage)
     cluster.connect(address, num_cpus=cluster.logical_cpus(base), dashboard=True)
     folder = working_folder(storage, sweep.name)
@@ -83,6 +83,7 @@ def run_sweep(sweep: Sweep, *, address: str | None = None) -> dict[str, Any]:
                 num_videos=num_videos,
                 shares=shares,
                 parent=parent,
+                plugin=checkpoints.load_plugin(sweep.base),
             )
             _run_trials(job, folder)
         found = results.read_reports(folder / results.REPORTS)
@@ -148,7 +149,7 @@ def _run_trials(job: Any, folder: Path) -> None:
     from stm.tune.trial import Trial
     from stm.tune.watch import Watch
 
-    if not cluster.has_dashboard():
+    if not ray_compat.has_dashboard():
         raise UserError(
             "this Ray cluster runs without its dashboard, through which Ray learns that a trial has been ended and "
             "gives its CPUs back: start the head with `ray start --head --include-dashboard=true`"

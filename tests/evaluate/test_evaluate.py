@@ -20,10 +20,10 @@ from stm.data.manifest import Manifest
 from stm.data.stream.plan import Position
 from stm.data.synthetic import write_videos
 from stm.evaluate.evaluate import evaluate
-from stm.evaluate.inference import Classifier
 from stm.evaluate.predict import predict
 from stm.model import build_model
 from stm.model.packed import PackedNetwork, can_pack
+from stm.scoring.inference import Classifier
 from tests.videos import write_frame_folder, write_video
 
 pytestmark = pytest.mark.ray

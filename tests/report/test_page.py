@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from stm.data.synthetic import draw_video, encode
-from stm.evaluate.inference import Scores
-from stm.evaluate.metrics import measure
 from stm.report import page, pictures
 from stm.report.hardest import HardVideo, hardest
 from stm.report.markup import data_block, tag
 from stm.report.style import SCRIPT, STYLE
 from stm.report.svg import ticks
+from stm.scoring.inference import Scores
+from stm.scoring.metrics import measure
 from tests.report.makers import make_facts
 
 EVIL = "<script>alert('x')</script>\"' onload=alert(1) </script><!-- $a$"
