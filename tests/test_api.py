@@ -39,7 +39,7 @@ def test_importing_stm_imports_nothing_heavy():
     assert "stm" in imported
     ours = {name for name in imported if name.startswith("stm.")}
     assert ours == set(), "each name is imported when it is used"
-    assert len(imported) < 40, imported
+    assert not imported & {"torch", "ray", "numpy", "av", "mlflow", "rich", "yaml", "inspect"}
 
 
 def test_every_name_of_stm_is_there_and_listed():
