@@ -17,7 +17,7 @@ from stm.version import __version__ as __version__
 logging.getLogger("stm").addHandler(logging.NullHandler())
 
 _WHERE = {
-    "Block": "stm.model.block:Bottleneck",
+    "Block": "stm.model",
     "Config": "stm.config",
     "DataConfig": "stm.config",
     "Model": "stm.loaded",
@@ -50,9 +50,9 @@ if TYPE_CHECKING:
     from stm.evaluate.predict import predict as predict
     from stm.loaded import Model as Model
     from stm.loaded import load as load
+    from stm.model import Block as Block
     from stm.model import build_model as build_model
     from stm.model import load_pretrained as load_pretrained
-    from stm.model.block import Bottleneck as Block
     from stm.progress_view import progress_view as show_progress
     from stm.train.trainer import train as train
 

@@ -102,3 +102,9 @@ def ray_cluster() -> Iterator[None]:
 def made_or_real(request: pytest.FixtureRequest) -> Path | None:
     """None, for which a test makes its files; and where there is one, the folder of real clips and lists."""
     return REAL_DATA if request.param == "real" else None
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    name = item.originalname if isinstance(item, pytest.Function) else item.name
+    if len(name) >= 80:
+        raise pytest.UsageError(f"{item.nodeid}: the name of a test has fewer than 80 letters")

@@ -106,7 +106,7 @@ def test_a_folder_that_may_not_be_listed_is_an_entry_and_the_others_are_read(
         ("train/jump/a.mp4|train/wave/b.mp4|test/1.mp4|test/2.mp4", ("train",)),
     ],
 )
-def test_split_folders_are_known_by_compounds_and_beside_strays_and_unlabelled_videos(
+def test_split_folders_are_known_by_compounds_beside_strays_and_unlabelled_videos(
     tmp_path: Path, media: str, splits: tuple[str, ...]
 ) -> None:
     read = read_annotations("folder", make(tmp_path, {}, media))

@@ -39,7 +39,7 @@ def test_every_variant_equals_the_same_network_written_plainly(settings):
         torch.testing.assert_close(model(clips), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_stm_with_cmm_silenced_and_identity_kernels_is_the_plain_resnet_frame_by_frame():
+def test_stm_without_cmm_and_with_identity_kernels_is_the_resnet_frame_by_frame():
     model, clips = make(), torch.randn(2, 4, 3, 64, 64)
     with torch.no_grad():
         for block in model.modules():

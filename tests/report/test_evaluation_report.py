@@ -44,9 +44,7 @@ def run(ray_cluster, tmp_path_factory):
 
 
 @pytest.mark.ray
-def test_an_evaluation_leaves_its_report_beside_the_checkpoint_and_one_that_fails_costs_no_result(
-    run, monkeypatch
-):
+def test_a_report_lies_beside_the_checkpoint_and_one_that_fails_costs_no_result(run, monkeypatch):
     checkpoint, manifest = run
     result = evaluate(str(checkpoint), str(manifest))
     folder = checkpoint.parent / "evaluate-efficient-val"

@@ -165,7 +165,7 @@ def test_one_class_and_one_video_make_a_page():
     assert "<h1>" in page.render(make_facts(1, 2), [])
 
 
-def test_frames_of_the_hardest_are_read_and_a_file_that_is_gone_costs_only_its_picture(tmp_path):
+def test_frames_of_the_hardest_are_read_and_a_lost_file_costs_only_its_picture(tmp_path):
     there = tmp_path / "clip.mp4"
     encode(there, draw_video(0, np.random.default_rng(0), size=48, num_frames=8))
     facts = make_facts(5, 40, paths=(there, tmp_path / "gone.mp4"))
