@@ -10,7 +10,7 @@ import numpy as np
 
 from stm.figures import INK, MUTED, RIGHT, WRONG, new_figure, plain, save
 from stm.report.background import smoothed
-from stm.report.confusions import seriate
+from stm.report.confusions import ordered_confusion
 from stm.report.facts import Facts
 from stm.report.hardest import HardVideo
 from stm.report.intervals import wilson
@@ -35,9 +35,7 @@ def plot_confusion(path: Path, confusion_KK: np.ndarray, classes: list[str], tit
     from matplotlib.colors import LinearSegmentedColormap, to_rgb
 
     size = len(classes)
-    order = seriate(confusion_KK)
-    counts = confusion_KK[np.ix_(order, order)]
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    counts, shares, order = ordered_confusion(confusion_KK)
     colours = np.ones((size, size, 3))
     for is_right, colour in ((True, RIGHT), (False, WRONG)):
         ramp = LinearSegmentedColormap.from_list("", [(1.0, 1.0, 1.0), to_rgb(colour)])
