@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pipelines.bench_tables import show
 from pipelines.console import Parser, add_common, add_root, run_verb, say
 from stm.errors import UserError
+from stm.ticker import Ticker
 
 Depth = Literal[26, 50, 101, 152]
 NUM_CLIPS = {"data": 960, "train": 240}
@@ -146,7 +147,7 @@ def _decode(args: Any) -> dict[str, Any]:
         num_frames=args.num_segments,
         size=args.size,
         repetitions=args.repetitions,
-        tick=lambda done, total: say(f"  {done} of {total} videos") if done % 10 == 0 else None,
+        tick=Ticker(say, "videos"),
     )
     if not result["num_videos"]:
         named = [f"  {what}: {why}" for what, why in result["unreadable"].items()]
@@ -260,7 +261,7 @@ def _model(args: Any) -> dict[str, Any]:
         onnx=args.onnx,
         script=args.script,
         networks=model.NETWORKS if args.ablations else model.ESSENTIAL,
-        tick=lambda done, total: say(f"  round {done} of {total}"),
+        tick=Ticker(say, "rounds"),
     )
     by_mode = {row["mode"]: row for row in result["rows"] if row["network"] == "stm"}
     result["sum"] = "STM takes " + ", ".join(

@@ -17,6 +17,7 @@ from pipelines.console import Parser, add_common, run_verb, say
 from stm.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from stm.errors import UserError
 from stm.progress_view import progress_view
+from stm.ticker import Ticker
 
 VARIANTS = ("stm", "tsn")
 
@@ -92,7 +93,7 @@ def run(args: Any) -> dict[str, Any]:
             num_train=args.train_videos,
             num_test=args.test_videos,
             seed=args.seed,
-            tick=_every(100, "videos"),
+            tick=Ticker(say, "videos"),
         )
     say("[2/4] starting Ray, indexing: every file is opened and its frames are counted")
     storage = output / f"runs-{args.train_videos}-{args.test_videos}-{args.seed}-{args.epochs}"
@@ -102,7 +103,7 @@ def run(args: Any) -> dict[str, Any]:
     )
     _index(videos, manifests)
 
-    from stm import figures
+    from stm import figures, spool
     from stm.evaluate.evaluate import evaluate
     from stm.train.trainer import train
 
@@ -125,7 +126,7 @@ def run(args: Any) -> dict[str, Any]:
         result[variant]["run"] = trained["run"]
         say(f"  {variant}: top-1 {measured['top1']:.1%} of {measured['num_videos']} videos")
     say("[4/4] drawing")
-    spools = {variant: storage / result[variant]["run"] / "tracking.jsonl" for variant in VARIANTS}
+    spools = {variant: storage / result[variant]["run"] / spool.NAME for variant in VARIANTS}
     result["figures"] = [
         str(figures.plot_curves(output / "figures" / "curves.png", spools)),
         *(result[variant]["files"]["confusion"] for variant in VARIANTS),
@@ -153,14 +154,6 @@ def _index(videos: Path, manifests: dict[str, str]) -> None:
     say(
         f"  {summary.num_videos} videos: {summary.status}, {summary.num_cross_checked} cross-checked with decord"
     )
-
-
-def _every(count: int, what: str) -> Any:
-    def tick(done: int, total: int) -> None:
-        if done % count == 0 or done == total:
-            say(f"  {done} of {total} {what}")
-
-    return tick
 
 
 def show(result: dict[str, Any]) -> str:

@@ -9,12 +9,12 @@ used. The same command again probes only what is new or has changed.
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.console import Parser, add_common, run_verb, say
 from stm.errors import UserError
+from stm.ticker import Ticker
 
 if TYPE_CHECKING:
     from stm.data.annotations import Annotations
@@ -139,7 +139,7 @@ def run(args: Any) -> dict[str, Any]:
         deadline_s=args.deadline_s,
         cross_check=args.cross_check,
         limits=Limits(args.max_pixels, args.decode_mib * 2**20),
-        progress=_Progress(),
+        progress=Ticker(say, "videos"),
     )
     paths = {name: str(output / f"{name}.parquet") for name in manifests}
     for name, manifest in manifests.items():
@@ -174,22 +174,6 @@ def _show(result: dict[str, Any]) -> str:
         + (f", and {result['bad'][name]} unusable" if result["bad"][name] else "")
         for name, path in result["manifests"].items()
     )
-
-
-class _Progress:
-    """A line on stderr every five seconds."""
-
-    def __init__(self) -> None:
-        self._begun = self._shown = time.monotonic()
-
-    def __call__(self, num_done: int, num_videos: int) -> None:
-        now = time.monotonic()
-        if now - self._shown < 5:
-            return
-        self._shown = now
-        rate = num_done / (now - self._begun)
-        left_s = (num_videos - num_done) / rate
-        say(f"{num_done} of {num_videos} videos, {rate:.0f} a second, {left_s:.0f} s left")
 
 
 def _output_folder(name: str) -> Path:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import math
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipelines.console import Parser, add_common, add_root, run_verb, say
 from stm.errors import UserError
+from stm.ticker import Ticker
 
 if TYPE_CHECKING:
     from stm.data.manifest import Manifest
@@ -128,7 +128,7 @@ def run(args: Any) -> dict[str, Any]:
         keep_source_on_failure=args.keep_source_on_failure,
         deadline_s=args.deadline_s,
         deadline_s_per_frame=args.deadline_s_per_frame,
-        progress=_Progress(),
+        progress=Ticker(say, "videos"),
     )
     target = output / source.name
     bad = target.with_suffix(".bad.txt")
@@ -225,22 +225,6 @@ def _output_folder(name: str, source: Path) -> Path:
             f"--output {name}: cannot write there ({error.strerror}). Name another folder."
         ) from error
     return output
-
-
-class _Progress:
-    """A line on stderr every five seconds."""
-
-    def __init__(self) -> None:
-        self._begun = self._shown = time.monotonic()
-
-    def __call__(self, num_done: int, num_videos: int) -> None:
-        now = time.monotonic()
-        if now - self._shown < 5:
-            return
-        self._shown = now
-        rate = num_done / (now - self._begun)
-        left_s = (num_videos - num_done) / rate
-        say(f"{num_done} of {num_videos} videos, {rate:.1f} a second, {left_s:.0f} s left")
 
 
 def _write_bad(path: Path, prepared: Manifest, failures: list[Failure]) -> None:

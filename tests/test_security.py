@@ -26,7 +26,8 @@ from stm.data.stream.plan import Position
 from stm.errors import UserError
 from stm.model import build_model, load_pretrained
 from stm.redaction import redact, redacted, secrets_in
-from stm.train import trainer
+from stm.train import checks, trainer
+from stm.train.folders import working_folder
 from tests.data.test_manifest import make_manifest
 from tests.package.untrained import write_checkpoint
 
@@ -106,7 +107,7 @@ def test_a_checkpoints_meta_holds_no_secret_and_still_continues_its_run(config, 
     )
     checkpoints.write(tmp_path, torch.nn.Linear(1, 1), {}, meta)
     assert all(SECRET.encode() not in file.read_bytes() for file in tmp_path.iterdir())
-    trainer.check_same_run(config, "f", checkpoints.read_meta(tmp_path))
+    checks.check_same_run(config, "f", checkpoints.read_meta(tmp_path))
 
 
 def test_neither_spool_nor_mlflow_hold_a_secret(config, tmp_path):
@@ -115,7 +116,7 @@ def test_neither_spool_nor_mlflow_hold_a_secret(config, tmp_path):
     database = f"sqlite:///{tmp_path}/mlflow.db"
     recorded = replace(config, tracking=TrackingConfig(uri=database))
     tracker = tracking.open_run(recorded, tmp_path, "first")
-    tracker.params(trainer._flat(config.to_dict()))
+    tracker.params(checks.flat(config.to_dict()))
     tracker.tags({"stm.checkpoint": URI, "stm.last_failure": f"cannot read {URI}: refused"})
     assert tracker.deliver()
     assert SECRET not in (tmp_path / "tracking.jsonl").read_text()
@@ -145,7 +146,7 @@ def test_a_terminal_shows_no_secret(config, capfd):
     assert "***" in out
     assert SECRET not in out + err
     assert SECRET not in tracking.how_to_look(URI)
-    assert SECRET not in str(trainer.working_folder(f"ftp://ann:{SECRET}@host/runs", "first"))
+    assert SECRET not in str(working_folder(f"ftp://ann:{SECRET}@host/runs", "first"))
 
 
 @pytest.mark.ray

@@ -23,8 +23,8 @@ from stm.data.manifest import Manifest
 from stm.data.stream.clips import ClipSpec, load_views
 from stm.data.stream.graph import ClipBatch, build_stream, iterate
 from stm.train.clock import StepClock, share_waited
+from stm.train.fit import stream_spec
 from stm.train.replica import Replica
-from stm.train.trainer import stream_spec
 
 LEARNING_RATE = 1e-4
 """Of the steps that are timed; what they learn is thrown away."""

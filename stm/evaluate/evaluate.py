@@ -22,6 +22,7 @@ from stm.evaluate.metrics import Metrics, measure
 from stm.evaluate.protocols import protocol as named_protocol
 from stm.evaluate.reporting import output_folder, run_folder, write_report
 from stm.report import pictures
+from stm.ticker import Ticker
 
 
 def evaluate(
@@ -42,8 +43,8 @@ def evaluate(
     """Score every video of the manifest once and report: scores, figures and a page that shows them.
 
     They go into ``output``, by default ``evaluate-PROTOCOL-MANIFEST`` beside the checkpoint. Without ``report`` only a
-    named ``output`` is written to, and gets no page. ``tick(done, total)`` counts clips; by default ``say`` tells each
-    tenth.
+    named ``output`` is written to, and gets no page. ``tick(done, total)`` counts clips; by default ``say`` is
+    told.
 
     Every video must lie in the folder or URL ``root``, where one is given.
 
@@ -73,7 +74,7 @@ def evaluate(
         num_samplings=chosen.num_samplings,
         batch_size=batch_size,
         num_workers=num_workers,
-        tick=tick or _ticker(say),
+        tick=tick or Ticker(say, "clips"),
     )
     seconds = time.monotonic() - began
     if not scores.readable_N.any() and {f["reason"] for f in scores.failures} == {"not_found"}:
@@ -167,16 +168,3 @@ def write(
             pictures.plot_per_class(output / "per_class.png", *per_class, classes, title)
         ),
     }
-
-
-def _ticker(say: Callable[[str], None]) -> Callable[[int, int], None]:
-    """Say each further tenth."""
-    said = 0
-
-    def tick(done: int, total: int) -> None:
-        nonlocal said
-        if done * 10 // total > said:
-            said = done * 10 // total
-            say(f"  {done} of {total} clips")
-
-    return tick

@@ -18,7 +18,8 @@ from stm.evaluate.protocols import protocol as named_protocol
 from stm.report import page
 from stm.report.facts import Facts, fingerprint_of
 from stm.report.record import read_record
-from stm.train.trainer import versions, working_folder
+from stm.train.folders import working_folder
+from stm.train.summary import versions
 
 
 def run_folder(checkpoint: str) -> Path:

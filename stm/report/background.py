@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from stm.figures import smoothed
 from stm.markup import Html, percent
 from stm.report.facts import Facts
 from stm.report.health import Health, num_unusable
@@ -97,13 +98,6 @@ def _speed(record: TrainingRecord) -> list[Figure]:
         caption = f"share of a worker's time, median {percent(float(np.median(wait.y)))}"
         figures.append(Figure("Waiting for data", chart, caption))
     return figures
-
-
-def smoothed(values: np.ndarray) -> np.ndarray:
-    """Mean over a window of a fortieth of the curve, at least 5 points; ends are repeated."""
-    window = max(5, len(values) // 40) | 1
-    padded = np.pad(values, window // 2, mode="edge")
-    return np.convolve(padded, np.ones(window) / window, mode="valid")
 
 
 def _points(series: Series, most: int = 800) -> list[tuple[float, float]]:

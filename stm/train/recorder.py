@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from stm.figures import series
+from stm.spool import series
 from stm.tracking import Tracker
 from stm.train.progress import Event
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from stm import cluster, tracking
 from stm.errors import UserError
-from stm.train.trainer import check_network, ray_storage, read_manifest, working_folder
+from stm.train.checks import check_network, read_manifest
+from stm.train.folders import ray_storage, working_folder
 from stm.tune import record, results
 from stm.tune.placement import Shares, share
 from stm.tune.settings import Sweep

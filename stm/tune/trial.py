@@ -25,7 +25,9 @@ from stm.checkpoint.format import META, Meta, read_meta
 from stm.checkpoint.store import CheckpointStore
 from stm.config import Config
 from stm.errors import UserError
-from stm.train.trainer import RunEnded, RunFailed, train, working_folder
+from stm.train.fit import RunEnded, RunFailed
+from stm.train.folders import working_folder
+from stm.train.trainer import train
 from stm.tune import record
 from stm.tune.placement import Shares
 from stm.tune.settings import Sweep

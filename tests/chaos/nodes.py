@@ -34,12 +34,12 @@ def recording_loop(settings: dict[str, Any]) -> Any:
         line = {
             "at": time.time(),
             "group": group,
-            "world_size": rank.world_size,
-            "step": rank.step,
+            "world_size": rank.group.world_size,
+            "step": rank.place.step,
             "epoch": batch.epoch,
             "videos": videos,
         }
-        with (folder / f"{group}-{rank.rank}.jsonl").open("a") as file:
+        with (folder / f"{group}-{rank.group.rank}.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
 
     loop._Rank._train_step = step  # type: ignore[method-assign]
@@ -61,9 +61,9 @@ def main(scenario: str, folder: Path) -> None:
     from runs import config_for
 
     import stm.train.loop
-    from stm.train import trainer
+    from stm.train import fit, trainer
 
-    trainer.RESIZE_CHECK_S = 2.0
+    fit.RESIZE_CHECK_S = 2.0
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     nodes.add_node(num_cpus=1, resources={"trainer": 1})
     second = nodes.add_node(num_cpus=1, resources={"trainer": 1}) if scenario != "grown" else None

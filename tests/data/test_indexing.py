@@ -14,9 +14,10 @@ import pytest
 from stm.data.annotations import Annotations, Entry, read_annotations
 from stm.data.decode import DEFAULT_LIMITS, Limits, probe
 from stm.data.index.cross_check import check_files, sample_files
-from stm.data.index.indexing import index_videos
+from stm.data.index.indexing import _probe_block, index_videos
 from stm.data.index.probe_store import PROBED, ProbeStore, remembered
 from stm.data.manifest import Manifest
+from stm.data.source_state import source_state
 from tests.data.probes import probe_and_log, probe_or_misbehave
 from tests.videos import cut_by_copying_packets, write_frame_folder, write_video
 
@@ -154,6 +155,20 @@ def test_an_interrupted_index_goes_on_and_a_changed_file_is_probed_again(
     assert summary.num_probed == 1
     lengths = manifests["train"].table["num_frames"].to_pylist()
     assert lengths == [700 if n == 8 else n for n in range(64, 0, -1)]
+
+
+def test_a_known_file_that_cannot_be_looked_at_spoils_none_of_its_block(tmp_path: Path) -> None:
+    video = tmp_path / "good.mp4"
+    video.write_bytes(b"x" * 5)
+    state, _ = source_state(str(video))
+    rows = {
+        "row": [0, 1],
+        "path": [str(video), "no-such-scheme://a/b.mp4"],
+        "known": [state, "1:2"],
+    }
+    found = _probe_block(pa.table(rows), probe=probe_and_log, deadline_s=60.0)
+    assert found["unchanged"].to_pylist() == [True, False]
+    assert found["status"].to_pylist()[1] not in ("", "ok")
 
 
 @pytest.mark.ray

@@ -12,7 +12,7 @@ from stm.config import Config, ModelConfig
 from stm.data.stream.plan import Position
 from stm.errors import UserError
 from stm.model import build_model
-from stm.train.trainer import check_same_run
+from stm.train.checks import check_same_run
 
 
 def make_meta(**changes):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stm.figures import series
+from stm.spool import series
 from stm.tracking import Tracker
 from stm.train.progress import RankWatch, slow_rank
 from stm.train.recorder import Recorder

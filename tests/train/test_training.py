@@ -34,7 +34,7 @@ from stm.data.index.indexing import index_videos
 from stm.data.manifest import Manifest
 from stm.data.synthetic import write_videos
 from stm.errors import UserError
-from stm.figures import series
+from stm.spool import series
 from stm.train.async_validation import validate_checkpoint
 from stm.train.trainer import train
 from tests.chaos.runs import arguments

@@ -21,7 +21,7 @@ from stm.data.annotations import read_annotations
 from stm.data.index.indexing import index_videos
 from stm.data.synthetic import write_videos
 from stm.errors import UserError
-from stm.figures import series
+from stm.spool import series
 from stm.tune import record
 from stm.tune.reading import parse_sweep
 from stm.tune.results import REPORTS, read_reports
