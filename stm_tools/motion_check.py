@@ -29,8 +29,8 @@ from stm.data.decode.resize import pixel_box, resize_clip
 from stm.data.manifest import Manifest
 from stm.data.stream import sampling, transforms
 from stm.errors import UserError
-from stm.explain import digits
 from stm.explain.explain import Network, titles
+from stm_tools import digits
 
 MEASURES = ("motion", "at_rest", "order", "direction")
 UNTRAINED = "untrained"
