@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import math
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union
@@ -60,15 +60,20 @@ class Rule:
 
 
 def check(section: str, settings: Any) -> None:
-    """Check every field of a dataclass by its type: ``--section.field value: must be ...``.
+    """Raise ``UserError`` at the first field of `broken`: ``--section.field value: must be ...``."""
+    for name, wrong in broken(settings):
+        raise UserError(f"--{section}.{name} {getattr(settings, name)}: {wrong}")
+
+
+def broken(settings: Any) -> Iterator[tuple[str, str]]:
+    """(field, what its value must be) of each field of a dataclass whose value is not of its type, or out of bounds.
 
     Numbers must be finite, a bool is no number, a whole number may stand for a float, and None is only taken where the
-    type says so. Raises ``UserError`` at the first field that is not so.
+    type says so.
     """
     for name, hint in _hints(settings.__class__).items():
-        value = getattr(settings, name)
-        if wrong := _wrong(value, hint):
-            raise UserError(f"--{section}.{name} {value}: {wrong}")
+        if wrong := _wrong(getattr(settings, name), hint):
+            yield name, wrong
 
 
 @functools.cache
