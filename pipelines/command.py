@@ -19,6 +19,7 @@ from pipelines.cli import VERBS
 from stm.config import Config
 from stm.errors import UserError
 from stm.redaction import redact, secrets_in
+from stm.storage import is_url
 
 HERE = ("submit", "jobs")
 """Verbs that speak to a cluster's job server, and make no sense as a job."""
@@ -137,7 +138,7 @@ def _check_config_file(arguments: list[str], sent: Collection[str]) -> None:
             continue
         value = value if equals else arguments[i + 1]
         path = Path(value)
-        if "://" in value or not path.is_file():
+        if is_url(value) or not path.is_file():
             continue
         if path.is_absolute():
             raise UserError(
@@ -153,7 +154,7 @@ def _check_paths(settings: dict[str, Any], sent: Collection[str], verb: str) -> 
     for key in sorted(settings.keys() & (_READ | _WRITTEN)):
         values = settings[key] if isinstance(settings[key], list) else [settings[key]]
         for value in values:
-            if not isinstance(value, str) or not value or "://" in value:
+            if not isinstance(value, str) or not value or is_url(value):
                 continue
             if Path(value).is_absolute():
                 elsewhere.append(f"--{key} {value}")

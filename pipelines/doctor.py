@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-from pipelines.console import Parser, add_common, run_verb, say
+from pipelines.console import Parser, add_common, run_verb
 
 UNFIT = 1
 """Exit status where a check fails, as `diff` and linters have it; 2 stays for bad input."""
@@ -51,7 +51,8 @@ def build_parser() -> Parser:
 
 def run(args: Any) -> dict[str, Any]:
     """Every finding; ``status`` is the worst of them."""
-    from stm.doctor.examine import Settings, absolute, examine
+    from stm.doctor.examine import Settings, examine
+    from stm.storage import resolved
 
     rates = None
     if args.bench:
@@ -60,13 +61,13 @@ def run(args: Any) -> dict[str, Any]:
         rates = read_rates(args.bench)
     settings = Settings(
         address=args.address,
-        storage=absolute(args.storage),
+        storage=resolved(args.storage),
         tracking=args.tracking,
         workers=args.workers,
         rates=rates,
         deadline_s=args.deadline_s,
     )
-    findings = examine(settings, say)
+    findings = examine(settings)
     present = {finding.status for finding in findings}
     status = next((s for s in ("fails", "warning") if s in present), "ok")
     return {"status": status, "findings": [finding.to_dict() for finding in findings]}

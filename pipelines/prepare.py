@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipelines.console import Parser, add_common, add_root, run_verb, say
 from stm.errors import UserError
+from stm.storage import make_writable
 from stm.ticker import Ticker
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def run(args: Any) -> dict[str, Any]:
         keep_source_on_failure=args.keep_source_on_failure,
         deadline_s=args.deadline_s,
         deadline_s_per_frame=args.deadline_s_per_frame,
-        progress=Ticker(say, "videos"),
+        progress=Ticker("videos"),
     )
     target = output / source.name
     bad = target.with_suffix(".bad.txt")
@@ -141,7 +142,7 @@ def run(args: Any) -> dict[str, Any]:
     if summary.left_alone:
         say(
             f"{len(summary.left_alone)} videos left as they were: prepared, they would not decode "
-            f"{args.min_gain:g} times as fast; all in {kept}"
+            f"{_faster(args.min_gain)}; all in {kept}"
         )
     same = prepared.fingerprint == manifest.fingerprint
     _show_failures(summary.failures, bad, same)
@@ -167,6 +168,10 @@ def run(args: Any) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> int:
     """`stm prepare`; exit status as in `pipelines.console`."""
     return run_verb(build_parser, run, argv, show=_show)
+
+
+def _faster(gain: float) -> str:
+    return "any faster" if gain == 1 else f"at least {gain:g} times as fast"
 
 
 def _as_dict(timings: Timings) -> dict[str, Any]:
@@ -216,10 +221,7 @@ def _output_folder(name: str, source: Path) -> Path:
             f"--output {name}: the new manifest would replace {source}. Name another folder."
         )
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        trial = output / ".writable"
-        trial.touch()
-        trial.unlink()
+        make_writable(output)
     except OSError as error:
         raise UserError(
             f"--output {name}: cannot write there ({error.strerror}). Name another folder."

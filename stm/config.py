@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal
 from stm.bounds import Bounds, Rule, check
 from stm.errors import UserError
 
-Variant = Literal["stm", "tsn", "cstm", "cmm", "tsm"]
 Decoder = Literal["auto", "packets", "sequential", "decord"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -35,26 +34,33 @@ def _names_a_directory(name: str) -> bool:
     return name not in ("", ".", "..") and "/" not in name and "\\" not in name
 
 
-def _require(condition: bool, flag: str, value: object, rule: str) -> None:
-    if not condition:
-        raise UserError(f"--{flag} {value}: {rule}")
-
-
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The network (``stm.model.build_model``)."""
 
-    variant: Variant = "stm"
-    """`stm`, or what the paper compares it with: `tsn`, `cstm`, `cmm`, `tsm`."""
+    variant: str = "stm"
+    """`stm`, what the paper compares it with (a module each in stm/model/variants), or a block of `plugin`."""
+
+    plugin: str | None = None
+    """Python file (or importable module) with blocks of your own; it travels to workers and into checkpoints."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Settings of a plugin's block, by the names of its keyword arguments."""
 
     depth: int = 50
     """ResNet depth: 26 (demos, tests), 50 (the paper), 101 or 152."""
 
-    fusion: Literal["sum", "concat"] = "sum"
-    """How the CSTM and CMM outputs of a block are joined (the paper's ablation)."""
+    fusion: str = "sum"
+    """How the CSTM and CMM outputs of a block are joined: `sum`, or `concat` (the paper's ablation)."""
 
-    temporal_conv: Literal["channelwise", "ordinary"] = "channelwise"
-    """CSTM's temporal convolution: one kernel a channel, or a dense one (the paper's ablation)."""
+    temporal_conv: str = "channelwise"
+    """CSTM's temporal convolution: `channelwise`, or `ordinary` (dense, the paper's ablation)."""
+
+    temporal_kernel: int = 3
+    """Taps of the temporal convolution, an odd number."""
+
+    reduction: int = 16
+    """CMM squeezes C channels to C / this."""
 
     stages: list[int] = field(default_factory=lambda: [2, 3, 4, 5])
     """ResNet stages, numbered 2 to 5 as in the paper, whose blocks are replaced."""
@@ -74,23 +80,20 @@ class ModelConfig:
     pretrained: str | None = None
     """State dict to start from: torchvision-layout ResNet, or a checkpoint of ours."""
 
-    def __post_init__(self) -> None:
-        _require(
-            self.depth in (26, 50, 101, 152), "model.depth", self.depth, "use 26, 50, 101 or 152"
-        )
-        _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "must be in [0, 1)")
-        _require(
-            self.width >= 16 and self.width % 16 == 0,
-            "model.width",
-            self.width,
-            "must be a positive multiple of 16 (the motion branch squeezes channels by 16)",
-        )
-        _require(
-            set(self.stages) <= {2, 3, 4, 5} and len(set(self.stages)) == len(self.stages),
-            "model.stages",
-            self.stages,
-            "stages are numbered 2 to 5, each at most once",
-        )
+    def build_arguments(self) -> dict[str, Any]:
+        """The arguments of ``stm.model.build_model`` (all but ``num_classes``), which also checks them.
+
+        A plugin's block gets, of the settings of stm's own blocks, those that were changed.
+        """
+        values = dataclasses.asdict(self)
+        for name in ("pretrained", "plugin"):
+            del values[name]
+        settings = values.pop("settings")
+        if self.plugin is not None:
+            for name in ("fusion", "temporal_conv", "temporal_kernel", "reduction"):
+                if values[name] == getattr(type(self), name):
+                    del values[name]
+        return values | settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,12 +157,11 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check("data", self)
-        _require(
-            self.max_cpus is None or self.max_cpus >= self.cpus_per_task,
-            "data.max_cpus",
-            self.max_cpus,
-            f"must leave room for one task of --data.cpus_per_task {self.cpus_per_task:g}, or null",
-        )
+        if self.max_cpus is not None and self.max_cpus < self.cpus_per_task:
+            raise UserError(
+                f"--data.max_cpus {self.max_cpus}: must leave room for one task of "
+                f"--data.cpus_per_task {self.cpus_per_task:g}, or null"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,12 +320,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check("train", self)
-        _require(
-            self.min_workers is None or 1 <= self.min_workers <= self.num_workers,
-            "train.min_workers",
-            self.min_workers,
-            f"must be between 1 and --train.num_workers {self.num_workers}, or null",
-        )
+        if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
+            raise UserError(
+                f"--train.min_workers {self.min_workers}: must be between 1 and "
+                f"--train.num_workers {self.num_workers}, or null"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from stm import spool
 from stm.config import Config, TrackingConfig
 from stm.errors import UserError
 from stm.redaction import redact, redacted
+from stm.storage import is_url
 
 RETRY_S = 30.0
 """Pause after a failed delivery; an absent server costs at most one short timeout in this time."""
@@ -31,7 +32,7 @@ def tracking_uri(config: TrackingConfig, storage: str) -> str | None:
         return None
     if config.uri:
         return config.uri
-    if "://" in storage:
+    if is_url(storage):
         raise UserError(
             f"--train.storage {storage} is a URL, and a tracking database cannot live there: "
             "give --tracking.uri the address of an MLflow server, or `none`"
@@ -176,7 +177,7 @@ def open_run(config: Config, folder: Path, name: str, known_run_id: str | None =
     record, and says so in the tracker's ``run_id``: None.
     """
     storage = config.train.storage
-    uri = tracking_uri(config.tracking, storage if "://" in storage else str(folder.parent))
+    uri = tracking_uri(config.tracking, storage if is_url(storage) else str(folder.parent))
     path = folder / spool.NAME
     if uri is None:
         return Tracker(None, None, path)

@@ -57,7 +57,7 @@ def _main(
 ) -> None:
     import torch
 
-    from stm.bench.model import make_step
+    from stm.bench.steps import make_step
     from stm_tools.naive import build_naive
 
     torch.set_num_threads(threads)

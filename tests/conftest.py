@@ -18,6 +18,16 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 
+def _real_data() -> Path | None:
+    beside = Path(__file__).parents[1] / ".." / "shared" / "data"
+    folder = Path(os.environ.get("STM_TEST_DATA", beside)).resolve()
+    return folder if folder.is_dir() else None
+
+
+REAL_DATA = _real_data()
+"""Folder of real clips and lists: ``STM_TEST_DATA``, or one beside this repository."""
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A cluster on this machine with four logical CPUs, for the whole session."""
@@ -30,12 +40,7 @@ def ray_cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.fixture(scope="session")
-def real_data() -> Path:
-    """The folder of real clips (``STM_TEST_DATA``); the test is skipped where it is missing."""
-    folder = Path(
-        os.environ.get("STM_TEST_DATA", Path(__file__).parents[1] / ".." / "shared" / "data")
-    ).resolve()
-    if not folder.is_dir():
-        pytest.skip(f"no real clips at {folder}: set STM_TEST_DATA to their folder")
-    return folder
+@pytest.fixture(scope="session", params=["made", "real"] if REAL_DATA else ["made"])
+def made_or_real(request: pytest.FixtureRequest) -> Path | None:
+    """None, for which a test makes its files; and where there is one, the folder of real clips and lists."""
+    return REAL_DATA if request.param == "real" else None

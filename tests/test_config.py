@@ -21,10 +21,6 @@ from stm.errors import UserError
 @pytest.mark.parametrize(
     ("make", "flag"),
     [
-        (lambda: ModelConfig(depth=34), "model.depth 34"),
-        (lambda: ModelConfig(dropout=1.0), "model.dropout"),
-        (lambda: ModelConfig(width=40), "model.width 40"),
-        (lambda: ModelConfig(stages=[1, 2]), "model.stages"),
         (lambda: DataConfig(num_segments=0), "data.num_segments 0"),
         (lambda: DataConfig(size=8), "data.size 8"),
         (lambda: DataConfig(scales=[1.2]), "data.scales"),

@@ -30,6 +30,7 @@ _FREE_ON_RESUME = {
     "optim.epochs",
     "model.gradient_checkpointing",
     "model.pretrained",
+    "model.plugin",
 }
 
 
@@ -42,6 +43,7 @@ def read_manifest(path: str | None, flag: str, root: str | None = None) -> Manif
 
 def check_network(config: Config, manifest: Manifest) -> None:
     """Build the network once in the driver, so that what is wrong with it is told before anything starts."""
+    checkpoints.check_model(config)
     if config.model.pretrained is None and not config.optim.groups:
         return
     from stm.model import build_model, load_pretrained
@@ -72,6 +74,14 @@ def check_same_run(config: Config, fingerprint: str, meta: checkpoints.Meta) -> 
         raise UserError(
             f"run {config.train.name!r} was trained on another manifest (fingerprint {meta.fingerprint[:12]}, "
             f"--data.train has {fingerprint[:12]}): choose another --train.name"
+        )
+    plugin = checkpoints.load_plugin(config)
+    before, now = (meta.plugin or {}).get("digest"), plugin.digest if plugin else None
+    if before != now:
+        raise UserError(
+            f"run {config.train.name!r} was trained with blocks of {meta.plugin and meta.plugin['name']} "
+            f"(sha256 {before and before[:12]}), and --model.plugin {config.model.plugin} is another source "
+            f"({now and now[:12]}): choose another --train.name, or give the same file"
         )
     old, new = flat(Config.from_dict(meta.config).to_dict()), flat(config.to_dict())
     changed = [

@@ -7,6 +7,7 @@ from typing import Any
 
 from stm.config import Config
 from stm.data.stream.plan import Position, step_of, steps_per_epoch
+from stm.model.plugins import Plugin
 
 
 class StopRun(Exception):
@@ -37,6 +38,8 @@ class Job:
     """Progress board (an actor), or None."""
     mlflow_run_id: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    plugin: Plugin | None = None
+    """The source of the network's blocks, where they are the user's own."""
 
 
 class Place:

@@ -52,7 +52,9 @@ def check(sweep: Sweep, counts_trials: bool, at: Where) -> Sweep:
         "base",
         "train.validation async: a sweep decides at the end of an epoch, so validation is inline",
     )
-    return _check_search(sweep, counts_trials, at)
+    sweep = _check_search(sweep, counts_trials, at)
+    _check_networks(sweep, at)
+    return sweep
 
 
 def _check_search(sweep: Sweep, counts_trials: bool, at: Where) -> Sweep:
@@ -81,3 +83,22 @@ def _check_search(sweep: Sweep, counts_trials: bool, at: Where) -> Sweep:
             except UserError as error:
                 raise at.error(("space",), f"{drawn}: {error}") from None
     return sweep
+
+
+def _check_networks(sweep: Sweep, at: Where) -> None:
+    """Try every network that the search may come to: one that cannot be built would fail its trial, hours later."""
+    from stm.checkpoint.format import check_model
+
+    check_model(sweep.base)
+    lists = {
+        name: domain
+        for name, domain in sweep.space.items()
+        if name.startswith("model.") and domain.is_list
+    }
+    rest = {name: domain.examples()[0] for name, domain in sweep.space.items() if name not in lists}
+    for drawn in combinations(lists)[:_MOST_CHECKED] if lists else ():
+        try:
+            check_model(sweep.config_of(rest | drawn, 1))
+        except UserError as error:
+            shown = ", ".join(f"{name} {value}" for name, value in drawn.items())
+            raise at.error(("space", next(iter(lists))), f"{shown}: {error}") from None

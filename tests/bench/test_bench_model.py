@@ -10,8 +10,10 @@ import torch
 from pipelines import cli
 from stm import repository
 from stm.bench import model as bench
+from stm.bench import steps
 from stm.model import build_model, count_operations
 from stm.model.folding import fold
+from stm.model.inputs import Autocast
 from stm.model.packed import can_pack
 from stm_tools.naive import NaiveCMM, NaiveTemporalConv
 from stm_tools.script import Script
@@ -82,13 +84,13 @@ def test_a_training_step_trains_and_the_others_change_nothing():
     clips = torch.randn(2, 2, 3, 32, 32)
     model = build_model("stm", 26, 174, width=16)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    for make_step in (bench._inference, bench._training):
-        step, _ = make_step(model, clips, bench.Autocast("cpu", None), False)
+    for make_step in (steps._inference, steps._training):
+        step, _ = make_step(model, clips, Autocast("cpu", None), False)
         step()
         changed = {
             name for name, weight in model.state_dict().items() if (weight != before[name]).any()
         }
-        assert bool(changed) == (make_step is bench._training)
+        assert bool(changed) == (make_step is steps._training)
     assert {"conv1.weight", "fc.bias", "layer1.0.cmm.bn.running_mean"} <= changed
 
 

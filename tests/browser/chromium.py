@@ -2,10 +2,10 @@
 
     with Chromium() as browser:
         page = browser.open("file:///tmp/report.html", width=400, dark=True)
-        assert page.complaints == [] and page.run("document.title") == "..."
+        assert page.errors == [] and page.run("document.title") == "..."
 
 A page that logs an error, throws, asks for anything beyond its own address or shows a broken image says so in
-``complaints``.
+``errors``.
 """
 
 from __future__ import annotations
@@ -104,34 +104,34 @@ class _View:
 
 
 class Inside(_View):
-    """The document of a frame; ``complaints`` are its own, and its page has them, too."""
+    """The document of a frame; ``errors`` are its own, and its page has them, too."""
 
     def __init__(self, frame: Frame, heard: list[tuple[str, str]]) -> None:
         super().__init__(frame)
         self._heard = heard
 
     @property
-    def complaints(self) -> list[str]:
+    def errors(self) -> list[str]:
         broken = self._broken_images()
         own = [said for place, said in self._heard if urlparse(place).scheme in _CARRIED]
         return own + broken
 
 
 class Page(_View):
-    """An open page; ``complaints`` holds what a developer's console would show in red."""
+    """An open page; ``errors`` holds what a developer's console would show in red."""
 
     def __init__(self, tab: Tab, url: str) -> None:
         super().__init__(tab.main_frame)
         self._tab, self._url = tab, url
         self._heard: list[tuple[str, str]] = []
-        """(address that it is about or was said at, complaint)"""
+        """(address that it is about or was said at, error)"""
         tab.on("pageerror", lambda error: self._heard.append(("", f"exception: {error}")))
         tab.on("console", self._hear_console)
         tab.on("request", self._hear_request)
         tab.on("response", self._hear_response)
 
     @property
-    def complaints(self) -> list[str]:
+    def errors(self) -> list[str]:
         """Console errors, exceptions, foreign requests and broken images so far."""
         broken = self._broken_images()  # events come with answers
         return [said for _, said in self._heard] + broken

@@ -172,14 +172,24 @@ def test_a_known_file_that_cannot_be_looked_at_spoils_none_of_its_block(tmp_path
 
 
 @pytest.mark.ray
-def test_real_clips_are_all_usable_and_decoders_agree(
-    ray_cluster: None, real_data: Path, tmp_path: Path
+def test_good_clips_are_all_usable_and_decoders_agree(
+    ray_cluster: None, made_or_real: Path | None, tmp_path: Path
 ) -> None:
-    manifests, summary = index_videos(
-        read_annotations("ucf101", real_data / "mini5"), cross_check=6
-    )
-    assert {name: len(m.usable) for name, m in manifests.items()} == {"train": 60, "val": 30}
-    assert summary.codec == {"mpeg4": 54, "h264": 36}
+    if made_or_real is None:
+        root = tmp_path / "videos"
+        for k in range(6):
+            for split in ("train", "val"):
+                path = root / split / "ab"[k % 2] / f"{k}.{('mp4', 'avi')[k % 2]}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_video(path, num_frames=8, codec=("libx264", "mpeg4")[k % 2], seed=k)
+        annotations = read_annotations("folder", root)
+        expected = ({"train": 6, "val": 6}, {"h264": 6, "mpeg4": 6})
+    else:
+        annotations = read_annotations("ucf101", made_or_real / "mini5")
+        expected = ({"train": 60, "val": 30}, {"mpeg4": 54, "h264": 36})
+    manifests, summary = index_videos(annotations, cross_check=6)
+    assert {name: len(m.usable) for name, m in manifests.items()} == expected[0]
+    assert summary.codec == expected[1]
     assert summary.num_cross_checked == 6
     assert summary.disagreements == {}
     manifests["val"].write(tmp_path / "val.parquet")

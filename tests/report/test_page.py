@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from stm.data.synthetic import draw_video, encode
-from stm.evaluate.inference import Scores
-from stm.evaluate.metrics import measure
 from stm.markup import asset, data_block, tag
 from stm.report import page, pictures
 from stm.report.hardest import HardVideo, hardest
 from stm.report.svg import ticks
+from stm.scoring.inference import Scores
+from stm.scoring.metrics import measure
 from tests.report.makers import make_facts
 
 STYLE, SCRIPT = (asset("stm.report", f"report.{kind}") for kind in ("css", "js"))

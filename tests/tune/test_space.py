@@ -24,7 +24,7 @@ base:
 space:
   optim.lr: loguniform(1e-4, 1e-1)
   data.num_segments: choice(4, 8, 16)
-  model.variant: choice(stm, tsn)
+  model.variant: choice(stm, tsm)
   model.stages: choice([2, 3], [4])
 num_trials: 6
 scheduler: {name: asha, grace_epochs: 2}
@@ -36,7 +36,7 @@ def drawn(**changes):
     return {
         "optim.lr": 0.01,
         "data.num_segments": 4,
-        "model.variant": "tsn",
+        "model.variant": "tsm",
         "model.stages": "[2, 3]",
         **changes,
     }
@@ -51,7 +51,7 @@ def test_a_sweep_is_read_whole_and_its_recipe_is_changed_where_it_says_so():
     config = sweep.config_of(drawn(), epochs=4)
     assert config.optim.lr == 0.01
     assert config.data.num_segments == 4
-    assert config.model.variant == "tsn"
+    assert config.model.variant == "tsm"
     assert config.model.stages == [2, 3]
     assert config.optim.epochs == 4
 
@@ -83,7 +83,7 @@ def test_each_trial_has_settings_of_its_own():
         ("loguniform(1e-4, 1e-1)", "loguniform(0, 1)", r"x.yaml:5: .*above 0"),
         ("loguniform(1e-4, 1e-1)", "uniform(2, 1)", r"x.yaml:5: .*is empty: 2 is not below 1"),
         ("loguniform(1e-4, 1e-1)", "uniform(-1, 1)", r"x.yaml:5: .*must be above 0"),
-        ("choice(stm, tsn)", "choice(stm, tsx)", r"x.yaml:7: .*tsx"),
+        ("choice(stm, tsm)", "choice(stm, tsx)", r"x.yaml:7: .*tsx"),
         ("optim.lr: log", "optim.epochs: log", r"x.yaml:5: .*the budget sets it"),
         ("num_trials: 6", "num_trails: 6", r"x.yaml:9: num_trails: .*did you mean num_trials"),
         ("num_trials: 6", "num_trials: 0", r"x.yaml:9: num_trials: 0: must be at least 1"),
