@@ -90,8 +90,9 @@ def run(args: Any) -> dict[str, Any]:
             raise UserError("--motion_check takes the videos of the manifest: name no others")
         if not Path(args.motion_check).exists():
             raise UserError(f"--motion_check {args.motion_check}: no such file")
-        from stm.explain.motion_check import check_motion
+        from stm.repository import tool
 
+        check_motion = tool("motion_check", "--motion_check").check_motion
         checkpoints = [args.checkpoint, *([args.compare] if args.compare else [])]
         return check_motion(
             checkpoints,
