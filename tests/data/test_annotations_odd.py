@@ -66,10 +66,12 @@ def test_links_in_circles_and_upwards_are_not_followed(tmp_path: Path) -> None:
         "loop": "loop",
         "jump/loop": "loop",
         "wave/up": "..",
+        "wave/further": "../..",
         "jump/self": ".",
     }.items():
         (root / name).symlink_to(target)
     assert found(read_annotations("folder", root), root) == TWO_FOUND
+    assert len(find_videos([str(root)])) == 2
     (root / "wave" / "loop.mp4").symlink_to("loop.mp4")
     listed = read_annotations("folder", root).splits["train"]
     assert [entry.video_id for entry in listed] == ["jump/a.mp4", "wave/b.mp4", "wave/loop.mp4"]
@@ -149,11 +151,11 @@ def test_a_picture_above_videos_does_not_make_a_video_of_their_folder(tmp_path: 
 
 
 def test_prediction_leaves_out_flow_and_thumbnails_as_indexing_does(tmp_path: Path) -> None:
-    root = make(tmp_path, {}, "v/rgb/1.jpg|v/flow/1.jpg|w/a.mp4|w/a.jpg")
-    assert [os.path.relpath(path, root) for path in find_videos([str(root)])] == [
-        "v/rgb",
-        "w/a.mp4",
-    ]
+    media = "v/rgb/1.jpg|v/flow/1.jpg|w/a.mp4|w/a.jpg|x/frames/b/1.jpg|x/videos/b.mp4"
+    root = make(tmp_path, {}, f"{media}|y/u/1.jpg|y/v/1.jpg")
+    videos = ["v/rgb", "w/a.mp4", "x/videos/b.mp4", "y/u", "y/v"]  # of signers called u and v
+    assert [os.path.relpath(path, root) for path in find_videos([str(root)])] == videos
+    assert [entry.video_id for entry in read_annotations("folder", root).splits["train"]] == videos
 
 
 # Lists
