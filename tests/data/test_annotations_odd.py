@@ -150,6 +150,13 @@ def test_a_picture_above_videos_does_not_make_a_video_of_their_folder(tmp_path: 
     assert any("taken for groups" in text and "group 'p1/v1'" in text for text in read.notes)
 
 
+def test_an_image_beside_links_in_circles_is_a_video(tmp_path: Path) -> None:
+    root = make(tmp_path, {}, "jump/v/1.jpg")
+    for name in ("self", "again", "once"):
+        (root / "jump" / "v" / name).symlink_to(".")
+    assert found(read_annotations("folder", root), root) == {"train": [("jump/v", "jump")]}
+
+
 def test_prediction_leaves_out_flow_and_thumbnails_as_indexing_does(tmp_path: Path) -> None:
     media = "v/rgb/1.jpg|v/flow/1.jpg|w/a.mp4|w/a.jpg|x/frames/b/1.jpg|x/videos/b.mp4"
     root = make(tmp_path, {}, f"{media}|y/u/1.jpg|y/v/1.jpg")

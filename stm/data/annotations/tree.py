@@ -51,6 +51,7 @@ def is_frame_folder(folder: str) -> bool:
     if not images or any(map(is_video_file, items)):
         return False
     inner = [item for item in items if is_folder(item) and item.name.lower() not in MODALITIES]
+    inner = [item for item in inner if not item.is_symlink()]  # it may lead in a circle
     if images == 1 and any(is_frame_folder(item.path) for item in inner):
         return False
     return not any(map(_holds_video_file, [item.path for item in inner]))
