@@ -11,8 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipelines.index import _show_bad, main
+from pipelines.index import main
 from stm.data.manifest import SCHEMA, Manifest
+from stm.dataset import _log_bad
 from tests.videos import write_video
 
 
@@ -167,14 +168,15 @@ def test_index_reads_lists_from_the_field(
 
 @pytest.mark.ray
 def test_index_names_its_own_options_for_what_is_too_large(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     defaults = {"int": 0, "flo": 0.0, "str": ""}
     row = {field.name: defaults[str(field.type)[:3]] for field in SCHEMA}
     for status, is_told in (("too_large", True), ("empty", False)):
         table = pa.Table.from_pylist([{**row, "status": status}], SCHEMA)
-        _show_bad(tmp_path, {"train": Manifest(table, ("a",), "d", flip=True)})
-        assert ("--max-pixels and --decode-mib" in capsys.readouterr().err) == is_told
+        caplog.clear()
+        _log_bad(tmp_path, {"train": Manifest(table, ("a",), "d", flip=True)})
+        assert ("--max_pixels and --decode_mib" in caplog.text) == is_told
 
 
 def test_index_ends_with_status_2_where_a_split_has_no_usable_video(
