@@ -8,12 +8,11 @@ used. The same command again probes only what is new or has changed.
 
 from __future__ import annotations
 
-import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pipelines.console import Parser, add_common, run_verb, say
+from pipelines.console import Progress, output_folder, say
+from pipelines.options import Address, Count, Option, Positive
 from stm.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,189 +21,111 @@ if TYPE_CHECKING:
     from stm.data.manifest import Manifest
 
 _SHOWN_BAD = 10
-_FORMATS = "folder, list, ucf101, hmdb51, something-v1, something-v2, jester, kinetics400"
 
 
-def build_parser() -> Parser:
-    """The options of `stm index`."""
-    parser = Parser(
-        "index",
-        "Probe every video of a dataset once, write its manifest.",
-        """
+def index(
+    *,
+    format: str,
+    root: str,
+    annotations: str | None = None,
+    split: int = 1,
+    output: str,
+    val_fraction: float | None = None,
+    classes: str | None = None,
+    split_folders: str = "auto",
+    seed: int = 0,
+    deadline_s: Positive = 30.0,
+    max_pixels: Count = 2**26,
+    decode_mib: Count = 4096,
+    cross_check: Annotated[int, Option(least=0)] = 20,
+    address: Address = None,
+) -> dict[str, Any]:
+    """Probe every video of a dataset once, write its manifest.
+
+    The result names the manifests and counts what is in them. The same command again probes only what is new or has
+    changed. Where a split has no usable video, that is said after everything is written.
+
+    Examples:
         stm index --format ucf101 --root UCF-101 --annotations ucfTrainTestlist --output ucf101
-        stm index --format folder --root videos --val-fraction 0.2 --output index/mine
+        stm index --format folder --root videos --val_fraction 0.2 --output index/mine
         stm index --format list --root videos --annotations list.csv --output index/mine --json
-        """,
-    )
-    parser.add_argument("--format", type=str, required=True, help=f"of the annotations: {_FORMATS}")
-    parser.add_argument("--root", type=str, required=True, help="folder (or URL) of the videos")
-    parser.add_argument(
-        "--annotations",
-        type=str | None,
-        default=None,
-        help="folder or file of the lists; null looks in the root and the usual places in it",
-    )
-    parser.add_argument(
-        "--split",
-        type=int,
-        default=1,
-        help="published split of ucf101, hmdb51 and lists numbered so: 1, 2 or 3",
-    )
-    parser.add_argument("--output", type=str, required=True, help="folder for the manifests")
-    parser.add_argument(
-        "--val-fraction",
-        type=float | None,
-        default=None,
-        help="share of each class to hold out as val, by group, where there is one split only",
-    )
-    parser.add_argument(
-        "--classes",
-        type=str | None,
-        default=None,
-        help="class names and their order: another manifest (.parquet), or a file of names",
-    )
-    parser.add_argument(
-        "--split-folders",
-        type=str,
-        default="auto",
-        help="format folder: whether the root's folders are splits (yes) or classes (no); auto asks "
-        "where their names leave it open",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="draws the groups that are held out")
-    parser.add_argument(
-        "--deadline-s", type=float, default=30.0, help="seconds a file may take to be probed"
-    )
-    parser.add_argument(
-        "--max-pixels",
-        type=int,
-        default=2**26,
-        help="pixels a frame may have (8K video has half as many); larger ones are too_large",
-    )
-    parser.add_argument(
-        "--decode-mib",
-        type=int,
-        default=4096,
-        help="memory that decoding a file may take, in MiB; what takes more is too_large",
-    )
-    parser.add_argument(
-        "--cross-check",
-        type=int,
-        default=20,
-        help="number of files that decord reads as well, to compare; 0 compares none",
-    )
-    add_common(parser)
-    return parser
 
-
-def run(args: Any) -> dict[str, Any]:
-    """Index a dataset; the result names the manifests and counts what is in them.
-
-    Raises UserError for annotations that cannot be read, for an output folder that cannot be
-    written, and, after everything is written, where a split has no usable video.
+    Args:
+        format: of the annotations: folder, list, ucf101, hmdb51, something-v1, something-v2, jester, kinetics400
+        root: folder (or URL) of the videos
+        annotations: folder or file of the lists; null looks in the root and the usual places in it
+        split: published split of ucf101, hmdb51 and lists numbered so: 1, 2 or 3
+        output: folder for the manifests
+        val_fraction: share of each class to hold out as val, by group, where there is one split only
+        classes: class names and their order: another manifest (.parquet), or a file of names
+        split_folders: format folder: whether the root's folders are splits (yes) or classes (no); auto asks where their
+            names leave it open
+        seed: draws the groups that are held out
+        deadline_s: seconds a file may take to be probed
+        max_pixels: pixels a frame may have (8K video has half as many); larger ones are too_large
+        decode_mib: memory that decoding a file may take, in MiB; what takes more is too_large
+        cross_check: number of files that decord reads as well, to compare; 0 compares none
     """
-    if not args.deadline_s > 0:
-        raise UserError(f"--deadline-s {args.deadline_s:g}: must be more than 0 seconds.")
-    if args.cross_check < 0:
-        raise UserError(f"--cross-check {args.cross_check}: must be 0 or more files.")
-    for name in ("max_pixels", "decode_mib"):
-        if args[name] < 1:
-            raise UserError(f"--{name.replace('_', '-')} {args[name]}: must be at least 1.")
     from stm.data.annotations import read_annotations
 
-    annotations = read_annotations(
-        args.format,
-        args.root,
-        args.annotations,
-        split=args.split,
-        val_fraction=args.val_fraction,
-        seed=args.seed,
-        classes=args.classes,
-        split_folders=args.split_folders,
+    listed = read_annotations(
+        format,
+        root,
+        annotations,
+        split=split,
+        val_fraction=val_fraction,
+        seed=seed,
+        classes=classes,
+        split_folders=split_folders,
     )
-    for text in annotations.notes:
+    for text in listed.notes:
         say(text)
-    for warning in annotations.warnings:
+    for warning in listed.warnings:
         say(f"warning: {warning}")
-    output = _output_folder(args.output)
+    folder = output_folder(output)
 
     from stm import cluster
     from stm.data.decode import Limits
     from stm.data.index.indexing import index_videos
 
-    cluster.connect(args.address)
+    cluster.connect(address)
     manifests, summary = index_videos(
-        annotations,
-        root=args.root,
-        work_dir=output / ".probes",
-        deadline_s=args.deadline_s,
-        cross_check=args.cross_check,
-        limits=Limits(args.max_pixels, args.decode_mib * 2**20),
-        progress=_Progress(),
+        listed,
+        root=root,
+        work_dir=folder / ".probes",
+        deadline_s=deadline_s,
+        cross_check=cross_check,
+        limits=Limits(max_pixels, decode_mib * 2**20),
+        progress=Progress(),
     )
-    paths = {name: str(output / f"{name}.parquet") for name in manifests}
+    paths = {name: str(folder / f"{name}.parquet") for name in manifests}
     for name, manifest in manifests.items():
         manifest.write(paths[name])
-        _write_bad(output / f"{name}.bad.txt", manifest, annotations.splits[name])
-    for stale in sorted({str(path) for path in output.glob("*.parquet")} - set(paths.values())):
+        _write_bad(folder / f"{name}.bad.txt", manifest, listed.splits[name])
+    for stale in sorted({str(path) for path in folder.glob("*.parquet")} - set(paths.values())):
         say(f"warning: {stale} is from an earlier run and not a split of this one")
-    say(_table(annotations, manifests, summary))
-    _show_bad(output, manifests)
-    _refuse_unusable(output, manifests)
+    say(_table(listed, manifests, summary))
+    _show_bad(folder, manifests)
+    _refuse_unusable(folder, manifests)
     return {
         "manifests": paths,
         "num_videos": {name: len(manifest) for name, manifest in manifests.items()},
         "bad": {name: len(manifest) - len(manifest.usable) for name, manifest in manifests.items()},
-        "classes": len(annotations.classes),
-        "dataset": annotations.dataset,
+        "classes": len(listed.classes),
+        "dataset": listed.dataset,
         "fingerprints": {name: manifest.fingerprint for name, manifest in manifests.items()},
-        "notes": list(annotations.notes),
-        "warnings": list(annotations.warnings),
+        "notes": list(listed.notes),
+        "warnings": list(listed.warnings),
         "summary": summary.as_dict(),
     }
 
 
-def main(argv: list[str] | None = None) -> int:
-    """`stm index`; exit status as in `pipelines.console`."""
-    return run_verb(build_parser, run, argv, show=_show)
-
-
-def _show(result: dict[str, Any]) -> str:
+def show(result: dict[str, Any]) -> str:
     return "\n".join(
         f"{path}: {result['num_videos'][name] - result['bad'][name]} videos"
         + (f", and {result['bad'][name]} unusable" if result["bad"][name] else "")
         for name, path in result["manifests"].items()
     )
-
-
-class _Progress:
-    """A line on stderr every five seconds."""
-
-    def __init__(self) -> None:
-        self._begun = self._shown = time.monotonic()
-
-    def __call__(self, num_done: int, num_videos: int) -> None:
-        now = time.monotonic()
-        if now - self._shown < 5:
-            return
-        self._shown = now
-        rate = num_done / (now - self._begun)
-        left_s = (num_videos - num_done) / rate
-        say(f"{num_done} of {num_videos} videos, {rate:.0f} a second, {left_s:.0f} s left")
-
-
-def _output_folder(name: str) -> Path:
-    """The folder, made and tried before hours of probing go by."""
-    output = Path(name).absolute()
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        trial = output / ".writable"
-        trial.touch()
-        trial.unlink()
-    except OSError as error:
-        raise UserError(
-            f"--output {name}: cannot write there ({error.strerror}). Name another folder."
-        ) from error
-    return output
 
 
 def _bad_rows(manifest: Manifest) -> list[tuple[int, dict[str, Any]]]:
@@ -285,7 +206,3 @@ def _shares(counts: dict[str, int], most: int = 6) -> str:
     if len(counts) > most:
         shown.append(f"{sum(list(counts.values())[most:])} others")
     return ", ".join(shown) or "none"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -154,7 +154,7 @@ def _reason_and_detail(error: Exception) -> tuple[str, str]:
     detail = f"{type(error).__name__}: {said[0]:.200}" if said else type(error).__name__
     # PyTorch reports a failed allocation as a RuntimeError.
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in detail:
-        options = "--decode-mib of stm index, --data.decode_mib of a run"
+        options = "--decode_mib of stm index, --data.decode_mib of a run"
         return "too_large", f"decoding it takes more memory than decode_mib allows ({options})"
     is_of_ffmpeg = type(error).__module__.partition(".")[0] == "av"
     return ("unreadable" if is_of_ffmpeg or isinstance(error, OSError) else "failed"), detail
@@ -164,6 +164,6 @@ def check_pixels(name: str, width: int, height: int, max_pixels: int) -> None:
     """Raise ``VideoError`` ``too_large`` if a picture has more than ``max_pixels`` pixels."""
     if width * height > max_pixels:
         allowed = f"more than max_pixels, {max_pixels}, allows"
-        options = "--max-pixels of stm index, --data.max_pixels of a run"
+        options = "--max_pixels of stm index, --data.max_pixels of a run"
         detail = f"frames of {width}x{height} pixels, {allowed} ({options})"
         raise VideoError(name, "too_large", detail)

@@ -178,7 +178,8 @@ def start(path, storage):
         [
             sys.executable,
             "-m",
-            "pipelines.tune",
+            "stm",
+            "tune",
             "--config",
             str(path),
             "--address=local",
