@@ -147,15 +147,21 @@ def _value(options: Options, spelt: str, name: str, words: list[str]) -> str:
 def _as_list(options: Options, name: str, value: str | None) -> str | None:
     """``[a]`` for a single ``a`` where the option is a list, since one word is a list of one."""
     hint = options.types.get(name)
-    if not is_list(hint) or not value or value[0] == "[" or value == "null":
+    if not is_list(hint) or not value or value == "null":
+        return value
+    if value[0] == "[" and (value[-1] == "]" or _item(hint) is not str):
         return value
     return _listed(hint, [value])
 
 
 def _listed(hint: Any, words: list[str]) -> str:
     """As YAML that leaves text as it is."""
-    (of,) = [get_args(each)[0] for each in (hint, *get_args(hint)) if get_origin(each) is list]
-    return json.dumps(words) if of is str else f"[{', '.join(words)}]"
+    return json.dumps(words) if _item(hint) is str else f"[{', '.join(words)}]"
+
+
+def _item(hint: Any) -> Any:
+    """What a list, or a list or null, is a list of."""
+    return next(get_args(each)[0] for each in (hint, *get_args(hint)) if get_origin(each) is list)
 
 
 def _twice(given: list[tuple[str, str | None]]) -> list[str]:
