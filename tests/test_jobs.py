@@ -244,6 +244,21 @@ def test_the_exit_status_and_the_log_are_the_jobs(server):
 
 
 @pytest.mark.ray
+def test_a_project_with_packages_of_our_names_can_be_a_job(server, tmp_path):
+    """What is sent comes first on the path of the job."""
+    for name in ("pipelines", "tests"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('a package of the user')")
+    words = ["submit", "--address", server.url, "--name=shadow", "--json", "--", *FAILS]
+    done = server.stm(*words, cwd=tmp_path, env={**server.env, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 2, done.stderr
+    assert "code of" in done.stderr
+    assert "2 files" in done.stderr
+    assert "stm predict: /nowhere" in done.stderr
+    assert "of the user" not in done.stderr
+
+
+@pytest.mark.ray
 @pytest.mark.slow
 def test_ctrl_c_leaves_the_job_running_and_its_name_taken_until_it_is_stopped(server, tmp_path):
     # It waits for nodes that nobody brings.
