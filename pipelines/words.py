@@ -299,7 +299,8 @@ def _described(hint: Any) -> str:
             return f"a list of {_described(arguments[0])}, as [{{{fields(arguments[0])[0].name}: ...}}]"
         return f"a list of {_MANY.get(arguments[0]) or _described(arguments[0])}"
     if get_origin(hint) is dict:
-        return "a mapping of names to numbers, as {name: 1}"
+        values = "numbers" if arguments[1] is float else "values"
+        return f"a mapping of names to {values}, as '{{name: 1}}' with a blank after the colon"
     if is_dataclass(hint):
         return "settings " + ", ".join(each.name for each in fields(hint))
     return _PLAIN.get(hint, "a YAML file of settings")
