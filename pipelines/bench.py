@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.bench_tables import show as show
-from pipelines.console import say
 from pipelines.options import Address, Count, CountOrNull, Root
 from stm.errors import UserError
+from stm.ticker import Ticker
 
 Depth = Literal[26, 50, 101, 152]
 NUM_CLIPS = {"data": 960, "train": 240}
@@ -120,7 +120,7 @@ def _decode(args: Any) -> dict[str, Any]:
         num_frames=args.num_segments,
         size=args.size,
         repetitions=args.repetitions,
-        tick=lambda done, total: say(f"  {done} of {total} videos") if done % 10 == 0 else None,
+        tick=Ticker("videos"),
     )
     if not result["num_videos"]:
         named = [f"  {what}: {why}" for what, why in result["unreadable"].items()]
@@ -154,7 +154,6 @@ def _data(args: Any) -> dict[str, Any]:
         num_clips=args.num_clips,
         batch_size=args.batch_size,
         repetitions=args.repetitions,
-        say=say,
     )
     per_core = result["clips_per_s"]["stream"] / cores
     result["sum"] = needs(args.gpu_clips_per_s, per_core, _clip_mb(args))
@@ -189,7 +188,6 @@ def _train(args: Any) -> dict[str, Any]:
         steps=steps,
         repetitions=args.repetitions,
         threads=args.threads,
-        say=say,
     )
     result |= {"precision": args.precision, "depth": args.depth, "batch_size": args.batch_size}
     result["sum"] = (
@@ -211,6 +209,7 @@ def _device(args: Any) -> Any:
 
 def _model(args: Any) -> dict[str, Any]:
     from stm.bench import model
+    from stm.repository import has_tools
 
     device = _device(args)
     if args.onnx:
@@ -234,13 +233,17 @@ def _model(args: Any) -> dict[str, Any]:
         onnx=args.onnx,
         script=args.script,
         networks=model.NETWORKS if args.ablations else model.ESSENTIAL,
-        tick=lambda done, total: say(f"  round {done} of {total}"),
+        tick=Ticker("rounds"),
     )
     by_mode = {row["mode"]: row for row in result["rows"] if row["network"] == "stm"}
     result["sum"] = "STM takes " + ", ".join(
-        f"{row['times_tsn']:.2f} of TSN's and {row['times_naive']:.2f} of the naive layout's time in {mode}"
+        f"{row['times_tsn']:.2f} of TSN's"
+        + (f" and {row['times_naive']:.2f} of the naive layout's" if row["times_naive"] else "")
+        + f" time in {mode}"
         for mode, row in by_mode.items()
     )
+    if not has_tools():
+        result["sum"] += "; the comparison with a naive re-implementation needs stm's repository"
     rates = {f"{row['network']}, {row['mode']}": row["clips_per_s"] for row in result["rows"]}
     _draw(args, result, "model.png", rates, "clips/s")
     return result

@@ -18,6 +18,7 @@ from pipelines.words import read
 from stm.config import Config
 from stm.errors import UserError
 from stm.redaction import redact, secrets_in
+from stm.storage import is_url
 
 if TYPE_CHECKING:
     from stm.tune.settings import Sweep
@@ -26,7 +27,7 @@ HERE = ("submit", "jobs")
 """Verbs that speak to a cluster's job server, and make no sense as a job."""
 
 _READ = {
-    "data.train", "data.val", "data.root", "model.pretrained", "checkpoint", "manifest", "manifests", "root",
+    "data.train", "data.val", "data.root", "model.pretrained", "model.plugin", "plugin", "checkpoint", "manifest", "manifests", "root",
     "annotations", "videos", "fuse",
 }  # fmt: skip
 _WRITTEN = {"train.storage", "output"}
@@ -135,7 +136,7 @@ def _check_config(config: Config) -> None:
 def _check_config_file(value: str, sent: Collection[str]) -> None:
     """A ``--config`` file must be among what is sent; recipes and samples come with stm."""
     path = Path(value)
-    if "://" in value or not path.is_file():
+    if is_url(value) or not path.is_file():
         return
     if path.is_absolute():
         raise UserError(
@@ -151,7 +152,7 @@ def _check_paths(settings: dict[str, Any], sent: Collection[str], verb: str) -> 
     for key in sorted(settings.keys() & (_READ | _WRITTEN)):
         values = settings[key] if isinstance(settings[key], list) else [settings[key]]
         for value in values:
-            if not isinstance(value, str) or not value or "://" in value:
+            if not isinstance(value, str) or not value or is_url(value):
                 continue
             if Path(value).is_absolute():
                 elsewhere.append(f"--{key} {value}")

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import sys
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from pipelines.options import Options
 from pipelines.words import read
 from stm.errors import UserError
+from stm.log import get_logger, shown_by
+from stm.progress_view import PlainView
 from stm.redaction import redact, redacted
 
 _SLOW = {"torch": "PyTorch", "ray": "Ray", "mlflow": "MLflow"}
@@ -44,9 +45,13 @@ def run_verb(module: ModuleType, argv: list[str]) -> int:
     prog = options.parser.prog
     try:
         call = read(options, argv)  # --help and --print_config answer on stdout
-        for note in call.notes:
-            say(f"{prog}: {note}")
-        with _stdout_kept_for_the_result() as stdout, _loading_told(prog):
+        with (
+            _stdout_kept_for_the_result() as stdout,
+            shown_by(PlainView(), _level(call.verbose, call.quiet)),
+            _loading_told(),
+        ):
+            for note in call.notes:
+                logger.warning(note)
             result = call()
             if call.json:
                 print(json.dumps(redacted(result)), file=stdout)
@@ -70,19 +75,16 @@ def run_verb(module: ModuleType, argv: list[str]) -> int:
 class _Loading:
     """An import hook that finds nothing, and says once that something slow is loading."""
 
-    def __init__(self, prog: str) -> None:
-        self._prog = prog
-
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
         if name in _SLOW:
             sys.meta_path.remove(self)
-            say(f"{self._prog}: loading {_SLOW[name]}")
+            say(f"loading {_SLOW[name]}")
 
 
 @contextlib.contextmanager
-def _loading_told(prog: str) -> Iterator[None]:
+def _loading_told() -> Iterator[None]:
     """Say so before the first library that takes seconds to load, as nothing else would be seen for that long."""
-    hook: Any = _Loading(prog)
+    hook: Any = _Loading()
     sys.meta_path.insert(0, hook)
     try:
         yield
@@ -120,37 +122,12 @@ def _ray_is_up() -> bool:
     return ray is not None and hasattr(ray, "is_initialized") and bool(ray.is_initialized())
 
 
-def say(message: str) -> None:
-    """Print a line of progress on stderr; secrets in URLs are hidden, as in all that is printed here."""
-    print(redact(message), file=sys.stderr, flush=True)
+def _level(verbose: bool, quiet: bool) -> int:
+    """From which level on the log is shown."""
+    if verbose and quiet:
+        raise UserError("--verbose and --quiet: give one of them")
+    return logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
 
 
-class Progress:
-    """A line on stderr every five seconds."""
-
-    def __init__(self) -> None:
-        self._begun = self._shown = time.monotonic()
-
-    def __call__(self, num_done: int, num_videos: int) -> None:
-        now = time.monotonic()
-        if now - self._shown < 5:
-            return
-        self._shown = now
-        rate = num_done / (now - self._begun)
-        left_s = (num_videos - num_done) / rate
-        say(f"{num_done} of {num_videos} videos, {rate:.1f} a second, {left_s:.0f} s left")
-
-
-def output_folder(name: str) -> Path:
-    """The folder, made and tried before hours of work go by."""
-    output = Path(name).absolute()
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        trial = output / ".writable"
-        trial.touch()
-        trial.unlink()
-    except OSError as error:
-        raise UserError(
-            f"--output {name}: cannot write there ({error.strerror}). Name another folder."
-        ) from error
-    return output
+logger = get_logger("stm.cli")
+say = logger.info

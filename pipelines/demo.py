@@ -16,6 +16,7 @@ from pipelines.console import say
 from pipelines.options import Address, Count
 from stm.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from stm.progress_view import progress_view
+from stm.ticker import Ticker
 
 VARIANTS = ("stm", "tsn")
 
@@ -25,7 +26,7 @@ def demo_config(
 ) -> Config:
     """Settings that a laptop trains in a minute; the schedule keeps the paper's shape."""
     return Config(
-        model=ModelConfig(variant=variant, depth=26, width=32, dropout=0.2),  # type: ignore[arg-type]
+        model=ModelConfig(variant=variant, depth=26, width=32, dropout=0.2),
         data=DataConfig(
             train=manifests["train"],
             val=manifests["val"],
@@ -93,7 +94,7 @@ def demo(
             num_train=train_videos,
             num_test=test_videos,
             seed=seed,
-            tick=_every(100, "videos"),
+            tick=Ticker("videos"),
         )
     say("[2/4] starting Ray, indexing: every file is opened and its frames are counted")
     storage = folder / f"runs-{train_videos}-{test_videos}-{seed}-{epochs}"
@@ -105,7 +106,7 @@ def demo(
     cluster.connect(address, num_cpus=cluster.logical_cpus(configs["stm"]))
     _index(videos, manifests)
 
-    from stm import figures
+    from stm import figures, spool
     from stm.evaluate.evaluate import evaluate
     from stm.train.trainer import train
 
@@ -117,17 +118,17 @@ def demo(
         )
         config = configs[variant]
         with progress_view(plain=json) as view:
-            trained = train(config, view.say, address, on_event=view.training(config))
+            trained = train(config, address=address, on_event=view.training(config))
             measured = evaluate(
                 trained["last_checkpoint"], manifests["val"], output=str(folder / "figures" / variant),
-                num_workers=workers, batch_size=16, say=view.say, address=address, tick=view.counting("clips"),
+                num_workers=workers, batch_size=16, address=address, tick=view.counting("clips"),
             )  # fmt: skip
         kept = ("top1", "top5", "num_videos", "unreadable", "checkpoint", "per_class", "files")
         result[variant] = {name: measured[name] for name in kept}
         result[variant]["run"] = trained["run"]
         say(f"  {variant}: top-1 {measured['top1']:.1%} of {measured['num_videos']} videos")
     say("[4/4] drawing")
-    spools = {variant: storage / result[variant]["run"] / "tracking.jsonl" for variant in VARIANTS}
+    spools = {variant: storage / result[variant]["run"] / spool.NAME for variant in VARIANTS}
     result["figures"] = [
         str(figures.plot_curves(folder / "figures" / "curves.png", spools)),
         *(result[variant]["files"]["confusion"] for variant in VARIANTS),
@@ -155,14 +156,6 @@ def _index(videos: Path, manifests: dict[str, str]) -> None:
     say(
         f"  {summary.num_videos} videos: {summary.status}, {summary.num_cross_checked} cross-checked with decord"
     )
-
-
-def _every(count: int, what: str) -> Any:
-    def tick(done: int, total: int) -> None:
-        if done % count == 0 or done == total:
-            say(f"  {done} of {total} {what}")
-
-    return tick
 
 
 def show(result: dict[str, Any]) -> str:

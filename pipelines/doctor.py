@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-from pipelines.console import Result, say
+from pipelines.console import Result
 from pipelines.options import Address
 
 UNFIT = 1
@@ -39,7 +39,8 @@ def doctor(
         bench: measured rates (`stm bench data` and `model`, with --json): are there CPUs enough for the GPUs?
         deadline_s: seconds that a check may take
     """
-    from stm.doctor.examine import Settings, absolute, examine
+    from stm.doctor.examine import Settings, examine
+    from stm.storage import resolved
 
     rates = None
     if bench:
@@ -48,13 +49,13 @@ def doctor(
         rates = read_rates(bench)
     settings = Settings(
         address=address,
-        storage=absolute(storage),
+        storage=resolved(storage),
         tracking=tracking,
         workers=workers,
         rates=rates,
         deadline_s=deadline_s,
     )
-    findings = examine(settings, say)
+    findings = examine(settings)
     present = {finding.status for finding in findings}
     status = next((s for s in ("fails", "warning") if s in present), "ok")
     result = Result(status=status, findings=[finding.to_dict() for finding in findings])

@@ -69,12 +69,11 @@ def evaluate(
             num_segments=num_segments,
             num_workers=workers,
             batch_size=batch_size,
-            say=view.say,
             address=address,
             root=root,
             report=report,
             tick=view.counting("clips"),
-        )
+        ).as_dict()
 
 
 def show(result: dict[str, Any]) -> str:

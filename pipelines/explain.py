@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipelines.console import say
 from pipelines.options import Address, Checkpoint, Root, Videos
 from stm.errors import UserError
 
@@ -56,16 +55,15 @@ def explain(
             raise UserError("--motion_check takes the videos of the manifest: name no others")
         if not Path(motion_check).exists():
             raise UserError(f"--motion_check {motion_check}: no such file")
-        from stm.explain.motion_check import check_motion
+        from stm.repository import tool
 
         checkpoints = [checkpoint, *([compare] if compare else [])]
-        return check_motion(
+        return tool("motion_check", "--motion_check").check_motion(
             checkpoints,
             motion_check,
             root=root,
             blocks=block,
             seed=seed,
-            say=say,
         )
     if root:
         raise UserError("--root goes with --motion_check, which alone reads a manifest")
@@ -91,7 +89,6 @@ def explain(
         blocks=block,
         output=output,
         class_name=class_,
-        say=say,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pipelines.console import say
 from pipelines.options import Address, Checkpoint
 
 
@@ -28,7 +27,7 @@ def export(
     """
     from stm.export import export as write
 
-    return write(checkpoint, format, output, say=say)
+    return write(checkpoint, format, output)
 
 
 def show(result: dict[str, Any]) -> str:

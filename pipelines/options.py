@@ -110,7 +110,16 @@ Videos = Annotated[
 Workers = Annotated[
     int | None, Option(help="short for --train.num_workers", sets="train.num_workers")
 ]
-_JSON = "print one JSON object on stdout and nothing else there"
+SHARED = {
+    "json": "print one JSON object on stdout and nothing else there",
+    "verbose": "show every line of the log, and where it is from",
+    "quiet": "show warnings alone, and the result",
+}
+"""Switches that every verb has."""
+_PLUGIN = (
+    "file that the network's blocks come from, where they are your own (docs/blocks.md): code from a checkpoint is not "
+    "run unasked"
+)
 
 
 class _Help(jsonargparse.DefaultHelpFormatter):
@@ -136,7 +145,7 @@ class Options:
             formatter_class=_Help,
             exit_on_error=False,
         )
-        self.types: dict[str, Any] = {"json": bool}
+        self.types: dict[str, Any] = dict.fromkeys(SHARED, bool)
         """The type of each option and word."""
         self.rules: dict[str, Option] = {}
         self.required: set[str] = set()
@@ -159,7 +168,13 @@ class Options:
             )
         for each in parameters:
             self._add(each, help_of.get(each.name, ""))
-        self.parser.add_argument("--json", type=bool, default=False, metavar="", help=_JSON)
+        self.takes_plugin = "checkpoint" in self.types
+        """Whether ``--plugin`` may say what the checkpoint's blocks are."""
+        if self.takes_plugin:
+            self.types["plugin"] = str | None
+            self.parser.add_argument("--plugin", type=str | None, default=None, help=_PLUGIN)
+        for name, said in SHARED.items():
+            self.parser.add_argument(f"--{name}", type=bool, default=False, metavar="", help=said)
 
     @classmethod
     def of(cls, module: ModuleType) -> Options:
@@ -171,7 +186,7 @@ class Options:
         if parameter.kind is parameter.VAR_POSITIONAL:
             self.rest = name
             return
-        if name == "json":
+        if name in SHARED:
             return
         if is_dataclass(hint):
             self.parser.add_class_arguments(hint)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines.console import say
 from pipelines.options import (
     Address,
     CheckpointOrModel,
@@ -46,10 +45,9 @@ def predict(
         protocol=protocol,
         output=output,
         num_workers=workers,
-        say=say,
         address=address,
         tracking=tracking,
-    )
+    ).as_dict()
 
 
 def show(result: dict[str, Any]) -> str:

@@ -12,9 +12,11 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pipelines.console import Progress, output_folder, say
+from pipelines.console import say
 from pipelines.options import Address, Option, Positive, Root
+from stm.dataset import writable_folder
 from stm.errors import UserError
+from stm.ticker import Ticker
 
 if TYPE_CHECKING:
     from stm.data.manifest import Manifest
@@ -79,7 +81,7 @@ def prepare(
         raise UserError(
             f"--output {output}: the new manifest would replace {source}. Name another folder."
         )
-    folder = output_folder(output)
+    folder = writable_folder(output)
 
     from stm import cluster
     from stm.data.prepare.preparing import prepare_videos
@@ -102,7 +104,7 @@ def prepare(
         keep_source_on_failure=keep_source_on_failure,
         deadline_s=deadline_s,
         deadline_s_per_frame=deadline_s_per_frame,
-        progress=Progress(),
+        progress=Ticker("videos"),
     )
     bad = target.with_suffix(".bad.txt")
     prepared.write(target)
@@ -114,7 +116,7 @@ def prepare(
     if summary.left_alone:
         say(
             f"{len(summary.left_alone)} videos left as they were: prepared, they would not decode "
-            f"{min_gain:g} times as fast; all in {kept}"
+            f"{_faster(min_gain)}; all in {kept}"
         )
     same = prepared.fingerprint == before.fingerprint
     _show_failures(summary.failures, bad, same)
@@ -135,6 +137,10 @@ def prepare(
         "ms_per_clip": None if timings is None else _as_dict(timings),
         "seconds": summary.seconds,
     }
+
+
+def _faster(gain: float) -> str:
+    return "any faster" if gain == 1 else f"at least {gain:g} times as fast"
 
 
 def _as_dict(timings: Timings) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines.console import say
 from pipelines.options import Address, Checkpoint, Count, Protocol, Root
 
 
@@ -48,7 +47,6 @@ def register(
         protocol=protocol,
         tracking=tracking,
         num_workers=workers,
-        say=say,
         address=address,
     )
 

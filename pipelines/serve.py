@@ -78,7 +78,6 @@ def serve(
             num_decoders=decoders,
             tracking=tracking,
             address=address,
-            say=say,
         ) as url,
         app.stop_signals() as stopped,
     ):

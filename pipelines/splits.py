@@ -16,6 +16,7 @@ from pipelines.console import say
 from pipelines.options import Address, Protocol, Workers
 from stm.config import Config
 from stm.errors import UserError
+from stm.results import EvaluateResult, TrainResult
 
 if TYPE_CHECKING:
     from stm.data.manifest import Manifest
@@ -70,7 +71,7 @@ def splits(
     results = []
     for split in found:
         say(f"split {split.number}: {split.train}")
-        trained = train(config_of_split(config, split), say, address)
+        trained = train(config_of_split(config, split), address=address)
         measured = evaluate(
             trained["last_checkpoint"],
             split.val,
@@ -78,7 +79,6 @@ def splits(
             output=str(Path(output) / f"split{split.number}") if output else None,
             num_workers=config.train.num_workers,
             root=config.data.root,
-            say=say,
             address=address,
         )
         say(
@@ -142,7 +142,7 @@ def config_of_split(config: Config, split: Split) -> Config:
     )
 
 
-def row(split: Split, trained: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
+def row(split: Split, trained: TrainResult, measured: EvaluateResult) -> dict[str, Any]:
     """What is kept of a split."""
     return {
         "split": split.number,

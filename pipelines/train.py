@@ -22,7 +22,7 @@ def train(
     from stm.train.trainer import train as run
 
     with progress_view(plain=json) as view:
-        return run(config, view.say, address, on_event=view.training(config))
+        return run(config, address=address, on_event=view.training(config)).as_dict()
 
 
 def show(result: dict[str, Any]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipelines.console import say
 from pipelines.options import Address, Root
 from stm.errors import UserError
 
@@ -37,7 +36,7 @@ def tune(
     sweep = sweep_of(config, name, set, root)
     from stm.tune.sweep import run_sweep
 
-    return run_sweep(sweep, say, address)
+    return run_sweep(sweep, address=address)
 
 
 def sweep_of(config: str, name: str | None, changes: list[str], root: str | None) -> Sweep:

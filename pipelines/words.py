@@ -16,9 +16,10 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import jsonargparse
 
-from pipelines.options import Options, is_list
+from pipelines.options import SHARED, Options, is_list
 from stm import recipes
 from stm.errors import UserError
+from stm.storage import is_url
 from stm.tune.located_yaml import Where, load
 
 _SWITCH = ("true", "false", "yes", "no", "on", "off", "null")
@@ -36,10 +37,18 @@ class Call:
     keywords: dict[str, Any]
     rest: list[str]
     json: bool
+    verbose: bool
+    quiet: bool
+    plugin: str | None
+    """To be run before the verb's function."""
     notes: list[str]
     """What the user should know and the verb goes on in spite of."""
 
     def __call__(self) -> dict[str, Any]:
+        if self.plugin is not None:
+            from stm.model import plugins
+
+            plugins.load(self.plugin)
         words = [self.keywords.pop(name) for name in self.options.words]
         return self.options.function(*words, *self.rest, **self.keywords)
 
@@ -62,7 +71,16 @@ def read(options: Options, argv: list[str]) -> Call:
         parsed = options.parser.parse_args([*words, *(["--", *loose] if loose else [])])
     except jsonargparse.ArgumentError as error:
         raise _complaint(options, given, loose) or UserError(_last_resort(error)) from None
-    return Call(options, given, options.keywords(parsed), rest, parsed["json"], _twice(given))
+    shared = {name: parsed[name] for name in SHARED}
+    return Call(
+        options,
+        given,
+        options.keywords(parsed),
+        rest,
+        plugin=parsed.get("plugin"),
+        notes=_twice(given),
+        **shared,
+    )
 
 
 # ---------------------------------------------------------------------- the words
@@ -299,7 +317,7 @@ def _check_file(options: Options, value: str | None) -> str:
     """The file that ``--config VALUE`` means, its settings checked; YAML in place of a file as it is."""
     if not value:
         raise UserError("--config '': name a YAML file or a recipe")
-    if "://" in value:
+    if is_url(value):
         raise UserError(f"--config {value}: settings are read from a file of this machine alone")
     if Path(value).is_dir() and value not in recipes.names():
         raise UserError(f"--config {value}: is a folder; name a YAML file in it, or a recipe")

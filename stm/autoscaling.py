@@ -10,8 +10,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
+
+from stm.log import get_logger
+
+logger = get_logger(__name__)
 
 Resources = dict[str, float]
 
@@ -19,25 +23,10 @@ SAY_EVERY_S = 30.0
 _LOOK_EVERY_S = 0.5
 
 
-def most(name: str) -> float | None:
-    """How much of a resource the nodes of the cluster's autoscaler may have in all; None where it does not say.
-
-    KubeRay's does; that of `ray up` does not in Ray 2.60.
-    """
-    from ray._private.state import state
-
-    try:
-        limits = state.get_max_resources_from_cluster_config()
-    except Exception:  # not of Ray's public API: without an answer we wait and see
-        return None
-    return None if limits is None else float(limits.get(name, 0.0))
-
-
 def wait_for(
     needed: Resources,
     bundles: list[Resources],
     timeout_s: float,
-    say: Callable[[str], None],
 ) -> Resources:
     """Ask for nodes until the cluster has the sum ``needed``, or the time is up; returns what it has then.
 
@@ -56,14 +45,14 @@ def wait_for(
             missing = {name: amount for name, amount in missing.items() if amount > 1e-6}
             if not missing:
                 if said >= 0:
-                    say(f"the nodes are there, after {waited:.0f} s")
+                    logger.info(f"the nodes are there, after {waited:.0f} s")
                 return has
             if waited >= timeout_s:
                 return has
             if waited - said >= SAY_EVERY_S:
                 said = waited
                 alive = sum(node["Alive"] for node in ray.nodes())
-                say(
+                logger.info(
                     f"waiting for nodes: there is {in_words({name: has.get(name, 0.0) for name in needed})} on "
                     f"{alive} node(s), {in_words(missing)} missing; {timeout_s - waited:.0f} s left"
                 )

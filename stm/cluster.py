@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
-from stm import authentication, autoscaling
+from stm import authentication, autoscaling, ray_compat
 from stm.config import Config
 from stm.errors import UserError
 
@@ -25,8 +23,6 @@ RAY_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-
-_PROCESS_COUNT = "PYTHON worker processes have been started on node"
 
 
 def connect(
@@ -57,9 +53,8 @@ def connect(
             dashboard_host="127.0.0.1",
             log_to_driver=False,
             logging_level=logging.ERROR,
-            _node_ip_address="127.0.0.1",
         )
-        _hush_process_counts()
+        ray_compat.hush_process_counts()
         return
     authentication.for_joining()
     try:
@@ -71,34 +66,6 @@ def connect(
             f"cluster with `ray start --head`; or copy ~/.ray/auth_token of its head to {authentication.token_path()}; "
             "or leave --address out to use this machine alone"
         ) from error
-
-
-def _hush_process_counts() -> None:
-    """Leave out of the terminal that a node has started many processes for its cores: on one machine it must.
-
-    Each part of a run is a process here, most of them waiting. Ray has no setting for this warning, and prints it by a
-    private function; without that function nothing is left out.
-    """
-    from ray._private import worker
-
-    show = getattr(worker, "print_to_stdstream", None)
-    if show is None or getattr(show, "leaves_out", False):
-        return
-
-    def show_the_rest(data: Any, *arguments: Any, **keywords: Any) -> None:
-        lines = [line for line in data["lines"] if _PROCESS_COUNT not in line]
-        if lines:
-            show({**data, "lines": lines}, *arguments, **keywords)
-
-    show_the_rest.leaves_out = True  # type: ignore[attr-defined]
-    worker.print_to_stdstream = show_the_rest
-
-
-def has_dashboard() -> bool:
-    """Whether the connected cluster runs Ray's dashboard."""
-    from ray._private.worker import get_dashboard_url
-
-    return bool(get_dashboard_url())
 
 
 @dataclass(frozen=True)
@@ -146,7 +113,7 @@ def logical_cpus(config: Config) -> int:
     return int(-(-(workers + spare) // 1))
 
 
-def place(config: Config, say: Callable[[str], None] = print) -> Placement:
+def place(config: Config) -> Placement:
     """Decide where the job of ``config`` goes on the connected cluster, after `train.wait_for_nodes_s` at the latest.
 
     Raises ``UserError`` with the whole sum where it does not fit. Without this check Ray would wait in silence:
@@ -166,7 +133,7 @@ def place(config: Config, say: Callable[[str], None] = print) -> Placement:
     if wait_s and any(amount > has.get(name, 0.0) for name, amount in needed.items()):
         _refuse_what_never_comes(placement, needed, has)
         workers = _workers_to_ask_for(config, placement)
-        has = autoscaling.wait_for(needed, placement.bundles(config, workers), wait_s, say)
+        has = autoscaling.wait_for(needed, placement.bundles(config, workers), wait_s)
         waited = f" after {wait_s:g} s (--train.wait_for_nodes_s)"
     cpus, gpus = has.get("CPU", 0.0), has.get("GPU", 0.0)
     if placement.cpus > cpus:
@@ -193,7 +160,7 @@ def _gpus_in_reach(config: Config, has: dict[str, float]) -> float:
     train, now = config.train, has.get("GPU", 0.0)
     if not train.wait_for_nodes_s or train.use_gpu is not None:
         return now
-    to_come = autoscaling.most("GPU")
+    to_come = ray_compat.most_of("GPU")
     if to_come is None and now < (train.min_workers or train.num_workers):
         # Else a cluster whose GPUs are still to come would train on the CPUs it has.
         raise UserError(
@@ -207,7 +174,7 @@ def _refuse_what_never_comes(
     placement: Placement, needed: dict[str, float], has: dict[str, float]
 ) -> None:
     for name, amount in needed.items():
-        most = autoscaling.most(name)
+        most = ray_compat.most_of(name)
         if most is not None and amount > most + has.get(name, 0.0):  # the head may not be counted
             raise UserError(
                 f"the job needs {placement}, but the cluster grows to {most:g} {name} at most: lower "
@@ -218,8 +185,8 @@ def _refuse_what_never_comes(
 def _workers_to_ask_for(config: Config, placement: Placement) -> int:
     """All workers of an elastic job, which begins with the least; but a request for more than can come brings none."""
     all_of_them = replace(placement, num_workers=config.train.num_workers)
-    fits = (autoscaling.most("CPU") or 0.0) >= all_of_them.cpus
-    fits = fits and (autoscaling.most("GPU") or 0.0) >= all_of_them.gpus
+    fits = (ray_compat.most_of("CPU") or 0.0) >= all_of_them.cpus
+    fits = fits and (ray_compat.most_of("GPU") or 0.0) >= all_of_them.gpus
     return all_of_them.num_workers if fits else placement.num_workers
 
 

@@ -21,14 +21,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stm import __version__
 from stm.checkpoint import format as checkpoints
+from stm.checkpoint.locate import resolve
 from stm.errors import UserError
+from stm.log import get_logger
+from stm.version import __version__
 
 if TYPE_CHECKING:
     import torch
 
     from stm.model import VideoResNet
+
+logger = get_logger(__name__)
 
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 TOLERANCE = 1e-4
@@ -43,8 +47,6 @@ def export(
     checkpoint: str,
     kind: str,
     output: str,
-    *,
-    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Write ``output`` from a checkpoint (or a run directory's best one), read it back, and compare.
 
@@ -66,10 +68,12 @@ def export(
     target = Path(output)
     if target.is_dir():
         raise UserError(f"--output {output}: is a directory; name the file")
-    directory = checkpoints.resolve(checkpoint)
+    directory = resolve(checkpoint)
     meta = checkpoints.read_meta(directory)
     model = _network(
-        checkpoints.network_arguments(meta), checkpoints.read_weights(directory), directory
+        checkpoints.network_arguments(meta, directory),
+        checkpoints.read_weights(directory),
+        directory,
     )
     metadata = describe(meta)
     write, read = {
@@ -78,7 +82,7 @@ def export(
         "safetensors": (_write_weights, _read_weights),
     }[kind]
     unfinished = target.with_name(f".{target.name}.{os.getpid()}.pt2")
-    say(f"writing {kind} from {directory}")
+    logger.info(f"writing {kind} from {directory}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with quiet():
@@ -104,19 +108,24 @@ def export(
 
 def describe(meta: checkpoints.Meta) -> dict[str, Any]:
     """What a user of the file must know, ready for JSON."""
-    from stm.train.step import IMAGENET_MEAN, IMAGENET_STD
+    from stm.model.inputs import IMAGENET_MEAN, IMAGENET_STD
 
     config = checkpoints.config_of(meta)
+    plugin = {} if meta.plugin is None else {"plugin": meta.plugin}
     return {
         "classes": meta.classes,
         "num_frames": config.data.num_segments,
         "size": config.data.size,
         "mean": list(IMAGENET_MEAN),
         "std": list(IMAGENET_STD),
-        "network": checkpoints.network_arguments(meta),
+        "network": {
+            **checkpoints.model_arguments(config),
+            "num_classes": len(meta.classes),
+        },
         "dataset": meta.dataset,
         "step": meta.step,
         "stm_version": __version__,
+        **plugin,
     }
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from stm.spool import series
+
 INK, MUTED, RIGHT, WRONG = "#1b1f23", "#5b636b", "#868e96", "#b5481a"
 """Colours of an evaluation's figures, as in the report's light page."""
+
+CURVES = ("train/loss", "train/top1", "val_loss", "val_top1")
+"""What `plot_training` draws of a run's record."""
 
 
 def new_figure(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Any, Any]:
@@ -52,44 +56,51 @@ def plain(text: str, longest: int = 40) -> str:
 
 
 def plot_curves(path: Path, runs: dict[str, Path]) -> Path:
-    """Training loss by step and validation top-1 by step of runs, read from their spools (``tracking.jsonl``)."""
+    """`plot_training` of runs, read from their spools (``tracking.jsonl``)."""
+    curves = {}
+    for run, spool in runs.items():
+        found = {name: sorted(series(spool, name).items()) for name in CURVES}
+        curves[run] = {name: np.array(rows).T for name, rows in found.items() if rows}
+    return plot_training(path, curves)
+
+
+def plot_training(path: Path, runs: dict[str, dict[str, Any]]) -> Path:
+    """Loss and top-1 by step of one run, in training and in validation; of several, training loss and validation top-1.
+
+    A run is a pair of arrays (steps, values) for each of `CURVES` that it has.
+    """
     figure, (loss_axes, top1_axes) = new_figure(10, 4, columns=2)
-    for number, (name, spool) in enumerate(runs.items()):
-        colour = f"C{number}"
-        loss, top1 = series(spool, "train/loss"), series(spool, "val_top1")
-        if loss:
-            steps, values = zip(*sorted(loss.items()), strict=True)
-            loss_axes.plot(steps, _smooth(values), color=colour, label=name)
-        if top1:
-            steps, values = zip(*sorted(top1.items()), strict=True)
-            top1_axes.plot(steps, [100 * v for v in values], color=colour, marker="o", label=name)
-    loss_axes.set(xlabel="step", ylabel="training loss", ylim=(0, None))
-    top1_axes.set(xlabel="step", ylabel="validation top-1, %", ylim=(0, 103))
+    is_one = len(runs) == 1
+    for number, (run, curves) in enumerate(runs.items()):
+        for name in CURVES if is_one else ("train/loss", "val_top1"):
+            if name not in curves:
+                continue
+            axes, unit = (loss_axes, 1) if name.endswith("loss") else (top1_axes, 100)
+            steps, values = curves[name][0], unit * np.asarray(curves[name][1])
+            is_training = name.startswith("train/")
+            colour = (WRONG if is_training else INK) if is_one else f"C{number}"
+            label = ("training" if is_training else "validation") if is_one else run
+            if not is_training:
+                axes.plot(steps, values, color=colour, label=label, marker="o", markersize=4)
+                continue
+            axes.plot(steps, smoothed(values), color=colour, label=label)
+            if is_one and axes is loss_axes:
+                axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+    kinds = ("loss", "top-1, %") if is_one else ("training loss", "validation top-1, %")
+    loss_axes.set(xlabel="step", ylabel=kinds[0], ylim=(0, None))
+    top1_axes.set(xlabel="step", ylabel=kinds[1], ylim=(0, 103))
     for axes in (loss_axes, top1_axes):
         axes.grid(alpha=0.3)
         if axes.has_data():
-            axes.legend()
+            axes.legend(frameon=False)
     return save(figure, path)
 
 
-def series(spool: Path, name: str) -> dict[int, float]:
-    """One metric of a run by step, from its spool; a step that was repeated after a restart counts once."""
-    if not spool.exists():
-        return {}
-    records = []
-    for line in spool.read_text().splitlines():
-        with contextlib.suppress(json.JSONDecodeError):  # a full disk cuts a record short
-            records.append(json.loads(line))
-    return {
-        r["step"]: r["values"][name]
-        for r in records
-        if r["kind"] == "metrics" and name in r["values"]
-    }
-
-
-def _smooth(values: tuple[float, ...], window: int = 9) -> np.ndarray:
+def smoothed(values: np.ndarray | Sequence[float]) -> np.ndarray:
+    """A curve's mean over a window of a fortieth of it, at least 5 points; its ends are repeated."""
+    window = max(5, len(values) // 40) | 1
     padded = np.pad(np.asarray(values), window // 2, mode="edge")
-    return np.convolve(padded, np.ones(window) / window, mode="valid")[: len(values)]
+    return np.convolve(padded, np.ones(window) / window, mode="valid")
 
 
 def plot_bars(path: Path, values: dict[str, float], title: str, unit: str) -> Path:

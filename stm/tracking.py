@@ -9,15 +9,16 @@ records wait in the spool and follow with the next delivery; training does not n
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from pathlib import Path
 from typing import Any
 
+from stm import spool
 from stm.config import Config, TrackingConfig
 from stm.errors import UserError
 from stm.redaction import redact, redacted
+from stm.storage import is_url
 
 RETRY_S = 30.0
 """Pause after a failed delivery; an absent server costs at most one short timeout in this time."""
@@ -31,7 +32,7 @@ def tracking_uri(config: TrackingConfig, storage: str) -> str | None:
         return None
     if config.uri:
         return config.uri
-    if "://" in storage:
+    if is_url(storage):
         raise UserError(
             f"--train.storage {storage} is a URL, and a tracking database cannot live there: "
             "give --tracking.uri the address of an MLflow server, or `none`"
@@ -47,8 +48,8 @@ def how_to_look(uri: str) -> str:
 class Tracker:
     """Records of one MLflow run, spooled to disk and delivered when the server can be reached."""
 
-    def __init__(self, uri: str | None, run_id: str | None, spool: Path) -> None:
-        self.uri, self.run_id, self.spool = uri, run_id, spool
+    def __init__(self, uri: str | None, run_id: str | None, path: Path) -> None:
+        self.uri, self.run_id, self.spool = uri, run_id, path
         self._retry_at = 0.0
 
     # ------------------------------------------------------------------ what is recorded
@@ -94,10 +95,7 @@ class Tracker:
         if record["kind"] != "artifact":  # a file of this machine, whose name must stay as it is
             record = redacted(record)
         try:
-            with self.spool.open("ab+") as file:
-                if file.tell() and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":
-                    file.write(b"\n")  # the record before was cut short by a full disk
-                file.write(json.dumps(record).encode() + b"\n")
+            spool.append(self.spool, record)
         except OSError:
             return  # a full disk costs records, not the run
 
@@ -112,9 +110,8 @@ class Tracker:
         client = _client(self.uri)
         pending: list[Any] = []
         for line in lines[:-1]:  # the last piece is empty, or a record still being written
-            try:
-                record = json.loads(line)
-            except ValueError:  # cut short
+            record = spool.parse(line)
+            if record is None:  # cut short
                 done += len(line) + 1
                 continue
             if record["kind"] == "metrics":
@@ -180,13 +177,13 @@ def open_run(config: Config, folder: Path, name: str, known_run_id: str | None =
     record, and says so in the tracker's ``run_id``: None.
     """
     storage = config.train.storage
-    uri = tracking_uri(config.tracking, storage if "://" in storage else str(folder.parent))
-    spool = folder / "tracking.jsonl"
+    uri = tracking_uri(config.tracking, storage if is_url(storage) else str(folder.parent))
+    path = folder / spool.NAME
     if uri is None:
-        return Tracker(None, None, spool)
+        return Tracker(None, None, path)
     known = folder / "tracking.run_id"
     if known.exists():
-        return Tracker(uri, known.read_text().strip(), spool)
+        return Tracker(uri, known.read_text().strip(), path)
     try:
         client = _client(uri)
         run_id = known_run_id
@@ -204,6 +201,6 @@ def open_run(config: Config, folder: Path, name: str, known_run_id: str | None =
             )
             run_id = client.create_run(experiment, run_name=name).info.run_id
     except Exception:  # no record is better than no training
-        return Tracker(uri, None, spool)
+        return Tracker(uri, None, path)
     known.write_text(run_id)
-    return Tracker(uri, run_id, spool)
+    return Tracker(uri, run_id, path)

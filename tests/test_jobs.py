@@ -47,7 +47,7 @@ CODE = [
 ]  # fmt: skip
 
 
-def test_what_is_sent_is_what_git_knows_or_does_not_ignore_without_videos_runs_and_secrets(project):
+def test_what_is_sent_is_what_git_does_not_ignore_without_videos_runs_and_secrets(project):
     assert package.project_files(project) == CODE
 
 

@@ -14,23 +14,25 @@ import pyarrow.parquet as pq
 import pytest
 
 from stm.config import DataConfig
-from stm.data.decode import VideoError
+from stm.data.decode import VideoError, probe
 from stm.data.index.indexing import _probe_block
 from stm.data.prepare.task import Job, prepare_block
 from stm.data.prepare.transcode import Settings
 from stm.data.stream.clips import ClipSpec
 from stm.data.stream.graph import decode_shares
-from stm.evaluate.inference import Classifier
+from stm.errors import UserError
 from stm.evaluate.predict import predict
 from stm.explain import frames
+from stm.explain.backwards import draw_backwards
 from stm.explain.explain import explain
 from stm.package.network import PackagedNetwork
+from stm.scoring.inference import Classifier
 from stm.serve.decoder import Decoder
 from stm.serve.uploads import Decoded, Refused, decode_upload
-from tests.data import faults
+from tests.data import bad_decoder, faults
 from tests.data.faults import EXCEPTIONS, injected
 from tests.package.untrained import SIZE, T, write_checkpoint
-from tests.videos import write_frame_folder, write_video
+from tests.videos import rewrite_packets, write_frame_folder, write_video
 
 SPEC = ClipSpec(num_segments=T, size=SIZE)
 CALLS = ("limit", "av.open", "demux", "decode", "frombuffer", "interpolate", "centre_box")
@@ -52,7 +54,7 @@ def videos(tmp_path_factory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def odd_videos(tmp_path_factory, real_data) -> Path:
+def odd_videos(tmp_path_factory) -> Path:
     """Two good videos, good ones of odd names and rates, and some that are none."""
     folder = tmp_path_factory.mktemp("odd")
     good = write_video(folder / "a.mp4", num_frames=6)
@@ -69,7 +71,10 @@ def odd_videos(tmp_path_factory, real_data) -> Path:
     first = write_frame_folder(folder / "first", num_frames=6)
     write_frame_folder(first, num_frames=1, width=80, height=48)
     (folder / "cut.mp4").write_bytes(good.read_bytes()[:900])
-    shutil.copy(real_data / "field" / "sei_rot.mp4", folder / "sei.mp4")
+    # Turned by a message in the stream, which its first frame alone has.
+    one_key_frame = write_video(tmp_path_factory.mktemp("one") / "a.mp4", num_frames=6)
+    turned = "h264_metadata=display_orientation=insert:rotate=90"
+    rewrite_packets(one_key_frame, folder / "sei.mp4", turned)
     return folder
 
 
@@ -92,33 +97,70 @@ def check_odd(found: dict) -> None:
     assert found["num_videos"] == len(ODD) + 8
 
 
-def test_predict_answers_all_but_the_video_that_fails(checkpoint, videos):
-    right = predict(checkpoint, videos, say=print)["videos"]
+def test_predict_answers_all_but_the_videos_that_fail(checkpoint, videos, tmp_path, monkeypatch):
+    """It decodes in a child process, where a file's name asks for the fault."""
     cases = [("decode", name) for name in EXCEPTIONS]
     cases += [(call, name) for call in ("frombuffer", "centre_box") for name in FEW]
-    for call, name in cases:
-        with injected(call, EXCEPTIONS[name], videos[1]) as fault:
-            found = predict(checkpoint, videos, say=print)["videos"]
-        assert fault.num_raised
-        assert [found[0], found[2]] == [right[0], right[2]]
-        assert found[1].keys() == {"path", "error"}
+    paths = [str(tmp_path / faults.file_name(*case)) for case in cases]
+    for path in paths:
+        shutil.copy(videos[1], path)
+    sources = [videos[0], *paths, videos[2]]
+    monkeypatch.setattr("stm.evaluate.predict.IN_PROCESS", len(sources))
+    monkeypatch.setattr("stm.data.stream.guarded.load_views", faults.load_as_named)
+    found = predict(checkpoint, sources)["videos"]
+    right = predict(checkpoint, [videos[0], videos[2]])["videos"]
+    assert "error" not in right[0]
+    assert found[0] == right[0]
+    assert [each["class"] for each in found[-1]["top5"]] == [e["class"] for e in right[1]["top5"]]
+    assert all(each.keys() == {"path", "error"} for each in found[1:-1])
+
+
+@pytest.fixture
+def hasty(tmp_path) -> str:
+    """A checkpoint whose clips may take two seconds."""
+    return write_checkpoint(tmp_path / "hasty", decode_deadline_s=2.0)
+
+
+def test_predict_and_explain_give_up_videos_that_hang_or_kill_the_decoder(
+    hasty, videos, tmp_path, monkeypatch
+):
+    hangs, crashes = (str(tmp_path / f"{name}.mp4") for name in ("hangs", "crashes"))
+    for path in (hangs, crashes):
+        shutil.copy(videos[1], path)
+    monkeypatch.setattr("stm.data.stream.guarded.load_views", bad_decoder.load_or_die)
+    monkeypatch.setattr("stm.explain.frames.read_pictures", bad_decoder.read_or_die)
+    sources = [hangs, crashes, videos[0]]
+    for found in (
+        predict(hasty, sources),
+        explain(hasty, sources, output=str(tmp_path / "explain")),
+    ):
+        errors = [each.get("error", "") for each in found["videos"]]
+        assert errors[0].startswith("deadline: no answer within")
+        assert errors[1].startswith("crashed: exit status 139")
+        assert not errors[2]
+    with pytest.raises(UserError, match="deadline"):
+        draw_backwards(hasty, hangs, str(tmp_path / "backwards.png"))
 
 
 def test_predict_and_explain_answer_the_others_in_a_folder_of_odd_things(
     checkpoint, odd_videos, tmp_path
 ):
-    check_odd(predict(checkpoint, [str(odd_videos)], say=print))
+    check_odd(predict(checkpoint, [str(odd_videos)]))
     check_odd(explain(checkpoint, [str(odd_videos)], output=str(tmp_path)))
 
 
 def test_explain_reads_all_but_the_video_that_fails(videos):
     config = DataConfig(num_segments=T, size=SIZE)
+
+    def read(path: str) -> frames.Pictures:
+        return frames.read_pictures(path, config, 8, probe(path))
+
     for call in CALLS:
         for make in EXCEPTIONS.values():
             with injected(call, make, videos[1]) as fault:
-                assert frames.read(videos[0], config).num_frames == 6
+                assert read(videos[0]).num_frames == 6
                 with pytest.raises(VideoError):
-                    frames.read(videos[1], config)
+                    read(videos[1])
             assert fault.num_raised
 
 
@@ -141,7 +183,7 @@ def test_a_package_answers_all_but_the_row_that_fails(checkpoint, videos):
 @pytest.mark.parametrize(
     "answer",
     [
-        lambda checkpoint, videos: predict(checkpoint, videos, say=print),
+        lambda checkpoint, videos: predict(checkpoint, videos),
         lambda checkpoint, videos: PackagedNetwork(checkpoint).predict(videos),
     ],
     ids=["predict", "package"],
@@ -268,8 +310,10 @@ def test_a_name_that_is_not_utf8_costs_a_long_prediction_that_video_alone(
     odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.mp4")
     shutil.copy(videos[0], odd)
     output = str(tmp_path / "out.parquet")
-    found = predict(checkpoint, [videos[0], odd, videos[2]], output=output, say=print)
+    found = predict(checkpoint, [videos[0], odd, videos[2]], output=output)
     assert (found["num_videos"], found["unreadable"]) == (3, 1)
     rows = pq.read_table(output).to_pylist()
     assert [bool(row["error"]) for row in rows] == [False, True, False]
+    assert rows[1]["error"].startswith("bad_name: its name")
+    assert rows[1]["path"] == str(tmp_path / r"\xff.mp4")  # as in a manifest
     assert [len(row["classes"]) for row in rows] == [5, 0, 5]

@@ -108,9 +108,7 @@ def test_a_recipe_builds_its_network_and_takes_a_step(name):
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_a_header_names_commands_that_parse_hardware_accuracy_and_that_we_have_not_seen_it(
-    name, capfd
-):
+def test_a_header_names_commands_that_parse_hardware_accuracy_and_what_is_unseen(name, capfd):
     text = header(name)
     for accuracy in PAPER[name][-1]:
         assert f"{accuracy} %" in text

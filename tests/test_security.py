@@ -27,8 +27,10 @@ from stm.data.stream.plan import Position
 from stm.errors import UserError
 from stm.model import build_model, load_pretrained
 from stm.redaction import redact, redacted, secrets_in
-from stm.train import trainer
+from stm.train import checks, trainer
+from stm.train.folders import working_folder
 from tests.data.test_manifest import make_manifest
+from tests.logged import logged
 from tests.package.untrained import write_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -107,7 +109,7 @@ def test_a_checkpoints_meta_holds_no_secret_and_still_continues_its_run(config, 
     )
     checkpoints.write(tmp_path, torch.nn.Linear(1, 1), {}, meta)
     assert all(SECRET.encode() not in file.read_bytes() for file in tmp_path.iterdir())
-    trainer.check_same_run(config, "f", checkpoints.read_meta(tmp_path))
+    checks.check_same_run(config, "f", checkpoints.read_meta(tmp_path))
 
 
 def test_neither_spool_nor_mlflow_hold_a_secret(config, tmp_path):
@@ -116,7 +118,7 @@ def test_neither_spool_nor_mlflow_hold_a_secret(config, tmp_path):
     database = f"sqlite:///{tmp_path}/mlflow.db"
     recorded = replace(config, tracking=TrackingConfig(uri=database))
     tracker = tracking.open_run(recorded, tmp_path, "first")
-    tracker.params(trainer._flat(config.to_dict()))
+    tracker.params(checks.flat(config.to_dict()))
     tracker.tags({"stm.checkpoint": URI, "stm.last_failure": f"cannot read {URI}: refused"})
     assert tracker.deliver()
     assert SECRET not in (tmp_path / "tracking.jsonl").read_text()
@@ -130,11 +132,12 @@ def test_a_terminal_shows_no_secret(config, capfd):
     def verb(*, uri: str = URI, broken: bool = False):
         if broken:
             raise UserError(f"cannot read {uri}")
+        trainer.logger.info(f"record: {URI}")
+        trainer.logger.warning("no record: %s", URI)
         return {"uri": uri}
 
     module = types.ModuleType("pipelines.verb")
     module.verb, module.show = verb, lambda result: f"checkpoint {result['uri']}"
-    console.say(f"record: {URI}")
     assert console.run_verb(module, []) == 0
     assert console.run_verb(module, ["--json"]) == 0
     assert console.run_verb(module, ["--broken"]) == 2
@@ -142,9 +145,10 @@ def test_a_terminal_shows_no_secret(config, capfd):
     assert console.run_verb(module, ["--uri", "http://a", "--uri", URI]) == 0
     out, err = capfd.readouterr()
     assert "***" in out
+    assert err.count("record: http://***@") == 2
     assert SECRET not in out + err
     assert SECRET not in tracking.how_to_look(URI)
-    assert SECRET not in str(trainer.working_folder(f"ftp://ann:{SECRET}@host/runs", "first"))
+    assert SECRET not in str(working_folder(f"ftp://ann:{SECRET}@host/runs", "first"))
 
 
 @pytest.mark.ray
@@ -269,7 +273,7 @@ def test_training_reads_no_manifest_that_leads_out_of_its_root(tmp_path):
     with pytest.raises(
         UserError, match=r"1 path\(s\) lead out of --data\.root /v: /v/\.\./etc/c\.mp4"
     ):
-        trainer.train(config, print)
+        trainer.train(config)
 
 
 @pytest.mark.parametrize(
@@ -450,12 +454,15 @@ def test_the_cluster_that_stm_starts_refuses_who_has_no_token(ray_cluster):
 
 @pytest.mark.ray
 def test_a_job_that_waits_for_nodes_says_what_is_missing_and_is_refused_in_the_end(ray_cluster):
-    said = []
     config = Config(train=TrainConfig(num_workers=8, use_gpu=False, wait_for_nodes_s=1.0))
-    with pytest.raises(
-        UserError, match=r"8 workers x 1 CPU .* has 4 CPU after 1 s \(--train\.wait_for_nodes_s\)"
+    with (
+        logged() as said,
+        pytest.raises(
+            UserError,
+            match=r"8 workers x 1 CPU .* has 4 CPU after 1 s \(--train\.wait_for_nodes_s\)",
+        ),
     ):
-        cluster.place(config, said.append)
+        cluster.place(config)
     assert said == ["waiting for nodes: there is 4 CPU on 1 node(s), 5 CPU missing; 1 s left"]
     assert json.dumps(_pending()) == "[]", "the request was taken back"
 
@@ -463,7 +470,7 @@ def test_a_job_that_waits_for_nodes_says_what_is_missing_and_is_refused_in_the_e
 @pytest.mark.ray
 def test_waiting_never_ends_on_cpus_because_the_gpus_are_still_to_come(ray_cluster):
     with pytest.raises(UserError, match=r"--train\.use_gpu true or false"):
-        cluster.place(Config(train=TrainConfig(wait_for_nodes_s=1.0)), print)
+        cluster.place(Config(train=TrainConfig(wait_for_nodes_s=1.0)))
 
 
 def _pending():

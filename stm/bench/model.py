@@ -1,8 +1,8 @@
 """How fast the network is beside its relatives, in training and in inference, on one device.
 
     stm, tsn, tsm, cstm, cmm    the variants of ``build_model``
-    naive                       stm as re-implementations have it (``stm.bench.naive``)
-    script                      naive in a process of its own, with malloc's defaults (``stm.bench.script``; CPU, if
+    naive                       stm as re-implementations have it (``tests.tools.naive``; in the repository alone)
+    script                      naive in a process of its own, with malloc's defaults (``tests.tools.script``; CPU, if
                                 asked for)
 
     train       forward, backward, one step of SGD
@@ -27,33 +27,35 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stm.bench.naive import build_naive
-from stm.bench.script import Script
-from stm.model import build_model, count_operations
+from stm.bench.steps import PRECISIONS, bytes_of, make_step
+from stm.model import build_model, count_operations, registry
 from stm.model.allocator import keep_freed_memory
 from stm.model.folding import fold
 from stm.model.network import VideoResNet
 from stm.model.packed import can_pack, pack
-from stm.train.step import Autocast
+from stm.repository import has_tools, tool
 
-NETWORKS = ("stm", "tsn", "tsm", "cstm", "cmm", "naive")
+NETWORKS = (*registry.names(), "naive")
 ESSENTIAL = ("stm", "tsn", "naive")
 """STM and what its goals are set against."""
 MODES = ("train", "inference", "folded")
 SCRIPT = "script"
+_SCRIPT_OPTION = "--script true"
 BASES = ("tsn", "naive", SCRIPT)
 """What the others are compared with: in the same mode, or in inference where a base is not measured in that mode."""
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BACKWARD_COST = 2
 """A backward pass is counted as twice the forward's operations: gradients of inputs, and of weights."""
 
 
 def build(name: str, **settings: Any) -> VideoResNet:
     """One of `NETWORKS`; ``settings`` are those of ``build_model``."""
-    return build_naive(**settings) if name == "naive" else build_model(name, **settings)
+    if name == "naive":
+        return tool("naive", "the comparison with a naive re-implementation").build_naive(
+            **settings
+        )
+    return build_model(name, **settings)
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def contenders(
     """These networks in every mode but the script's, on one batch of random clips."""
     generator = torch.Generator().manual_seed(0)
     clips = torch.randn(batch_size, num_frames, size, size, 3, generator=generator)
-    clips = clips.permute(0, 1, 4, 2, 3).to(device)  # as ``stm.train.step.normalise`` leaves them
+    clips = clips.permute(0, 1, 4, 2, 3).to(device)  # as ``stm.model.inputs.normalise`` leaves them
     found = []
     for name in networks:
         torch.manual_seed(0)
@@ -106,78 +108,24 @@ def contenders(
             found.append(Contender(name, mode, step, _cost(mode) * gflop, state_bytes))
         if onnx:
             step = in_onnx_runtime(model, clips)
-            found.append(Contender(name, "onnx", step, gflop, _bytes_of(folded)))
+            found.append(Contender(name, "onnx", step, gflop, bytes_of(folded)))
     return found
 
 
 def _scripts(stack: ExitStack, like: list[Contender], **settings: Any) -> list[Contender]:
     """The naive network in processes of its own, one for each mode: what malloc does depends on what it has seen."""
+    run = tool("script", _SCRIPT_OPTION)
     gflop = {entrant.mode: entrant.gflop for entrant in like if entrant.network == "naive"}
     return [
-        Contender(SCRIPT, mode, stack.enter_context(Script(mode, **settings)).step, gflop[mode], 0)
+        Contender(
+            SCRIPT, mode, stack.enter_context(run.Script(mode, **settings)).step, gflop[mode], 0
+        )
         for mode in ("train", "inference")
     ]
 
 
 def _cost(mode: str) -> int:
     return 1 + BACKWARD_COST if mode == "train" else 1
-
-
-def make_step(
-    mode: str, model: nn.Module, clips: Tensor, precision: str, compiled: bool = False
-) -> tuple[Callable[[], Any], int]:
-    """What one step in this mode is, and the bytes that stay allocated between two."""
-    dtype = PRECISIONS[precision]
-    autocast = Autocast(clips.device.type, None if dtype == torch.float32 else dtype)
-    if mode == "train":
-        return _training(model, clips, autocast, compiled)
-    if mode == "folded":
-        return _folded(model, clips, autocast, compiled)
-    return _inference(model, clips, autocast, compiled and mode != "packed")
-
-
-def _training(
-    model: nn.Module, clips: Tensor, autocast: Autocast, compiled: bool
-) -> tuple[Callable[[], Any], int]:
-    model.train()
-    labels = torch.zeros(len(clips), dtype=torch.int64, device=clips.device)
-    on_gpu = clips.device.type == "cuda"
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4, fused=on_gpu or None
-    )
-    forward = _compiled(model, compiled)
-
-    def step() -> None:
-        with autocast.context():
-            loss = F.cross_entropy(forward(clips).float(), labels)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    momentum = sum(weight.nbytes for weight in model.parameters())
-    return step, _bytes_of(model) + momentum
-
-
-def _inference(
-    model: nn.Module, clips: Tensor, autocast: Autocast, compiled: bool
-) -> tuple[Callable[[], Any], int]:
-    forward = _compiled(model.eval(), compiled)
-
-    def step() -> Tensor:
-        with torch.inference_mode(), autocast.context():
-            return forward(clips)
-
-    return step, _bytes_of(model)
-
-
-def _folded(
-    model: nn.Module, clips: Tensor, autocast: Autocast, compiled: bool
-) -> tuple[Callable[[], Any], int]:
-    # Weights in the type of the arithmetic: nothing is converted on the way.
-    dtype = autocast.dtype or torch.float32
-    return _inference(
-        model.to(dtype), clips.to(dtype), Autocast(autocast.device_type, None), compiled
-    )
 
 
 def in_onnx_runtime(model: VideoResNet, clips: Tensor) -> Callable[[], Any]:
@@ -191,14 +139,6 @@ def in_onnx_runtime(model: VideoResNet, clips: Tensor) -> Callable[[], Any]:
         run = read_onnx(path)
     contiguous = clips.contiguous()  # what a program without PyTorch would hand over
     return lambda: run(contiguous)
-
-
-def _compiled(model: nn.Module, compiled: bool) -> Callable[[Tensor], Tensor]:
-    return torch.compile(model) if compiled else model
-
-
-def _bytes_of(model: nn.Module) -> int:
-    return sum(tensor.nbytes for tensor in model.state_dict().values())
 
 
 def matrix_product(device: torch.device, precision: str, size: int) -> Contender:
@@ -228,13 +168,18 @@ def measure(
 ) -> dict[str, Any]:
     """Milliseconds a step of every network and mode, interleaved; medians, with the least and the most.
 
-    ``networks`` are some of `NETWORKS`, the `ESSENTIAL` ones among them. A ratio is the median over rounds of the
+    ``networks`` are some of `NETWORKS`, the `ESSENTIAL` ones among them; `naive` is left out where stm is installed
+    without its repository. A ratio is the median over rounds of the
     quotient within a round, so that what slows a round down drops out.
 
     Returns ``rows``, one for each network and mode (``ms``, ``spread_ms``, ``clips_per_s``, ``gflop_per_s``,
     ``share_of_matrix_product``, ``times_`` each of `BASES` as time by time, ``peak_mb``: None on a CPU),
     ``matrix_product``, and the settings.
     """
+    if script:
+        tool("script", _SCRIPT_OPTION)  # refused before anything is measured
+    if not has_tools():
+        networks = [name for name in networks if name != "naive"]
     before = torch.get_num_threads(), torch.backends.cudnn.benchmark
     torch.set_num_threads(threads or before[0])
     torch.backends.cudnn.benchmark = True

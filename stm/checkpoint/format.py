@@ -5,6 +5,7 @@
     history.json        the steps since the checkpoint before, for the record
     meta.json           what the network is and where training stood; written last
     validation.json     what a validation beside training found later
+    plugin.py           the source of the network's blocks, where they are the user's own (never run unasked)
 
 ``meta.json`` alone says what the network is (config, classes) and where training stood (position), so evaluation and
 prediction need nothing but the checkpoint's path. Nothing in it is pickled: weights are safetensors, the optimizer's
@@ -24,12 +25,15 @@ from stm.config import Config
 from stm.data.stream.plan import Position
 from stm.errors import UserError
 from stm.redaction import redacted
+from stm.storage import join, read_bytes
 
 if TYPE_CHECKING:
     import torch
 
+    from stm.model.plugins import Plugin
+
 MODEL, STATE, META = "model.safetensors", "state.pt", "meta.json"
-HISTORY, VALIDATION = "history.json", "validation.json"
+HISTORY, VALIDATION, PLUGIN = "history.json", "validation.json", "plugin.py"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +55,8 @@ class Meta:
     mlflow_run_id: str | None = None
     awaits_validation: bool = False
     """Its validation runs elsewhere (``stm.train.async_validation``), and its result is not there yet."""
+    plugin: dict[str, str] | None = None
+    """name and digest of the plugin that its blocks come from; the source is ``plugin.py``."""
 
     def to_json(self) -> str:
         return json.dumps(
@@ -74,6 +80,7 @@ def write(
     state: dict[str, Any],
     meta: Meta,
     history: list[dict[str, Any]] | None = None,
+    plugin: Plugin | None = None,
 ) -> None:
     """Write a checkpoint into ``directory``; ``meta.json`` comes last, so a directory without it is not one."""
     import torch
@@ -87,16 +94,19 @@ def write(
     torch.save(state, buffer)
     (directory / STATE).write_bytes(buffer.getbuffer())
     (directory / HISTORY).write_text(json.dumps(history or []))
+    if plugin is not None:
+        (directory / PLUGIN).write_text(plugin.source, encoding="utf-8")
+        meta = replace(meta, plugin={"name": plugin.name, "digest": plugin.digest})
     (directory / META).write_text(meta.to_json())
 
 
 def read_meta(directory: str | Path) -> Meta:
     """The meta of a checkpoint, with the validation that came after it; ``UserError`` where there is none."""
     try:
-        meta = Meta.from_json(_read(directory, META).decode())
+        meta = Meta.from_json(read_file(directory, META).decode())
         if meta.awaits_validation:
             with contextlib.suppress(FileNotFoundError):
-                later = json.loads(_read(directory, VALIDATION))
+                later = json.loads(read_file(directory, VALIDATION))
                 return replace(meta, metrics=meta.metrics | later, awaits_validation=False)
         return meta
     except FileNotFoundError:
@@ -111,7 +121,7 @@ def read_weights(directory: str | Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load
 
     try:
-        return load(_read(directory, MODEL))
+        return load(read_file(directory, MODEL))
     except (FileNotFoundError, SafetensorError) as error:
         raise UserError(f"{directory}/{MODEL} cannot be read as weights: {error}") from error
 
@@ -123,7 +133,7 @@ def read_state(directory: str | Path) -> dict[str, Any]:
 
     import torch
 
-    content = io.BytesIO(_read(directory, STATE))
+    content = io.BytesIO(read_file(directory, STATE))
     try:
         return torch.load(content, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -135,18 +145,14 @@ def read_state(directory: str | Path) -> dict[str, Any]:
 def read_history(directory: str | Path) -> list[dict[str, Any]]:
     """The steps that a checkpoint brought with it."""
     try:
-        return json.loads(_read(directory, HISTORY))
+        return json.loads(read_file(directory, HISTORY))
     except FileNotFoundError:
         return []
 
 
-def _read(directory: str | Path, name: str) -> bytes:
-    if "://" not in str(directory):
-        return (Path(directory) / name).read_bytes()
-    import fsspec
-
-    with fsspec.open(f"{directory}/{name}", "rb") as file:
-        return file.read()
+def read_file(directory: str | Path, name: str) -> bytes:
+    """One of a checkpoint's files; raises as ``stm.storage.read_bytes``."""
+    return read_bytes(join(str(directory), name))
 
 
 def config_of(meta: Meta) -> Config:
@@ -154,30 +160,52 @@ def config_of(meta: Meta) -> Config:
     return Config.from_dict(meta.config)
 
 
-def network_arguments(meta: Meta) -> dict[str, Any]:
-    """All arguments of ``stm.model.build_model`` for the network of a checkpoint."""
+def network_arguments(meta: Meta, where: str) -> dict[str, Any]:
+    """All arguments of ``stm.model.build_model`` for the network of the checkpoint ``where``.
+
+    Raises ``UserError`` where its blocks come from a plugin that this process was not told to run.
+    """
+    check_plugin(meta, where)
     return {**model_arguments(config_of(meta)), "num_classes": len(meta.classes)}
+
+
+def check_plugin(meta: Meta, where: str) -> None:
+    """Raise ``UserError`` where the checkpoint ``where`` needs a plugin that this process was not told to run.
+
+    A driver asks before it starts workers.
+    """
+    if meta.plugin is not None:
+        from stm.model import plugins
+
+        plugins.require(meta.plugin["name"], meta.plugin["digest"], where)
 
 
 def model_arguments(config: Config) -> dict[str, Any]:
     """The arguments of ``stm.model.build_model`` that come from the config (all but ``num_classes``)."""
-    values = dict(config.to_dict()["model"])
-    del values["pretrained"]
-    return values
+    return config.model.build_arguments()
 
 
-def resolve(path: str) -> str:
-    """The checkpoint that ``path`` means: itself, or the best (else last) one of a run directory."""
-    from stm.checkpoint.store import CheckpointStore, best
+def load_plugin(config: Config) -> Plugin | None:
+    """Run the plugin that the config names, if any, in this process."""
+    if config.model.plugin is None:
+        return None
+    from stm.model import plugins
 
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        _read(path, META)
-        return path
-    if "://" not in path and not Path(path).exists():
-        raise UserError(f"--checkpoint {path}: no such directory")
-    found = CheckpointStore(path).checkpoints()
-    if not found:
-        raise UserError(
-            f"--checkpoint {path}: neither a checkpoint (no {META} in it) nor a run directory with one"
-        )
-    return best(found)[0]
+    try:
+        return plugins.load(config.model.plugin)
+    except UserError as error:
+        raise UserError(f"--model.plugin: {error}") from error
+
+
+def check_model(config: Config) -> None:
+    """Raise ``UserError`` where no network can be built from the config, or a plugin's block does not run.
+
+    Nothing is allocated, and neither Ray nor a GPU is needed: it takes a second, which is importing PyTorch.
+    """
+    from stm.model import check_settings
+
+    plugin = load_plugin(config)
+    try:
+        check_settings(config.data.num_segments, runs=plugin is not None, **model_arguments(config))
+    except UserError as error:
+        raise UserError(f"--model.{error}") from error

@@ -11,17 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import shutil
-import tempfile
-import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from stm.checkpoint.format import META, VALIDATION, Meta, read_meta
+from stm.storage import glob, join, remove_folder, remove_partial, write_bytes, write_folder
 
-_PARTIAL = ".partial-"
 _MOST_WAITING = 3
 
 
@@ -36,26 +31,8 @@ class CheckpointStore:
 
         Raises ``OSError`` (a full disk, a store that is away); what was there before is still there then.
         """
-        path = f"{self.run_directory}/checkpoint-{step:08d}"
-        if self._remote:
-            with tempfile.TemporaryDirectory(prefix="stm-checkpoint-") as folder:
-                write(Path(folder))
-                self._upload(Path(folder), path)
-            return path
-        Path(self.run_directory).mkdir(parents=True, exist_ok=True)
-        partial = Path(self.run_directory) / f"{_PARTIAL}{step:08d}-{uuid.uuid4().hex[:8]}"
-        try:
-            partial.mkdir()
-            write(partial)
-            for file in partial.iterdir():
-                _flush(file)
-            _flush(partial)
-            shutil.rmtree(path, ignore_errors=True)
-            os.replace(partial, path)
-            _flush(Path(self.run_directory))
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+        path = join(self.run_directory, f"checkpoint-{step:08d}")
+        write_folder(path, write, last=META)
         return path
 
     def checkpoints(self) -> list[tuple[str, Meta]]:
@@ -79,71 +56,22 @@ class CheckpointStore:
             keep = {found[-1][0], best(found)[0], *waiting}
             for path in (path for path, _ in found if path not in keep):
                 with contextlib.suppress(OSError):
-                    self._remove(path)
-        if not self._remote:
-            for partial in Path(self.run_directory).glob(f"{_PARTIAL}*"):
-                shutil.rmtree(partial, ignore_errors=True)
+                    self.remove(path)
+        remove_partial(self.run_directory)
+
+    def remove(self, path: str) -> None:
+        """Remove a checkpoint; from the first moment on it does not count. Raises ``OSError``."""
+        remove_folder(path, first=META)
 
     def add_validation(self, path: str, metrics: dict[str, float]) -> None:
         """Add to a checkpoint what its validation found; nothing, where the validation is given up."""
-        text = json.dumps(metrics)
-        if self._remote:
-            filesystem, root = self._filesystem()
-            filesystem.pipe_file(f"{root}/{path.rsplit('/', 1)[1]}/{VALIDATION}", text.encode())
-            return
-        partial = Path(path) / f"{_PARTIAL}{VALIDATION}"
-        partial.write_text(text)
-        os.replace(partial, Path(path) / VALIDATION)
-
-    # ------------------------------------------------------------------ disks and object stores
-
-    @property
-    def _remote(self) -> bool:
-        return "://" in self.run_directory
-
-    def _filesystem(self) -> tuple[Any, str]:
-        import fsspec
-
-        filesystem, root = fsspec.core.url_to_fs(self.run_directory)
-        filesystem.invalidate_cache()  # another process writes here too
-        return filesystem, root
+        write_bytes(join(path, VALIDATION), json.dumps(metrics).encode())
 
     def _paths(self) -> list[str]:
-        if not self._remote:
-            metas = sorted(Path(self.run_directory).glob(f"checkpoint-*/{META}"))
-            return [str(meta.parent) for meta in metas]
-        filesystem, root = self._filesystem()
-        names = sorted(found.split("/")[-2] for found in filesystem.glob(f"{root}/*/{META}"))
-        return [f"{self.run_directory}/{name}" for name in names if name.startswith("checkpoint-")]
-
-    def _upload(self, folder: Path, path: str) -> None:
-        filesystem, root = self._filesystem()
-        target = f"{root}/{path.rsplit('/', 1)[1]}"
-        with contextlib.suppress(FileNotFoundError):
-            filesystem.rm(f"{target}/{META}")
-        for file in sorted(folder.iterdir(), key=lambda file: file.name == META):
-            filesystem.put_file(str(file), f"{target}/{file.name}")
-
-    def _remove(self, path: str) -> None:
-        if not self._remote:
-            (Path(path) / META).unlink()  # from here on it does not count
-            shutil.rmtree(path)
-            return
-        filesystem, root = self._filesystem()
-        target = f"{root}/{path.rsplit('/', 1)[1]}"
-        filesystem.rm(f"{target}/{META}")
-        filesystem.rm(target, recursive=True)
+        metas = glob(self.run_directory, f"checkpoint-*/{META}")
+        return [meta.removesuffix(f"/{META}") for meta in metas]
 
 
 def best(found: list[tuple[str, Meta]]) -> tuple[str, Meta]:
     """The checkpoint with the highest validation top-1, the newer of two equal ones; unvalidated ones come last."""
     return max(found, key=lambda pair: (pair[1].metrics.get("val_top1", -1.0), pair[1].position))
-
-
-def _flush(path: Path) -> None:
-    """Have the disk, not only the cache, hold a file or a folder's entries."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 from stm.data.shards import is_shard_path, split_shard_path
 from stm.errors import UserError
+from stm.storage import is_url, split_url
 
 _NAMED = 5
 _MOST_DECODINGS = 16
@@ -49,14 +50,14 @@ def _those_out(leads_out: LeadsOut, paths: list[str]) -> list[str]:
 
 
 def _out_of(root: str) -> LeadsOut:
-    if "://" not in root:
+    if not is_url(root):
         return _out_of_folder(root)
-    scheme, _, folder = root.partition("://")
+    scheme, folder = split_url(root)
     if scheme not in ("file", "local"):
         return _out_of_url(root)
     # fsspec follows links, and does not undo percent-encoding: such a root is a folder.
     by_name, by_folder = _out_of_url(root), _out_of_folder(folder)
-    return lambda path: by_name(path) or by_folder(path.removeprefix(f"{scheme}://"))
+    return lambda path: by_name(path) or by_folder(split_url(path)[1])
 
 
 def _out_of_url(root: str) -> LeadsOut:
@@ -87,7 +88,7 @@ def _out_of_folder(root: str) -> LeadsOut:
     real_folder = lru_cache(maxsize=4096)(_real)
 
     def leads_out(path: str) -> bool:
-        if "://" in path or "::" in path or "\0" in path:
+        if is_url(path) or "::" in path or "\0" in path:
             return True
         file = split_shard_path(path)[0] if is_shard_path(path) else path
         # The system follows a link before the ".." behind it; `os.path.abspath`, with which files are opened, does not.

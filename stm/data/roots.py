@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Sequence
 
 from stm.data.shards import is_shard_path, split_shard_path
+from stm.storage import is_url, join
 
 IF_MOVED = "If the videos have moved, name the folder or URL where they are now with --data.root"
 """For messages about videos that are all not found."""
@@ -22,12 +23,12 @@ _SAMPLED = 16
 def absolute_root(root: str | os.PathLike[str]) -> str:
     """As a manifest records it: an absolute folder, or a URL without a slash at its end."""
     root = os.fspath(root)
-    return root.rstrip("/") if "://" in root else os.path.abspath(root)
+    return root.rstrip("/") if is_url(root) else os.path.abspath(root)
 
 
 def is_relative(path: str) -> bool:
     """Whether a path as stored lies below the root, and was not kept whole."""
-    return not path.startswith("/") and "://" not in path
+    return not path.startswith("/") and not is_url(path)
 
 
 def relative_to(path: str, root: str | None) -> str:
@@ -44,10 +45,8 @@ def joined(root: str | None, path: str) -> str:
     """The inverse of `relative_to`. ``..`` in ``path`` is resolved as text, for `containment` to see where it leads."""
     if root is None or not is_relative(path):
         return path
-    if "://" in root:
-        return f"{root.rstrip('/')}/{path}"
-    whole = f"{root.rstrip('/')}/{path}"
-    return os.path.normpath(whole) if ".." in path else whole
+    whole = join(root, path)
+    return os.path.normpath(whole) if ".." in path and not is_url(root) else whole
 
 
 def root_to_use(paths: Sequence[str], recorded: str | None, wanted: str | None) -> str | None:
@@ -77,7 +76,7 @@ def root_found(
     Surely: the recorded root is no folder of this machine; and the manifest's own folder, the one around it, or a
     folder of the old root's name in either, alone holds all of up to 16 videos spread over ``paths``.
     """
-    if recorded is None or "://" in recorded or os.path.isdir(recorded):
+    if recorded is None or is_url(recorded) or os.path.isdir(recorded):
         return None
     below = [path for path in paths if is_relative(path)]
     sample = below[:: max(1, len(below) // _SAMPLED)][:_SAMPLED]
@@ -89,6 +88,6 @@ def root_found(
 
 
 def _exists(path: str) -> bool:
-    if "://" in path:
+    if is_url(path):
         return False
     return os.path.exists(split_shard_path(path)[0] if is_shard_path(path) else path)

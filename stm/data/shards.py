@@ -39,6 +39,7 @@ from numpy.typing import NDArray
 
 from stm.data.regular_file import open_regular
 from stm.data.video import VideoError
+from stm.storage import filesystem, is_url
 
 Payload = bytes | list[bytes]
 """A video file, or the image files of a frame folder."""
@@ -133,7 +134,7 @@ def read_some_images(path: str, wanted: Sequence[int]) -> tuple[dict[int, bytes]
     As `read_images`, but nothing else is read from a disk; behind a URL, where it is requests that
     cost, the row is read whole. Raises as `read_row`.
     """
-    if "://" in path:
+    if is_url(path):
         images = read_images(path)
         return {k: images[k] for k in wanted if k < len(images)}, len(images)
     with _open_row(path) as row:
@@ -284,12 +285,10 @@ def _measure(payload: Payload) -> tuple[int, bytes, int]:
 
 def _open(path: str, file: str) -> Any:
     try:
-        if "://" not in file:
+        if not is_url(file):
             return open_regular(file)
-        import fsspec
-
-        filesystem, name = fsspec.core.url_to_fs(file)
-        return filesystem.open(name, "rb", cache_type="none")
+        store, name = filesystem(file)
+        return store.open(name, "rb", cache_type="none")
     except FileNotFoundError as error:
         raise VideoError(path, "not_found", "no such shard") from error
     except PermissionError as error:
@@ -301,7 +300,7 @@ def _open(path: str, file: str) -> Any:
 def _index(path: str, file: str, opened: Any) -> _Index:
     """The places of the rows, from the footer or as kept from an earlier call."""
     state = None
-    if "://" not in file:
+    if not is_url(file):
         stat = os.fstat(opened.fileno())
         state = (stat.st_size, stat.st_mtime_ns)
     with _kept_lock:

@@ -12,6 +12,8 @@ import os
 import stat
 
 from stm.data.shards import is_shard_path, num_bytes_of_row, split_shard_path
+from stm.data.video import VideoError, naming_failures
+from stm.storage import StorageError, filesystem, info, is_url
 
 _CHANGED = ("ETag", "etag", "LastModified", "mtime")
 """What file systems behind a URL call a mark of the last change."""
@@ -27,13 +29,19 @@ def source_state(path: str) -> tuple[str, int]:
     Where the source lies is no part of it: a copy that keeps its times has the same state.
 
     Raises:
-        VideoError: As `shards.num_bytes_of_row`.
+        VideoError: As `shards.num_bytes_of_row`, and where a URL cannot be asked: `unsupported_url`, or what its file
+            system says.
     """
+    with naming_failures(path):
+        return _source_state(path)
+
+
+def _source_state(path: str) -> tuple[str, int]:
     if is_shard_path(path):
         file, row = split_shard_path(path)
         state, _ = source_state(file)
         return (f"{state}#{row}" if state else ""), num_bytes_of_row(path)
-    if "://" in path:
+    if is_url(path):
         return _state_of_url(path)
     try:
         own = found = os.lstat(path)
@@ -69,13 +77,14 @@ def _state_of_folder(path: str, found: os.stat_result) -> tuple[str, int]:
 
 
 def _state_of_url(url: str) -> tuple[str, int]:
-    import fsspec
-
-    filesystem, name = fsspec.core.url_to_fs(url)
     try:
-        info = filesystem.info(name)
+        filesystem(url)
+    except StorageError as error:  # an unknown scheme, or one whose package is missing
+        raise VideoError(url, "unsupported_url", error.strerror or str(error)) from error
+    try:
+        told = info(url)
     except FileNotFoundError:
         return "", 0
-    size = info.get("size")
-    changed = next((info[key] for key in _CHANGED if key in info), "")
+    size = told.get("size")
+    changed = next((told[key] for key in _CHANGED if key in told), "")
     return (f"{size}:{changed}" if changed else ""), int(size or 0)

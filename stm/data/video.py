@@ -7,15 +7,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, TypeAlias
 
+from stm.config import DataConfig
+
 
 @dataclass(frozen=True)
 class Limits:
     """What a video may take: beyond it, it is refused as ``too_large``."""
 
-    max_pixels: int = 2**26
+    max_pixels: int = DataConfig.max_pixels
     """Of a frame; 8K video has half as many."""
 
-    memory_bytes: int = 4 * 2**30
+    memory_bytes: int = DataConfig.decode_mib * 2**20
     """By which decoding may make the process grow (``stm.data.decode.memory``)."""
 
 
@@ -154,8 +156,7 @@ def _reason_and_detail(error: Exception) -> tuple[str, str]:
     detail = f"{type(error).__name__}: {said[0]:.200}" if said else type(error).__name__
     # PyTorch reports a failed allocation as a RuntimeError.
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in detail:
-        options = "--decode_mib of stm index, --data.decode_mib of a run"
-        return "too_large", f"decoding it takes more memory than decode_mib allows ({options})"
+        return "too_large", "decoding it takes more memory than the limit decode_mib allows"
     is_of_ffmpeg = type(error).__module__.partition(".")[0] == "av"
     return ("unreadable" if is_of_ffmpeg or isinstance(error, OSError) else "failed"), detail
 
@@ -163,7 +164,5 @@ def _reason_and_detail(error: Exception) -> tuple[str, str]:
 def check_pixels(name: str, width: int, height: int, max_pixels: int) -> None:
     """Raise ``VideoError`` ``too_large`` if a picture has more than ``max_pixels`` pixels."""
     if width * height > max_pixels:
-        allowed = f"more than max_pixels, {max_pixels}, allows"
-        options = "--max_pixels of stm index, --data.max_pixels of a run"
-        detail = f"frames of {width}x{height} pixels, {allowed} ({options})"
+        detail = f"frames of {width}x{height} pixels, the limit max_pixels allows {max_pixels}"
         raise VideoError(name, "too_large", detail)

@@ -90,8 +90,8 @@ def _read(path: str, decoder: str) -> dict[str, Any]:
 def _frames(path: str, decoder: str) -> NDArray[np.uint8]:
     """uint8 [7, 32, 128, 3]."""
     if decoder == "decord":  # asked directly: `read_frames` may hand a file to the packet plan
+        from stm.data.decode.collector import Collector
         from stm.data.decode.decord_reader import read
-        from stm.data.decode.reader import Collector
 
         whole = Collector(path, len(WANTED), lambda width, height: [(0, 0, width, height)])
         return read(path, list(WANTED), whole).views()[0]
@@ -100,7 +100,7 @@ def _frames(path: str, decoder: str) -> NDArray[np.uint8]:
     return read_frames(path, WANTED, decoder)
 
 
-def judge(
+def check(
     reports: dict[str, dict[str, Any]], absent: dict[str, str], expects_decord: bool
 ) -> Finding:
     """Exactly the wanted frames, by every decoder on every node."""

@@ -14,6 +14,7 @@ from typing import Any
 from stm.doctor.finding import Finding, fails, first_line, ok
 from stm.doctor.nodes import Node, answers, listed, on_each
 from stm.redaction import redact
+from stm.storage import filesystem, is_url, join
 
 _TRY_AGAIN_S = (0.5, 1.0)  # NFS may show another client's file a moment late
 
@@ -21,7 +22,7 @@ _TRY_AGAIN_S = (0.5, 1.0)  # NFS may show another client's file a moment late
 def check(nodes: Sequence[Node], storage: str, deadline_s: float) -> Finding:
     """Write on each node, then read all on each node, then remove what was written."""
     begun = time.monotonic()
-    folder = f"{storage.rstrip('/')}/.stm-doctor-{secrets.token_hex(6)}"
+    folder = join(storage, f".stm-doctor-{secrets.token_hex(6)}")
     left = partial(_left, begun, deadline_s)
     names: dict[str, str] = {node.name: f"{node.id}.bin" for node in nodes}
     try:
@@ -32,14 +33,14 @@ def check(nodes: Sequence[Node], storage: str, deadline_s: float) -> Finding:
         seen, cannot_read = answers(on_each(nodes, read, folder, wanted, deadline_s=left()))
     finally:
         on_each(nodes, remove, folder, deadline_s=10.0)
-    return judge(storage, {v: k for k, v in names.items()}, cannot_write, cannot_read, seen)
+    return check_files(storage, {v: k for k, v in names.items()}, cannot_write, cannot_read, seen)
 
 
 def _left(begun: float, deadline_s: float) -> float:
     return max(1.0, deadline_s - (time.monotonic() - begun))
 
 
-def judge(
+def check_files(
     storage: str,
     node_of: dict[str, str],
     cannot_write: dict[str, str],
@@ -91,24 +92,24 @@ MISSING = "missing"
 
 def write(folder: str, name: str) -> str:
     """Write random bytes; returns their digest. Runs on every node."""
-    filesystem, root = _open(folder)
+    found, root = filesystem(folder, fresh=True)
     data = secrets.token_bytes(4096)
-    filesystem.makedirs(root, exist_ok=True)
-    with filesystem.open(f"{root}/{name}", "wb") as file:
+    found.makedirs(root, exist_ok=True)
+    with found.open(f"{root}/{name}", "wb") as file:
         file.write(data)
     return hashlib.sha256(data).hexdigest()
 
 
 def read(folder: str, wanted: dict[str, str]) -> dict[str, str]:
     """File -> "" where its digest is the wanted one, "missing", or what is wrong. Runs on every node."""
-    filesystem, root = _open(folder)
-    return {name: _compare(filesystem, f"{root}/{name}", d) for name, d in wanted.items()}
+    found, root = filesystem(folder, fresh=True)
+    return {name: _compare(found, f"{root}/{name}", d) for name, d in wanted.items()}
 
 
-def _compare(filesystem: Any, path: str, digest: str) -> str:
+def _compare(found: Any, path: str, digest: str) -> str:
     for pause in (*_TRY_AGAIN_S, None):
         try:
-            with filesystem.open(path, "rb") as file:
+            with found.open(path, "rb") as file:
                 data = file.read()
         except FileNotFoundError:
             if pause is None:
@@ -123,17 +124,9 @@ def _compare(filesystem: Any, path: str, digest: str) -> str:
 
 def remove(folder: str) -> None:
     """Remove the folder, and the storage's own where this examination made it and it is empty. Runs on every node."""
-    filesystem, root = _open(folder)
+    found, root = filesystem(folder, fresh=True)
     with contextlib.suppress(FileNotFoundError):
-        filesystem.rm(root, recursive=True)
-    if "://" not in folder:
+        found.rm(root, recursive=True)
+    if not is_url(folder):
         with contextlib.suppress(OSError):
             os.rmdir(os.path.dirname(root))  # refuses one that is not empty
-
-
-def _open(folder: str) -> tuple[Any, str]:
-    import fsspec
-
-    filesystem, root = fsspec.core.url_to_fs(folder)
-    filesystem.invalidate_cache()
-    return filesystem, root

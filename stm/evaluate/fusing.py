@@ -11,7 +11,7 @@ import numpy as np
 
 from stm.data.classes import match_classes
 from stm.errors import UserError
-from stm.evaluate.metrics import Metrics, measure
+from stm.scoring.metrics import Metrics, measure
 
 
 @dataclass(frozen=True)

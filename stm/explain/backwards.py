@@ -40,7 +40,8 @@ def draw_backwards(
     network = Network(checkpoint)
     block = network.blocks([block] if block else None)[0]
     try:
-        pictures = frames.read(source, network.data, most_frames=1)
+        with frames.decoder_of(network.data) as decoder:
+            pictures = frames.read(decoder, source, network.data, most_frames=1)
     except VideoError as error:
         raise UserError(str(error)) from error
     clip = pictures.clip

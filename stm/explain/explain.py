@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import difflib
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from stm.checkpoint import format as checkpoints
+from stm.checkpoint.locate import resolve
+from stm.checkpoint.network import load_network
 from stm.config import DataConfig
 from stm.data.decode import VideoError
 from stm.data.finding import find_videos
 from stm.data.shards import is_shard_path, split_shard_path
 from stm.errors import UserError
-from stm.evaluate.inference import load_network
 from stm.explain import frames, maps, picture
 from stm.explain.colours import Scale
 from stm.explain.film import Layer, write_film
+from stm.log import get_logger
+
+logger = get_logger(__name__)
 
 NAMES = {
     "before": ("before the block", "features that enter it"),
@@ -39,7 +43,7 @@ class Network:
     """The network of a checkpoint, and what is known of it."""
 
     def __init__(self, checkpoint: str) -> None:
-        self.directory = checkpoints.resolve(checkpoint)
+        self.directory = resolve(checkpoint)
         meta = checkpoints.read_meta(self.directory)
         self.model = load_network(self.directory)
         self.device = self.model.fc.weight.device
@@ -52,7 +56,7 @@ class Network:
 
     def look(self, clips: np.ndarray, blocks: Sequence[str]) -> maps.Seen:
         """``clips: uint8 [N, T, S, S, 3]`` through the network, in float32."""
-        from stm.train.step import normalise
+        from stm.model.inputs import normalise
 
         return maps.look(self.model, normalise(clips, self.device), blocks)
 
@@ -98,7 +102,6 @@ def explain(
     blocks: Sequence[str] | None = None,
     output: str = "explain",
     class_name: str | None = None,
-    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Write ``output/<video>.png`` and ``output/<video>.mp4`` for every video.
 
@@ -108,7 +111,6 @@ def explain(
         blocks: Blocks by their names in the network, such as ``layer1.0``; None is ``maps.default_block``.
         output: Folder to write into.
         class_name: Class whose evidence is drawn; None is the one predicted for each video.
-        say: Takes lines of progress.
 
     Returns:
         ``{"checkpoint", "variant", "blocks", "num_videos", "unreadable", "videos": [{"path", "top5", "class",
@@ -126,15 +128,17 @@ def explain(
         network.label(class_name)
     folder = make_folder(output)
     rows: list[dict[str, Any]] = []
-    for path, stem in zip(paths, _stems(paths), strict=True):
-        try:
-            pictures = frames.read(path, network.data)
-        except VideoError as error:
-            rows.append({"path": path, "error": error.why})
-            say(f"{path}: {rows[-1]['error']}")
-            continue
-        rows.append({"path": path, **_explain(network, pictures, names, class_name, folder / stem)})
-        say(f"{path}: {rows[-1]['top5'][0]['class']}")
+    with frames.decoder_of(network.data) as decoder:
+        for path, stem in zip(paths, _stems(paths), strict=True):
+            try:
+                pictures = frames.read(decoder, path, network.data)
+            except VideoError as error:
+                rows.append({"path": path, "error": error.why})
+                logger.warning(f"{path}: {rows[-1]['error']}")
+                continue
+            shown = _explain(network, pictures, names, class_name, folder / stem)
+            rows.append({"path": path, **shown})
+            logger.info(f"{path}: {rows[-1]['top5'][0]['class']}")
     unread = [row for row in rows if "error" in row]
     if len(unread) == len(rows):
         first = unread[0]

@@ -14,7 +14,8 @@ import numpy as np
 from stm.config import DataConfig
 from stm.data import decode
 from stm.data.stream import sampling, transforms
-from stm.data.stream.clips import limits_of
+from stm.data.stream.clips import ClipSpec, limits_of
+from stm.data.stream.guarded import GuardedDecoder
 from stm.data.video import naming_failures
 
 MOST_FRAMES = 256
@@ -46,15 +47,33 @@ class Pictures:
         return min(max(fps, 0.1), 1000.0)
 
 
-def read(path: str, config: DataConfig, most_frames: int = MOST_FRAMES) -> Pictures:
-    """Decode what is shown of a video. Raises ``decode.VideoError`` where it cannot be read."""
+def decoder_of(config: DataConfig) -> GuardedDecoder:
+    """A child process to decode in, which a video that hangs or kills it takes with it."""
+    return GuardedDecoder(ClipSpec.one_clip(config), config.decode_deadline_s, isolated=True)
+
+
+def read(
+    decoder: GuardedDecoder, path: str, config: DataConfig, most_frames: int = MOST_FRAMES
+) -> Pictures:
+    """Decode what is shown of a video. Raises ``decode.VideoError`` where it cannot be read.
+
+    It may take the deadline of a clip once for its facts, and once for every T frames that are shown.
+    """
+    info = decoder.call(path, decode.probe, path, limits_of(config))
+    clips = 1 + min(info.num_frames, most_frames) / config.num_segments
+    return decoder.call(path, read_pictures, path, config, most_frames, info, num_clips=clips)
+
+
+def read_pictures(
+    path: str, config: DataConfig, most_frames: int, info: decode.VideoInfo
+) -> Pictures:
+    """The same in this process; ``info`` is what was found of the video."""
     with naming_failures(path):
-        return _read(path, config, most_frames)
+        return _read(path, config, most_frames, info)
 
 
-def _read(path: str, config: DataConfig, most_frames: int) -> Pictures:
+def _read(path: str, config: DataConfig, most_frames: int, info: decode.VideoInfo) -> Pictures:
     limits = limits_of(config)
-    info = decode.probe(path, limits)
     planned = decode.Geometry(info.num_frames, info.width, info.height)
     centres = sampling.centre_indices(info.num_frames, config.num_segments)
     shown = film_frames(info.num_frames, most_frames)

@@ -3,11 +3,11 @@
 A feature map becomes a picture by the mean over its channels of the absolute value. Kinds of map, a block's layers
 in order (see ``stm.model.block``):
 
-    before   x, the block's input                     all variants
+    before   x, the block's input                     all blocks, of whatever class
     cstm     a = ReLU(BN(conv3x3(temporal(u))))       stm, cstm
     conv     a = ReLU(BN(conv3x3(u)))                 the others: the plain 3x3 in CSTM's place
     cmm      b = CMM(u)                               stm, cmm
-    after    the block's output                       all variants
+    after    the block's output                       all blocks
 
     seen = look(model, clips, ["layer1.0"])  # float [N, T, 3, H, W]
     seen.maps["layer1.0"]["cmm"]             # float32 [N, T, h, w]
@@ -22,11 +22,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from stm.errors import UserError
-from stm.model.block import Bottleneck
 from stm.model.network import VideoResNet
 
 Maps = dict[str, dict[str, np.ndarray]]
@@ -102,12 +100,12 @@ def _hooks(
             handle.remove()
 
 
-def _hook(name: str, block: Bottleneck, keep: Callable[[str, str, Tensor], None]) -> list[Any]:
+def _hook(name: str, block: nn.Module, keep: Callable[[str, str, Tensor], None]) -> list[Any]:
     def before(_module: Any, inputs: tuple[Tensor, int]) -> None:
         keep(name, "before", inputs[0])
 
-    def a(_module: Any, _inputs: Any, output: Tensor) -> None:  # the ReLU comes after this layer
-        keep(name, "cstm" if block.temporal is not None else "conv", F.relu(output))
+    def a(_module: Any, _inputs: Any, output: Tensor) -> None:
+        keep(name, "cstm" if has_layer(block, "temporal") else "conv", output)
 
     def cmm(_module: Any, _inputs: Any, output: Tensor) -> None:
         keep(name, "cmm", output)
@@ -115,19 +113,21 @@ def _hook(name: str, block: Bottleneck, keep: Callable[[str, str, Tensor], None]
     def after(_module: Any, _inputs: Any, output: Tensor) -> None:
         keep(name, "after", output)
 
-    handles = [
-        block.register_forward_pre_hook(before),
-        block.bn2.register_forward_hook(a),
-        block.register_forward_hook(after),
-    ]
-    return handles if block.cmm is None else [*handles, block.cmm.register_forward_hook(cmm)]
+    handles = [block.register_forward_pre_hook(before), block.register_forward_hook(after)]
+    for layer, hook in (("relu2", a), ("cmm", cmm)):
+        if has_layer(block, layer):
+            handles.append(block.get_submodule(layer).register_forward_hook(hook))
+    return handles
 
 
-def find_blocks(model: VideoResNet, names: Sequence[str]) -> dict[str, Bottleneck]:
+def has_layer(block: nn.Module, name: str) -> bool:
+    """Whether the block has a layer of this name, as ``Bottleneck`` names them."""
+    return isinstance(getattr(block, name, None), nn.Module)
+
+
+def find_blocks(model: VideoResNet, names: Sequence[str]) -> dict[str, nn.Module]:
     """The blocks of these names, in the order given; ``UserError`` names those there are."""
-    there: dict[str, Bottleneck] = {
-        name: module for name, module in model.named_modules() if isinstance(module, Bottleneck)
-    }
+    there = model.blocks
     for name in names:
         if name not in there:
             raise UserError(f"--block {name}: no such block; there are {', '.join(there)}")
@@ -139,7 +139,7 @@ def default_block(model: VideoResNet) -> str:
 
     In the paper's network that is ``layer1.0``, conv2_1 of its first figure.
     """
-    blocks = {n: m for n, m in model.named_modules() if isinstance(m, Bottleneck)}
+    blocks = model.blocks
     return max(
-        blocks, key=lambda n: 2 * (blocks[n].cmm is not None) + (blocks[n].temporal is not None)
+        blocks, key=lambda n: 2 * has_layer(blocks[n], "cmm") + has_layer(blocks[n], "temporal")
     )

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from stm import authentication
+from stm import authentication, ray_compat
 from stm.errors import UserError
 from stm.redaction import redact
 
@@ -92,7 +92,7 @@ class JobServer:
     @property
     def ray_version(self) -> str:
         """The cluster's."""
-        return str(self._client._server_ray_version)
+        return ray_compat.server_version(self._client)
 
     def jobs(self) -> list[Job]:
         """Every job that was submitted to the cluster, the oldest first."""

@@ -1,71 +1,49 @@
-"""The residual bottleneck in its five variants: STM, its two halves, TSM and ResNet's own."""
+"""The residual bottleneck, which may carry CSTM and CMM. The only place that says what a block computes."""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stm.model.cmm import CMM
-from stm.model.cstm import cstm
-from stm.model.temporal import ChannelwiseTemporalConv, OrdinaryTemporalConv, temporal_shift
-
 EXPANSION = 4
-VARIANTS = ("stm", "tsn", "cstm", "cmm", "tsm")
-VARIANTS_WITH_TEMPORAL_CONV = ("stm", "cstm")
-VARIANTS_WITH_CMM = ("stm", "cmm")
-FUSIONS = ("sum", "concat")
-TEMPORAL_CONVS = {"channelwise": ChannelwiseTemporalConv, "ordinary": OrdinaryTemporalConv}
-ADDED_LAYERS = ("temporal", "cmm", "conv3_cmm")
-"""The layers of a block that ResNet does not have, and ImageNet weights therefore cannot fill."""
 
 
 class Bottleneck(nn.Module):
-    """A ResNet bottleneck (stride on the 3x3) that may carry CSTM and CMM (paper, section 3.3).
+    """A ResNet bottleneck (stride on the 3x3) with room for CSTM and CMM (paper, section 3.3).
 
-        u   = ReLU(BN(conv1x1(x)))                  Cin -> C
-        a   = CSTM(u)                               C -> C, stride s
+        u   = ReLU(BN(conv1x1(shift(x))))           Cin -> C
+        a   = ReLU(BN(conv3x3(temporal(u))))        C -> C, stride s       CSTM (section 3.1)
         b   = CMM(u)                                C -> C, stride s
         y   = BN(conv1x1(a + b))                    C -> 4C
         out = ReLU(y + shortcut(x))
 
-    Neither normalisation nor activation stands between the sum and the last 1x1.
+    Neither normalisation nor activation stands between the sum and the last 1x1. As it is made here it is ResNet's own
+    block: ``shift``, ``temporal``, ``cmm`` and ``conv3_cmm`` are None, and leave out what they stand for. The modules
+    of ``stm.model.variants`` fill them in. The temporal convolution sees the full resolution, since ``conv2`` carries
+    the stride; ``conv2`` and ``bn2`` are ResNet's and keep its names, so that ImageNet weights load.
 
-    ``stm`` is the above; ``cstm`` leaves out b; ``cmm`` leaves out the temporal convolution and
-    keeps ResNet's 3x3 as a (the paper does not say what stands beside CMM alone; this keeps the
-    ImageNet weights in use); ``tsm`` shifts the input of the first 1x1 and leaves the shortcut
-    alone; ``tsn`` is the plain bottleneck.
+    With ``conv3_cmm`` it is the paper's ablation, y = BN(conv1x1([a; b])) from 2C channels: the 1x1 over both halves is
+    held as two, ``conv3`` over a and ``conv3_cmm`` over b, whose outputs are summed: the same function and the same
+    number of weights, and ImageNet still fills ``conv3``.
 
-    ``fusion="concat"`` is the paper's ablation, y = BN(conv1x1([a; b])) from 2C channels. The 1x1
-    over both halves is held as two, ``conv3`` over a and ``conv3_cmm`` over b, whose outputs are
-    summed: the same function and the same number of weights, and ImageNet still fills ``conv3``.
+    What stands between the convolutions are layers, too (``relu1``, ``sum``, ``residual``, ...), without a weight:
+    ``stm.model.folding`` and ``stm.model.packed`` replace layers and never repeat ``forward``.
 
     Args:
         in_channels: Cin.
         channels: C.
         stride: s, 1 or 2.
-        variant: one of ``VARIANTS``.
-        fusion: ``sum`` or ``concat``, of a and b.
-        temporal_conv: ``channelwise`` or ``ordinary``.
-        reduction: CMM's r.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        stride: int = 1,
-        *,
-        variant: str = "stm",
-        fusion: str = "sum",
-        temporal_conv: str = "channelwise",
-        reduction: int = 16,
-    ) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int = 1) -> None:
         super().__init__()
         out_channels = EXPANSION * channels
         self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
+        self.relu1 = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(channels, channels, 3, stride=stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
+        self.relu2 = nn.ReLU(inplace=True)
         self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
         self.downsample: nn.Module | None = None
@@ -74,41 +52,45 @@ class Bottleneck(nn.Module):
                 nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False),
                 nn.BatchNorm2d(out_channels),
             )
+        self.sum, self.residual = Add(), AddReLU()
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
-        # What follows keeps the initial weights of its own class.
-        self.shift = variant == "tsm"
+        self.shift: nn.Module | None = None
         self.temporal: nn.Module | None = None
         self.cmm: nn.Module | None = None
         self.conv3_cmm: nn.Module | None = None
-        if variant in VARIANTS_WITH_TEMPORAL_CONV:
-            self.temporal = TEMPORAL_CONVS[temporal_conv](channels)
-        if variant in VARIANTS_WITH_CMM:
-            self.cmm = CMM(channels, stride, reduction)
-            if fusion == "concat":
-                self.conv3_cmm = nn.Conv2d(channels, out_channels, 1, bias=False)
-                nn.init.kaiming_normal_(self.conv3_cmm.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
         """``x: float [N*T, Cin, H, W]`` -> ``[N*T, 4C, H/s, W/s]`` (rounded up)."""
-        shifted = temporal_shift(x, num_frames) if self.shift else x
-        u = F.relu(self.bn1(self.conv1(shifted)), inplace=True)
-        if self.temporal is not None:
-            a = cstm(u, num_frames, self.temporal, self.conv2, self.bn2)
+        shifted = x if self.shift is None else self.shift(x, num_frames)
+        u = self.relu1(self.bn1(self.conv1(shifted)))
+        # CMM comes first, while u is in the cache.
+        b = None if self.cmm is None else self.cmm(u, num_frames)
+        mixed = u if self.temporal is None else self.temporal(u, num_frames)
+        a = self.relu2(self.bn2(self.conv2(mixed)))
+        if b is None:
+            y = self.conv3(a)
+        elif self.conv3_cmm is None:
+            y = self.conv3(self.sum(b, a))
         else:
-            a = F.relu(self.bn2(self.conv2(u)), inplace=True)
-        y = self.bn3(self._fuse(a, u, num_frames))
-        y += x if self.downsample is None else self.downsample(x)
-        return F.relu(y, inplace=True)
+            y = self.sum(self.conv3_cmm(b), self.conv3(a))
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return self.residual(self.bn3(y), shortcut)
 
-    def _fuse(self, a: Tensor, u: Tensor, num_frames: int) -> Tensor:
-        """The last 1x1, over a alone or over a and b = CMM(u): ``[N*T, 4C, H/s, W/s]``."""
-        if self.cmm is None:
-            return self.conv3(a)
-        b = self.cmm(u, num_frames)
-        if self.conv3_cmm is not None:
-            return self.conv3(a).add_(self.conv3_cmm(b))
-        # Into b and not into a: the ReLU that made a needs it for its gradient, nothing needs b.
-        return self.conv3(b.add_(a))
+
+class Add(nn.Module):
+    """The sum of two tensors, written over the first: no gradient needs what CMM gave, while that of ReLU needs a."""
+
+    def forward(self, into: Tensor, other: Tensor) -> Tensor:
+        """Two of ``[N*T, C, H, W]`` -> the same shape."""
+        return into.add_(other)
+
+
+class AddReLU(nn.Module):
+    """ReLU(y + shortcut), written over ``y``."""
+
+    def forward(self, y: Tensor, shortcut: Tensor) -> Tensor:
+        """Two of ``[N*T, C, H, W]`` -> the same shape."""
+        return F.relu(y.add_(shortcut), inplace=True)

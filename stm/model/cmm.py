@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stm.model import kernels
-from stm.model.temporal import join_time, split_time
+from stm.model.time_axis import join_time, plain_feature_difference, split_time
 
 
 class CMM(nn.Module):
@@ -33,7 +32,7 @@ class CMM(nn.Module):
         reduced = channels // reduction
         self.reduce = nn.Conv2d(channels, reduced, 1, bias=False)
         self.bn = nn.BatchNorm2d(reduced)
-        self.motion = nn.Conv2d(reduced, reduced, 3, padding=1, groups=reduced, bias=False)
+        self.motion = FeatureDifference(reduced)
         self.expand = nn.Conv2d(reduced, channels, 1, bias=False)
         # ceil_mode follows the strided 3x3 beside it at odd sizes (7x7 -> 4x4) and changes nothing
         # at even ones.
@@ -42,8 +41,7 @@ class CMM(nn.Module):
     def forward(self, u: Tensor, num_frames: int) -> Tensor:
         """``u: [N*T, C, H, W]`` -> ``[N*T, C, H/s, W/s]`` (rounded up), the caller's to change."""
         v = self.bn(self.reduce(u))
-        difference = feature_difference(v, self.motion.weight, num_frames)
-        return self.pool(self.expand(difference))
+        return self.pool(self.expand(self.motion(v, num_frames)))
 
 
 def feature_difference(v: Tensor, weight: Tensor, num_frames: int) -> Tensor:
@@ -64,11 +62,12 @@ def feature_difference(v: Tensor, weight: Tensor, num_frames: int) -> Tensor:
     return plain_feature_difference(v, weight, num_frames)
 
 
-def plain_feature_difference(v: Tensor, weight: Tensor, num_frames: int) -> Tensor:
-    """``feature_difference`` by PyTorch's operators, on any device."""
-    # Every frame is convolved, the first for nothing: at C/r channels that is cheaper than cutting
-    # it out, for frames 2..T of each clip are not one block of memory.
-    convolved = F.conv2d(v, weight, padding=1, groups=len(weight))
-    difference = split_time(convolved, num_frames)[:, 1:] - split_time(v, num_frames)[:, :-1]
-    last_step = (0, 0, 0, 0, 0, 0, 0, 1)
-    return join_time(F.pad(difference, last_step))
+class FeatureDifference(nn.Conv2d):
+    """``feature_difference`` as a layer, with one 3x3 kernel for each of ``channels``."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, padding=1, groups=channels, bias=False)
+
+    def forward(self, v: Tensor, num_frames: int) -> Tensor:  # type: ignore[override]
+        """``v: [N*T, C, H, W]`` -> the same shape, channels-last."""
+        return feature_difference(v, self.weight, num_frames)

@@ -8,13 +8,15 @@ Try it::
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from stm.model.block import Bottleneck
+from stm.model.block import Add, Bottleneck
 from stm.model.cmm import CMM
 from stm.model.network import VideoResNet
+from stm.model.sync_batchnorm import SyncBatchNorm2d
 
 
 class FoldedNetwork(nn.Module):
@@ -53,38 +55,73 @@ def fold(model: VideoResNet) -> FoldedNetwork:
     expansion stays by itself: merged into the last 1x1 it would cost four times the operations and
     a pass over 4C channels, to save one over C.
 
+    Only what stands in modules of these very classes is touched: ``VideoResNet``, ``Bottleneck``, ``CMM``. A block of
+    another class, a subclass as well, and a layer that somebody put in place of ours, keep all that they have, since
+    nothing is known of what they compute.
+
     Products are taken in float64. ``model`` is left as it was, and shares no memory with the copy.
     """
     network = copy.deepcopy(model)
-    _fold_pair(network, "conv1", "bn1")
-    for block in network.modules():
-        if isinstance(block, Bottleneck):
-            _fold_block(block)
+    for module in network.modules():
+        pairs = FOLDABLE.get(type(module), ())
+        if type(module) is Bottleneck:
+            if module.conv3_cmm is not None and not _fold_concatenation(module):
+                pairs = pairs[:2]
+            if type(module.downsample) is nn.Sequential:
+                _fold_pair(module.downsample, "0", "1")
+        for conv, norm in pairs:
+            _fold_pair(module, conv, norm)
     network.add_module("dropout", nn.Identity())
     network.gradient_checkpointing = False
-    left = [name for name, layer in network.named_modules() if isinstance(layer, nn.BatchNorm2d)]
-    assert not left, f"{left} follow no convolution that this function knows"
     return FoldedNetwork(network)
 
 
-def _fold_block(block: Bottleneck) -> None:
-    if isinstance(block.conv3_cmm, nn.Conv2d):
-        assert isinstance(block.cmm, CMM)
-        # Before conv3 takes bn3 in: this half of the last 1x1 is scaled by it, too.
-        block.conv3_cmm = _scaled(block.conv3_cmm, _scale_and_shift(block.bn3)[0])
-        if isinstance(block.cmm.pool, nn.Identity):
-            block.conv3_cmm = _composed(block.conv3_cmm, block.cmm.expand)
-            block.cmm.add_module("expand", nn.Identity())
-    for number in (1, 2, 3):
-        _fold_pair(block, f"conv{number}", f"bn{number}")
-    if block.downsample is not None:
-        _fold_pair(block.downsample, "0", "1")
-    if block.cmm is not None:
-        _fold_pair(block.cmm, "reduce", "bn")
+FOLDABLE: dict[type, tuple[tuple[str, str], ...]] = {
+    VideoResNet: (("conv1", "bn1"),),
+    Bottleneck: (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")),
+    CMM: (("reduce", "bn"),),
+}
+"""Class -> its convolutions, each with the normalisation that follows and with nothing between. A class of your own may
+be entered, too."""
+
+
+def is_exactly(layers: nn.Module, **kinds: type) -> bool:
+    """Whether these layers of a module are of these very classes, and nobody hooked into them."""
+    found: dict[str, Any] = {name: getattr(layers, name, None) for name in kinds}
+    return all(
+        type(found[name]) is kind
+        and not (found[name]._forward_hooks or found[name]._forward_pre_hooks)
+        for name, kind in kinds.items()
+    )
+
+
+def _can_fold(layers: nn.Module, conv: str, norm: str) -> bool:
+    return (
+        is_exactly(layers, **{conv: nn.Conv2d})
+        and layers.get_submodule(conv).bias is None
+        and any(is_exactly(layers, **{norm: kind}) for kind in (nn.BatchNorm2d, SyncBatchNorm2d))
+    )
+
+
+def _fold_concatenation(block: Bottleneck) -> bool:
+    """Make CMM's half of the last 1x1 ready for bn3 to go into the other; whether that can be done.
+
+    bn3 scales it, too. CMM's expansion goes into it where no pooling stands between them.
+    """
+    if not (is_exactly(block, conv3_cmm=nn.Conv2d, sum=Add) and _can_fold(block, "conv3", "bn3")):
+        return False
+    assert isinstance(block.conv3_cmm, nn.Conv2d)
+    block.conv3_cmm = _scaled(block.conv3_cmm, _scale_and_shift(block.bn3)[0])
+    if type(block.cmm) is CMM and is_exactly(block.cmm, pool=nn.Identity, expand=nn.Conv2d):
+        block.conv3_cmm = _composed(block.conv3_cmm, block.cmm.expand)
+        block.cmm.add_module("expand", nn.Identity())
+    return True
 
 
 def _fold_pair(layers: nn.Module, conv: str, norm: str) -> None:
     """Put ``norm(conv(x))`` into ``conv``, as one convolution with a bias, and nothing into ``norm``."""
+    if not _can_fold(layers, conv, norm):
+        return
     before, after = layers.get_submodule(conv), layers.get_submodule(norm)
     assert isinstance(before, nn.Conv2d)
     assert isinstance(after, nn.BatchNorm2d)
@@ -104,8 +141,7 @@ def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 def _scaled(conv: nn.Conv2d, scale: Tensor) -> nn.Conv2d:
-    """``scale * conv(x)``, for a convolution without a bias."""
-    assert conv.bias is None
+    """``scale * conv(x)``, for a convolution without a bias, as all of ours are."""
     scaled = copy.copy(conv)
     scaled._parameters = dict(conv._parameters)
     weight = conv.weight.double() * scale[:, None, None, None]

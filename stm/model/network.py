@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stm.errors import UserError
-from stm.model.block import (
-    EXPANSION,
-    FUSIONS,
-    TEMPORAL_CONVS,
-    VARIANTS,
-    VARIANTS_WITH_CMM,
-    VARIANTS_WITH_TEMPORAL_CONV,
-    Bottleneck,
-)
+from stm.model import registry
+from stm.model.block import EXPANSION, Bottleneck
 from stm.model.recompute import recomputed
 
 BLOCKS_IN_STAGES = {26: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 """Depth of a ResNet -> number of bottlenecks in its stages 2 to 5."""
 STAGES = (2, 3, 4, 5)
 WIDTH_MULTIPLE = 8
+PLAIN = "tsn"
+"""The variant whose blocks are ResNet's own."""
 FC_STANDARD_DEVIATION = 0.001
 
 
@@ -32,14 +28,12 @@ def build_model(
     depth: int = 50,
     num_classes: int = 174,
     *,
-    fusion: str = "sum",
-    temporal_conv: str = "channelwise",
     stages: Sequence[int] = STAGES,
     blocks: Sequence[int] | None = None,
     dropout: float = 0.5,
     width: int = 64,
-    reduction: int = 16,
     gradient_checkpointing: bool = False,
+    **settings: Any,
 ) -> VideoResNet:
     """Build a network: ``clips: float [N, T, 3, H, W]`` -> ``logits: float [N, num_classes]``.
 
@@ -49,36 +43,26 @@ def build_model(
 
     Args:
         variant: what the blocks are: ``stm``, its halves ``cstm`` and ``cmm``, the baselines
-            ``tsm`` and ``tsn`` (see ``Bottleneck``).
+            ``tsm`` and ``tsn`` (see ``stm.model.variants``), or one that you registered.
         depth: 26, 50, 101 or 152.
         num_classes: length of the score vector.
-        fusion: how STM joins CSTM and CMM: ``sum``, or ``concat`` as in the paper's ablation.
-        temporal_conv: ``channelwise``, or ``ordinary`` as in the paper's ablation.
         stages: the ResNet stages, named 2 to 5 as in the paper, whose blocks are of this variant.
             The blocks of other stages are plain.
         blocks: the blocks within each of those stages, from 0; None means all.
         dropout: probability, before the FC. The paper is silent; 0.5 is the practice of the TSN
             family, 0.8 for UCF-101 and HMDB-51.
         width: channels of the stem; 64 in the paper, 32 for a laptop.
-        reduction: CMM squeezes C channels to C / ``reduction``.
         gradient_checkpointing: compute each block a second time in the backward pass instead of
             keeping its activations. Gradients stay the same.
+        settings: of the variant's blocks: ``fusion``, ``temporal_conv``, ``temporal_kernel`` and
+            ``reduction`` of stm's own (see ``stm.model.variants``).
 
     Raises:
         UserError: (a ValueError) a value is impossible, or would have no effect on this variant.
     """
-    stages = tuple(stages)
-    blocks = None if blocks is None else tuple(blocks)
-    _require(variant in VARIANTS, "variant", variant, f"one of {', '.join(VARIANTS)}")
+    kind = registry.get(variant)
     _require(depth in BLOCKS_IN_STAGES, "depth", depth, f"one of {tuple(BLOCKS_IN_STAGES)}")
     _require(_is_positive_int(num_classes), "num_classes", num_classes, "an integer of at least 1")
-    _require(fusion in FUSIONS, "fusion", fusion, f"one of {', '.join(FUSIONS)}")
-    _require(
-        temporal_conv in TEMPORAL_CONVS,
-        "temporal_conv",
-        temporal_conv,
-        f"one of {', '.join(TEMPORAL_CONVS)}",
-    )
     _require(0 <= dropout < 1, "dropout", dropout, "a probability from 0 up to, but not, 1")
     _require(
         _is_positive_int(width) and width % WIDTH_MULTIPLE == 0,
@@ -86,45 +70,57 @@ def build_model(
         width,
         f"a positive multiple of {WIDTH_MULTIPLE}",
     )
-    _require(_is_positive_int(reduction), "reduction", reduction, "an integer of at least 1")
+    stages = tuple(stages)
+    blocks = None if blocks is None else tuple(blocks)
     _require(
-        variant not in VARIANTS_WITH_CMM or width % reduction == 0,
-        "reduction",
-        reduction,
-        f"a divisor of width ({width})",
-    )
-    _require(
-        bool(stages) and all(stage in STAGES for stage in stages),
+        bool(stages) and set(stages) <= set(STAGES) and len(set(stages)) == len(stages),
         "stages",
         stages,
-        f"some of {STAGES}; for a network without any such block use variant 'tsn'",
+        f"some of {STAGES}, each once; for a network without any such block use variant 'tsn'",
     )
-    stages = tuple(sorted(set(stages)))
     _require_blocks_exist(depth, stages, blocks)
-    _require_effect("fusion", fusion, "sum", variant, ("stm",))
-    _require_effect(
-        "temporal_conv", temporal_conv, "channelwise", variant, VARIANTS_WITH_TEMPORAL_CONV
-    )
-    _require_effect("reduction", reduction, 16, variant, VARIANTS_WITH_CMM)
-    moving_variants = tuple(name for name in VARIANTS if name != "tsn")
-    _require_effect("stages", stages, STAGES, variant, moving_variants)
-    _require_effect("blocks", blocks, None, variant, moving_variants)
+    _require_effect(kind, stages, blocks, settings)
 
     model = VideoResNet(
-        variant,
+        kind,
         depth,
         num_classes,
-        fusion=fusion,
-        temporal_conv=temporal_conv,
+        settings={name: value for name, value in settings.items() if name in kind.settings},
         stages=stages,
         blocks=blocks,
         dropout=dropout,
         width=width,
-        reduction=reduction,
         gradient_checkpointing=gradient_checkpointing,
     )
     model.to(memory_format=model.memory_format)  # type: ignore[call-overload]
     return model
+
+
+def check_settings(num_frames: int = 8, *, runs: bool = False, **settings: Any) -> None:
+    """Raise what ``build_model`` raises for these settings, without making a weight: in milliseconds.
+
+    Args:
+        num_frames: T of the clip that is tried.
+        runs: try, too, whether the network gives scores for a clip, as a block that is not ours may not.
+    """
+    with torch.device("meta"):
+        model = build_model(**{"num_classes": 1, **settings}).eval()
+        if not runs:
+            return
+        try:
+            logits = model(torch.empty(1, num_frames, 3, 64, 64))
+        except NotImplementedError:  # an operator without shapes alone
+            return
+        except Exception as error:
+            raise UserError(
+                f"variant {model.variant!r}: its block does not run on {num_frames} frames: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+    if logits.shape != (1, model.num_classes):
+        raise UserError(
+            f"variant {model.variant!r}: its block changes the number of frames or channels: the network gives "
+            f"{list(logits.shape)} in place of [1, {model.num_classes}]"
+        )
 
 
 class VideoResNet(nn.Module):
@@ -145,21 +141,19 @@ class VideoResNet(nn.Module):
 
     def __init__(
         self,
-        variant: str,
+        kind: registry.Variant,
         depth: int,
         num_classes: int,
         *,
-        fusion: str,
-        temporal_conv: str,
+        settings: Mapping[str, Any],
         stages: tuple[int, ...],
         blocks: tuple[int, ...] | None,
         dropout: float,
         width: int,
-        reduction: int,
         gradient_checkpointing: bool,
     ) -> None:
         super().__init__()
-        self.variant = variant
+        self.variant = kind.name
         self.depth = depth
         self.num_classes = num_classes
         self.gradient_checkpointing = gradient_checkpointing
@@ -167,28 +161,22 @@ class VideoResNet(nn.Module):
         self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
         self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
 
         in_channels = width
         for position, stage in enumerate(STAGES):
             channels = width * 2**position
-            bottlenecks = nn.ModuleList()
+            stage_blocks = nn.ModuleList()
             for index in range(BLOCKS_IN_STAGES[depth][position]):
-                is_chosen = stage in stages and (blocks is None or index in blocks)
-                bottlenecks.append(
-                    Bottleneck(
-                        in_channels,
-                        channels,
-                        stride=2 if index == 0 and stage > 2 else 1,
-                        variant=variant if is_chosen else "tsn",
-                        fusion=fusion,
-                        temporal_conv=temporal_conv,
-                        reduction=reduction,
-                    )
-                )
+                stride = 2 if index == 0 and stage > 2 else 1
+                if stage in stages and (blocks is None or index in blocks):
+                    stage_blocks.append(kind.build(in_channels, channels, stride, **settings))
+                else:
+                    stage_blocks.append(Bottleneck(in_channels, channels, stride))
                 in_channels = EXPANSION * channels
             # torchvision counts the stages from the first with bottlenecks: the paper's stage 2 is
             # ``layer1``.
-            self.add_module(f"layer{stage - 1}", bottlenecks)
+            self.add_module(f"layer{stage - 1}", stage_blocks)
 
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(in_channels, num_classes)
@@ -207,7 +195,7 @@ class VideoResNet(nn.Module):
         batch, num_frames = clips.shape[:2]
         frames = clips.flatten(0, 1).contiguous(memory_format=self.memory_format)
 
-        x = F.relu(self.bn1(self.conv1(frames)), inplace=True)
+        x = self.relu(self.bn1(self.conv1(frames)))
         x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
         recompute = self.gradient_checkpointing and torch.is_grad_enabled()
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
@@ -216,6 +204,16 @@ class VideoResNet(nn.Module):
 
         features = self.dropout(x.mean(dim=(2, 3)))
         return self.fc(features).view(batch, num_frames, self.num_classes).mean(dim=1)
+
+    @property
+    def blocks(self) -> dict[str, nn.Module]:
+        """Its residual blocks, of whatever kind, by name and in order: ``layer1.0`` to ``layer4.2``."""
+        stages = (self.layer1, self.layer2, self.layer3, self.layer4)
+        return {
+            f"layer{number}.{index}": block
+            for number, stage in enumerate(stages, 1)
+            for index, block in enumerate(stage)
+        }
 
 
 def _is_positive_int(value: object) -> bool:
@@ -244,11 +242,37 @@ def _require_blocks_exist(
 
 
 def _require_effect(
-    field: str, value: object, default: object, variant: str, variants: tuple[str, ...]
+    kind: registry.Variant,
+    stages: tuple[int, ...],
+    blocks: tuple[int, ...] | None,
+    settings: Mapping[str, Any],
 ) -> None:
     """A setting that changes nothing would put a false name on a result."""
-    if value != default and variant not in variants:
-        raise UserError(
-            f"{field} is {value!r}, which has no effect on variant {variant!r}; "
-            f"leave it at {default!r}, or choose the variant from: {', '.join(variants)}"
-        )
+    if kind.name == PLAIN:
+        others = ", ".join(name for name in registry.names() if name != PLAIN)
+        for field, value, default in (
+            ("stages", sorted(stages), list(STAGES)),
+            ("blocks", blocks, None),
+        ):
+            if value != default:
+                raise UserError(
+                    _no_effect(field, stages if field == "stages" else value, kind, others)
+                )
+    for field, value in settings.items():
+        having = registry.those_with(field)
+        if field in kind.settings:
+            continue
+        if not having:
+            raise UserError(
+                f"{field} is {value!r}, but no variant has such a setting; {kind.name!r} has "
+                f"{', '.join(kind.settings) or 'none'}"
+            )
+        if value != registry.get(having[0]).settings[field]:
+            raise UserError(_no_effect(field, value, kind, ", ".join(having)))
+
+
+def _no_effect(field: str, value: object, kind: registry.Variant, others: str) -> str:
+    return (
+        f"{field} is {value!r}, which has no effect on variant {kind.name!r}; leave it out, or choose "
+        f"the variant from: {others}"
+    )

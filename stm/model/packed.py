@@ -2,7 +2,8 @@
 
 A convolution takes along what stands next to it, so that memory is passed once: the ReLU behind it, or the sum with
 what is there already (CMM with CSTM, the last 1x1 with the shortcut). Its weights lie as oneDNN wants them for this
-shape of frames; PyTorch orders them anew in every call.
+shape of frames; PyTorch orders them anew in every call. Layers are replaced below the network and its blocks, whose
+``forward`` stays the only one.
 
 Try it::
 
@@ -17,11 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stm.model.block import Bottleneck
-from stm.model.cmm import CMM
-from stm.model.folding import fold
+from stm.model.block import Add, AddReLU, Bottleneck
+from stm.model.cmm import CMM, FeatureDifference
+from stm.model.folding import fold, is_exactly
 from stm.model.network import VideoResNet
-from stm.model.temporal import ChannelwiseTemporalConv, join_time, split_time, temporal_shift
+from stm.model.temporal import ChannelwiseTemporalConv
+from stm.model.time_axis import join_time, split_time
 
 _NARROW = 128
 """Up to so many channels a matrix product squeezes faster: oneDNN computes 16 channels where C/r are fewer."""
@@ -40,9 +42,20 @@ def can_pack() -> bool:
 def pack(model: VideoResNet) -> PackedNetwork:
     """A copy of ``model`` (float32, on the CPU) that computes in evaluation what ``model`` does, up to rounding.
 
-    ``model`` is left as it was, and shares no memory with the copy.
+    As in ``fold``, blocks and layers of classes that are not ours stay as they are. ``model`` is left as it was, and
+    shares no memory with the copy.
     """
-    return PackedNetwork(fold(model).network)
+    network = fold(model).network
+    # The input of a block that stands in the network itself is nobody else's, and may be written over.
+    own = set(network.blocks.values()) if type(network) is VideoResNet else set()
+    for module in list(network.modules()):
+        if type(module) is VideoResNet:
+            _pack_with_relu(module, "conv1", "bn1", "relu")
+        elif type(module) is Bottleneck:
+            _pack_block(module, owns_input=module in own)
+        elif type(module) is CMM:
+            _pack_cmm(module)
+    return PackedNetwork(network)
 
 
 class PackedNetwork(nn.Module):
@@ -51,112 +64,160 @@ class PackedNetwork(nn.Module):
     Several threads may call it.
     """
 
-    def __init__(self, folded: VideoResNet) -> None:
+    def __init__(self, network: VideoResNet) -> None:
         super().__init__()
-        self.conv1 = PackedConv(folded.conv1)
-        blocks = [block for block in folded.modules() if isinstance(block, Bottleneck)]
-        self.blocks = nn.ModuleList(PackedBottleneck(block) for block in blocks)
-        self.fc = folded.fc
+        self.network = network
         self.requires_grad_(False)
         self.eval()
 
     @torch.no_grad()
     def forward(self, clips: Tensor) -> Tensor:
         """``clips: float32 [N, T, 3, H, W]`` -> ``logits: float32 [N, num_classes]``."""
-        batch, num_frames = clips.shape[:2]
-        frames = clips.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        x = F.max_pool2d(self.conv1.relu(frames), kernel_size=3, stride=2, padding=1)
-        for block in self.blocks:
-            x = block(x, num_frames)
-        return self.fc(x.mean(dim=(2, 3))).view(batch, num_frames, -1).mean(dim=1)
+        return self.network(clips)
+
+
+def _pack_block(block: Bottleneck, *, owns_input: bool) -> None:
+    _pack_with_relu(block, "conv1", "bn1", "relu1")
+    _pack_with_relu(block, "conv2", "bn2", "relu2")
+    if type(block.downsample) is nn.Sequential:
+        _pack_conv(block.downsample, "0")
+    temporal = block.temporal
+    if type(temporal) is ChannelwiseTemporalConv and is_exactly(block, temporal=type(temporal)):
+        block.temporal = PackedTemporalConv(temporal.weight)
+    if block.conv3_cmm is not None:  # sum(conv3_cmm(b), conv3(a))
+        _pack_conv(block, "conv3")
+        _pack_onto(block, block, "conv3_cmm", "sum", Add)
+        return
+    if type(block.cmm) is CMM and is_exactly(block.cmm, pool=nn.Identity):
+        _pack_onto(block, block.cmm, "expand", "sum", Add)
+    if is_exactly(block, bn3=nn.Identity) and (owns_input or block.downsample is not None):
+        _pack_onto(block, block, "conv3", "residual", AddReLU)
+    else:
+        _pack_conv(block, "conv3")
+
+
+def _pack_cmm(cmm: CMM) -> None:
+    if is_exactly(cmm, motion=FeatureDifference):
+        cmm.add_module("motion", PackedFeatureDifference(cmm.motion))
+    if is_exactly(cmm, reduce=nn.Conv2d) and cmm.reduce.in_channels <= _NARROW:
+        cmm.add_module("reduce", MatrixProduct(cmm.reduce))
+    _pack_conv(cmm, "reduce")
+    _pack_conv(cmm, "expand")
+
+
+def _pack_conv(layers: nn.Module, conv: str, activation: str = "none") -> bool:
+    """Pack a convolution, where it is one that oneDNN does as a whole; whether it is."""
+    found = layers.get_submodule(conv)
+    if not (isinstance(found, nn.Conv2d) and is_exactly(layers, **{conv: nn.Conv2d})):
+        return False
+    if found.padding_mode != "zeros" or isinstance(found.padding, str):
+        return False
+    layers.add_module(conv, PackedConv(found, activation))
+    return True
+
+
+def _pack_with_relu(layers: nn.Module, conv: str, norm: str, relu: str) -> None:
+    """relu(norm(conv(x))), where the normalisation has been folded into the convolution."""
+    if is_exactly(layers, **{norm: nn.Identity, relu: nn.ReLU}) and _pack_conv(
+        layers, conv, "relu"
+    ):
+        layers.add_module(relu, nn.Identity())
+    else:
+        _pack_conv(layers, conv)
+
+
+def _pack_onto(block: nn.Module, layers: nn.Module, conv: str, total: str, kind: type) -> None:
+    """total(conv(x), y): the convolution moves into the layer that adds what it gives to y."""
+    if is_exactly(block, **{total: kind}) and _pack_conv(layers, conv):
+        packed = layers.get_submodule(conv)
+        assert isinstance(packed, PackedConv)
+        block.add_module(total, PackedConvOnto(packed, "relu" if kind is AddReLU else None))
+        layers.add_module(conv, nn.Identity())
 
 
 class PackedConv(nn.Module):
-    """A convolution of channels-last frames, with what stands next to it."""
+    """A convolution of channels-last frames, and the activation behind it (``none`` or ``relu``)."""
 
-    def __init__(self, conv: nn.Module) -> None:
+    def __init__(self, conv: nn.Conv2d, activation: str = "none") -> None:
         super().__init__()
-        assert isinstance(conv, nn.Conv2d)
-        self.weight, self.bias = conv.weight, conv.bias
-        self._geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
-        self._ordered_for = torch.Size()
-        self._ordered = torch.empty(0)
+        self.weight, self.bias, self.activation = conv.weight, conv.bias, activation
+        self.geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
+        self._ordered = (torch.Size(), torch.empty(0))
 
-    def forward(self, frames: Tensor, activation: str = "none") -> Tensor:
+    def forward(self, frames: Tensor) -> Tensor:
         """``frames: float32 [B, Cin, H, W]`` -> ``[B, Cout, H', W']``."""
+        weight = self.weight_for(frames)
         return torch.ops.mkldnn._convolution_pointwise(
-            frames, self._weight_for(frames), self.bias, *self._geometry, activation, [], ""
+            frames, weight, self.bias, *self.geometry, self.activation, [], ""
         )
 
-    def relu(self, frames: Tensor) -> Tensor:
-        """ReLU(conv(frames))."""
-        return self(frames, "relu")
-
-    def add_to(self, total: Tensor, frames: Tensor, activation: str | None = None) -> Tensor:
-        """``total`` + conv(frames), written over ``total``; ``activation="relu"`` takes its ReLU."""
-        return torch.ops.mkldnn._convolution_pointwise_.binary(
-            total,
-            frames,
-            self._weight_for(frames),
-            self.bias,
-            *self._geometry,
-            "add",
-            1.0,
-            activation,
-            [],
-            "",
-        )
-
-    def _weight_for(self, frames: Tensor) -> Tensor:
-        if frames.shape != self._ordered_for:
-            self._ordered = torch.ops.mkldnn._reorder_convolution_weight(
-                self.weight, *self._geometry, list(frames.shape)
+    def weight_for(self, frames: Tensor) -> Tensor:
+        """The weight in the order that oneDNN wants for frames of this shape."""
+        shape, weight = self._ordered  # read and written as one, since other threads do so, too
+        if frames.shape != shape:
+            weight = torch.ops.mkldnn._reorder_convolution_weight(
+                self.weight, *self.geometry, list(frames.shape)
             )
-            self._ordered_for = frames.shape
-        return self._ordered
+            self._ordered = (frames.shape, weight)
+        return weight
 
 
-class PackedBottleneck(nn.Module):
-    """``stm.model.block.Bottleneck`` in evaluation."""
+class PackedConvOnto(nn.Module):
+    """conv(frames) + total, written over ``total``; with ``activation="relu"`` its ReLU."""
 
-    def __init__(self, block: Bottleneck) -> None:
+    def __init__(self, conv: PackedConv, activation: str | None = None) -> None:
         super().__init__()
-        self.shift = block.shift
-        self.conv1, self.conv2 = PackedConv(block.conv1), PackedConv(block.conv2)
-        self.conv3 = PackedConv(block.conv3)
-        self.conv3_cmm = None if block.conv3_cmm is None else PackedConv(block.conv3_cmm)
-        downsample = block.downsample
-        self.shortcut = None if downsample is None else PackedConv(downsample.get_submodule("0"))
-        self.cmm = PackedCMM(block.cmm) if isinstance(block.cmm, CMM) else None
-        self.temporal = block.temporal
-        if isinstance(block.temporal, ChannelwiseTemporalConv):
-            self.temporal = PackedTemporalConv(block.temporal)
+        self.conv, self.activation = conv, activation
 
-    def forward(self, x: Tensor, num_frames: int) -> Tensor:
-        """``x: float32 [N*T, Cin, H, W]`` -> ``[N*T, 4C, H/s, W/s]`` (rounded up), perhaps written over ``x``."""
-        u = self.conv1.relu(temporal_shift(x, num_frames) if self.shift else x)
-        # CMM's first half comes before CSTM, while u is in the cache.
-        difference = None if self.cmm is None else self.cmm.difference(u, num_frames)
-        a = self.conv2.relu(u if self.temporal is None else self.temporal(u, num_frames))
-        y = x if self.shortcut is None else self.shortcut(x)
-        if self.cmm is not None and difference is not None:
-            if self.conv3_cmm is not None:
-                y = self.conv3_cmm.add_to(y, self.cmm(difference))
-            else:
-                a = self.cmm.add_to(a, difference)
-        return self.conv3.add_to(y, a, "relu")
+    def forward(self, frames: Tensor, total: Tensor) -> Tensor:
+        """``frames: float32 [B, Cin, H, W]``, ``total: [B, Cout, H', W']`` -> ``[B, Cout, H', W']``."""
+        weight, conv = self.conv.weight_for(frames), self.conv
+        return torch.ops.mkldnn._convolution_pointwise_.binary(
+            total, frames, weight, conv.bias, *conv.geometry, "add", 1.0, self.activation, [], ""
+        )
+
+
+class MatrixProduct(nn.Module):
+    """A 1x1 convolution as what it is, on pixels that lie as rows."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight, self.bias = conv.weight, conv.bias
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """``frames: float32 [B, Cin, H, W]`` -> ``[B, Cout, H, W]``."""
+        rows = frames.permute(0, 2, 3, 1)
+        return F.linear(rows, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+
+
+class PackedFeatureDifference(nn.Module):
+    """``stm.model.cmm.FeatureDifference``, written over the frames that it is given."""
+
+    def __init__(self, motion: FeatureDifference) -> None:
+        super().__init__()
+        self.conv = PackedConv(motion)
+
+    def forward(self, v: Tensor, num_frames: int) -> Tensor:
+        """``v: float32 [N*T, C, H, W]`` -> the same shape."""
+        now, convolved = (split_time(x, num_frames) for x in (v, self.conv(v)))
+        torch.sub(convolved[:, 1:], now[:, :-1], out=now[:, :-1])
+        now[:, -1].zero_()
+        return join_time(now)
 
 
 class PackedTemporalConv(nn.Module):
     """``ChannelwiseTemporalConv``, with every pixel of every channel as a channel of its own.
 
-    As an image of T rows a frame is fetched from memory three times, once for each output that looks at it. In this
-    form oneDNN takes some channels through all of T, and the cache holds them.
+    As an image of T rows a frame is fetched from memory once for each output that looks at it. In this form oneDNN
+    takes some channels through all of T, and the cache holds them.
+
+    Args:
+        weight: float32 ``[C, 1, K, 1]``.
     """
 
-    def __init__(self, temporal: ChannelwiseTemporalConv) -> None:
+    def __init__(self, weight: nn.Parameter) -> None:
         super().__init__()
-        self.weight = temporal.weight
+        self.weight = weight
         self._wide: PackedConv | None = None
 
     def forward(self, frames: Tensor, num_frames: int) -> Tensor:
@@ -170,48 +231,12 @@ class PackedTemporalConv(nn.Module):
         return join_time(wide(rows).permute(0, 2, 3, 1).reshape(clips.shape))
 
     def _repeated(self, width: int) -> PackedConv:
-        """The kernels ``[C, 1, 3, 1]`` for each pixel: ``[H*W*C, 1, 3, 1]``."""
+        """The kernels ``[C, 1, K, 1]`` for each pixel: ``[H*W*C, 1, K, 1]``."""
         channels, _, taps, _ = self.weight.shape
         with torch.device("meta"):  # its own weights are never made
-            conv = nn.Conv2d(width, width, (taps, 1), padding=(1, 0), groups=width, bias=False)
+            conv = nn.Conv2d(
+                width, width, (taps, 1), padding=(taps // 2, 0), groups=width, bias=False
+            )
         kernels = self.weight.repeat(width // channels, 1, 1, 1)
         conv.weight = nn.Parameter(kernels, requires_grad=False)
         return PackedConv(conv)
-
-
-class PackedCMM(nn.Module):
-    """``stm.model.cmm.CMM`` in evaluation."""
-
-    def __init__(self, cmm: CMM) -> None:
-        super().__init__()
-        self.reduce, self.motion = PackedConv(cmm.reduce), PackedConv(cmm.motion)
-        # `fold` may have merged the expansion with the 1x1 behind it.
-        self.expand = None if isinstance(cmm.expand, nn.Identity) else PackedConv(cmm.expand)
-        self.pool = cmm.pool
-
-    def difference(self, u: Tensor, num_frames: int) -> Tensor:
-        """What moved between a frame and the next, from ``u: float32 [N*T, C, H, W]``: ``[N*T, C/r, H, W]``.
-
-        As ``stm.model.cmm.feature_difference``, written over the squeezed frames.
-        """
-        v = self.reduce(u) if u.shape[1] > _NARROW else _matrix_product(u, self.reduce)
-        now, convolved = (split_time(x, num_frames) for x in (v, self.motion(v)))
-        torch.sub(convolved[:, 1:], now[:, :-1], out=now[:, :-1])
-        now[:, -1].zero_()
-        return join_time(now)
-
-    def forward(self, difference: Tensor) -> Tensor:
-        """``[N*T, C/r, H, W]`` -> CMM's output, of C channels, or of C/r where there is no expansion."""
-        return self.pool(difference if self.expand is None else self.expand(difference))
-
-    def add_to(self, a: Tensor, difference: Tensor) -> Tensor:
-        """``a`` + CMM's output, written over ``a``."""
-        if self.expand is not None and isinstance(self.pool, nn.Identity):
-            return self.expand.add_to(a, difference)
-        return a.add_(self(difference))
-
-
-def _matrix_product(frames: Tensor, conv: PackedConv) -> Tensor:
-    """A 1x1 convolution as what it is, on pixels that lie as rows."""
-    rows = frames.permute(0, 2, 3, 1)
-    return F.linear(rows, conv.weight.flatten(1), conv.bias).permute(0, 3, 1, 2)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from stm.errors import UserError
-from stm.model.block import ADDED_LAYERS
+from stm.model.network import PLAIN, VideoResNet, build_model
 
 HEAD = "fc"
 SHOWN_KEYS = 4
@@ -27,7 +27,8 @@ class PretrainedReport:
     missing: tuple[str, ...]
     """The model's tensors that the file does not have; they keep their initial values."""
     ignored: tuple[str, ...]
-    """The file's tensors that were not used: its FC, which scores other classes."""
+    """The file's tensors that were not used: its FC, which scores other classes, and what belongs to layers of ResNet
+    that the model's blocks do without."""
 
 
 def load_pretrained(model: nn.Module, path: str | Path) -> PretrainedReport:
@@ -57,17 +58,16 @@ def load_pretrained(model: nn.Module, path: str | Path) -> PretrainedReport:
     source = _read_state_dict(path)
     target = model.state_dict()
 
-    wanted = {key for key in target if not _is_of(key, (HEAD,))}
-    given = {key for key in source if not _is_of(key, (HEAD,))}
+    wanted = {key for key in target if not _is_head(key)}
+    given = {key for key in source if not _is_head(key)}
+    of_resnet = _keys_of_resnet(model)
     missing = {key for key in wanted - given if not key.endswith(".num_batches_tracked")}
-    added = {key for key in missing if _is_of(key, ADDED_LAYERS)}
-    all_added = {
-        key for key in wanted if _is_of(key, ADDED_LAYERS) and not key.endswith("_tracked")
-    }
+    all_added = {key for key in wanted - of_resnet if not key.endswith("_tracked")}
     # None of the added layers (ImageNet) or all of them (ours); some would be a network of another
     # variant.
-    absent = missing - added if added == all_added else missing
-    unknown = given - wanted
+    is_resnet = missing & all_added == all_added
+    absent = missing - all_added if is_resnet else missing
+    unknown = given - wanted - (of_resnet if is_resnet else set())
     if absent or unknown:
         raise UserError(_misfit(model, path, source, absent, unknown))
 
@@ -85,7 +85,7 @@ def load_pretrained(model: nn.Module, path: str | Path) -> PretrainedReport:
         )
 
     model.load_state_dict({key: source[key] for key in usable}, strict=False)
-    head = {key for key in target if _is_of(key, (HEAD,))}
+    head = {key for key in target if _is_head(key)}
     return PretrainedReport(
         loaded=len(usable),
         missing=tuple(sorted(missing | head)),
@@ -127,8 +127,16 @@ def _read_state_dict(path: Path) -> Mapping[str, Tensor]:
     return content
 
 
-def _is_of(key: str, layers: Collection[str]) -> bool:
-    return any(part in layers for part in key.split("."))
+def _is_head(key: str) -> bool:
+    return key.startswith(f"{HEAD}.")
+
+
+def _keys_of_resnet(model: nn.Module) -> set[str]:
+    """The names in the state dict of a ResNet of the model's depth: all others are layers that its blocks add."""
+    if not isinstance(model, VideoResNet):
+        return set(model.state_dict())
+    with torch.device("meta"):
+        return set(build_model(PLAIN, model.depth, 1).state_dict())
 
 
 def _blocks_in_stages(keys: Collection[str]) -> tuple[int, ...]:

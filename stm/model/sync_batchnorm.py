@@ -9,6 +9,9 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from stm.errors import UserError
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
@@ -70,10 +73,19 @@ class _AllReduce(torch.autograd.Function):
 
 
 def synchronise_batchnorm(model: nn.Module) -> None:
-    """Turn every ``nn.BatchNorm2d`` of ``model`` into a `SyncBatchNorm2d`, in place; parameters and buffers stay."""
-    for module in model.modules():
+    """Turn every ``nn.BatchNorm2d`` of ``model`` into a `SyncBatchNorm2d`, in place; parameters and buffers stay.
+
+    Raises:
+        UserError: (a ValueError) a layer normalises over the batch in a class of its own, and would be left behind.
+    """
+    for name, module in model.named_modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SyncBatchNorm2d
+        elif isinstance(module, _BatchNorm) and type(module) is not SyncBatchNorm2d:
+            raise UserError(
+                f"sync_batchnorm: {name} is a {type(module).__name__}, which cannot be turned into one over all "
+                "workers; leave sync_batchnorm out, or use nn.BatchNorm2d in the block"
+            )
 
 
 def count_batch(model: nn.Module, counts: bool) -> None:

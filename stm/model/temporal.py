@@ -1,16 +1,5 @@
 """Mixing along time: the channel-wise and the ordinary temporal convolution, and TSM's shift.
 
-The frames of a batch lie one after another in the batch axis: ``frames: [N*T, C, H, W]``. In
-channels-last memory that is, byte for byte, ``[N, T, H, W, C]``, so the time axis is reached by a
-view and nothing is permuted:
-
-    frames [N*T, C, H, W]  =  [N, T, H*W, C] in memory  =  an image [N, C, T, H*W] in channels-last
-
-On that image a temporal convolution is a 2-D convolution with a 3x1 kernel, which is what PyTorch
-has its fastest depthwise kernels for. Forward and backward through all 16 blocks of depth 50 (two
-clips of 8 frames, 224 px, float32, one thread of an AVX-512 CPU) take 85 ms; the sum of three slices
-takes 200 ms, permutes around a Conv1d 640 ms, and a Conv3d on the same view 1100 ms.
-
 On a GPU the channel-wise convolution is a Triton kernel where ``stm.model.kernels`` says so.
 """
 
@@ -24,21 +13,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from stm.model import kernels
+from stm.model.time_axis import join_time, plain_temporal_conv, split_time
 
-TEMPORAL_KERNEL_SIZE = 3
 SHIFT_DIVISOR = 8
-
-
-def split_time(frames: Tensor, num_frames: int) -> Tensor:
-    """View ``frames: [N*T, C, H, W]`` as ``[N, T, H, W, C]``; a copy unless channels-last."""
-    batch, channels, height, width = frames.shape
-    nhwc = frames.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
-    return nhwc.view(batch // num_frames, num_frames, height, width, channels)
-
-
-def join_time(clips: Tensor) -> Tensor:
-    """The way back: view contiguous ``[N, T, H, W, C]`` as channels-last ``[N*T, C, H, W]``."""
-    return clips.flatten(0, 1).permute(0, 3, 1, 2)
 
 
 def temporal_conv(frames: Tensor, weight: Tensor, num_frames: int) -> Tensor:
@@ -46,27 +23,17 @@ def temporal_conv(frames: Tensor, weight: Tensor, num_frames: int) -> Tensor:
 
     Args:
         frames: float ``[N*T, C, H, W]``, the T frames of a clip in a row.
-        weight: float ``[C, 1, 3, 1]`` (channel-wise) or ``[C, C, 3, 1]`` (ordinary), taps for
-            frames t-1, t, t+1.
+        weight: float ``[C, 1, K, 1]`` (channel-wise) or ``[C, C, K, 1]`` (ordinary): taps for the K
+            frames around t, such as t-1, t, t+1.
         num_frames: T.
 
     Returns:
         float ``[N*T, C, H, W]``, channels-last.
     """
-    is_channelwise = weight.shape[1] == 1
-    if is_channelwise and kernels.takes_kernel(frames):
+    if weight.shape[1:] == (1, 3, 1) and kernels.takes_kernel(frames):
         clips = split_time(frames, num_frames)
         return join_time(kernels.channelwise_temporal_conv(clips, weight))
     return plain_temporal_conv(frames, weight, num_frames)
-
-
-def plain_temporal_conv(frames: Tensor, weight: Tensor, num_frames: int) -> Tensor:
-    """``temporal_conv`` by PyTorch's convolution, on any device."""
-    clips = split_time(frames, num_frames)
-    groups = frames.shape[1] // weight.shape[1]
-    image = clips.flatten(2, 3).permute(0, 3, 1, 2)
-    mixed = F.conv2d(image, weight, padding=(1, 0), groups=groups)
-    return join_time(mixed.permute(0, 2, 3, 1).reshape(clips.shape))
 
 
 class ChannelwiseTemporalConv(nn.Module):
@@ -74,23 +41,26 @@ class ChannelwiseTemporalConv(nn.Module):
 
         G[n, t, c] = sum_i K[c, i] * F[n, t + i, c],   i in {-1, 0, 1}
 
-    One kernel of three taps for each channel; no bias, and neither normalisation nor activation
-    after it. It starts as a shift: the first quarter of the channels looks at t-1 ([1, 0, 0]), the
-    last at t+1 ([0, 0, 1]), the half between at t ([0, 1, 0]); all of it learns.
+    One kernel for each channel, of three taps in the paper; no bias, and neither normalisation nor
+    activation after it. It starts as a shift: the first quarter of the channels looks at t-1
+    ([1, 0, 0]), the last at t+1 ([0, 0, 1]), the half between at t ([0, 1, 0]); all of it learns.
+
+    Args:
+        channels: C.
+        kernel_size: taps, an odd number from 3.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, kernel_size: int = 3) -> None:
         super().__init__()
-        self.weight = nn.Parameter(
-            shift_kernels(channels).view(channels, 1, TEMPORAL_KERNEL_SIZE, 1)
-        )
+        self.weight = nn.Parameter(shift_kernels(channels, kernel_size)[:, None, :, None])
 
     def forward(self, frames: Tensor, num_frames: int) -> Tensor:
         """``frames: [N*T, C, H, W]`` -> the same shape, channels-last."""
         return temporal_conv(frames, self.weight, num_frames)
 
     def extra_repr(self) -> str:
-        return f"{self.weight.shape[0]}, groups={self.weight.shape[0]}"
+        channels, _, kernel_size, _ = self.weight.shape
+        return f"{channels}, kernel_size={kernel_size}, groups={channels}"
 
 
 class OrdinaryTemporalConv(nn.Module):
@@ -103,11 +73,11 @@ class OrdinaryTemporalConv(nn.Module):
     ImageNet features survive the first step.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, kernel_size: int = 3) -> None:
         super().__init__()
-        weight = torch.zeros(channels, channels, TEMPORAL_KERNEL_SIZE, 1)
+        weight = torch.zeros(channels, channels, kernel_size, 1)
         diagonal = torch.arange(channels)
-        weight[diagonal, diagonal, :, 0] = shift_kernels(channels)
+        weight[diagonal, diagonal, :, 0] = shift_kernels(channels, kernel_size)
         self.weight = nn.Parameter(weight)
 
     def forward(self, frames: Tensor, num_frames: int) -> Tensor:
@@ -115,17 +85,25 @@ class OrdinaryTemporalConv(nn.Module):
         return temporal_conv(frames, self.weight, num_frames)
 
     def extra_repr(self) -> str:
-        return f"{self.weight.shape[0]}, groups=1"
+        return f"{self.weight.shape[0]}, kernel_size={self.weight.shape[2]}, groups=1"
 
 
-def shift_kernels(channels: int) -> Tensor:
-    """What a temporal convolution starts from: float ``[channels, 3]``, a row for each channel."""
-    quarter = channels // 4
-    kernels = torch.zeros(channels, TEMPORAL_KERNEL_SIZE)
-    kernels[:quarter, 0] = 1.0
-    kernels[quarter : channels - quarter, 1] = 1.0
-    kernels[channels - quarter :, 2] = 1.0
-    return kernels
+def shift_kernels(channels: int, kernel_size: int = 3) -> Tensor:
+    """What a temporal convolution starts from: float ``[channels, kernel_size]``, a row for each channel."""
+    quarter, now = channels // 4, kernel_size // 2
+    taps = torch.zeros(channels, kernel_size)
+    taps[:quarter, now - 1] = 1.0
+    taps[quarter : channels - quarter, now] = 1.0
+    taps[channels - quarter :, now + 1] = 1.0
+    return taps
+
+
+class TemporalShift(nn.Module):
+    """``temporal_shift`` as a layer."""
+
+    def forward(self, frames: Tensor, num_frames: int) -> Tensor:
+        """``frames: [N*T, C, H, W]`` -> the same shape, channels-last."""
+        return temporal_shift(frames, num_frames)
 
 
 def temporal_shift(frames: Tensor, num_frames: int) -> Tensor:

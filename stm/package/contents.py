@@ -2,7 +2,8 @@
 
     MLmodel, requirements.txt, python_env.yaml, conda.yaml      MLflow's: how to load it, and with what
     README.md                                                   the model card
-    data/checkpoint/                                            model.safetensors, meta.json: nothing pickled
+    data/checkpoint/                                            model.safetensors, meta.json: nothing pickled;
+                                                                plugin.py, where blocks are the user's own
     code/stm/                                                   the source that reads them
     input_example.json                                          a data URL of a short video
 
@@ -22,9 +23,8 @@ from typing import Any
 
 import numpy as np
 
-import stm
 from stm.checkpoint import format as checkpoints
-from stm.package.registry import DATA
+from stm.checkpoint.locate import DATA
 
 _NEEDED = (
     *("av", "fsspec", "mlflow-skinny", "numpy", "pandas", "pillow", "pyarrow", "safetensors"),
@@ -49,15 +49,16 @@ def save_package(
     with tempfile.TemporaryDirectory(prefix="stm-package-") as temporary:
         data = Path(temporary) / Path(DATA).name
         data.mkdir()
-        for file in (checkpoints.MODEL, checkpoints.META):
-            (data / file).write_bytes(checkpoints._read(directory, file))
+        plugin = [checkpoints.PLUGIN] if meta.plugin else []
+        for file in (checkpoints.MODEL, checkpoints.META, *plugin):
+            (data / file).write_bytes(checkpoints.read_file(directory, file))
         # The validation that came after the checkpoint is part of it.
         (data / checkpoints.META).write_text(meta.to_json())
         mlflow.pyfunc.save_model(
             str(path),
             loader_module="stm.package.network",
             data_path=str(data),
-            code_paths=[str(Path(stm.__file__).parent)],
+            code_paths=[str(Path(__file__).parents[1])],
             signature=_signature(),
             input_example=[example_url()],
             pip_requirements=requirements,

@@ -11,18 +11,22 @@ import json
 import re
 import shlex
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import stm
 from stm.checkpoint import format as checkpoints
+from stm.checkpoint.locate import CHAMPION, MODEL_ID, PREFIX, open_client, resolve
 from stm.errors import UserError
+from stm.log import get_logger
 from stm.package import rules
 from stm.package.card import model_card
 from stm.package.contents import pinned_requirements, save_package
-from stm.package.registry import CHAMPION, MODEL_ID, PREFIX, open_client
+from stm.results import EvaluateResult
+from stm.storage import is_url
 from stm.tracking import tracking_uri
+from stm.version import __version__
+
+logger = get_logger(__name__)
 
 _NAME = re.compile(r"[\w .-]+")
 _MOST_DESCRIPTION = 5000
@@ -38,7 +42,6 @@ def register(
     protocol: str = "efficient",
     tracking: str | None = None,
     num_workers: int = 1,
-    say: Callable[[str], None] = lambda line: None,
     address: str | None = None,
 ) -> dict[str, Any]:
     """Register a checkpoint (or a run directory's best) as a new version of ``name``.
@@ -64,8 +67,9 @@ def register(
         raise UserError(
             f"--rule {rule} compares measurements: give --manifest, to measure this one on"
         )
-    directory = checkpoints.resolve(checkpoint)
+    directory = resolve(checkpoint)
     meta = checkpoints.read_meta(directory)
+    checkpoints.check_plugin(meta, directory)
     uri = tracking or _own_store(meta, directory)
     client = open_client(uri)
 
@@ -79,7 +83,6 @@ def register(
             root=root,
             protocol=protocol,
             num_workers=num_workers,
-            say=say,
             address=address,
         )
         measured, per_class = _measurement(result, manifest, root, meta), result["per_class"]
@@ -103,14 +106,14 @@ def register(
     card = model_card(
         name, meta, _num_parameters(directory), measured, per_class, command, requirements
     )
-    say(f"packing {directory}")
+    logger.info(f"packing {directory}")
     with _registry_errors(uri):
         model_id = _log(client, uri, name, directory, meta, card, requirements)
         with contextlib.suppress(Exception):  # it is there already; if not, the next call says so
             client.create_registered_model(name)
         tags = {
             MODEL_ID: model_id,
-            "stm.version": stm.__version__,
+            "stm.version": __version__,
             "stm.step": str(meta.step),
             "stm.dataset": meta.dataset,
             "stm.training_manifest": meta.fingerprint,
@@ -227,7 +230,7 @@ def _own_store(meta: checkpoints.Meta, directory: str) -> str:
     """Where the run was recorded: its server, or the database beside it, wherever the run lies now."""
     config = checkpoints.config_of(meta)
     storage = config.train.storage
-    if "://" not in directory:
+    if not is_url(directory):
         storage = str(Path(directory).resolve().parent.parent)
     uri = tracking_uri(config.tracking, storage)
     if uri is None:
@@ -238,7 +241,7 @@ def _own_store(meta: checkpoints.Meta, directory: str) -> str:
 
 
 def _measurement(
-    result: dict[str, Any], manifest: str, root: str | None, meta: checkpoints.Meta
+    result: EvaluateResult, manifest: str, root: str | None, meta: checkpoints.Meta
 ) -> rules.Measurement:
     from stm.data.manifest import Manifest
 

@@ -10,13 +10,14 @@ import numpy as np
 
 from stm.checkpoint.format import MODEL, Meta
 from stm.data.manifest import Manifest
-from stm.evaluate.inference import Scores
-from stm.evaluate.metrics import Metrics
 from stm.report.calibration import Calibration, calibrate
 from stm.report.confusions import seriate
 from stm.report.health import Health, inspect
 from stm.report.intervals import Interval, mean_of_shares, wilson
 from stm.report.record import TrainingRecord
+from stm.scoring.inference import Scores
+from stm.scoring.metrics import Metrics
+from stm.storage import join, read_blocks
 
 
 @dataclass(frozen=True)
@@ -101,15 +102,7 @@ class Facts:
 
 def fingerprint_of(checkpoint: str) -> str:
     """sha256 (hex) of the weights' file, as ``sha256sum`` prints it."""
-    path = f"{checkpoint}/{MODEL}"
     digest = hashlib.sha256()
-    if "://" in path:
-        import fsspec
-
-        opened = fsspec.open(path, "rb")
-    else:
-        opened = open(path, "rb")  # noqa: SIM115  (closed by the `with` below)
-    with opened as file:
-        while block := file.read(2**20):
-            digest.update(block)
+    for block in read_blocks(join(checkpoint, MODEL)):
+        digest.update(block)
     return digest.hexdigest()

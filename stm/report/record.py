@@ -5,14 +5,13 @@ A run without a record (``--tracking.uri none``) still has the last steps in its
 
 from __future__ import annotations
 
-import contextlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from stm import spool
 from stm.checkpoint import format as checkpoints
 
 _PAUSE_S = 120.0
@@ -46,7 +45,7 @@ class TrainingRecord:
 
 def read_record(run_folder: Path, checkpoint: str) -> TrainingRecord:
     """The record of the run whose driver keeps its files in ``run_folder``; of the checkpoint alone without a spool."""
-    lines = _lines(run_folder / "tracking.jsonl")
+    lines = spool.metrics(run_folder / spool.NAME)
     if lines:
         return TrainingRecord(_by_step(lines), *_by_time(lines))
     try:
@@ -63,20 +62,6 @@ def read_record(run_folder: Path, checkpoint: str) -> TrainingRecord:
     ]
     lines += [{"step": row["step"], "values": row["epoch"]} for row in history if "epoch" in row]
     return TrainingRecord(_by_step(lines), complete=False)
-
-
-def _lines(spool: Path) -> list[dict[str, Any]]:
-    try:
-        text = spool.read_text()
-    except (OSError, UnicodeDecodeError):
-        return []
-    found = []
-    for line in text.splitlines():
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # a full disk cuts lines short
-            record = json.loads(line)
-            if record["kind"] == "metrics":
-                found.append(record)
-    return found
 
 
 def _by_step(lines: list[dict[str, Any]]) -> dict[str, Series]:

@@ -12,15 +12,19 @@ import socket
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from stm import cluster
 from stm.checkpoint import format as checkpoints
+from stm.checkpoint.locate import PREFIX, Located, locate
 from stm.data.stream.clips import ClipSpec
 from stm.errors import UserError
-from stm.package.registry import PREFIX, Located, locate
+from stm.log import get_logger
+from stm.storage import absolute
+
+logger = get_logger(__name__)
 
 APPLICATION = "stm"
 _WATCH_S = 5.0
@@ -37,7 +41,6 @@ def running(
     num_decoders: int | None = None,
     tracking: str | None = None,
     address: str | None = None,
-    say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[str]:
     """Serve a checkpoint while the block runs; yields the server's URL. Requests in work are finished at the end.
 
@@ -55,6 +58,7 @@ def running(
     if not located.label.startswith(PREFIX):  # strangers need not know this machine's folders
         located = replace(located, label="/".join(located.directory.rstrip("/").split("/")[-2:]))
     meta = checkpoints.read_meta(located.directory)
+    checkpoints.check_plugin(meta, located.directory)
     decoders = num_decoders or min(4, os.cpu_count() or 1)
     _require_free(host, port)
     cluster.connect(address, num_cpus=num_replicas + decoders)
@@ -65,7 +69,7 @@ def running(
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     gpus = _require_room(num_replicas, decoders)
     try:
-        say(f"starting {num_replicas} x network, {decoders} x decoder for {located.label}")
+        logger.info(f"starting {num_replicas} x network, {decoders} x decoder for {located.label}")
         serve.start(
             proxy_location="HeadOnly",
             http_options={"host": host, "port": port},
@@ -78,7 +82,7 @@ def running(
         )
         url = f"http://{host}:{port}"
         if not _answers(url, located.label):
-            say(
+            logger.warning(
                 f"nothing answers at {url} from this machine: on a cluster elsewhere its head node listens there, "
                 "and where Ray Serve ran before, it listens where it did"
             )
@@ -127,12 +131,12 @@ def require_serve() -> None:
     """``UserError`` where Ray Serve's own packages are missing."""
     missing = [
         name
-        for name in ("fastapi", "uvicorn", "watchfiles", "grpc_reflection")
+        for name in ("fastapi", "uvicorn", "watchfiles", "grpc_reflection", "python_multipart")
         if importlib.util.find_spec(name) is None
     ]
     if missing:
         raise UserError(
-            f"Ray Serve needs {', '.join(missing)}, which is not installed: pip install 'stm[serve]'"
+            f"stm serve needs {', '.join(missing)}, which is not installed: pip install 'stm[serve]'"
         )
 
 
@@ -147,6 +151,7 @@ def _application(
     """Front, decoders and networks, bound together."""
     from ray.serve import deployment as untyped
 
+    from stm.model import plugins
     from stm.serve.decoder import Decoder
     from stm.serve.front import Front
     from stm.serve.network import Network
@@ -173,10 +178,11 @@ def _application(
         ray_actor_options={"num_cpus": 1, "num_gpus": gpus},
         **shared,
     ).bind(
-        os.path.abspath(located.directory) if "://" not in located.directory else located.directory,
+        absolute(located.directory),
         max(1, cores // num_replicas) if not gpus else 1,
         data.num_segments,
         data.size,
+        plugins.loaded(),
     )
     return front.bind(decoder, network, limits, meta.classes, located.label)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import numpy as np
 from ray import serve
 
-from stm.evaluate.inference import Classifier
+from stm.model.plugins import Plugin
+from stm.scoring.inference import Classifier
 
 MAX_BATCH = 8
 _WAIT_S = 0.005
@@ -17,8 +19,15 @@ _WAIT_S = 0.005
 class Network:
     """Softmax scores of clips; the event loop stays free while the network computes."""
 
-    def __init__(self, directory: str, num_threads: int, num_frames: int, size: int) -> None:
-        self._classifier = Classifier(directory, num_threads)
+    def __init__(
+        self,
+        directory: str,
+        num_threads: int,
+        num_frames: int,
+        size: int,
+        plugins: Sequence[Plugin] = (),
+    ) -> None:
+        self._classifier = Classifier(directory, num_threads, plugins=plugins)
         # The first pass allocates and chooses kernels: no request should pay for it.
         self._classifier.scores(np.zeros((1, 1, num_frames, size, size, 3), np.uint8))
 

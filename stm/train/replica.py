@@ -15,11 +15,12 @@ from stm.config import Config
 from stm.data.stream.graph import ClipBatch
 from stm.model import build_model, load_pretrained
 from stm.model.allocator import keep_freed_memory
+from stm.model.inputs import autocast
 from stm.model.sync_batchnorm import count_batch, synchronise_batchnorm
 from stm.train.average import MovingAverage
 from stm.train.mixing import mix_pairs
 from stm.train.optim import build_optimizer, set_learning_rate
-from stm.train.step import Batch, autocast, gradients, set_arithmetic, usable_rows
+from stm.train.step import Batch, gradients, set_arithmetic, usable_rows
 from stm.train.transfer import Transfer
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from stm.train.step import normalise, normalised
+from stm.model.inputs import normalise, normalised
 
 NUM_SLOTS = 2
 """One that the step reads, one that the next batch is copied into."""

@@ -9,8 +9,8 @@ import torch.distributed as dist
 from torch import nn
 
 from stm.data.stream.graph import ClipBatch
+from stm.model.inputs import Autocast, normalise
 from stm.train.optim import weighted_loss_sum
-from stm.train.step import Autocast, normalise
 
 
 def validate(

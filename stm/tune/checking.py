@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
+from stm.bounds import broken
 from stm.errors import UserError
 from stm.tune.located_yaml import Where
 from stm.tune.settings import Sweep
@@ -32,37 +32,10 @@ def check(sweep: Sweep, counts_trials: bool, at: Where) -> Sweep:
         if not holds:
             raise at.error((key,), rule)
 
-    def whole(value: Any, least: int) -> bool:
-        return type(value) is int and value >= least
-
-    need(
-        isinstance(sweep.name, str)
-        and sweep.name not in ("", ".", "..")
-        and not set(sweep.name) & set("/\\'"),
-        "name",
-        f"{sweep.name!r} is a directory name: no slashes, no quotes, not empty",
-    )
-    for key, choices in (
-        ("searcher", ("random", "grid", "optuna")),
-        ("metric", ("val_top1", "val_top5", "val_loss")),
-    ):
-        value = getattr(sweep, key)
-        need(value in choices, key, f"{value!r} is none of {', '.join(choices)}")
-    scheduler = sweep.scheduler
-    need(
-        scheduler.name in ("fifo", "asha", "pbt"),
-        "scheduler",
-        f"{scheduler.name!r} is none of fifo, asha, pbt",
-    )
-    need(scheduler.reduction_factor >= 2, "scheduler", "reduction_factor must be at least 2")
-    need(whole(sweep.num_trials, 1), "num_trials", "must be a whole number, at least 1")
-    need(whole(sweep.seed, 0), "seed", "must be a whole number, not negative")
-    need(
-        sweep.max_concurrent is None or whole(sweep.max_concurrent, 1),
-        "max_concurrent",
-        "must be a whole number, at least 1, or null",
-    )
-    need(whole(sweep.max_failures, 0), "max_failures", "must be a whole number, not negative")
+    parts = {("scheduler",): sweep.scheduler, ("budget",): sweep.budget, (): sweep}
+    for path, part in parts.items():
+        for name, wrong in broken(part):
+            raise at.error((*path, name), f"{getattr(part, name)!r}: {wrong}")
     need(
         sweep.budget.epochs is None or sweep.budget.clips is None,
         "budget",
@@ -79,7 +52,9 @@ def check(sweep: Sweep, counts_trials: bool, at: Where) -> Sweep:
         "base",
         "train.validation async: a sweep decides at the end of an epoch, so validation is inline",
     )
-    return _check_search(sweep, counts_trials, at)
+    sweep = _check_search(sweep, counts_trials, at)
+    _check_networks(sweep, at)
+    return sweep
 
 
 def _check_search(sweep: Sweep, counts_trials: bool, at: Where) -> Sweep:
@@ -108,3 +83,22 @@ def _check_search(sweep: Sweep, counts_trials: bool, at: Where) -> Sweep:
             except UserError as error:
                 raise at.error(("space",), f"{drawn}: {error}") from None
     return sweep
+
+
+def _check_networks(sweep: Sweep, at: Where) -> None:
+    """Try every network that the search may come to: one that cannot be built would fail its trial, hours later."""
+    from stm.checkpoint.format import check_model
+
+    check_model(sweep.base)
+    lists = {
+        name: domain
+        for name, domain in sweep.space.items()
+        if name.startswith("model.") and domain.is_list
+    }
+    rest = {name: domain.examples()[0] for name, domain in sweep.space.items() if name not in lists}
+    for drawn in combinations(lists)[:_MOST_CHECKED] if lists else ():
+        try:
+            check_model(sweep.config_of(rest | drawn, 1))
+        except UserError as error:
+            shown = ", ".join(f"{name} {value}" for name, value in drawn.items())
+            raise at.error(("space", next(iter(lists))), f"{shown}: {error}") from None

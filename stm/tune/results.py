@@ -20,7 +20,6 @@ Row of results.parquet:
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 from collections.abc import Iterable
@@ -28,6 +27,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from stm import spool
 from stm.errors import UserError
 from stm.tune.settings import Sweep
 
@@ -62,18 +62,14 @@ class TrialRecord:
 
 def append(path: Path, **row: Any) -> None:
     """Add one report; at once on disk, since the driver may be killed at any moment."""
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    spool.append(path, row)
 
 
 def read_reports(path: Path) -> list[TrialRecord]:
     """All trials in the order in which they began; what was reported twice, after a restart, counts once."""
     records: dict[str, TrialRecord] = {}
-    if not path.exists():
-        return []
-    for line in path.read_text().splitlines():
-        with contextlib.suppress(json.JSONDecodeError):  # the last line of a driver that was killed
-            _apply(records, json.loads(line))
+    for row in spool.read(path):
+        _apply(records, row)
     return list(records.values())
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import queue
 import re
 import shutil
@@ -25,7 +26,15 @@ from stm.checkpoint.format import META, Meta, read_meta
 from stm.checkpoint.store import CheckpointStore
 from stm.config import Config
 from stm.errors import UserError
-from stm.train.trainer import RunEnded, RunFailed, train, working_folder
+from stm.log import shown_by
+from stm.model import plugins
+from stm.model.plugins import Plugin
+from stm.results import TrainResult
+from stm.storage import StorageAway, download, join, read_bytes, resolved, write_bytes
+from stm.train.events import Controlled, EpochEnded, Event, Failed, Kept, Started
+from stm.train.fit import RunEnded, RunFailed
+from stm.train.folders import working_folder
+from stm.train.trainer import train
 from stm.tune import record
 from stm.tune.placement import Shares
 from stm.tune.settings import Sweep
@@ -49,6 +58,8 @@ class Job:
     shares: Shares
     parent: record.Parent | None
     """The sweep's MLflow run."""
+    plugin: Plugin | None = None
+    """The source of the networks' blocks, where they are the user's own."""
 
     def run_name(self, trial_id: str) -> str:
         return f"{self.sweep.name}-{trial_id}"
@@ -77,7 +88,7 @@ class Job:
 
 
 def _absolute(path: str | None) -> str | None:
-    return path if path is None or "://" in path else str(Path(path).resolve())
+    return None if path is None else resolved(path)
 
 
 def is_out_of_memory(message: str) -> bool:
@@ -128,7 +139,7 @@ class Trial(tune.Trainable):
         found = self._store.latest()
         if found is None:
             raise RuntimeError(f"trial {self.trial_id} has no checkpoint to hand on yet")
-        _copy(found[0], Path(checkpoint_dir))
+        download(found[0], Path(checkpoint_dir))
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:  # type: ignore[override]
         """Go on from another trial's checkpoint under our own settings; our own needs no help, it is found by name."""
@@ -141,7 +152,7 @@ class Trial(tune.Trainable):
             meta, config=run.to_dict(), mlflow_run_id=newest[1].mlflow_run_id if newest else None
         )
         for path, _ in self._store.checkpoints():
-            _delete(path)
+            self._store.remove(path)
         self._store.commit(meta.step, lambda folder: _adopt(Path(checkpoint_dir), folder, ours))
 
     # ------------------------------------------------------------------ the run
@@ -160,7 +171,7 @@ class Trial(tune.Trainable):
         self._thread.start()
 
     def _run(self) -> None:
-        """The thread of the training; everything it has to say goes into the queue."""
+        """The thread of the training; everything that it reports goes into the queue."""
         try:
             config = self._config_of_run()
             folder = working_folder(self._job.storage, str(config.train.name))
@@ -169,12 +180,10 @@ class Trial(tune.Trainable):
                 record.open_child(self._job.parent, folder, str(config.train.name), self.trial_id)
             self._cost = Cost(self._store.run_directory, self._job.shares.cost_per_s)
             self._report_what_is_known()
-            with (folder / "trial.log").open("a") as log:
-
-                def say(message: str) -> None:
-                    print(message, file=log, flush=True)
-
-                result = train(config, say, on_event=self._hear)
+            plugins.receive([self._job.plugin] if self._job.plugin else [])
+            handler = logging.FileHandler(folder / "trial.log")
+            with contextlib.closing(handler), shown_by(handler, logging.INFO):
+                result = train(config, on_event=self._on_event)
             self._finish(result)
         except RunEnded as error:
             if self._out_of_memory is not None:
@@ -186,28 +195,31 @@ class Trial(tune.Trainable):
                 self._give_up(f"out of memory: {error}")
             else:
                 self._reports.put(error)
+        except StorageAway as error:  # may pass: Ray Tune tries again
+            self._reports.put(error)
         except UserError as error:
             self._give_up(str(error))
         except BaseException as error:
             self._reports.put(error)
 
-    def _hear(self, event: dict[str, Any]) -> None:
-        kind = event["kind"]
-        if kind == "controller":
-            self._controller = event["actor"]
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, Controlled):
+            self._controller = event.controller
             if self._stopping:
                 self._abort()
             return
-        self._cost.heard(started=kind == "start", kept=kind in ("epoch", "committed"))
+        self._cost.count(
+            started=isinstance(event, Started), kept=isinstance(event, EpochEnded | Kept)
+        )
         if self._held_back:  # until the epoch's checkpoint is written: who is ended now, keeps it
             self._held_back = False
             self._reports.put(self._last)
-        if kind == "failure" and is_out_of_memory(event["message"]):
+        if isinstance(event, Failed) and is_out_of_memory(event.message):
             # The same clips would fill the same memory again: starting anew is no cure.
-            self._out_of_memory = event["message"]
+            self._out_of_memory = event.message
             self._abort()
-        elif kind == "epoch" and self._job.sweep.metric in event:
-            self._last = self._report(event)
+        elif isinstance(event, EpochEnded) and self._job.sweep.metric in event.metrics:
+            self._last = self._report(event.metrics)
             self._held_back = self._last["epoch"] < self._job.epochs  # the last waits for the end
 
     def _report(self, metrics: dict[str, Any]) -> dict[str, Any]:
@@ -233,7 +245,7 @@ class Trial(tune.Trainable):
             if self._last["epoch"] < self._job.epochs:
                 self._reports.put(self._last)
 
-    def _finish(self, result: dict[str, Any]) -> None:
+    def _finish(self, result: TrainResult) -> None:
         if not self._last:
             raise RuntimeError(f"run {result['run']} ended without a validation")
         self._reports.put({**self._last, "done": True, "checkpoint": result["checkpoint"]})
@@ -261,43 +273,21 @@ class Cost:
     """Seconds that a run has held its workers, times what a second costs; kept beside the run, over all its starts."""
 
     def __init__(self, run_directory: str, per_s: float) -> None:
-        self._path, self._per_s = f"{run_directory}/cost.json", per_s
+        self._path, self._per_s = join(run_directory, "cost.json"), per_s
         self._mark: float | None = None
         self.total = 0.0
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            import fsspec
+        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+            self.total = float(json.loads(read_bytes(self._path)))
 
-            with fsspec.open(self._path, "r") as file:
-                self.total = float(json.load(file))
-
-    def heard(self, started: bool, kept: bool) -> None:
+    def count(self, started: bool, kept: bool) -> None:
         """An event came: the time since the one before it was spent on training."""
         now = time.monotonic()
         if self._mark is not None and not started:
             self.total += (now - self._mark) * self._per_s
         self._mark = now
         if kept:
-            import fsspec
-
-            with contextlib.suppress(OSError), fsspec.open(self._path, "w") as file:
-                json.dump(self.total, file)
-
-
-def _copy(path: str, folder: Path) -> None:
-    if "://" not in path:
-        shutil.copytree(path, folder, dirs_exist_ok=True)
-        return
-    import fsspec
-
-    filesystem, root = fsspec.core.url_to_fs(path)
-    filesystem.get(f"{root}/", f"{folder}/", recursive=True)
-
-
-def _delete(path: str) -> None:
-    import fsspec
-
-    filesystem, root = fsspec.core.url_to_fs(path)
-    filesystem.rm(root, recursive=True)
+            with contextlib.suppress(OSError):
+                write_bytes(self._path, json.dumps(self.total).encode())
 
 
 def _adopt(source: Path, folder: Path, meta: Meta) -> None:

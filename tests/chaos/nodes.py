@@ -9,6 +9,7 @@ said is in FOLDER/said.txt, the result of training in FOLDER/result.json.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -34,12 +35,12 @@ def recording_loop(settings: dict[str, Any]) -> Any:
         line = {
             "at": time.time(),
             "group": group,
-            "world_size": rank.world_size,
-            "step": rank.step,
+            "world_size": rank.group.world_size,
+            "step": rank.place.step,
             "epoch": batch.epoch,
             "videos": videos,
         }
-        with (folder / f"{group}-{rank.rank}.jsonl").open("a") as file:
+        with (folder / f"{group}-{rank.group.rank}.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
 
     loop._Rank._train_step = step  # type: ignore[method-assign]
@@ -61,9 +62,10 @@ def main(scenario: str, folder: Path) -> None:
     from runs import config_for
 
     import stm.train.loop
-    from stm.train import trainer
+    from stm.log import shown_by
+    from stm.train import fit, trainer
 
-    trainer.RESIZE_CHECK_S = 2.0
+    fit.RESIZE_CHECK_S = 2.0
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     nodes.add_node(num_cpus=1, resources={"trainer": 1})
     second = nodes.add_node(num_cpus=1, resources={"trainer": 1}) if scenario != "grown" else None
@@ -85,9 +87,10 @@ def main(scenario: str, folder: Path) -> None:
 
     def run() -> None:
         try:
-            result.update(
-                trainer.train(config, lambda line: said.write(f"{time.time():.1f} {line}\n"))
-            )
+            handler = logging.StreamHandler(said)
+            handler.setFormatter(logging.Formatter("%(created).1f %(message)s"))
+            with shown_by(handler, logging.INFO):
+                result.update(trainer.train(config).as_dict())
         except Exception as error:
             result["error"] = f"{type(error).__name__}: {error}"
 

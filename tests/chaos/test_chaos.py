@@ -27,7 +27,7 @@ import torch
 from stm.checkpoint import format as checkpoints
 from stm.checkpoint.store import CheckpointStore
 from stm.config import TrackingConfig
-from stm.figures import series
+from stm.spool import series
 from tests.chaos import runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]

@@ -21,7 +21,7 @@ import torch
 from stm.checkpoint import format as checkpoints
 from stm.checkpoint.store import CheckpointStore
 from stm.config import TrackingConfig
-from stm.figures import series
+from stm.spool import series
 from tests.chaos import runs
 from tests.heads import ROOT, head
 

@@ -9,14 +9,25 @@ from dataclasses import dataclass
 import stm.data.stream.clips
 import stm.data.stream.guarded
 from stm.data.stream.clips import ClipSpec, load_views
+from stm.explain.frames import read_pictures
 
 
-def load_or_die(path, num_frames, width, height, label, seed, spec):
+def _hang_or_die(path):
     if path.endswith("hangs.mp4"):
         time.sleep(3600)
     if path.endswith("crashes.mp4"):
         os._exit(139)
+
+
+def load_or_die(path, num_frames, width, height, label, seed, spec):
+    _hang_or_die(path)
     return load_views(path, num_frames, width, height, label, seed, spec)
+
+
+def read_or_die(path, config, most_frames, info):
+    """What explains reads, likewise."""
+    _hang_or_die(path)
+    return read_pictures(path, config, most_frames, info)
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import av.error
+import numpy as np
 
 from stm.data import decode
 from stm.data.prepare.transcode import Prepared, Settings, VideoFacts, make_video
-from stm.data.stream.clips import ClipSpec
+from stm.data.stream.clips import ClipSpec, load_views
 
 
 class NoWords(Exception):
@@ -175,6 +176,12 @@ def make_as_named(facts: VideoFacts, target: str, settings: Settings) -> Prepare
     """Prepare a video, likewise."""
     with _as_named(facts.path):
         return make_video(facts, target, settings)
+
+
+def load_as_named(path: str, *arguments: Any) -> tuple[np.ndarray, int]:
+    """Read the views of a clip, likewise."""
+    with _as_named(path):
+        return load_views(path, *arguments)
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,19 @@ from stm.data.annotations import FORMATS, Annotations, Entry, read_annotations
 from stm.data.annotations.mirroring import flip_rules
 from stm.data.annotations.splitting import hold_out
 from stm.errors import UserError
+from tests.data.published import write_published
 
 
 @pytest.fixture
-def published(real_data: Path) -> Path:
-    """Folder with the first lines of the published files."""
-    return real_data / "annotations"
+def published(made_or_real: Path | None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the first lines of the published files: ours in their form, and the real ones."""
+    if made_or_real is None:
+        return write_published(tmp_path_factory.mktemp("published"))
+    return made_or_real / "annotations"
+
+
+def lines_of(path: Path) -> list[str]:
+    return path.read_text().splitlines()
 
 
 def write(folder: Path, files: dict[str, str]) -> Path:
@@ -179,29 +186,39 @@ def ucf(root: Path, **changes: str) -> Path:
 
 
 def test_ucf101_reads_the_published_files(published: Path, tmp_path: Path) -> None:
+    lists = published / "ucf101"
+    names = [line.split()[1] for line in lines_of(lists / "classInd.txt")]
     for split in (1, 2, 3):
-        read = read_annotations("ucf101", "/", published / "ucf101", split=split)
-        assert len(read.classes) == 101
-        assert {name: len(listed) for name, listed in read.splits.items()} == {
-            "train": 40,
-            "val": 40,
-        }
+        read = read_annotations("ucf101", "/", lists, split=split)
+        assert list(read.classes) == names
+        for name, file in (("train", "trainlist"), ("val", "testlist")):
+            listed = [line.split()[0] for line in lines_of(lists / f"{file}0{split}.txt")]
+            assert [entry.path for entry in read.splits[name]] == [f"/{path}" for path in listed]
         assert not any("group" in warning for warning in read.warnings)
-    first = read_annotations("ucf101", "/", published / "ucf101").splits["train"][0]
+    train = read_annotations("ucf101", "/", lists).splits["train"]
+    first = train[0]
     assert first.path == "/ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi"
     assert (first.label, first.group) == (0, "ApplyEyeMakeup/g08")
-    shutil.copytree(published / "ucf101", tmp_path / "crlf")
-    os.replace(tmp_path / "crlf/trainlist01.crlf.txt", tmp_path / "crlf/trainlist01.txt")
-    crlf = read_annotations("ucf101", "/", tmp_path / "crlf")
-    assert [e.path for e in crlf.splits["train"]] == [
-        e.path for e in read_annotations("ucf101", "/", published / "ucf101").splits["train"]
+    shutil.copytree(lists, tmp_path / "crlf")
+    listed = tmp_path / "crlf" / "trainlist01.txt"
+    listed.write_bytes(listed.read_bytes().replace(b"\n", b"\r\n"))
+    assert [e.path for e in read_annotations("ucf101", "/", tmp_path / "crlf").splits["train"]] == [
+        entry.path for entry in train
     ]
 
 
-def test_ucf101_finds_the_videos_beside_the_lists(real_data: Path) -> None:
-    read = read_annotations("ucf101", real_data / "mini5")
+def test_ucf101_finds_the_videos_beside_the_lists(
+    made_or_real: Path | None, tmp_path: Path
+) -> None:
+    if made_or_real is None:
+        root = ucf(tmp_path, testlist01_txt="Run/v_Run_g02_c01.avi\nJump/v_Jump_g02_c03.avi\n")
+        for file in ("trainlist01.txt", "testlist01.txt"):
+            write(root, {line.split()[0]: "" for line in lines_of(root / file)})
+    else:
+        root = made_or_real / "mini5"
+    read = read_annotations("ucf101", root)
     entries = [entry for listed in read.splits.values() for entry in listed]
-    assert len(entries) == 90
+    assert len(entries) == (4 if made_or_real is None else 90)
     assert all(os.path.isfile(entry.path) for entry in entries)
     assert read.warnings == ()
     assert (read.flip, read.flip_map) == (True, None)
@@ -244,7 +261,12 @@ def test_a_group_in_two_splits_is_warned_of(tmp_path: Path) -> None:
 def test_hmdb51_reads_the_published_files(published: Path) -> None:
     read = read_annotations("hmdb51", "/", published / "hmdb51")
     assert read.classes == ("brush_hair", "kick_ball", "wave")
-    assert {name: len(listed) for name, listed in read.splits.items()} == {"train": 210, "val": 90}
+    files = (published / "hmdb51").glob("*.txt")
+    codes = Counter(line.split()[-1] for file in files for line in lines_of(file))
+    assert {name: len(listed) for name, listed in read.splits.items()} == {
+        "train": codes["1"],
+        "val": codes["2"],
+    }
     first = read.splits["train"][0]
     assert first.path == "/brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_0.avi"
     assert first.group == "brush_hair/April_09"
@@ -266,10 +288,14 @@ def test_hmdb51_leaves_out_code_0_and_refuses_others(tmp_path: Path) -> None:
 
 def test_something_v1_reads_the_published_files(published: Path) -> None:
     read = read_annotations("something-v1", published, published / "something-v1")
-    assert len(read.classes) == 174
-    assert {name: len(listed) for name, listed in read.splits.items()} == {"train": 60, "val": 60}
+    lists = published / "something-v1"
+    assert list(read.classes) == lines_of(lists / "label_map.txt")
+    for name in ("train", "val"):
+        listed = [line.split() for line in lines_of(lists / f"{name}_videofolder.txt")]
+        entries = read.splits[name]
+        assert [(e.video_id, str(e.label)) for e in entries] == [(id, n) for id, _, n in listed]
     first = read.splits["train"][0]
-    assert (first.video_id, first.label) == ("100218", 134)
+    assert first.video_id == "100218"
     assert first.path == str(published / "100218")
 
 
@@ -285,10 +311,11 @@ def test_something_v1_refuses_each_malformed_line_by_number(tmp_path: Path) -> N
 
 
 def test_something_v2_finds_templates_and_videos_of_either_kind(
-    published: Path, real_data: Path, tmp_path: Path
+    made_or_real: Path | None, published: Path, tmp_path: Path
 ) -> None:
     read = read_annotations("something-v2", "/", published / "something-v2")
-    assert len(read.classes) == 174
+    labels = published / "something-v2" / "something-something-v2-labels.json"
+    assert list(read.classes) == list(json.loads(labels.read_text()))
     first = read.splits["train"][0]
     assert read.classes[first.label] == ("Moving something and something closer to each other")
     assert (first.video_id, first.path) == ("203403", "/203403.webm")
@@ -299,8 +326,11 @@ def test_something_v2_finds_templates_and_videos_of_either_kind(
         tmp_path / "labels",
         {"labels.json": '{"Closing something": "0"}', "train.json": json.dumps(items)},
     )
-    frames = read_annotations("something-v2", real_data / "frames-something-v2", lists)
-    folder = real_data / "frames-something-v2"
+    if made_or_real is None:
+        folder = write(tmp_path / "frames", {"2/0001.jpg": "", "2003/0001.jpg": ""})
+    else:
+        folder = made_or_real / "frames-something-v2"
+    frames = read_annotations("something-v2", folder, lists)
     assert [e.path for e in frames.splits["train"]] == [
         str(folder / "2"),
         str(folder / "2003"),
@@ -334,8 +364,10 @@ def test_jester_reads_the_published_files_and_refuses_unknown_labels(
     published: Path, tmp_path: Path
 ) -> None:
     read = read_annotations("jester", "/", published / "jester")
-    assert len(read.classes) == 27
-    (entry,) = read.splits["train"]
+    lists = published / "jester"
+    assert list(read.classes) == lines_of(lists / "jester-v1-labels.csv")
+    entry, *others = read.splits["train"]
+    assert len(others) == len(lines_of(lists / "jester-v1-train.csv")) - 1
     assert (entry.video_id, read.classes[entry.label]) == ("34870", "Drumming Fingers")
     assert entry.path == "/34870"
     files = {"jester-v1-labels.csv": "Stop Sign\n", "jester-v1-train.csv": "1;Stop Sign\n2;Go\n"}
@@ -352,7 +384,8 @@ def test_kinetics400_reads_the_official_csv_and_finds_videos_anywhere(
 ) -> None:
     root = write(tmp_path, {"part_1/-3B32lodo2M_000059_000069.mkv": ""})
     read = read_annotations("kinetics400", root, published / "kinetics400" / "train.csv")
-    assert len(read.classes) == 400  # label_list.txt beside it spells air_drumming
+    named = lines_of(published / "kinetics400" / "label_list.txt")  # it spells air_drumming
+    assert list(read.classes) == [line.split()[1] for line in named]
     first, second = read.splits["val"]
     assert first.path == str(root / "part_1/-3B32lodo2M_000059_000069.mkv")
     assert second.path == str(root / "air drumming/_dbcJuKJQNs_000040_000050.mp4")
@@ -360,25 +393,25 @@ def test_kinetics400_reads_the_official_csv_and_finds_videos_anywhere(
 
 
 def test_kinetics400_reads_path_label_lists(published: Path, tmp_path: Path) -> None:
-    lines = (published / "kinetics400/train_videos.list").read_text().splitlines()[:16]
+    lines = list(dict.fromkeys(lines_of(published / "kinetics400" / "train_videos.list")))
     lists = write(tmp_path, {"train_videos.list": "\n".join(lines)})
     shutil.copy(published / "kinetics400/label_list.txt", lists)
     read = read_annotations("kinetics400", "/", lists)
-    entry = read.splits["train"][-1]
-    assert entry.path == "/air_drumming/_m883MdWzbo_000016_000026.mp4"
-    assert (entry.label, entry.group) == (1, "_m883MdWzbo")
+    paths, labels = zip(*(line.split() for line in lines), strict=True)
+    entries = read.splits["train"]
+    assert [(e.path[1:], str(e.label)) for e in entries] == list(zip(paths, labels, strict=True))
+    # YouTube's name of a video is its group: several clips may be cut from it.
+    groups = [Path(path).stem.rsplit("_", 2)[0] for path in paths]
+    assert [entry.group for entry in entries] == groups
 
 
-def test_kinetics400_refuses_a_video_listed_twice(published: Path) -> None:
-    lists = published / "kinetics400" / "train_videos.list"
-    refused(
-        "kinetics400",
-        "/",
-        f"{lists}:17",
-        "'abseiling/_4YTwq0-73Y_000044_000054.mp4'",
-        f"{lists}:1 already",
-        annotations=lists,
-    )
+def test_kinetics400_refuses_a_video_listed_twice(published: Path, tmp_path: Path) -> None:
+    lines = list(dict.fromkeys(lines_of(published / "kinetics400" / "train_videos.list")))
+    write(tmp_path, {"train_videos.list": "\n".join([*lines, lines[0]])})
+    shutil.copy(published / "kinetics400/label_list.txt", tmp_path)
+    lists = tmp_path / "train_videos.list"
+    twice = (f"{lists}:{len(lines) + 1}", repr(lines[0].split()[0]), f"{lists}:1 already")
+    refused("kinetics400", "/", *twice, annotations=lists)
 
 
 def test_kinetics400_refuses_each_malformed_line_by_number(tmp_path: Path) -> None:
@@ -413,10 +446,15 @@ def test_mirroring_swaps_the_sides_a_label_names(published: Path) -> None:
         read = read_annotations(name, "/", published / name)
         assert read.flip_map is not None
         assert all(read.flip_map[b] == a for a, b in read.flip_map.items())
-        assert sum(a != b for a, b in read.flip_map.items()) == 6
+        assert sum(a != b for a, b in read.flip_map.items()) == len(sides_of(read.classes))
         # "pulling it right out" is no side, and its swap no class: such clips stay as they are.
-        (kept,) = set(range(174)) - set(read.flip_map)
+        (kept,) = set(range(len(read.classes))) - set(read.flip_map)
         assert "right out" in read.classes[kept]
+
+
+def sides_of(classes: tuple[str, ...]) -> list[str]:
+    """The classes that name a side."""
+    return [name for name in classes if {"left", "right"} & set(name.split()) and "out" not in name]
 
 
 def test_mirroring_reads_words_however_they_are_joined() -> None:

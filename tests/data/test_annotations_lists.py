@@ -395,6 +395,7 @@ def test_names_that_are_not_utf8_are_listed_and_shown_as_escapes(tmp_path: Path)
     assert [e.video_id for e in entries] == ["run/a.mp4", "run/b\\n1.mp4", "run/caf\\xe9.mp4"]
     assert all(os.path.exists(entry.path) for entry in entries)
     (root / os.fsdecode(b"\xe9t\xe9")).mkdir()
+    (root / os.fsdecode(b"\xe9t\xe9") / "a.mp4").touch()
     with pytest.raises(UserError, match="not UTF-8"):
         read_annotations("folder", root)
 

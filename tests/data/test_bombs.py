@@ -15,9 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines.index import build_parser
+from stm.config import DataConfig
 from stm.data.decode import DEFAULT_LIMITS, Limits, VideoError, memory, read_frames
 from stm.data.decode.memory import memory_limit
 from stm.data.isolation import IsolatedProcess
+from stm.data.stream.clips import limits_of
+from stm.data.video import naming_failures
 from tests.data.probes import reasons_and_growth
 from tests.videos import numbered_frame, rewrite_packets, write_video
 
@@ -174,7 +178,7 @@ def test_a_memory_limit_is_gone_after_its_block_however_that_ends(monkeypatch):
     with pytest.raises(ZeroDivisionError), memory_limit(2**30):
         raise ZeroDivisionError
     with pytest.raises(MemoryError), memory_limit(2**27):
-        np.ones(2**28, np.uint8)
+        np.ones(2**33, np.uint8)  # more than any heap that is kept could give
     assert limit() == before
 
     def refuse(num_bytes: int) -> None:
@@ -205,3 +209,15 @@ def test_of_two_threads_the_last_takes_the_memory_limit_away():
     leave.set()
     thread.join()
     assert limit() == before
+
+
+def test_the_limits_have_one_default_and_are_told_by_their_names():
+    config = DataConfig()
+    assert limits_of(config) == DEFAULT_LIMITS
+    options = build_parser().get_defaults()
+    assert (options.max_pixels, options.decode_mib) == (config.max_pixels, config.decode_mib)
+    with (
+        pytest.raises(VideoError, match=r"memory than the limit decode_mib allows$"),
+        naming_failures("a.mp4"),
+    ):
+        raise MemoryError

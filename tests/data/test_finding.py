@@ -28,7 +28,7 @@ def test_a_folder_of_images_is_one_video_and_folders_of_both_give_both(tmp_path:
     assert found(tmp_path, "one") == found(tmp_path, "one/") == ["one"]
     inside = ["set/a", "set/b", "set/clip.mp4", "set/deep/c", "set/deep/film.AVI"]
     assert found(tmp_path, "set") == inside
-    assert found(tmp_path, "mixed") == ["mixed", "mixed/clip.mkv"]
+    assert found(tmp_path, "mixed") == ["mixed/clip.mkv"]
     assert found(tmp_path, "set/b", "set", "set/notes.txt") == [
         "set/b", "set/a", "set/clip.mp4", "set/deep/c", "set/deep/film.AVI", "set/notes.txt",
     ]  # fmt: skip

@@ -14,9 +14,10 @@ import pytest
 from stm.data.annotations import Annotations, Entry, read_annotations
 from stm.data.decode import DEFAULT_LIMITS, Limits, probe
 from stm.data.index.cross_check import check_files, sample_files
-from stm.data.index.indexing import index_videos
+from stm.data.index.indexing import _probe_block, index_videos
 from stm.data.index.probe_store import PROBED, ProbeStore, remembered
 from stm.data.manifest import Manifest
+from stm.data.source_state import source_state
 from tests.data.probes import probe_and_log, probe_or_misbehave
 from tests.videos import cut_by_copying_packets, write_frame_folder, write_video
 
@@ -156,15 +157,39 @@ def test_an_interrupted_index_goes_on_and_a_changed_file_is_probed_again(
     assert lengths == [700 if n == 8 else n for n in range(64, 0, -1)]
 
 
+def test_a_known_file_that_cannot_be_looked_at_spoils_none_of_its_block(tmp_path: Path) -> None:
+    video = tmp_path / "good.mp4"
+    video.write_bytes(b"x" * 5)
+    state, _ = source_state(str(video))
+    rows = {
+        "row": [0, 1],
+        "path": [str(video), "no-such-scheme://a/b.mp4"],
+        "known": [state, "1:2"],
+    }
+    found = _probe_block(pa.table(rows), probe=probe_and_log, deadline_s=60.0)
+    assert found["unchanged"].to_pylist() == [True, False]
+    assert found["status"].to_pylist()[1] not in ("", "ok")
+
+
 @pytest.mark.ray
-def test_real_clips_are_all_usable_and_decoders_agree(
-    ray_cluster: None, real_data: Path, tmp_path: Path
+def test_good_clips_are_all_usable_and_decoders_agree(
+    ray_cluster: None, made_or_real: Path | None, tmp_path: Path
 ) -> None:
-    manifests, summary = index_videos(
-        read_annotations("ucf101", real_data / "mini5"), cross_check=6
-    )
-    assert {name: len(m.usable) for name, m in manifests.items()} == {"train": 60, "val": 30}
-    assert summary.codec == {"mpeg4": 54, "h264": 36}
+    if made_or_real is None:
+        root = tmp_path / "videos"
+        for k in range(6):
+            for split in ("train", "val"):
+                path = root / split / "ab"[k % 2] / f"{k}.{('mp4', 'avi')[k % 2]}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_video(path, num_frames=8, codec=("libx264", "mpeg4")[k % 2], seed=k)
+        annotations = read_annotations("folder", root)
+        expected = ({"train": 6, "val": 6}, {"h264": 6, "mpeg4": 6})
+    else:
+        annotations = read_annotations("ucf101", made_or_real / "mini5")
+        expected = ({"train": 60, "val": 30}, {"mpeg4": 54, "h264": 36})
+    manifests, summary = index_videos(annotations, cross_check=6)
+    assert {name: len(m.usable) for name, m in manifests.items()} == expected[0]
+    assert summary.codec == expected[1]
     assert summary.num_cross_checked == 6
     assert summary.disagreements == {}
     manifests["val"].write(tmp_path / "val.parquet")
@@ -217,7 +242,7 @@ def test_what_is_beyond_other_limits_now_is_probed_again() -> None:
 
 
 @pytest.mark.ray
-def test_larger_videos_than_allowed_are_refused_and_the_option_is_named(
+def test_larger_videos_than_allowed_are_refused_and_the_limit_is_named(
     ray_cluster: None, tmp_path: Path
 ) -> None:
     small = write_video(tmp_path / "small.mp4", num_frames=6)
@@ -244,7 +269,7 @@ def test_larger_videos_than_allowed_are_refused_and_the_option_is_named(
         )
         assert statuses(manifests["train"]) == expected
         refused = manifests["train"].table["detail"][2].as_py()
-        assert "--max_pixels" in refused
+        assert "max_pixels" in refused
         assert "16000x16000" in refused
     # Beyond the pixels, the memory.
     manifests, _ = index_videos(

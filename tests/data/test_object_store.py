@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -17,6 +14,7 @@ from stm.checkpoint import format as checkpoints
 from stm.data.decode import VideoError, probe, read_frames
 from stm.data.manifest import Manifest
 from stm.data.synthetic import write_videos
+from tests.stores import environment_of, s3_server
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,39 +25,12 @@ def store(tmp_path_factory):
     import s3fs
 
     folder = tmp_path_factory.mktemp("store")
-    with socket.socket() as probe_socket:
-        probe_socket.bind(("127.0.0.1", 0))
-        port = probe_socket.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    environment = {
-        "AWS_ENDPOINT_URL": url,
-        "FSSPEC_S3_ENDPOINT_URL": url,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    with (folder / "server.log").open("w") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(url, timeout=1).close()
-                break
-            except OSError:
-                assert server.poll() is None, (folder / "server.log").read_text()
-                time.sleep(0.1)
+    with s3_server(folder) as url:
         write_videos(folder, num_train=8, num_test=8, size=48, num_frames=6)
         remote = s3fs.S3FileSystem(key="test", secret="test", endpoint_url=url)
         remote.mkdir("clips")
         remote.put(str(folder / "videos"), "clips/videos", recursive=True)
-        yield environment, folder
-    finally:
-        server.terminate()
-        server.wait(10)
+        yield environment_of(url), folder
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines import cli
+from pipelines.prepare import _faster
 from stm.data import decode, shards
 from stm.data.manifest import SCHEMA, Manifest
 from stm.data.prepare.log import PrepareLog, Record
@@ -414,7 +415,7 @@ def test_videos_that_would_not_gain_keep_their_rows_and_are_listed(
             1,
             True,
         )
-        assert "3 videos left as they were" in printed.err
+        assert "3 videos left as they were: prepared, they would not decode at least" in printed.err
         assert rows_of(Manifest.read(output / "train.parquet")) == rows_of(manifest)
         lines = (output / "train.kept.txt").read_text().splitlines()
         kept = [line.split("\t") for line in lines]
@@ -473,3 +474,7 @@ def test_unknown_layouts_are_refused_in_code_too(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="h264, jpeg"):
         prepare_videos(manifest, tmp_path, settings=Settings(codec="av1"))
     assert np.array_equal(manifest.usable, [0])
+
+
+def test_videos_left_alone_are_told_of_in_words() -> None:
+    assert [_faster(gain) for gain in (1.0, 1.5)] == ["any faster", "at least 1.5 times as fast"]

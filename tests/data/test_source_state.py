@@ -7,8 +7,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from stm.data.decode import VideoError, probe
+from stm.data.index.indexing import _probe_block
 from stm.data.source_state import source_state
 from tests.videos import write_frame_folder
 
@@ -102,3 +105,21 @@ def test_a_link_changes_when_it_points_elsewhere(tmp_path: Path) -> None:
 def test_a_copy_that_keeps_its_times_has_the_same_state(tmp_path: Path) -> None:
     folder = write_frame_folder(tmp_path / "frames", num_frames=3)
     assert state(Path(shutil.copytree(folder, tmp_path / "copy"))) == state(folder)
+
+
+@pytest.mark.parametrize(
+    ("url", "detail"),
+    [("nowhere://host/a.mp4", "Protocol not known: nowhere"), ("oci://b/a.mp4", "")],
+)
+def test_a_url_that_cannot_be_read_says_so_to_indexing_and_decoding_alike(
+    url: str, detail: str
+) -> None:
+    for ask in (source_state, probe):
+        with pytest.raises(VideoError) as refused:
+            ask(url)
+        assert refused.value.reason == "unsupported_url"
+        assert detail in refused.value.detail
+    block = pa.table({"row": [0], "path": [url], "known": [""]})
+    found = _probe_block(block, probe=probe, deadline_s=60.0)
+    assert found["status"].to_pylist() == ["unsupported_url"]
+    assert detail in found["detail"][0].as_py()

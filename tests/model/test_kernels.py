@@ -16,8 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stm.model import build_model, kernels
-from stm.model.cmm import plain_feature_difference
-from stm.model.temporal import join_time, plain_temporal_conv, split_time
+from stm.model.time_axis import (
+    join_time,
+    plain_feature_difference,
+    plain_temporal_conv,
+    split_time,
+)
 
 pytest.importorskip("triton", reason="Triton is not installed")
 if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
@@ -170,8 +174,8 @@ def test_pytorch_finds_nothing_wrong_with_the_operators(pair):
 @pytest.fixture
 def forced(monkeypatch):
     """The network as under STM_TRITON=1."""
-    monkeypatch.setattr(kernels, "CHOICE", "1")
     monkeypatch.setattr(kernels, "AVAILABLE", True)
+    monkeypatch.setattr(kernels, "agrees_with_pytorch", check.agrees_with_pytorch, raising=False)
     monkeypatch.setattr(kernels, "INTERPRETED", DEVICE == "cpu")
     calls = []
 
@@ -206,7 +210,7 @@ def test_the_network_takes_them_where_they_run_and_says_and_learns_the_same(forc
 
     found = logits_and_gradients()
     assert (forced.count(channelwise_temporal_conv), forced.count(feature_difference)) == (8, 8)
-    monkeypatch.setattr(kernels, "CHOICE", "0")
+    monkeypatch.setattr(kernels, "AVAILABLE", False)
     for ours, theirs in zip(found, logits_and_gradients(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()))
     assert len(forced) == 16
@@ -269,7 +273,9 @@ def test_the_check_is_a_constant_of_a_compiled_graph(unasked):
 def test_a_kernel_that_computes_something_else_is_not_taken(unasked, monkeypatch):
     wrong = lambda clips, weight: feature_difference(clips, weight.flip(3))  # noqa: E731
     monkeypatch.setattr(check, "feature_difference", wrong)
-    with pytest.warns(UserWarning, match=r"differ from PyTorch's operators by .*STM_TRITON=0"):
+    with pytest.warns(
+        UserWarning, match=r"differ from PyTorch's operators by .*leave STM_TRITON out"
+    ):
         assert not check.agrees_with_pytorch(INDEX, torch.float32)
 
 
@@ -302,8 +308,6 @@ def test_on_a_gpu_they_agree_at_the_sizes_of_the_network(pair, shape):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(DEVICE != "cuda", reason="no GPU")
-@pytest.mark.skipif(kernels.CHOICE == "0", reason="STM_TRITON=0")
-def test_on_a_gpu_they_are_taken_unasked():
+def test_on_a_gpu_they_are_taken_when_asked_for(forced):
     frames = torch.randn(8, 16, 14, 14, device=DEVICE)
     assert kernels.takes_kernel(frames)
-    assert not kernels.takes_kernel(frames.cpu())

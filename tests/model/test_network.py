@@ -7,17 +7,14 @@ import torch
 from torch import nn
 
 from stm.errors import UserError
-from stm.model import build_model
+from stm.model import build_model, registry
 from stm.model.block import Bottleneck
 from tests.model import reference
 
 SMALL = {"depth": 26, "num_classes": 7, "width": 16}
 ABLATIONS = [
-    {"variant": "stm"},
-    {"variant": "tsn"},
-    {"variant": "cstm"},
-    {"variant": "cmm"},
-    {"variant": "tsm"},
+    *({"variant": name} for name in registry.names()),
+    {"variant": "stm", "temporal_kernel": 5},
     {"variant": "stm", "fusion": "concat"},
     {"variant": "stm", "temporal_conv": "ordinary"},
     {"variant": "stm", "stages": (3, 5)},
@@ -42,7 +39,7 @@ def test_every_variant_equals_the_same_network_written_plainly(settings):
         torch.testing.assert_close(model(clips), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_stm_with_cmm_silenced_and_identity_kernels_is_the_plain_resnet_frame_by_frame():
+def test_stm_without_cmm_and_with_identity_kernels_is_the_resnet_frame_by_frame():
     model, clips = make(), torch.randn(2, 4, 3, 64, 64)
     with torch.no_grad():
         for block in model.modules():
@@ -205,7 +202,7 @@ def test_stages_and_blocks_choose_which_blocks_are_replaced():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"variant": "i3d"}, "variant is 'i3d'; allowed: one of stm, tsn"),
+        ({"variant": "i3d"}, "variant is 'i3d'; allowed: one of cmm, cstm, stm"),
         ({"depth": 34}, "depth is 34; allowed: one of (26, 50, 101, 152)"),
         ({"num_classes": 0}, "num_classes is 0; allowed"),
         ({"num_classes": True}, "num_classes is True; allowed"),
@@ -220,9 +217,9 @@ def test_stages_and_blocks_choose_which_blocks_are_replaced():
         ({"dropout": float("nan")}, "dropout is nan; allowed"),
         ({"width": 20}, "width is 20; allowed: a positive multiple of 8"),
         ({"reduction": 0}, "reduction is 0; allowed"),
-        ({"reduction": 32}, "reduction is 32; allowed: a divisor of width (16)"),
+        ({"reduction": 32}, "blocks of 16 channels, which CMM cannot squeeze by reduction 32"),
         ({"variant": "cstm", "fusion": "concat"}, "no effect on variant 'cstm'"),
-        ({"variant": "cmm", "temporal_conv": "ordinary"}, "choose the variant from: stm, cstm"),
+        ({"variant": "cmm", "temporal_conv": "ordinary"}, "choose the variant from: cstm, stm"),
         ({"variant": "tsn", "stages": (2,)}, "stages is (2,), which has no effect"),
         ({"variant": "tsn", "blocks": (0,)}, "blocks is (0,), which has no effect"),
         ({"variant": "tsm", "reduction": 8}, "reduction is 8, which has no effect"),

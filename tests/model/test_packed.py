@@ -7,8 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from stm.model.folding import fold
-from stm.model.packed import PackedCMM, can_pack, pack
+from stm.model.packed import can_pack, pack
 from tests.model.test_folding import MERGED
 from tests.model.test_network import ABLATIONS, make
 
@@ -62,15 +61,15 @@ def test_a_clip_alone_scores_as_in_a_batch():
 @torch.no_grad()
 def test_threads_do_not_change_what_moved():
     """CMM's difference is written in place: no thread may read what another has written."""
-    cmm = PackedCMM(fold(make(width=64, reduction=16)).network.layer1[0].cmm)
+    cmm = pack(make(width=64, reduction=16)).network.layer1[0].cmm
     u = torch.randn(2 * 8, 64, 56, 56).contiguous(memory_format=torch.channels_last)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        expected = cmm(cmm.difference(u, 8))
+        expected = cmm(u, 8)
         torch.set_num_threads(8)
         for _ in range(20):
-            assert torch.allclose(cmm(cmm.difference(u, 8)), expected, atol=1e-6)
+            assert torch.allclose(cmm(u, 8), expected, atol=1e-6)
     finally:
         torch.set_num_threads(before)
 

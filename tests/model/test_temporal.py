@@ -84,7 +84,7 @@ def test_it_starts_as_a_shift_of_both_outer_quarters(layer):
     assert not mixed[:, -1, 6:].any()
 
 
-def test_channelwise_kernels_are_one_for_each_channel_and_the_last_quarter_is_not_left_at_zero():
+def test_channelwise_kernels_are_one_a_channel_and_the_last_quarter_is_not_zero():
     weight = ChannelwiseTemporalConv(64).weight
     assert weight.shape == (64, 1, 3, 1)
     assert weight.requires_grad

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from stm.checkpoint.locate import open_client
 from stm.data.annotations import read_annotations
 from stm.data.index.indexing import index_videos
 from stm.data.manifest import Manifest
 from stm.data.synthetic import write_videos
 from stm.errors import UserError
 from stm.package.register import champion, register
-from stm.package.registry import open_client
 from tests.package.untrained import write_checkpoint
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

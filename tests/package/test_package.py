@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 
 from pipelines import cli
+from stm.checkpoint import locate as registry_module
+from stm.checkpoint.locate import locate, open_client
 from stm.errors import UserError
-from stm.package import registry as registry_module
 from stm.package.network import PackagedNetwork
-from stm.package.registry import locate, open_client
 from tests.package.untrained import CLASSES, SIZE, T, write_checkpoint
 from tests.videos import write_video
 

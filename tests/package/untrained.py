@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,16 +17,28 @@ CLASSES = ["left", "right", "up", "down", "grow", "shrink"]
 T, SIZE = 4, 32
 
 
-def write_checkpoint(directory: Path, seed: int = 0, classes: list[str] | None = None) -> str:
-    """A small STM with random weights and statistics in ``directory``; returns its path."""
+def write_checkpoint(
+    directory: Path,
+    seed: int = 0,
+    classes: list[str] | None = None,
+    *,
+    model: dict[str, Any] | None = None,
+    **data: Any,
+) -> str:
+    """A small network with random weights and statistics in ``directory``; returns its path.
+
+    ``model`` and ``data`` are further settings of those sections; it is STM where they do not say otherwise.
+    """
     classes = classes or CLASSES
     config = Config(
-        model=ModelConfig(depth=26, width=16), data=DataConfig(num_segments=T, size=SIZE)
+        model=ModelConfig(depth=26, width=16, **(model or {})),
+        data=DataConfig(num_segments=T, size=SIZE, **data),
     )
+    plugin = checkpoints.load_plugin(config)
     torch.manual_seed(seed)
-    model = build_model(**checkpoints.model_arguments(config), num_classes=len(classes))
-    reference.randomise(model)
-    _make_undecided(model)
+    network = build_model(**checkpoints.model_arguments(config), num_classes=len(classes))
+    reference.randomise(network)
+    _make_undecided(network)
     meta = checkpoints.Meta(
         config=config.to_dict(),
         classes=classes,
@@ -37,7 +50,7 @@ def write_checkpoint(directory: Path, seed: int = 0, classes: list[str] | None =
         versions={"stm": "0.1.0"},
     )
     directory.mkdir(parents=True, exist_ok=True)
-    checkpoints.write(directory, model, {}, meta)
+    checkpoints.write(directory, network, {}, meta, plugin=plugin)
     return str(directory)
 
 

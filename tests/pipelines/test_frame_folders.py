@@ -66,7 +66,7 @@ def stm(capfd: pytest.CaptureFixture[str], *words: object) -> dict[str, Any]:
 def test_png_frame_folders_go_through_every_verb_as_pillow_reads_them(
     ray_cluster: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from stm.evaluate.inference import Classifier
+    from stm.scoring.inference import Classifier
 
     root = tmp_path / "frames"
     for split, count in (("train", 3), ("val", 2)):

@@ -58,7 +58,7 @@ def jobs(monkeypatch):
     """What training and evaluation were asked for; they answer at once, with another top-1 for each split."""
     asked: dict[str, list] = {"train": [], "evaluate": []}
 
-    def train(config, say, address=None):
+    def train(config, *, address=None):
         asked["train"].append(config)
         run = f"runs/{config.train.name}"
         return {
@@ -178,7 +178,7 @@ def test_splits_of_other_classes_are_refused(manifests, jobs, capfd):
     assert "does not have: 'c'" in err
 
 
-def test_splits_whose_classes_have_another_order_or_lack_one_to_measure_are_the_same_classes(
+def test_splits_whose_classes_have_another_order_or_lack_one_are_the_same_classes(
     manifests, jobs, capfd
 ):
     kept = Manifest.read(manifests / "split2" / "train.parquet").table["video_id"].to_pylist()

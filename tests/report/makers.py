@@ -9,10 +9,10 @@ from stm.checkpoint.format import Meta
 from stm.config import Config
 from stm.data.manifest import SCHEMA, Manifest
 from stm.data.stream.plan import Position
-from stm.evaluate.inference import Scores
-from stm.evaluate.metrics import measure
 from stm.report.facts import Facts
 from stm.report.record import Series, TrainingRecord
+from stm.scoring.inference import Scores
+from stm.scoring.metrics import measure
 
 
 def make_facts(num_classes=5, num_videos=40, classes=None, paths=("gone.mp4",), seed=0, **changes):

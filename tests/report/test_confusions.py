@@ -46,7 +46,7 @@ def test_the_largest_confusions_are_listed_and_the_diagonal_is_not():
     assert most_confused(confusion, 2)[0].share == pytest.approx(3 / 8)
 
 
-def test_a_network_that_is_as_right_as_it_is_sure_passes_and_a_boastful_one_does_not():
+def test_a_network_as_right_as_it_is_sure_passes_and_a_boastful_one_does_not():
     generator = np.random.default_rng(0)
     confidence = generator.uniform(0.2, 1.0, 2000)
     honest = calibrate(confidence, generator.random(2000) < confidence)
@@ -63,7 +63,7 @@ def test_the_calibration_error_is_the_mean_gap_over_videos():
     assert calibrate(np.array([]), np.array([], dtype=bool)) is None
 
 
-def test_the_hardest_are_wrong_ones_by_rising_doubt_and_then_right_ones_by_falling_doubt():
+def test_the_hardest_are_wrong_ones_by_rising_doubt_then_right_ones_by_falling():
     scores = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.45, 0.55], [0.99, 0.01], [0.3, 0.7]])
     labels = np.array([1, 1, 1, 1, 1, 1])
     readable = np.array([True, True, True, True, False, True])

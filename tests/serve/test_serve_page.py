@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -39,6 +41,12 @@ def test_the_page_forbids_itself_to_load_from_elsewhere():
     assert "http" not in page("models:/actions/1", 8, 2**20)
 
 
+def test_the_one_script_that_may_run_is_the_pages_own():
+    (script,) = re.findall(r"<script>(.*?)</script>", page("a", 8, 2**20), re.S)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}';" in CONTENT_SECURITY_POLICY
+
+
 @pytest.mark.slow
 @pytest.mark.ray
 def test_a_dropped_video_is_answered_and_a_bad_file_is_named(tmp_path):
@@ -63,7 +71,7 @@ def test_a_dropped_video_is_answered_and_a_bad_file_is_named(tmp_path):
             wait(tab, "!document.getElementById('result').hidden && video.readyState >= 2")
             answered(tab)
             assert not tab.run("document.documentElement.scrollWidth > innerWidth")
-            assert tab.complaints == []
+            assert tab.errors == []
             ground = tab.run("getComputedStyle(document.body).backgroundColor")
             assert ground == ("rgb(18, 22, 28)" if dark else "rgb(250, 251, 252)")
             tab.screenshot(pictures / f"serve-{name}.png")
@@ -73,7 +81,7 @@ def test_a_dropped_video_is_answered_and_a_bad_file_is_named(tmp_path):
         wait(tab, "!document.getElementById('result').hidden && video.hidden")
         assert "12 frames, 160 x 96" in tab.run("document.getElementById('facts').textContent")
         assert tab.run("document.getElementById('state').textContent") == "12 files"
-        assert tab.complaints == []
+        assert tab.errors == []
         tab.screenshot(pictures / "serve-images.png")
 
         drop(tab, "bad.mp4", b"no video")
@@ -82,8 +90,8 @@ def test_a_dropped_video_is_answered_and_a_bad_file_is_named(tmp_path):
         assert said.startswith("bad.mp4: not_a_video")
         assert tab.run("getComputedStyle(document.getElementById('result')).display") == "none"
         # The browser complains of the status of a refusal, and of nothing else.
-        assert tab.complaints
-        assert all("422" in complaint for complaint in tab.complaints)
+        assert tab.errors
+        assert all("422" in error for error in tab.errors)
         tab.screenshot(pictures / "serve-refused.png")
 
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from stm.checkpoint import format as checkpoints
+from stm.checkpoint.locate import resolve
 from stm.config import Config, ModelConfig
 from stm.data.stream.plan import Position
 from stm.errors import UserError
 from stm.model import build_model
-from stm.train.trainer import check_same_run
+from stm.train.checks import check_same_run
 
 
 def make_meta(**changes):
@@ -56,7 +57,7 @@ def test_weights_state_and_meta_come_back_exactly(tmp_path, model):
 def test_a_checkpoint_alone_rebuilds_the_network(tmp_path, model):
     save(tmp_path, model, make_meta())
     meta = checkpoints.read_meta(tmp_path)
-    again = build_model(**checkpoints.network_arguments(meta))
+    again = build_model(**checkpoints.network_arguments(meta, str(tmp_path)))
     again.load_state_dict(checkpoints.read_weights(tmp_path))
     clips = torch.randn(1, 2, 3, 32, 32)
     assert torch.equal(again.eval()(clips), model.eval()(clips))
@@ -93,20 +94,20 @@ def test_a_run_directory_means_its_best_checkpoint(tmp_path, model):
         model,
         make_meta(metrics={"val_top1": 0.4}, position=Position(2, 0)),
     )
-    assert checkpoints.resolve(str(tmp_path)).endswith("checkpoint-1")
-    assert checkpoints.resolve(str(tmp_path / "checkpoint-2")).endswith("checkpoint-2")
+    assert resolve(str(tmp_path)).endswith("checkpoint-1")
+    assert resolve(str(tmp_path / "checkpoint-2")).endswith("checkpoint-2")
 
 
 def test_without_validation_a_run_directory_means_its_last_checkpoint(tmp_path, model):
     save(tmp_path / "checkpoint-3", model, make_meta(position=Position(3, 0)))
     save(tmp_path / "checkpoint-2", model, make_meta(position=Position(2, 8)))
-    assert checkpoints.resolve(str(tmp_path)).endswith("checkpoint-3")
+    assert resolve(str(tmp_path)).endswith("checkpoint-3")
 
 
 @pytest.mark.parametrize("path", ["missing", "."])
 def test_what_is_no_checkpoint_is_refused(tmp_path, path):
     with pytest.raises(UserError, match="--checkpoint"):
-        checkpoints.resolve(str(tmp_path / path))
+        resolve(str(tmp_path / path))
 
 
 def test_a_run_is_not_continued_with_other_settings():

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from stm.config import OptimConfig
+from stm.model.inputs import IMAGENET_MEAN, IMAGENET_STD, autocast, normalise
 from stm.train.optim import build_optimizer, learning_rate, weighted_loss_sum
-from stm.train.step import IMAGENET_MEAN, IMAGENET_STD, autocast, normalise, usable_rows
+from stm.train.step import usable_rows
 
 CPU = torch.device("cpu")
 

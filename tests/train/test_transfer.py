@@ -8,8 +8,8 @@ import torch
 
 from stm.config import Config
 from stm.data.stream.graph import ClipBatch
+from stm.model.inputs import normalise
 from stm.train.replica import Replica
-from stm.train.step import normalise
 from stm.train.transfer import Transfer
 
 CPU = torch.device("cpu")

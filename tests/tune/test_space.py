@@ -24,7 +24,7 @@ base:
 space:
   optim.lr: loguniform(1e-4, 1e-1)
   data.num_segments: choice(4, 8, 16)
-  model.variant: choice(stm, tsn)
+  model.variant: choice(stm, tsm)
   model.stages: choice([2, 3], [4])
 num_trials: 6
 scheduler: {name: asha, grace_epochs: 2}
@@ -36,7 +36,7 @@ def drawn(**changes):
     return {
         "optim.lr": 0.01,
         "data.num_segments": 4,
-        "model.variant": "tsn",
+        "model.variant": "tsm",
         "model.stages": "[2, 3]",
         **changes,
     }
@@ -51,7 +51,7 @@ def test_a_sweep_is_read_whole_and_its_recipe_is_changed_where_it_says_so():
     config = sweep.config_of(drawn(), epochs=4)
     assert config.optim.lr == 0.01
     assert config.data.num_segments == 4
-    assert config.model.variant == "tsn"
+    assert config.model.variant == "tsm"
     assert config.model.stages == [2, 3]
     assert config.optim.epochs == 4
 
@@ -83,14 +83,30 @@ def test_each_trial_has_settings_of_its_own():
         ("loguniform(1e-4, 1e-1)", "loguniform(0, 1)", r"x.yaml:5: .*above 0"),
         ("loguniform(1e-4, 1e-1)", "uniform(2, 1)", r"x.yaml:5: .*is empty: 2 is not below 1"),
         ("loguniform(1e-4, 1e-1)", "uniform(-1, 1)", r"x.yaml:5: .*must be above 0"),
-        ("choice(stm, tsn)", "choice(stm, tsx)", r"x.yaml:7: .*tsx"),
+        ("choice(stm, tsm)", "choice(stm, tsx)", r"x.yaml:7: .*tsx"),
         ("optim.lr: log", "optim.epochs: log", r"x.yaml:5: .*the budget sets it"),
         ("num_trials: 6", "num_trails: 6", r"x.yaml:9: num_trails: .*did you mean num_trials"),
-        ("num_trials: 6", "num_trials: 0", r"x.yaml:9: num_trials"),
+        ("num_trials: 6", "num_trials: 0", r"x.yaml:9: num_trials: 0: must be at least 1"),
+        ("num_trials: 6", "num_trials: six", r"x.yaml:9: num_trials: 'six': must be an int, not a"),
+        ("num_trials: 6", "num_trials: true", r"x.yaml:9: num_trials: True: must be an int"),
+        ("num_trials: 6", "num_trials: null", r"x.yaml:9: num_trials: None: must be an int"),
+        ("num_trials: 6", "seed: -1", r"x.yaml:9: seed: -1: must not be negative"),
+        ("num_trials: 6", "max_concurrent: 0", r"max_concurrent: 0: must be at least 1, or null"),
+        ("num_trials: 6", "max_failures: 1.5", r"max_failures: 1.5: must be an int, not a float"),
+        ("num_trials: 6", "metric: top1", r"x.yaml:9: metric: 'top1': must be one of val_top1, "),
+        ("num_trials: 6", "name: a/b", r"x.yaml:9: name: 'a/b': is a directory name: no slashes"),
+        ("num_trials: 6", "name: 5", r"x.yaml:9: name: 5: must be a str, not an int"),
         ("num_trials: 6", "searcher: grid", r"space.optim.lr: .*a grid needs"),
         ("num_trials: 6", "searcher: gird", r"x.yaml:9: searcher: 'gird'"),
-        ("name: asha", "name: asho", r"x.yaml:10: scheduler: 'asho'"),
+        (
+            "name: asha",
+            "name: asho",
+            r"x.yaml:10: scheduler.name: 'asho': must be one of fifo, asha",
+        ),
         ("name: asha", "name: pbt", r"space.data.num_segments: pbt changes settings during"),
+        ("grace_epochs: 2", "grace_epochs: 0", r"x.yaml:10: scheduler.grace_epochs: 0: must be at"),
+        ("grace_epochs: 2", "reduction_factor: 1", r"x.yaml:10: .*_factor: 1: must be at least 2"),
+        ("clips: 1000", "clips: many", r"x.yaml:11: budget.clips: 'many': must be an int or null"),
         ("grace_epochs: 2", "grace: 2", r"x.yaml:10: scheduler.grace: there is no such"),
         ("clips: 1000", "clips: 1000, epochs: 2", r"x.yaml:11: budget: .*not both"),
         ("something-v2-t8", "something-v3", r"x.yaml:1: base: .*did you mean something-v"),

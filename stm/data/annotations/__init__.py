@@ -25,11 +25,12 @@ from stm.data.annotations import (
     ucf101,
 )
 from stm.data.annotations.class_lists import match_classes, read_class_list
-from stm.data.annotations.common import Annotations, Entry, is_url
+from stm.data.annotations.common import Annotations, Entry
 from stm.data.annotations.mirroring import flip_rules
 from stm.data.annotations.splitting import find_leaks, hold_out
 from stm.data.annotations.texts import is_utf8, listening, printable
 from stm.errors import UserError
+from stm.storage import is_url
 
 __all__ = ["FORMATS", "Annotations", "Entry", "read_annotations"]
 

@@ -18,8 +18,10 @@ from stm.data.annotations.words import column_role
 from stm.errors import UserError
 
 EXPECTED = "`path,label` or `path label` (label a name or a number), or a table with a header"
-NUMBER = r"-?\d+(?:\.0*)?"
+NUMBER = r"-?\d+(?:\.0*)?(?:[eE][+-]?\d+)?"
 SAMPLE = 200
+_MARKS = ("\t", ",", ";", "|")
+"""What separates cells; else blanks do."""
 
 _MEDIA = "|".join(sorted(extension[1:] for extension in VIDEO_EXTENSIONS))
 # A path up to its last suffix of a video, then the rest.
@@ -43,7 +45,10 @@ def read_cells(file: Path, is_video: IsVideo, class_names: frozenset[str]) -> Ce
     """The cells of a file, as in `stm.data.annotations.tables.read_table`; none of an empty file."""
     if file.suffix.lower() in (".json", ".jsonl", ".ndjson"):
         return _read_json(file)
-    lines = _without_comments(list(read_lines(file, EXPECTED)), is_video)
+    lines = list(read_lines(file, EXPECTED))
+    if lines and re.fullmatch("sep=.?", lines[0][1], re.IGNORECASE):  # for spreadsheets
+        lines = lines[1:]
+    lines = _without_comments(lines, is_video)
     return _cut(file, lines, is_video, class_names) if lines else Cells([], [], "")
 
 
@@ -53,7 +58,7 @@ def _without_comments(lines: list[Line], is_video: IsVideo) -> list[Line]:
     for number, text in lines:
         if text.startswith("#") and not _begins_with_video(text, is_video):
             bare = text.lstrip("# ")
-            cells = re.split(r"[\s,;]+", bare)
+            cells = re.split(r"[\s,;|]+", bare)
             roles = {column_role(cell) for cell in cells}
             if not kept and len(cells) > 1 and None not in roles and roles & {"path", "id"}:
                 kept.append((number, bare))
@@ -65,14 +70,14 @@ def _without_comments(lines: list[Line], is_video: IsVideo) -> list[Line]:
 def _begins_with_video(text: str, is_video: IsVideo) -> bool:
     if _PATH_AND_REST.fullmatch(text):
         return True
-    return any(is_video(re.split(mark, text)[0].strip()) for mark in (",", ";", "\t", r"\s"))
+    return any(is_video(re.split(mark, text)[0].strip()) for mark in (r"[\t,;|]", r"\s"))
 
 
 def _cut(file: Path, lines: list[Line], is_video: IsVideo, class_names: frozenset[str]) -> Cells:
     """The file cut by the separator under which most lines are a video and something else."""
     sample = lines[:SAMPLE]
     best, best_score = "", (0.0, 0.0)
-    for mark in ("\t", ",", ";", ""):
+    for mark in (*_MARKS, ""):
         if mark:
             cells = [_cells(text, mark) for _, text in sample]
         else:
@@ -86,7 +91,7 @@ def _cut(file: Path, lines: list[Line], is_video: IsVideo, class_names: frozense
             best, best_score = mark, score
     if best_score[1] <= 0:
         for number, text in sample:
-            if any(mark in text and _cells(text, mark) is None for mark in ("\t", ",", ";")):
+            if any(mark in text and _cells(text, mark) is None for mark in _MARKS):
                 raise bad_line(file, number, text, "a quote is not closed on its line", EXPECTED)
     if best:
         found = []
@@ -102,9 +107,26 @@ def _cut(file: Path, lines: list[Line], is_video: IsVideo, class_names: frozense
                 _cut_at_blanks(file, lines, is_video, class_names), lines, strict=True
             )
         ]
-    while all(len(cut) > 2 and not cut[-1] for cut in found):
-        found = [cut[:-1] for cut in found]
-    return Cells(lines, found, best)
+    if best == "\t" and len({len(cut) for cut in found}) > 1:
+        aligned = [[cell for cell in cut if cell] for cut in found]
+        if len({len(cut) for cut in aligned}) == 1:  # several tabs, so that columns look straight
+            found = aligned
+    return Cells(lines, _unquoted(_without_empty_columns(found)), best)
+
+
+def _without_empty_columns(rows: list[list[str]]) -> list[list[str]]:
+    if len({len(row) for row in rows}) > 1:
+        return rows
+    kept = [k for k in range(len(rows[0])) if any(row[k] for row in rows)]
+    return [[row[k] for k in kept] for row in rows] if len(kept) > 1 else rows
+
+
+def _unquoted(rows: list[list[str]]) -> list[list[str]]:
+    """Without single quotes, where all cells but numbers are in them."""
+    marked = [c for row in rows for c in row if not re.fullmatch(NUMBER, c)]
+    if not marked or not all(len(c) > 1 and c[0] == c[-1] == "'" for c in marked):
+        return rows
+    return [[cell.strip("'") for cell in row] for row in rows]
 
 
 def _media_share(rows: Sequence[Sequence[str]]) -> float:
@@ -221,7 +243,7 @@ def _read_json(file: Path) -> Cells:
             if isinstance(value, list | dict) and column_role(key) not in (None, "ignored", "part"):
                 problem = f"{key} holds several values; a video has one label"
                 raise bad_line(file, number, json.dumps(item), problem, expected)
-            row.append("" if value is None else str(value))
+            row.append("" if value is None or isinstance(value, list | dict) else str(value))
         cells.append(row)
     lines = [(1, "{}"), *((number, json.dumps(item)) for number, item in items)]
     return Cells(lines, cells, "{")

@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from stm import storage
 from stm.data.annotations.texts import bad_line
 from stm.data.decode.frame_names import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
 from stm.errors import UserError
+from stm.storage import is_url
 
 VIDEO_EXTENSIONS = frozenset(
     {
@@ -23,6 +25,29 @@ VIDEO_EXTENSIONS = frozenset(
 )
 """Suffixes, in lower case, of files that are taken for videos. What else FFmpeg reads but is mostly
 no video (.dat, .bin, .raw) is not among them, and is read where a list names it."""
+
+
+_OF_THE_SYSTEM = frozenset(
+    {
+        *("@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "~snapshot"),
+        *("$recycle.bin", "recycler", "system volume information", "lost+found"),
+        *("__macosx", "__pycache__"),
+    }
+)
+"""Folders, in lower case, that network storage, systems and archives make beside people's own."""
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is none of the data set's: hidden, or made by a system."""
+    return name.startswith(".") or name.casefold() in _OF_THE_SYSTEM
+
+
+def is_folder(item: os.DirEntry[str]) -> bool:
+    """As ``item.is_dir()``; a link that leads in a circle or nowhere is none."""
+    try:
+        return item.is_dir()
+    except OSError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +90,12 @@ class Annotations:
     """How the lists were read, where a reader found that out by itself."""
 
 
-def is_url(path: str) -> bool:
-    return "://" in path
-
-
 def join(root: str, name: str) -> str:
     """The absolute path or URL of `name` under `root`; an absolute name stays as it is."""
     if is_url(name):
         return name
     if is_url(root):
-        return f"{root.rstrip('/')}/{name}"
+        return storage.join(root, name)
     return os.path.abspath(os.path.join(root, name))
 
 

@@ -13,9 +13,10 @@ from stm.data.annotations import (
     something_v2,
     ucf101,
 )
-from stm.data.annotations.common import Annotations, is_url
+from stm.data.annotations.common import Annotations
 from stm.data.annotations.list_files import list_files
 from stm.data.annotations.texts import note
+from stm.storage import is_url
 
 _LANDMARKS = (  # file in the folder, format's name, its reader
     ("trainlist0*.txt", "ucf101", ucf101.read),

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 from stm.data.annotations.class_lists import look_alike
-from stm.data.annotations.common import VIDEO_EXTENSIONS, Annotations, Entry, is_url
+from stm.data.annotations.common import Annotations, Entry, is_folder
 from stm.data.annotations.texts import is_utf8, note, printable, warn
-from stm.data.annotations.words import split_of_folder
-from stm.data.decode.frame_names import is_image_name
+from stm.data.annotations.tree import (
+    MODALITIES,
+    RGB_FOLDERS,
+    VIDEO_FOLDERS,
+    is_frame_folder,
+    is_video_file,
+    list_folder,
+    videos_below,
+    with_those_above,
+)
+from stm.data.annotations.words import splits_of_folders
 from stm.errors import UserError
-
-_RGB_FOLDERS = frozenset({"rgb", "img", "imgs", "images", "frames", "rawframes", "color"})
-_MODALITIES = _RGB_FOLDERS | {
-    *("flow", "flow_x", "flow_y", "flow_i", "opticalflow", "optical_flow", "tvl1", "u", "v"),
-    *("x", "y", "depth", "ir", "infrared", "thermal", "mask", "masks", "pose", "skeleton"),
-}
+from stm.storage import is_url
 
 
 def read(
@@ -26,9 +29,11 @@ def read(
 ) -> Annotations:
     """Every video file and every folder of images below a class folder is a video of that class.
 
-    Classes are the folders' names, sorted. Links are followed, each folder once. A video below a
-    further folder (ROOT/class/source/video) has that folder as its group. Files that are neither
-    video nor image are counted in a warning.
+    Classes are the folders' names, sorted. Links are followed, each folder once; a folder that this
+    user may not list is an entry itself, for indexing to report. A video below a further folder
+    (ROOT/class/source/video) has that folder as its group. Left out, with a warning, are files that
+    are neither video nor image, and videos in no class folder; without one, what is hidden and what
+    systems make (`common.is_hidden`).
 
     split_folders: whether the folders of root are splits (`yes`), classes (`no`), or whichever
         their names and contents say (`auto`).
@@ -44,21 +49,38 @@ def read(
             "a CSV of `path,label` and use --format list."
         )
     base = os.path.abspath(root)
+    try:
+        os.listdir(base)
+    except OSError as error:
+        raise UserError(
+            f"{base}: cannot list it ({error.strerror}). Give this user the right to, or name "
+            "another --root."
+        ) from error
     by_split = _split_folders(base, split_folders)
     class_folders = {
         (name, class_name): path
         for name, folder in by_split.items()
         for class_name, path in _subfolders(folder)
     }
-    classes = tuple(sorted({class_name for _, class_name in class_folders}))
-    _check_classes(base, classes, list(class_folders.values()))
-    labels = {name: label for label, name in enumerate(classes)}
     ignored: Counter[str] = Counter()
+    outside = with_those_above(base).union(*map(with_those_above, by_split.values()))
+    found = {
+        key: sorted(videos_below(path, set(outside), ignored))
+        for key, path in class_folders.items()
+    }
+    _check_classes(base, class_folders, [key for key, videos in found.items() if videos])
+    classes = tuple(sorted({class_name for (_, class_name), videos in found.items() if videos}))
+    empty = sorted({class_name for _, class_name in class_folders} - set(classes))
+    if empty and classes:
+        shown = ", ".join(map(printable, empty[:5])) + (", ..." if len(empty) > 5 else "")
+        warn(f"{len(empty)} folder(s) under {base} hold no video and are no classes: {shown}")
+    labels = {name: label for label, name in enumerate(classes)}
     splits: dict[str, list[Entry]] = {name: [] for name in by_split}
-    for (name, class_name), path in class_folders.items():
-        found = sorted(_videos(path, set(), ignored))
-        for video in found:
-            inner = os.path.dirname(os.path.relpath(video, path))
+    links = _Links()
+    for (name, class_name), videos in found.items():
+        path = class_folders[name, class_name]
+        for video, real in videos:
+            inner = os.path.dirname(os.path.relpath(video, path)) if video != path else ""
             splits[name].append(
                 Entry(
                     video_id=Path(os.path.relpath(video, base)).as_posix(),
@@ -68,56 +90,137 @@ def read(
                     line=video,
                 )
             )
+            links.add(real, name, class_name, video)
+    _check_splits(by_split, splits, ignored)
+    for folder in dict.fromkeys([base, *by_split.values()]):
+        _warn_of_strays(folder)
+    grouped = next((e for entries in splits.values() for e in entries if e.group), None)
+    if grouped is not None:
+        group = grouped.group.removeprefix(classes[grouped.label] + "/")
+        note(
+            f"folders in class folders are taken for groups: {printable(grouped.path)} is of class "
+            f"{classes[grouped.label]!r}, group {printable(group)!r}"
+        )
     if ignored:
-        kinds = ", ".join(f"{count} {printable(kind)}" for kind, count in ignored.most_common(5))
+        kinds = _shown(ignored)
         warn(f"{ignored.total()} files under {base} are no videos, ignored: {kinds}")
+    links.warn()
     look_alike(classes)
     return Annotations(classes, splits, os.path.basename(base))
 
 
-def _check_classes(base: str, classes: tuple[str, ...], folders: list[str]) -> None:
-    if not classes:
+def _shown(ignored: Counter[str]) -> str:
+    return ", ".join(f"{count} {printable(kind)}" for kind, count in ignored.most_common(5))
+
+
+class _Links:
+    """Videos that links put into several places."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, tuple[str, str, str]] = {}
+        self._found: dict[str, list[str]] = {"classes": [], "splits": []}
+
+    def add(self, real: str, split: str, class_name: str, path: str) -> None:
+        """real: where the video lies without links."""
+        first = self._first.setdefault(real, (split, class_name, path))
+        for kind, ours, earlier in (
+            ("classes", class_name, first[1]),
+            ("splits", split, first[0]),
+        ):
+            if ours != earlier:
+                self._found[kind].append(f"{printable(first[2])} and {printable(path)}")
+
+    def warn(self) -> None:
+        means = {
+            "classes": "training is told both",
+            "splits": "accuracy on the second will be too good to be true",
+        }
+        for kind, found in self._found.items():
+            if found:
+                warn(
+                    f"{len(found)} video(s) are in two {kind}, by links, such as {found[0]}: "
+                    f"{means[kind]}"
+                )
+
+
+def _check_classes(
+    base: str, folders: dict[tuple[str, str], str], used: list[tuple[str, str]]
+) -> None:
+    """folders: of each (split, class); used: those in which there are videos."""
+    if not folders:
         hint = ""
         for name in ("metadata.csv", "metadata.jsonl", "train.csv"):
             if os.path.isfile(os.path.join(base, name)):
                 hint = f" There is {name}: use --format list."
         raise UserError(f"{base}: no class folder in it. Expected {base}/CLASS/video.mp4.{hint}")
-    for name in classes:
+    names = sorted({name for _, name in used})
+    for name in names:
         if not is_utf8(name):
             raise UserError(
                 f"{base}: the name of the class folder {printable(name)} is not UTF-8. Rename it."
             )
-    kinds = {name.lower() for name in classes}
-    if len(kinds) > 1 and kinds <= _MODALITIES and any(map(_is_rgb_or_flow, kinds)):
-        likely = next((name for name in classes if name.lower() in _RGB_FOLDERS), classes[0])
+    kinds = {name.lower() for name in names}
+    telling = [kind for kind in kinds if _is_rgb_or_flow(kind) or kind in VIDEO_FOLDERS]
+    if len(kinds) > 1 and kinds <= MODALITIES | VIDEO_FOLDERS and telling:
+        likely = next((name for name in names if name.lower() in RGB_FOLDERS), names[0])
         raise UserError(
-            f"{base}: {', '.join(classes)} are kinds of images, no classes. Name the one to learn "
-            f"from as --root, such as {os.path.join(base, likely)}."
+            f"{base}: {', '.join(names)} are kinds of images or videos, no classes. Name the one "
+            f"to learn from as --root, such as {os.path.join(base, likely)}."
         )
-    if len(folders) == 1:
+    if len(used) == 1:
         # ROOT/dataset/CLASS/video: one class, and the classes themselves taken for groups.
-        inner = folders[0]
+        inner = folders[used[0]]
         while not _holds_videos(inner) and len(_subfolders(inner)) == 1:
             ((_, inner),) = _subfolders(inner)
         if not _holds_videos(inner) and len(_subfolders(inner)) > 1:
             raise UserError(
-                f"{base}: {classes[0]!r} would be its only class. The classes seem to lie in "
+                f"{base}: {names[0]!r} would be its only class. The classes seem to lie in "
                 f"{inner}: name that as --root."
             )
 
 
+def _check_splits(
+    folders: dict[str, str], splits: dict[str, list[Entry]], ignored: Counter[str]
+) -> None:
+    for name, entries in splits.items():
+        if not entries:
+            of_images = next((p for _, p in _subfolders(folders[name]) if is_frame_folder(p)), None)
+            hint = f" There are {_shown(ignored)}." if ignored else ""
+            if of_images is not None:
+                hint = (
+                    f" Images lie in {of_images} itself: those of one video need their own folder."
+                )
+            raise UserError(
+                f"{folders[name]}: no video in its class folders. Expected CLASS/video.mp4, or "
+                f"CLASS/video/00001.jpg.{hint}"
+            )
+
+
+def _warn_of_strays(folder: str) -> None:
+    strays = [item.path for item in list_folder(folder) or [] if is_video_file(item)]
+    if strays:
+        warn(
+            f"{len(strays)} video(s) lie in {folder} itself, in no class folder, and are left out, "
+            f"such as {printable(min(strays))}"
+        )
+
+
 def _is_rgb_or_flow(name: str) -> bool:
-    return name in _RGB_FOLDERS or "flow" in name
+    return name in RGB_FOLDERS or "flow" in name
 
 
 def _split_folders(base: str, wanted: str) -> dict[str, str]:
     """Split name -> folder; a lone `train` where ROOT holds the classes themselves."""
     here = dict(_subfolders(base))
-    named = {name: split for name in here if (split := split_of_folder(name))}
+    named = splits_of_folders(here)
     if wanted == "no" or (wanted == "auto" and not named):
         return {"train": base}
     with_classes = [name for name in named if not _holds_videos(here[name])]
-    others = [name for name in here if name not in named and _holds_any_video(here[name])]
+    others = [
+        name
+        for name in here
+        if name not in named and next(videos_below(here[name], set(), Counter()), None)
+    ]
     shown = ", ".join(here)
     if wanted == "auto":
         if others and not with_classes:
@@ -126,12 +229,17 @@ def _split_folders(base: str, wanted: str) -> dict[str, str]:
             "If the folders are classes, add --split_folders no; if they are splits, each holds a "
             "folder for each class"
         )
-        if not others and len(with_classes) < len(named):
-            direct = next(name for name in named if name not in with_classes)
-            raise UserError(
-                f"{base}: the folders {shown} are called like splits, but videos lie in {direct} "
-                f"itself, not in class folders. {choose}."
-            )
+        direct = [name for name in named if name not in with_classes]
+        direct = [name for name in direct if not _holds_classes(here[name])]
+        if not others and direct:
+            if {named[name] for name in direct} != {"test"} or "train" not in named.values():
+                raise UserError(
+                    f"{base}: the folders {shown} are called like splits, but videos lie in "
+                    f"{direct[0]} itself, not in class folders. {choose}."
+                )
+            for name in direct:
+                warn(f"{here[name]}: left out, since its videos lie in no class folder")
+                del named[name]
         inner = {name: {folder for folder, _ in _subfolders(here[name])} for name in named}
         if not others and len(named) > 1 and not _overlap(list(inner.values())):
             raise UserError(
@@ -167,58 +275,16 @@ def _overlap(sets: list[set[str]]) -> bool:
 
 
 def _subfolders(folder: str) -> list[tuple[str, str]]:
-    with os.scandir(folder) as items:
-        return sorted(
-            (item.name, item.path)
-            for item in items
-            if item.is_dir() and not item.name.startswith((".", "__MACOSX"))
-        )
+    return sorted((item.name, item.path) for item in list_folder(folder) or [] if is_folder(item))
 
 
 def _holds_videos(folder: str) -> bool:
     """Whether a folder holds videos or frame folders directly, as a class does."""
-    with os.scandir(folder) as items:
-        for item in items:
-            if _is_video_file(item):
-                return True
-    return any(_is_frame_folder(path) for _, path in _subfolders(folder)[:8])
+    return any(map(is_video_file, list_folder(folder) or [])) or any(
+        is_frame_folder(path) for _, path in _subfolders(folder)[:8]
+    )
 
 
-def _holds_any_video(folder: str) -> bool:
-    return next(_videos(folder, set(), Counter()), None) is not None
-
-
-def _is_video_file(item: os.DirEntry[str]) -> bool:
-    """Also a link to nowhere, which indexing reports; not a folder called `v_x.avi`."""
-    return os.path.splitext(item.name)[1].lower() in VIDEO_EXTENSIONS and not item.is_dir()
-
-
-def _is_frame_folder(folder: str) -> bool:
-    """Whether a folder holds images and no video; beside videos they are thumbnails."""
-    with os.scandir(folder) as items:
-        names = [item for item in items if not item.name.startswith(".")]
-    return any(is_image_name(item.name) for item in names) and not any(map(_is_video_file, names))
-
-
-def _videos(folder: str, seen: set[str], ignored: Counter[str]) -> Iterator[str]:
-    """Paths of the videos and frame folders below `folder`; `seen` breaks loops of links."""
-    real = os.path.realpath(folder)
-    if real in seen:
-        return
-    seen.add(real)
-    with os.scandir(folder) as items:
-        entries = [item for item in items if not item.name.startswith(".")]
-    folders = {item.name.lower() for item in entries if item.is_dir()}
-    has_rgb = bool(folders & _RGB_FOLDERS)
-    for item in entries:
-        if _is_video_file(item):
-            yield item.path
-        elif item.is_dir():
-            if has_rgb and item.name.lower() in _MODALITIES - _RGB_FOLDERS:
-                ignored[f"folders {item.name} beside those of RGB frames"] += 1
-            elif _is_frame_folder(item.path):
-                yield item.path
-            else:
-                yield from _videos(item.path, seen, ignored)
-        else:
-            ignored[os.path.splitext(item.name)[1] or "without an extension"] += 1
+def _holds_classes(folder: str) -> bool:
+    """Whether folders in it hold videos, as those of classes do."""
+    return any(_holds_videos(path) for _, path in _subfolders(folder))

@@ -20,7 +20,7 @@ def read(root: str, annotations: str | None, split: int) -> Annotations:
     lists = {path.name.removesuffix(ending): path for path in sorted(folder.glob(f"*{ending}"))}
     classes = tuple(sorted(lists))
     splits: dict[str, list[Entry]] = {"train": [], "val": []}
-    videos = Videos(root, ("", "videos", "hmdb51_org", "HMDB51"))
+    videos = Videos(root, ("", "videos", "hmdb51_org", "HMDB51"), classes)
     for label, class_name in enumerate(classes):
         path = lists[class_name]
         for number, text in read_lines(path, _EXPECTED):

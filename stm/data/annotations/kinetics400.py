@@ -12,11 +12,18 @@ from pathlib import Path
 from stm.data.annotations import lists
 from stm.data.annotations.cells import EXPECTED
 from stm.data.annotations.class_lists import find_class_list, plain
-from stm.data.annotations.common import VIDEO_EXTENSIONS, Annotations, Entry, is_url, join
+from stm.data.annotations.common import (
+    VIDEO_EXTENSIONS,
+    Annotations,
+    Entry,
+    is_hidden,
+    join,
+)
 from stm.data.annotations.list_files import list_files
 from stm.data.annotations.texts import bad_line, read_lines, warn
 from stm.data.annotations.words import split_of, splits_in
 from stm.errors import UserError
+from stm.storage import is_url
 
 _HEADER = ["label", "youtube_id", "time_start", "time_end", "split"]
 _EXPECTED = "`label,youtube_id,time_start,time_end,split`, the label in quotes where it has a comma"
@@ -143,14 +150,33 @@ def _seconds(file: Path, number: int, text: str, value: dict[str, str], name: st
 
 
 def _videos_by_stem(root: str) -> dict[str, str]:
-    """Every video file below `root` by its name without extension, whatever the folders' names."""
+    """Every video file below `root` by its name without extension, whatever the folders' names, and
+    every folder that may hold frames. Links are followed, each folder once."""
     if is_url(root):
         return {}
     found: dict[str, str] = {}
-    for folder, subfolders, names in os.walk(os.path.abspath(root), followlinks=False):
-        subfolders.sort()
+    folders: dict[str, str] = {}
+    seen: set[str] = set()
+    for folder, subfolders, names in os.walk(
+        os.path.abspath(root), followlinks=True, onerror=_tell
+    ):
+        real = os.path.realpath(folder)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = sorted(name for name in subfolders if not is_hidden(name))
+        if not subfolders:
+            folders.setdefault(os.path.basename(folder), folder)
         for name in sorted(names):
             stem, extension = os.path.splitext(name)
-            if extension.lower() in VIDEO_EXTENSIONS:
-                found.setdefault(stem, os.path.join(folder, name))
-    return found
+            if extension.lower() not in VIDEO_EXTENSIONS or is_hidden(name):
+                continue
+            while os.path.splitext(stem)[1].lower() in VIDEO_EXTENSIONS:  # youtube-dl's .mp4.mkv
+                stem = os.path.splitext(stem)[0]
+            found.setdefault(stem, os.path.join(folder, name))
+    return {**folders, **found}
+
+
+def _tell(error: OSError) -> None:
+    warn(f"{error.filename}: cannot list it ({error.strerror}): its videos are not found")

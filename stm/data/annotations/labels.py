@@ -31,13 +31,19 @@ def class_labels(
         classes = tuple(sorted(texts))
         return classes, {name: label for label, name in enumerate(classes)}
     _check_numbers(rows, by_text)
-    if any("." in text for text in texts):
+    if any(re.search("[.,eE]", text) for text in texts):
         note("labels are written with a decimal point, and read as whole numbers")
     if class_lists:
         listed = _only(class_lists)
         first = {by_text[row.label]: f"{row.file}:{row.number}" for row in reversed(rows)}
         labels = listed.of_numbers({n: where for n, where in first.items() if n is not None})
         note(f"classes: the {len(listed.names)} names of {listed.file} for the numbers")
+        if not listed.numbered and 0 not in numbers and max(numbers) < len(listed.names):
+            warn(
+                f"{rows[0].file}: no label is 0, and none {len(listed.names)}: numbers are taken to "
+                f"count from 0, so that {min(numbers)} is {listed.names[min(numbers)]!r}. If they "
+                f"count from 1, write `NUMBER name` in {listed.file}"
+            )
         return listed.names, {t: labels[n] for t, n in by_text.items() if n is not None}
     found = sorted(set(numbers))
     if found != list(range(len(found))):
@@ -87,7 +93,10 @@ def _only(class_lists: list[ClassList]) -> ClassList:
 
 def _number(text: str) -> int | None:
     """A label text as an integer, 3.0 as 3; None for a name."""
-    return int(float(text)) if re.fullmatch(r"[+-]?\d{1,15}(\.0*)?", text) else None
+    if not re.fullmatch(r"[+-]?\d{1,15}([.,]0*)?(?:[eE][+-]?\d{1,2})?", text):
+        return None
+    value = float(text.replace(",", "."))
+    return int(value) if value.is_integer() and abs(value) < 1e15 else None
 
 
 def _check_numbers(rows: list[Row], by_text: dict[str, int | None]) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from stm.data.annotations.common import is_url
 from stm.data.annotations.places import Places
 from stm.data.annotations.tables import read_table
 from stm.data.annotations.texts import note
 from stm.data.annotations.words import split_of_folder, splits_in
 from stm.errors import UserError
+from stm.storage import is_url
 
 _SUFFIXES = (".csv", ".tsv", ".txt", ".list", ".lst", ".jsonl", ".ndjson", ".json")
 _SPLITS = ("train", "val", "test")
@@ -28,14 +28,17 @@ def list_files(root: str, annotations: str | None, split: int) -> list[Path]:
     if place.is_file():
         return [place]
     tried = [place] if annotations is not None else [place / name for name in _PLACES]
+    refused: list[str] = []
     for folder in dict.fromkeys(tried):
         if folder.is_dir():
-            files = _files_of_splits(folder, split) or _metadata(folder) or _only_list(root, folder)
+            files = _files_of_splits(folder, split) or _metadata(folder)
+            files = files or _only_list(root, folder, refused)
             if files:
                 return files
+    why = f" Not read: {'; '.join(refused[:3])}" if refused else ""
     raise UserError(
-        f"{place}: no such file, nor a folder with a list (train.csv, val.txt, metadata.csv, ...) "
-        "in it. Name the list with --annotations FILE."
+        f"{place}: there is no list (train.csv, val.txt, metadata.csv, ...) in this folder. Name the "
+        f"list with --annotations FILE.{why}"
     )
 
 
@@ -65,18 +68,27 @@ def _metadata(folder: Path) -> list[Path]:
     return []
 
 
-def _only_list(root: str, folder: Path) -> list[Path]:
-    """The one file in a folder that reads as a list, whatever its name."""
+def _only_list(root: str, folder: Path, refused: list[str]) -> list[Path]:
+    """The one file in a folder that reads as a list, whatever its name.
+
+    `refused` gets what is wrong with those that do not.
+    """
     where = Places(root)
-    found = []
+    found, with_header = [], []
     for path in _candidates(folder):
         try:
             is_video = where.looks_for(path)
             table = read_table(path, is_video, frozenset())
-        except UserError:
+        except UserError as error:
+            refused.append(str(error))
             continue
         if table.labelled and any(is_video(row.path) for row in table.rows[:50]):
             found.append(path)
+        elif table.labelled and table.rows and table.header:
+            with_header.append(path)
+        elif table.rows:
+            refused.append(f"{path}: no video that it lists is there, or they have no label.")
+    found = found or with_header
     if len(found) > 1:
         shown = ", ".join(path.name for path in found[:6])
         raise UserError(

@@ -10,9 +10,9 @@ import os
 import re
 from pathlib import Path
 
-from stm.data.annotations.cells import EXPECTED
+from stm.data.annotations.cells import EXPECTED, has_suffix
 from stm.data.annotations.class_lists import find_class_list, look_alike
-from stm.data.annotations.common import VIDEO_EXTENSIONS, Annotations, Entry, is_url
+from stm.data.annotations.common import VIDEO_EXTENSIONS, Annotations, Entry
 from stm.data.annotations.labels import class_labels
 from stm.data.annotations.list_files import list_files
 from stm.data.annotations.places import Places
@@ -20,6 +20,7 @@ from stm.data.annotations.tables import Row, Table, read_table
 from stm.data.annotations.texts import bad_line, note, warn
 from stm.data.annotations.words import split_of, split_of_folder, splits_in
 from stm.errors import UserError
+from stm.storage import is_url
 
 _SPLITS = ("train", "val", "test")
 
@@ -49,6 +50,7 @@ def read(root: str, annotations: str | None, split: int) -> Annotations:
     rows = [row for listed in by_split.values() for row in listed]
     classes, labels = class_labels(rows, class_lists)
     where.learn(rows)
+    _refuse_stray_lines(rows, where)
     splits = {
         name: [
             Entry(
@@ -67,6 +69,18 @@ def read(root: str, annotations: str | None, split: int) -> Annotations:
     if len(labels) == len(rows) > 3:
         warn(f"each of the {len(rows)} videos has a class of its own: is it the right column?")
     return Annotations(classes, splits, files[0].resolve().parent.name)
+
+
+def _refuse_stray_lines(rows: list[Row], where: Places) -> None:
+    """Refuse a line that is no video, unlike most, and whose label no video has: units, totals."""
+    bare = [row for row in rows if not has_suffix(row.path)]
+    if not 0 < 2 * len(bare) < len(rows):
+        return
+    of_videos = {row.label for row in rows if has_suffix(row.path)}
+    for row in bare:
+        if row.label not in of_videos and not where.looks_for(row.file)(row.path):
+            problem = f"{row.path!r} is no video, and the only one with the label {row.label!r}"
+            raise bad_line(row.file, row.number, row.text, problem, EXPECTED)
 
 
 def known_group(path: str) -> str:

@@ -10,9 +10,9 @@ import os
 import unicodedata
 from collections.abc import Iterable
 
-from stm.data.annotations.common import VIDEO_EXTENSIONS, is_url, join
+from stm.data.annotations.common import VIDEO_EXTENSIONS, is_folder, is_hidden, join
 from stm.data.annotations.texts import printable, warn
-from stm.errors import UserError
+from stm.storage import is_url
 
 _MOST_SUBFOLDERS = 64
 """With more of them they are videos themselves, and none of the wanted ones."""
@@ -23,16 +23,15 @@ class _Folder:
 
     def __init__(self, path: str) -> None:
         self.is_folder: dict[str, bool] = {}
+        self.is_listed = True
         try:
             with os.scandir(path) as items:
-                self.is_folder = {item.name: item.is_dir() for item in items}
+                self.is_folder = {item.name: is_folder(item) for item in items}
         except (FileNotFoundError, NotADirectoryError):
             pass
         except OSError as error:
-            raise UserError(
-                f"{path}: cannot list it ({error.strerror}). Give this user the right to, or name "
-                "another --root."
-            ) from error
+            self.is_listed = False
+            warn(f"{path}: cannot list it ({error.strerror}): its videos are looked for as listed")
         self.by_stem: dict[str, str] = {}
         self.by_folded: dict[str, str] = {}
         # Videos last, and so first choice: frames beside a video were taken from it.
@@ -55,7 +54,8 @@ class Media:
     def exists(self, path: str) -> bool:
         """Whether there is a file or folder of exactly this absolute path."""
         folder, name = os.path.split(os.path.normpath(path))
-        return name in self._folder(folder).is_folder
+        here = self._folder(folder)
+        return name in here.is_folder if here.is_listed else os.path.lexists(path)
 
     def find(self, folder: str, name: str, *, exact: bool = True) -> str | None:
         """The absolute path of the video that `name`, with slashes, means in `folder`.
@@ -98,7 +98,7 @@ class Media:
     def subfolders(self, folder: str) -> list[str]:
         """Absolute paths of the folders in `folder`, sorted; [] where there are very many."""
         here = self._folder(os.path.abspath(folder)).is_folder
-        found = sorted(name for name, is_folder in here.items() if is_folder)
+        found = sorted(name for name, is_one in here.items() if is_one and not is_hidden(name))
         return [os.path.join(os.path.abspath(folder), name) for name in found[:_MOST_SUBFOLDERS]]
 
     def tell(self) -> None:

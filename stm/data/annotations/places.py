@@ -8,10 +8,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from urllib.parse import unquote
 
-from stm.data.annotations.common import VIDEO_EXTENSIONS, is_url, join
+from stm.data.annotations.common import VIDEO_EXTENSIONS, join
 from stm.data.annotations.media import Media
 from stm.data.annotations.tables import Row
 from stm.data.annotations.texts import bad_line, note, printable
+from stm.data.annotations.words import split_of_folder, splits_in
+from stm.errors import UserError
+from stm.storage import is_url
 
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
@@ -23,7 +26,8 @@ class Places:
         self._root = root
         self._url = is_url(root)
         self._media = Media()
-        self._learned: list[str] = []
+        self._learned: dict[Path, list[str]] = {}
+        self._moved: dict[Path, tuple[str, str]] = {}
         self._told: dict[str, tuple[int, str]] = {}
 
     def looks_for(self, file: Path) -> Callable[[str], bool]:
@@ -43,18 +47,58 @@ class Places:
         return any(self._media.exists(os.path.join(base, path)) for base in bases)
 
     def learn(self, rows: list[Row]) -> None:
-        """Where no listed video is found, look one folder below the root."""
-        sample = rows[:50]
-        if self._url or any(self._find(row.path, row.file) for row in sample):
+        """Where none of a file's videos is found, look one folder below the root; of absolute paths
+        that lead nowhere, look for the last parts under the root."""
+        by_file: dict[Path, list[Row]] = {}
+        for row in rows:
+            by_file.setdefault(row.file, []).append(row)
+        for file, listed in () if self._url else by_file.items():
+            local = [row for row in listed if not is_url(row.path)]
+            absolute = [row for row in local if row.path.startswith("/")]
+            relative = [row for row in local if not row.path.startswith("/")]
+            for rows, learn in ((absolute, self._learn_move), (relative, self._learn_folder)):
+                sample = rows[:: max(1, len(rows) // 50)][:50]
+                if sample and not any(self._find(row.path, file) for row in sample):
+                    learn(file, sample)
+
+    def _learn_folder(self, file: Path, sample: list[Row]) -> None:
+        below = self._media.subfolders(self._root)
+        paths = [_slashes(row.path) for row in sample]
+        hits = {
+            folder: {path for path in paths if self._media.find(folder, path)} for folder in below
+        }
+        found = [folder for folder in below if hits[folder]]
+        if len(found) > 1 and sum(map(len, hits.values())) == len(set.union(*hits.values())):
+            note(f"{file}: the listed videos lie in several folders under {self._root}")
+            self._learned[file] = below
             return
-        best, most = "", 0
-        for folder in self._media.subfolders(self._root):
-            hits = sum(self._media.find(folder, _slashes(row.path)) is not None for row in sample)
-            if hits > most:
-                best, most = folder, hits
+
+        def score(folder: str) -> tuple[int, int, bool]:
+            exact = sum(self._media.exists(os.path.join(folder, path)) for path in hits[folder])
+            name = split_of_folder(os.path.basename(folder))
+            return len(hits[folder]), exact, name in splits_in(file.stem)
+
+        best = [folder for folder in found if score(folder) == max(map(score, found))]
+        if len(best) > 1:
+            raise UserError(
+                f"{file}: its videos may be those in {best[0]} or in {best[1]}. Name the folder as "
+                "--root, or write the paths below the root."
+            )
         if best:
-            note(f"the listed videos lie under {best}")
-            self._learned.append(best)
+            note(f"{file}: the listed videos lie under {best[0]}")
+            self._learned[file] = best
+
+    def _learn_move(self, file: Path, sample: list[Row]) -> None:
+        """What the paths have in common in front is looked for at the root, as much of it as need be."""
+        common = os.path.commonpath([os.path.dirname(row.path) for row in sample])
+        parts = common.strip("/").split("/") if common != "/" else []
+        for count in range(len(parts) + 1):
+            old = "/" + "/".join(parts[:count])
+            rests = [row.path.removeprefix(old).lstrip("/") for row in sample]
+            if any(self._media.find(self._root, rest) for rest in rests):
+                note(f"{file}: its paths begin with {old}, read as {os.path.abspath(self._root)}")
+                self._moved[file] = (old.rstrip("/") + "/", os.path.abspath(self._root))
+                return
 
     def name(self, row: Row) -> str:
         """A row's path as the video's id: without `./` and the like, below the root."""
@@ -64,6 +108,9 @@ class Places:
         if "\\" in path and (self._url or not self._media.exists(join(self._root, path))):
             path = _slashes(path)
         path = re.sub(r"^(\./)+", "", re.sub(r"(?<!^)/+$", "", path))
+        own = self._learned.get(row.file, [])
+        if len(own) == 1 and any(own != other for other in self._learned.values()):
+            return f"{os.path.basename(own[0])}/{path}"  # train/1.mp4, val/1.mp4
         if row.file.stem == "metadata" and not self._url:
             inner = os.path.relpath(row.file.resolve().parent, os.path.realpath(self._root))
             if inner != "." and not inner.startswith(".."):
@@ -77,7 +124,7 @@ class Places:
         bases = [os.path.abspath(self._root), str(file.resolve().parent)]
         if file.stem == "metadata":  # Hugging Face's are relative to their own folder
             bases.reverse()
-        return list(dict.fromkeys([*bases, *self._learned]))
+        return list(dict.fromkeys([*bases, *self._learned.get(file, [])]))
 
     def locate(self, row: Row) -> str:
         """The absolute path or URL of a row's video; where it should be if there is none.
@@ -96,7 +143,8 @@ class Places:
             if "\\" in path:
                 self._tell("backslashes are read as slashes", path)
                 path = _slashes(path)
-            return join(self._root, path)
+            old, _ = self._moved.get(row.file, ("", ""))
+            return join(self._root, path.removeprefix(old) if old else path)
         place, how = found
         for what in how:
             self._tell(what, row.path)
@@ -115,6 +163,9 @@ class Places:
     def _find(self, path: str, file: Path) -> tuple[str, list[str]] | None:
         """(where it is, what had to be changed for it)"""
         bases = self._bases(file)
+        old, new = self._moved.get(file, ("", ""))
+        if old and path.startswith(old):
+            path = os.path.join(new, path.removeprefix(old))
         for variant, how in self._variants(path):
             for exact in (True, False):
                 for base in bases:
@@ -123,6 +174,7 @@ class Places:
                     if not exact:
                         found = self._media.find(base, variant)
                     if found:
+                        self._refuse_second(file, base, variant, found)
                         changes = list(how)
                         if base != bases[0] and not os.path.isabs(variant):
                             changes.append(f"found in {base}")
@@ -130,6 +182,18 @@ class Places:
                             changes.append("found with another suffix, or as a folder of frames")
                         return found, changes
         return None
+
+    def _refuse_second(self, file: Path, base: str, path: str, found: str) -> None:
+        """Raise UserError where one of several folders holds a video, and another, too."""
+        learned = self._learned.get(file, [])
+        if len(learned) > 1 and base in learned:
+            for other in learned[learned.index(base) + 1 :]:
+                second = self._media.find(other, path)
+                if second:
+                    raise UserError(
+                        f"{file}: {printable(path)} may be {printable(found)} or "
+                        f"{printable(second)}. Write the path below the root."
+                    )
 
     def _variants(self, path: str) -> Iterable[tuple[str, list[str]]]:
         yield path, []

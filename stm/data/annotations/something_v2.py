@@ -8,10 +8,12 @@ from typing import Any
 
 from stm.data.annotations.common import Annotations, Entry, annotation_folder, find_list
 from stm.data.annotations.media import find_media
+from stm.data.annotations.texts import read_lines, read_text
 from stm.errors import UserError
 
 # The first release named its files in full; the current download calls them labels/train.json.
 _PREFIX = "something-something-v2-"
+_JSON = "the JSON of Something-Something v2"
 _ITEM = '{"id": "74225", "template": "Spinning [something] that quickly stops spinning", ...}'
 
 
@@ -82,21 +84,13 @@ def _read_list(path: Path, labels: dict[str, int]) -> list[tuple[str, int, int]]
 
 def _lines_of_ids(path: Path) -> list[int]:
     """The line of each `"id"`, which JSON does not keep: published files have one a line."""
-    with path.open(encoding="utf-8-sig") as stream:
-        return [number for number, text in enumerate(stream, start=1) if '"id":' in text]
+    return [number for number, text in read_lines(path, _JSON) if '"id":' in text]
 
 
 def _load(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot read it ({error.strerror}). Name the folder of the JSON files with "
-            "--annotations."
-        ) from error
+        return json.loads(read_text(path, _JSON))
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path}:{error.lineno}: not JSON ({error.msg}). Is the download complete?"
         ) from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text at byte {error.start}.") from error

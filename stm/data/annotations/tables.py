@@ -2,7 +2,7 @@
 
 | form                                      | from                                             |
 |-------------------------------------------|--------------------------------------------------|
-| table with a header, `,` `;` or tab       | Hugging Face, Kaggle, spreadsheets               |
+| table with a header, `,` `;` `|` or tab   | Hugging Face, Kaggle, spreadsheets               |
 | `path,label` without one                  | TimeSformer, VideoMAE                            |
 | `path label`                              | SlowFast, mmaction2, V-JEPA, pytorchvideo        |
 | `folder num_frames label`                 | TSN, TSM                                         |
@@ -31,6 +31,9 @@ from stm.data.annotations.texts import bad_line, warn
 from stm.data.annotations.words import column_role, split_of
 from stm.errors import UserError
 
+_SAYS_SPLIT = r"(is[ _-]?)?(train|training|val|valid|validation|test|testing)([ _-]?set)?"
+_NO_LABEL = frozenset({"nan", "null", "<na>", "n/a", "#n/a"})
+"""How tables write, in lower case, that there is nothing in a cell."""
 _WRITE_HEADER = "Write a first line that names the columns, such as `path,label,split,group`"
 
 
@@ -91,6 +94,9 @@ def _read_rows(file: Path, content: Cells, is_video: IsVideo) -> Table:
     columns = _name_columns(file, header, body, width, is_video)
     rows = []
     for (number, text), cells in zip(content.lines[start:], body, strict=True):
+        if cells == header:
+            warn(f"{file}:{number}: the header once more, passed over")
+            continue
         if len(cells) != width and not (len(cells) == width + 1 and not cells[-1]):
             problem = f"{len(cells)} column(s) where {width} belong"
             raise bad_line(file, number, text, problem, EXPECTED)
@@ -98,6 +104,10 @@ def _read_rows(file: Path, content: Cells, is_video: IsVideo) -> Table:
         if not value["path"]:
             raise bad_line(file, number, text, "empty path", EXPECTED)
         label = value.get("number") or value.get("label", "")
+        if label.casefold() in _NO_LABEL:
+            raise bad_line(file, number, text, f"no label but {label!r}", EXPECTED)
+        if re.fullmatch(r"""\[\s*[\d'"].*\]""", label):  # [something] is a word of class names
+            raise bad_line(file, number, text, f"label {label!r} holds a list", "one label a video")
         rows.append(
             Row(
                 file,
@@ -123,7 +133,8 @@ def _read_rows(file: Path, content: Cells, is_video: IsVideo) -> Table:
 
 
 def _form(content: Cells, columns: dict[str, int], header: list[str] | None) -> str:
-    names = {"": "blanks", "\t": "tabs", ",": "commas", ";": "semicolons", "{": "JSON"}
+    names = {"": "blanks", "\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars"}
+    names["{"] = "JSON"
     roles = {"ignored": "num_frames", "number": "label", "id": "video_id"}
     if "number" in columns:
         roles["label"] = "class name"
@@ -157,10 +168,15 @@ def _find_header(file: Path, content: Cells, is_video: IsVideo) -> list[str] | N
     if not sample or _comes_again(first, rest) or any(re.fullmatch(NUMBER, c) for c in first):
         return None
     column, share = _path_column(sample, is_video)
+    if share >= 0.5 and all(has_suffix(cells[column]) for cells in sample):
+        if not is_video(first[column]):
+            return first
+        problem = f"is it a header, or is {first[column]!r} a video?"
+        raise bad_line(
+            file, *content.lines[0], problem, f"a header of usual words. {_WRITE_HEADER}"
+        )
     if is_video(first[column]):
         return None
-    if share >= 0.5 and all(has_suffix(cells[column]) for cells in sample):
-        return first
     others = [k for k in range(len(first)) if k != column]
     if any(all(re.fullmatch(NUMBER, cells[k]) for cells in sample) for k in others):
         return first  # numbers throughout, and here a word
@@ -238,6 +254,16 @@ def _name_columns(
             columns[role] = by_role[role][0]
     if by_role.get("id") and by_role["id"][0] != columns["path"]:
         columns["id"] = by_role["id"][0]
+    told = [header[k] for k in range(width) if re.fullmatch(_SAYS_SPLIT, header[k].casefold())]
+    if told and not by_role.get("split"):
+        raise UserError(
+            f"{file}: the column {told[0]} seems to tell the split. Write a column `split` with "
+            "train, val or test instead."
+        )
+    if any(re.fullmatch(r"(cv_?)?folds?", cell.casefold()) for cell in header):
+        warn(
+            f"{file}: the column for folds is not used; a column `split` with train, val or test is"
+        )
     if by_role.get("part"):
         parts = ", ".join(header[k] for k in by_role["part"])
         warn(f"{file}: the columns {parts} are not used: each file is taken whole")

@@ -117,6 +117,8 @@ def _decoded(path: Path, content: bytes) -> str:
         raise _NoText("is a zip archive or a spreadsheet, not text; save the sheet as CSV (UTF-8)")
     if content.startswith(b"PAR1"):
         raise _NoText("is a Parquet file, not text; a manifest needs no `stm index`")
+    if content.startswith(b"version https://git-lfs."):
+        raise _NoText("is a pointer of Git LFS and not the list itself; `git lfs pull` fetches it")
     head = content[:4096]
     # UTF-16 without its mark: every other byte of ordinary letters is zero.
     for first, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):

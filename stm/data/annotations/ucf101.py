@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from stm.data.annotations.common import Annotations, Entry, annotation_folder, is_url, join
+from stm.data.annotations.common import Annotations, Entry, annotation_folder, join
 from stm.data.annotations.media import Media
 from stm.data.annotations.texts import bad_line, read_lines
+from stm.storage import is_url
 
 _CLASS_LINE = "`NUMBER ClassName`, numbers counting from 1"
 
@@ -21,7 +22,7 @@ def read(root: str, annotations: str | None, split: int) -> Annotations:
     """Read one published split. A clip's group is its class and the gXX of its file name."""
     folder = annotation_folder(root, annotations, "classInd.txt", inside="ucfTrainTestlist")
     labels = _read_classes(folder / "classInd.txt")
-    videos = Videos(root, ("", "videos", "UCF-101"))
+    videos = Videos(root, ("", "videos", "UCF-101"), labels)
     splits = {
         "train": _read_list(folder / f"trainlist{split:02d}.txt", videos, labels),
         "val": _read_list(folder / f"testlist{split:02d}.txt", videos, labels),
@@ -50,8 +51,9 @@ class Videos:
     listed, as a copy with another suffix, or as a folder of frames.
     """
 
-    def __init__(self, root: str, unpacked: Sequence[str]) -> None:
+    def __init__(self, root: str, unpacked: Sequence[str], classes: Iterable[str]) -> None:
         self._root = root
+        self._classes = frozenset(classes)
         self._media = Media()
         self._places = [root] if is_url(root) else [os.path.join(root, name) for name in unpacked]
 
@@ -59,9 +61,26 @@ class Videos:
         """The absolute path or URL of a listed name; ROOT/name where it is nowhere."""
         if is_url(self._root):
             return join(self._root, name)
-        tries = [(place, inner) for place in self._places for inner in (name, name.split("/")[-1])]
-        found = next((path for at in tries if (path := self._media.find(*at))), None)
-        return found or join(self._root, name)
+        return (
+            self._find(self._places, name) or self._find_elsewhere(name) or join(self._root, name)
+        )
+
+    def _find(self, places: Sequence[str], name: str) -> str | None:
+        tries = [(place, inner) for place in places for inner in (name, name.split("/")[-1])]
+        return next((path for at in tries if (path := self._media.find(*at))), None)
+
+    def _find_elsewhere(self, name: str) -> str | None:
+        """One folder below the usual places; where that folder is the class, once more in it."""
+        below = [
+            folder
+            for place in self._places
+            for folder in self._media.subfolders(place)
+            if folder not in self._places
+        ]
+        class_name = name.split("/")[0]
+        own = [os.path.join(place, class_name) for place in self._places]
+        others = [folder for folder in below if os.path.basename(folder) not in self._classes]
+        return self._find([*own, *others], name)
 
     def tell(self) -> None:
         self._media.tell()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 _SPLIT_WORDS = {
     "train": {"train", "training", "trn", "trainset"},
@@ -26,13 +27,43 @@ def split_of(word: str) -> str | None:
 
 def splits_in(name: str) -> set[str]:
     """The splits that the words of a file's or folder's name name."""
-    return {split for word in _words(name) if (split := split_of(word))}
+    return {split for word in _words(name) if (split := _split_of_word(word))}
 
 
 def split_of_folder(name: str) -> str | None:
     """The split that a folder's whole name stands for, such as Train, val_set, 02-testing."""
+    split, rest = _split_and_rest(name)
+    return None if rest else split
+
+
+def splits_of_folders(names: Iterable[str]) -> dict[str, str]:
+    """Folder -> split, of those whose whole names stand for one; else of those that differ in the
+    word for the split alone, such as ucf_train beside ucf_test."""
+    named = {name: split for name in names if (split := split_of_folder(name))}
+    if named:
+        return named
+    alike: dict[tuple[str, ...], dict[str, str]] = {}
+    for name in names:
+        split, rest = _split_and_rest(name)
+        if split:
+            alike.setdefault(rest, {})[name] = split
+    several = [found for found in alike.values() if len(set(found.values())) > 1]
+    return several[0] if len(several) == 1 else {}
+
+
+def _split_and_rest(name: str) -> tuple[str | None, tuple[str, ...]]:
+    """The one split that a name names, and its other words without fillers and numbers."""
     words = [word for word in _words(name) if word not in _FILLERS and not word.isdecimal()]
-    return split_of(words[0]) if len(words) == 1 else None
+    splits = [split for word in words if (split := _split_of_word(word))]
+    rest = tuple(word for word in words if not _split_of_word(word))
+    return (splits[0] if len(splits) == 1 else None), rest
+
+
+def _split_of_word(word: str) -> str | None:
+    """As `split_of`; also of a word with a filler at its end: traindata, trainlist."""
+    fillers = [filler for filler in _FILLERS if word.endswith(filler)]
+    bare = [word, *(word.removesuffix(filler) for filler in fillers)]
+    return next((split for each in bare if (split := split_of(each))), None)
 
 
 def _words(name: str) -> list[str]:
@@ -44,7 +75,7 @@ _COLUMNS = {
     "path": """path file filename filepath fname video videopath videoname videofile videofilename
         clip clippath clipname clipfile name relpath relativepath fullpath uri url media mediapath
         folder folderpath foldername dir directory framedir framesdir framefolder framepath
-        framespath videodir videofolder image imagepath imagedir source path2video videos files""",
+        framespath videodir videofolder image imagepath imagedir source path2video videos files vidname vidpath""",
     "id": "id videoid vid clipid uid uuid sample sampleid youtubeid ytid key",
     "label": """label labels class classes classname classlabel category categoryname action
         actionname actionlabel actionclass activity target y gesture labelname labeltext classtext

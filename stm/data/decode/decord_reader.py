@@ -9,12 +9,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from typing import TYPE_CHECKING
 
+from stm.data.decode.collector import Collector
 from stm.data.video import VideoError, label
-
-if TYPE_CHECKING:
-    from stm.data.decode.reader import Collector
 
 
 def is_installed() -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 import os
 from collections.abc import Callable, Sequence
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stm.data.decode.collector import BoxesOfFrame, Collector
 from stm.data.decode.memory import memory_limit
-from stm.data.decode.resize import Box, BoxError, PixelBox, pixel_box, resize_clip
+from stm.data.decode.resize import Box, BoxError, PixelBox, pixel_box
 from stm.data.shards import holds_frames, is_shard_path
 from stm.data.video import (
     DEFAULT_LIMITS,
@@ -24,93 +24,12 @@ from stm.data.video import (
     label,
     naming_failures,
 )
+from stm.storage import is_url
 
 if TYPE_CHECKING:
     from stm.data.decode.plan import PacketPlan
 
-BoxesOfFrame = Callable[[int, int], list[PixelBox]]
-
 DECODERS = ("auto", "packets", "sequential", "decord")
-
-_AT_ONCE_BYTES = 2**26
-"""Pixels up to so many are resized together, which is faster; more of them frame by frame."""
-
-
-class Collector:
-    """Copies the wanted part of each frame, as it is decoded, into one array.
-
-    The part is the smallest rectangle around the boxes, so that a frame costs one copy of what is
-    used of it and nothing else. Of large frames not even that is kept: each is cut and resized as
-    it comes, so that memory does not grow with their number.
-
-    Args:
-        name: Of the source, for errors.
-        num_frames: K, how many will be put.
-        boxes_in_frame: From the size of a frame to its V boxes in whole pixels.
-        size: Side of the square that each box is resized to; None keeps the pixels of one box.
-        expected: What the frames must be like; None takes them as they are.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        num_frames: int,
-        boxes_in_frame: BoxesOfFrame,
-        size: int | None = None,
-        expected: Geometry | None = None,
-    ) -> None:
-        self._name = name
-        self._num_frames = num_frames
-        self._boxes_in_frame = boxes_in_frame
-        self._size = size
-        self._expected = expected
-        self._frame_size: tuple[int, int] | None = None
-        self._boxes: list[PixelBox] = []  # relative to the pixels kept
-        self._pixels = np.empty((0, 0, 0, 3), np.uint8)
-        self._resized: NDArray[np.uint8] | None = None
-
-    def put(self, slot: int, frame: NDArray[np.uint8]) -> None:
-        """Keep a frame, uint8 [height, width, 3], as number ``slot`` of the result."""
-        height, width, _ = frame.shape
-        if self._frame_size is None:
-            self._begin(width, height)
-        elif self._frame_size != (width, height):
-            sizes = "{}x{} and of {}x{}".format(*self._frame_size, width, height)
-            raise VideoError(self._name, "unreadable", f"frames of {sizes} pixels")
-        part = frame[self._part]
-        if self._resized is None:
-            self._pixels[slot] = part
-            return
-        assert self._size is not None
-        for view, (x0, y0, x1, y1) in enumerate(self._boxes):
-            self._resized[view, slot] = resize_clip(part[None, y0:y1, x0:x1], self._size)[0]
-
-    def _begin(self, width: int, height: int) -> None:
-        if self._expected is not None:
-            self._expected.check_size(self._name, width, height)
-        self._frame_size = (width, height)
-        boxes = self._boxes_in_frame(width, height)
-        x0, y0 = min(box[0] for box in boxes), min(box[1] for box in boxes)
-        x1, y1 = max(box[2] for box in boxes), max(box[3] for box in boxes)
-        self._part = (slice(y0, y1), slice(x0, x1))
-        self._boxes = [(a - x0, b - y0, c - x0, d - y0) for a, b, c, d in boxes]
-        shape = (self._num_frames, y1 - y0, x1 - x0, 3)
-        if self._size is not None and math.prod(shape) > _AT_ONCE_BYTES:
-            square = (self._size, self._size, 3)
-            self._resized = np.empty((len(boxes), self._num_frames, *square), np.uint8)
-        else:
-            self._pixels = np.empty(shape, np.uint8)
-
-    def views(self) -> NDArray[np.uint8]:
-        """uint8 [V, K, size, size, 3]; without a size [1, K, height, width, 3], the pixels themselves."""
-        if self._resized is not None:
-            return self._resized
-        if self._size is None:
-            return self._pixels[None]
-        if len(self._boxes) == 1:  # nothing but the box was kept
-            return resize_clip(self._pixels, self._size)[None]
-        parts = [self._pixels[:, y0:y1, x0:x1] for x0, y0, x1, y1 in self._boxes]
-        return np.stack([resize_clip(part, self._size) for part in parts])
 
 
 def probe(source: Any, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
@@ -335,4 +254,4 @@ def _is_folder(source: Any) -> bool:
 def _is_local_path(source: Any) -> bool:
     if is_shard_path(source):
         return False
-    return isinstance(source, (str, os.PathLike)) and "://" not in os.fspath(source)
+    return isinstance(source, (str, os.PathLike)) and not is_url(source)

@@ -20,6 +20,7 @@ import av.error
 from stm.data.regular_file import require_regular
 from stm.data.shards import is_shard_path, read_video
 from stm.data.video import DEFAULT_LIMITS, VideoError, check_pixels, label, naming_failures
+from stm.storage import StorageError, filesystem, is_url
 
 # Remote files up to this size are fetched whole: one request instead of a seek for each packet.
 FETCH_WHOLE_BYTES = 64 * 2**20
@@ -189,7 +190,7 @@ def _open_bytes_or_path(source: Any) -> Iterator[Any]:
     elif hasattr(source, "read"):
         source.seek(0)
         yield source
-    elif "://" in str(source):
+    elif is_url(source):
         with _open_url(str(source)) as file:
             yield file
     else:
@@ -205,18 +206,16 @@ def _open_bytes_or_path(source: Any) -> Iterator[Any]:
 @contextlib.contextmanager
 def _open_url(url: str) -> Iterator[Any]:
     try:
-        import fsspec
-
-        filesystem, path = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise VideoError(url, "unsupported_url", str(error)) from error
-    size = filesystem.size(path)
+        store, path = filesystem(url)
+    except StorageError as error:
+        raise VideoError(url, "unsupported_url", error.strerror or str(error)) from error
+    size = store.size(path)
     if size == 0:
         raise VideoError(url, "empty", "zero bytes")
     if size is not None and size <= FETCH_WHOLE_BYTES:
-        yield io.BytesIO(filesystem.cat_file(path))
+        yield io.BytesIO(store.cat_file(path))
     else:
-        with filesystem.open(path, "rb") as file:
+        with store.open(path, "rb") as file:
             yield file
 
 
@@ -229,6 +228,8 @@ def _why_no_container(source: object, error: Exception) -> tuple[str, str]:
         return "not_a_video", f"{what}; playlists and single pictures are none"
     if _first_bytes(source)[4:8] == b"ftyp":
         return "truncated", "an mp4 whose index (moov) is missing or damaged"
+    if _first_bytes(source).startswith(b"version https://"):
+        return "not_a_video", "a pointer of Git LFS and not the file; `git lfs pull` fetches it"
     return "not_a_video", "FFmpeg recognises no container in it"
 
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 from stm.data import decode
 from stm.data.isolation import CallFailed, IsolatedProcess
 from stm.data.manifest import OK
+from stm.storage import is_url
 
 _SAME_FRAME = 1.0
 """Mean difference, of 255, up to which two decoders show the same frame. On real clips equal frames
@@ -36,7 +37,7 @@ def sample_files(results: pa.Table, most: int) -> list[tuple[str, int]]:
         (hashlib.sha256(path.encode()).digest(), codec, path, num_frames)
         for status, guard, codec, path, num_frames in rows
         # decord is given local files only
-        if status == OK and not guard and "://" not in path and not codec.endswith("-folder")
+        if status == OK and not guard and not is_url(path) and not codec.endswith("-folder")
     ]
     taken: Counter[str] = Counter()
     ranked = []

@@ -47,6 +47,8 @@ Probe = Callable[[str], decode.VideoInfo]
 _ROWS_OUT = pa.schema([("row", pa.int64()), ("unchanged", pa.bool_()), *PROBED])
 _BLANK = {name: "" if pa.types.is_string(PROBED.field(name).type) else 0 for name in FACTS}
 _MOST_ROWS_A_TASK = 256
+_MOST_KNOWN_ROWS_A_TASK = 4096
+_STATES_AT_ONCE = 256
 _INT16_MAX = int(np.iinfo(np.int16).max)
 
 
@@ -181,23 +183,29 @@ def _bad_names(paths: Sequence[str], deadline_s: float) -> pa.Table:
 
 
 def _blocks(rows: NDArray[np.int64], paths: Sequence[str], known: Sequence[str]) -> list[pa.Table]:
-    """The job's rows, cut so that all CPUs have work and a task is worth its start."""
+    """The job's rows, cut so that all CPUs have work and a task is worth its start.
+
+    Files that are known are looked at and, as a rule, not opened: a task takes many more of them.
+    """
     import ray
 
     num_cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
-    num_rows = min(_MOST_ROWS_A_TASK, max(16, -(-len(rows) // num_cpus)))
-    table = pa.table(
-        {
-            "row": pa.array(rows),
-            "path": pa.array([paths[row] for row in rows], pa.string()),
-            "known": pa.array([known[row] for row in rows], pa.string()),
-        }
-    )
-    # combine_chunks: a slice would carry the buffers of the whole table to every task.
-    return [
-        pa.Table.from_batches([batch]).take(np.arange(batch.num_rows))
-        for batch in table.to_batches(max_chunksize=num_rows)
-    ]
+    is_known = np.array([bool(known[row]) for row in rows])
+    blocks = []
+    for part, most in (
+        (rows[is_known], _MOST_KNOWN_ROWS_A_TASK),
+        (rows[~is_known], _MOST_ROWS_A_TASK),
+    ):
+        num_rows = min(most, max(16, -(-len(part) // num_cpus)))
+        for start in range(0, len(part), num_rows):
+            taken = part[start : start + num_rows]
+            columns = {
+                "row": pa.array(taken),
+                "path": pa.array([paths[row] for row in taken], pa.string()),
+                "known": pa.array([known[row] for row in taken], pa.string()),
+            }
+            blocks.append(pa.table(columns))
+    return blocks
 
 
 def _run_tasks(blocks: list[pa.Table], task: Callable[[pa.Table], pa.Table]) -> Iterator[pa.Table]:
@@ -213,20 +221,50 @@ def _probe_block(block: pa.Table, *, probe: Probe, deadline_s: float) -> pa.Tabl
     """Probe the files of one block, one after another, in a child process that serves the block."""
     rows = []
     with IsolatedProcess(preload=["stm.data.decode.probing", "stm.data.source_state"]) as process:
-        for item in block.to_pylist():
-            state, facts = _examine(process, item["path"], item["known"], probe, deadline_s)
-            rows.append(
-                {
-                    **_BLANK,
-                    **(facts or {}),
-                    "row": item["row"],
-                    "unchanged": facts is None,
-                    "path": item["path"],
-                    "state": state,
-                    "deadline_s": deadline_s,
-                }
-            )
+        for start in range(0, block.num_rows, _STATES_AT_ONCE):
+            items = block.slice(start, _STATES_AT_ONCE).to_pylist()
+            unchanged = _unchanged(process, items, deadline_s)
+            for item in items:
+                state, facts = item["known"], None
+                if item["row"] not in unchanged:
+                    state, facts = _examine(process, item["path"], item["known"], probe, deadline_s)
+                rows.append(
+                    {
+                        **_BLANK,
+                        **(facts or {}),
+                        "row": item["row"],
+                        "unchanged": facts is None,
+                        "path": item["path"],
+                        "state": state,
+                        "deadline_s": deadline_s,
+                    }
+                )
     return pa.Table.from_pylist(rows, schema=_ROWS_OUT)
+
+
+def _unchanged(
+    process: IsolatedProcess, items: list[dict[str, Any]], deadline_s: float
+) -> set[int]:
+    """The rows whose files are known and still what they were, as far as one call can tell.
+
+    One call for all, since asking the child costs more than looking at a file does. Where that fails, for whichever
+    of them, none is said to be unchanged: each is then examined by itself.
+    """
+    known = [item for item in items if item["known"]]
+    if not known:
+        return set()
+    try:
+        paths = [item["path"] for item in known]
+        states = process.call(_states, paths, deadline_s=deadline_s)
+    except Exception:
+        return set()
+    return {
+        item["row"] for item, state in zip(known, states, strict=True) if state == item["known"]
+    }
+
+
+def _states(paths: list[str]) -> list[str]:
+    return [source_state(path)[0] for path in paths]
 
 
 def _examine(

@@ -47,6 +47,7 @@ from stm.data.stream.clips import ClipSpec
 from stm.data.stream.guarded import GuardedDecoder
 from stm.data.stream.plan import Position, shares, validates
 from stm.data.stream.waiting import WaitMonitor
+from stm.ray_compat import add_execution_callback
 
 if TYPE_CHECKING:
     import ray.data
@@ -122,7 +123,7 @@ def build_stream(
     # Any row exceeds one byte, so every row becomes a block of its own and none is cut: that is the alignment.
     context.target_max_block_size = 1
     context.enable_progress_bars = False
-    context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, Pace]
+    add_execution_callback(context, Pace)
     cpus = spec.max_cpus or ray.cluster_resources().get("CPU", 1)
     num_tasks = max(1, int(cpus / spec.cpus_per_task))
     context.execution_options.resource_limits = ExecutionResources(

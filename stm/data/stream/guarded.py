@@ -3,7 +3,7 @@
     first try    in the task itself, as fast as it gets. A watchdog thread ends the process when a clip takes longer
                  than its deadline (FFmpeg cannot be interrupted otherwise); a crash ends it by itself.
     second try   Ray runs the task again. Now each video is decoded in a child process, which may hang or die: the
-                 culprit is found, named, and put into quarantine.
+                 video that did it is found, named, and put into quarantine.
     afterwards   what is in quarantine fails at once, with the reason it had.
 
 The price of the first try is one thread a task.
@@ -16,14 +16,17 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import numpy as np
 
 from stm.data.decode import VideoError
 from stm.data.isolation import CallFailed, IsolatedProcess
 from stm.data.stream.clips import ClipSpec, load_views
+from stm.ray_compat import task_attempt
+
+Result = TypeVar("Result")
 
 EXIT_STATUS = 77
 """Of a process whose clip took too long; shows in Ray's logs."""
@@ -89,12 +92,22 @@ def quarantine() -> Any:
 
 
 class GuardedDecoder:
-    """Decodes clips for one task, by the rules above."""
+    """Decodes clips for one task, by the rules above.
 
-    def __init__(self, spec: ClipSpec, deadline_s: float, quarantine: Any = None) -> None:
+    ``isolated``: in a child process from the start, where nobody would try a second time.
+    """
+
+    def __init__(
+        self,
+        spec: ClipSpec,
+        deadline_s: float,
+        quarantine: Any = None,
+        isolated: bool = False,
+    ) -> None:
         self._spec, self._deadline_s, self._quarantine = spec, deadline_s, quarantine
         self._known = _ask(quarantine)
-        self._isolated = IsolatedProcess(preload=_PRELOAD) if _is_second_try() else None
+        isolated = isolated or task_attempt() > 0
+        self._isolated = IsolatedProcess(preload=_PRELOAD) if isolated else None
         self._watchdog = Watchdog(deadline_s) if self._isolated is None else None
 
     def __enter__(self) -> GuardedDecoder:
@@ -109,15 +122,24 @@ class GuardedDecoder:
         self, path: str, num_frames: int, width: int, height: int, label: int, seed: int
     ) -> tuple[np.ndarray, int]:
         """As ``stm.data.stream.clips.load_views``; a hang or a crash is a ``VideoError`` too."""
-        arguments = (path, num_frames, width, height, label, seed, self._spec)
+        return self.call(path, load_views, path, num_frames, width, height, label, seed, self._spec)
+
+    def call(
+        self, path: str, function: Callable[..., Result], *arguments: Any, num_clips: float = 1
+    ) -> Result:
+        """``function(*arguments)``, which reads ``path``, guarded likewise.
+
+        ``num_clips``: it may take the deadline so many times. ``function`` lies at the top of an importable module.
+        """
+        deadline_s = num_clips * self._deadline_s
         if path in self._known:
             raise VideoError(path, *self._known[path])
         if self._watchdog is not None:
             with self._watchdog.guard(path):
-                return load_views(*arguments)
+                return function(*arguments)
         assert self._isolated is not None
         try:
-            return self._isolated.call(load_views, *arguments, deadline_s=self._deadline_s)
+            return self._isolated.call(function, *arguments, deadline_s=deadline_s)
         except CallFailed as failure:
             self._known[path] = (failure.reason, failure.detail)
             if self._quarantine is not None:
@@ -132,13 +154,5 @@ def _ask(quarantine: Any) -> dict[str, tuple[str, str]]:
 
     try:
         return dict(ray.get(quarantine.all.remote(), timeout=30))
-    except Exception:  # its node left: the culprits are found again
+    except Exception:  # its node left: the videos are found again
         return {}
-
-
-def _is_second_try() -> bool:
-    """Whether Ray runs this task again because its process ended. Ray tells nowhere but in its core worker."""
-    from ray._private.worker import global_worker
-
-    core_worker = getattr(global_worker, "core_worker", None)
-    return core_worker is not None and core_worker.get_current_task_attempt_number() > 0

@@ -9,14 +9,14 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ray.data._internal.execution.execution_callback import ExecutionCallback
+from stm.ray_compat import execution_callback
 
 PAUSE_S = 0.01
 """A step dispatches all that is ready, so this delays a block by at most that."""
 
 
-class Pace(ExecutionCallback):
-    """Registered through ``DataContext.custom_execution_callback_classes``."""
+class Pace(execution_callback()):  # type: ignore[misc]
+    """Registered through ``stm.ray_compat.add_execution_callback``."""
 
     def on_execution_step(self, executor: Any) -> None:
         """Called by Ray after every step of the loop."""

@@ -16,6 +16,12 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from stm.model.kernels.motion import feature_difference
 from stm.model.kernels.temporal import channelwise_temporal_conv
+from stm.model.time_axis import (
+    join_time,
+    plain_feature_difference,
+    plain_temporal_conv,
+    split_time,
+)
 
 SHAPE = (2, 4, 12, 12, 64)
 """[N, T, H, W, C] of what is compared; its pixels fill no tile."""
@@ -51,7 +57,7 @@ def answer(device_index: int, dtype: torch.dtype) -> bool:
         problem = f"differ from PyTorch's operators by {difference:.1e} of the largest value"
     warnings.warn(
         f"Triton's kernels {problem} on {device} in {dtype}: PyTorch's operators are taken instead. "
-        "STM_TRITON=0 takes them without a warning",
+        "leave STM_TRITON out to take them without a warning",
         stacklevel=2,
     )
     return False
@@ -59,8 +65,6 @@ def answer(device_index: int, dtype: torch.dtype) -> bool:
 
 def largest_difference(device: torch.device, dtype: torch.dtype) -> float:
     """Of outputs and gradients of both kernels on ``device``, as a share of the largest value; nan counts as all."""
-    from stm.model.cmm import plain_feature_difference
-    from stm.model.temporal import join_time, plain_temporal_conv, split_time
 
     def on_clips(plain: Callable[[Tensor, Tensor, int], Tensor]) -> Operator:
         return lambda clips, taps: split_time(plain(join_time(clips), taps, SHAPE[1]), SHAPE[1])

@@ -1,11 +1,15 @@
-"""From ``models:/NAME@champion`` or ``models:/NAME/3`` to a checkpoint's folder on this machine.
+"""From what a user names to a checkpoint: a checkpoint, a run directory, a URL, or a registered model.
 
-A version is fetched once and kept under the id of its model, which never means another one:
+    locate("runs/first").directory              # "runs/first/checkpoint-00000120"
+    locate("models:/ucf101@champion").label     # "models:/ucf101/3"
+
+A registered version is fetched once and kept under the id of its model, which never means another one:
 ``~/.cache/stm/models/<model id>`` ($XDG_CACHE_HOME).
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -16,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from stm.checkpoint import format as checkpoints
+from stm.checkpoint.store import CheckpointStore, best
 from stm.errors import UserError
+from stm.storage import is_url
 
 CHAMPION = "champion"
 DATA = "data/checkpoint"
@@ -54,7 +60,7 @@ def locate(checkpoint: str, tracking: str | None = None) -> Located:
     none.
     """
     if not checkpoint.startswith(PREFIX):
-        directory = checkpoints.resolve(checkpoint)
+        directory = resolve(checkpoint)
         return Located(directory, directory)
     found = _URI.fullmatch(checkpoint)
     if found is None:
@@ -85,6 +91,21 @@ def locate(checkpoint: str, tracking: str | None = None) -> Located:
             f"{checkpoint}: not in {uri}: {error.message.strip().rstrip('.')}. `stm register` adds a model; "
             "--tracking names another server or database"
         ) from error
+
+
+def resolve(path: str) -> str:
+    """The checkpoint that ``path`` means: itself, or the best (else last) one of a run directory."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        checkpoints.read_file(path, checkpoints.META)
+        return path
+    if not is_url(path) and not Path(path).exists():
+        raise UserError(f"--checkpoint {path}: no such directory")
+    found = CheckpointStore(path).checkpoints()
+    if not found:
+        raise UserError(
+            f"--checkpoint {path}: neither a checkpoint (no {checkpoints.META} in it) nor a run directory with one"
+        )
+    return best(found)[0]
 
 
 def store_of(tracking: str | None) -> str:

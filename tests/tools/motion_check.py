@@ -18,7 +18,7 @@ output is 0 by definition, and of the T - 2 inner ones for order and direction, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +29,11 @@ from stm.data.decode.resize import pixel_box, resize_clip
 from stm.data.manifest import Manifest
 from stm.data.stream import sampling, transforms
 from stm.errors import UserError
-from stm.explain import digits
 from stm.explain.explain import Network, titles
+from stm.log import get_logger
+from tests.tools import digits
+
+logger = get_logger(__name__)
 
 MEASURES = ("motion", "at_rest", "order", "direction")
 UNTRAINED = "untrained"
@@ -59,7 +62,6 @@ def check_motion(
     root: str | None = None,
     blocks: Sequence[str] | None = None,
     seed: int = 0,
-    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Measure every map of the named blocks, for each checkpoint and for the first's network before training.
 
@@ -79,11 +81,11 @@ def check_motion(
         network.blocks(chosen)
         first.require_same_clips(network)
     videos = [read(row, first, seed) for row in usable_rows(manifest_path, root)]
-    say(f"{len(videos)} videos, as their generator draws them")
+    logger.info(f"{len(videos)} videos, as their generator draws them")
     values: dict[tuple[str, str, str], list[list[float]]] = {}
     measured = [*zip(titles(networks), networks, strict=True), (UNTRAINED, untrained(first))]
     for label, network in measured:
-        say(f"measuring {label}")
+        logger.info(f"measuring {label}")
         for video in videos:
             for (block, kind), figures in measure(network, video, chosen).items():
                 values.setdefault((label, block, kind), []).append(figures)
@@ -147,7 +149,11 @@ def untrained(network: Network, seed: int = 0) -> Network:
     fresh = copy.copy(network)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh.model = build_model(**checkpoints.network_arguments(meta)).eval().to(network.device)
+        fresh.model = (
+            build_model(**checkpoints.network_arguments(meta, network.directory))
+            .eval()
+            .to(network.device)
+        )
     return fresh
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from stm.model import build_model
 from stm.model.cmm import CMM
+from stm.model.folding import FOLDABLE
 from stm.model.network import VideoResNet
 from stm.model.temporal import ChannelwiseTemporalConv
 
@@ -33,9 +34,13 @@ class NaiveCMM(CMM):
     def forward(self, u: Tensor, num_frames: int) -> Tensor:
         """``u: [N*T, C, H, W]`` -> ``[N*T, C, H/s, W/s]`` (rounded up)."""
         v = self.bn(self.reduce(u))
-        now, after = (x.view(-1, num_frames, *v.shape[1:]) for x in (v, self.motion(v)))
+        convolved = F.conv2d(v, self.motion.weight, padding=1, groups=v.shape[1])
+        now, after = (x.view(-1, num_frames, *v.shape[1:]) for x in (v, convolved))
         difference = F.pad(after[:, 1:] - now[:, :-1], (0, 0, 0, 0, 0, 0, 0, 1))
         return self.pool(self.expand(difference.view_as(v)))
+
+
+FOLDABLE[NaiveCMM] = FOLDABLE[CMM]
 
 
 def build_naive(**settings: Any) -> VideoResNet:

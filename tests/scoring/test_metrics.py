@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stm.errors import UserError
-from stm.evaluate.metrics import measure
 from stm.evaluate.protocols import protocol
+from stm.scoring.metrics import measure
 
 
 def test_counts_by_hand():

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,11 +23,12 @@ import numpy as np
 from stm.data.manifest import Manifest
 from stm.data.stream.clips import ClipSpec
 from stm.data.stream.graph import StreamSpec, build_stream, put_videos
+from stm.storage import absolute
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from stm.model import VideoResNet
+    from stm.model.plugins import Plugin
 
 _CLASSIFIER_BYTES = 2**28
 """Memory a process with the network reserves."""
@@ -45,18 +46,6 @@ class Scores:
     """Videos that were unusable when indexed, or failed now: video_id, path, reason, detail."""
 
 
-def load_network(checkpoint: str) -> VideoResNet:
-    """The network of a checkpoint in evaluation mode, on this process's GPU where it has one."""
-    import torch
-
-    from stm.checkpoint import format as checkpoints
-    from stm.model import build_model
-
-    model = build_model(**checkpoints.network_arguments(checkpoints.read_meta(checkpoint)))
-    model.load_state_dict(checkpoints.read_weights(checkpoint))
-    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-
-
 class Classifier:
     """Softmax scores of clips by the network of a checkpoint; one per process, on its GPU where it has one.
 
@@ -64,15 +53,26 @@ class Classifier:
         checkpoint: its folder or URL.
         num_threads: of a CPU.
         own_process: the process is stm's, so that its malloc may be set for inference (see ``stm.model.allocator``).
+        plugins: what the driver was told to run (``stm.model.plugins.loaded()``), for a process of its own.
     """
 
-    def __init__(self, checkpoint: str, num_threads: int, *, own_process: bool = True) -> None:
+    def __init__(
+        self,
+        checkpoint: str,
+        num_threads: int,
+        *,
+        own_process: bool = True,
+        plugins: Sequence[Plugin] = (),
+    ) -> None:
         import torch
 
+        from stm.checkpoint.network import load_network
+        from stm.model import plugins as plugins_here
         from stm.model.allocator import keep_freed_memory
+        from stm.model.inputs import autocast
         from stm.model.packed import can_pack, pack
-        from stm.train.step import autocast
 
+        plugins_here.receive(plugins)
         torch.set_num_threads(num_threads)
         network = load_network(checkpoint)
         self.device = network.fc.weight.device
@@ -88,7 +88,7 @@ class Classifier:
         """uint8 [B, V, T, S, S, 3] -> float32 [B, K], the mean over views of the softmax."""
         import torch
 
-        from stm.train.step import normalise
+        from stm.model.inputs import normalise
 
         batch, views = clips.shape[:2]
         with torch.inference_mode(), self.autocast.context():
@@ -114,6 +114,7 @@ def score_manifest(
     batch_size: int = 8,
     num_workers: int = 1,
     seed: int = 0,
+    decode_deadline_s: float = 60.0,
     tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scores:
     """Score every usable video of a manifest, each ``num_samplings`` times; the rest are listed as failures.
@@ -122,6 +123,8 @@ def score_manifest(
     does not depend on their number: every sample is decoded from its own seed. ``tick(done, total)`` counts samplings.
     """
     import ray
+
+    from stm.model import plugins
 
     usable = manifest.usable
     num_classes = manifest.num_classes
@@ -137,6 +140,7 @@ def score_manifest(
             clip=clip,
             seed=seed,
             num_epochs=num_samplings,
+            decode_deadline_s=decode_deadline_s,
         ),
         world_size=1,
     )
@@ -145,6 +149,7 @@ def score_manifest(
     results = stream.map_batches(
         Classifier,
         fn_constructor_args=(absolute(checkpoint), threads),
+        fn_constructor_kwargs={"plugins": plugins.loaded()},
         batch_size=1,
         concurrency=num_workers,
         num_cpus=1,
@@ -176,8 +181,3 @@ def unusable_rows(manifest: Manifest) -> list[dict[str, str]]:
         for r in rows
         if r["status"] != "ok"
     ]
-
-
-def absolute(checkpoint: str) -> str:
-    """The checkpoint as processes with another working directory name it."""
-    return checkpoint if "://" in checkpoint else os.path.abspath(checkpoint)

@@ -1,0 +1,169 @@
+"""Blocks of the user's own: a Python file (or an importable module) that registers them.
+
+    # my_blocks.py
+    from stm.model import Block, register
+
+    @register("mine")
+    class Mine(Block): ...
+
+    stm train --model.plugin my_blocks.py --model.variant mine ...
+
+Its source goes along to every worker and into every checkpoint, with its digest. A plugin is one file, which imports
+nothing but installed packages. **Code out of a checkpoint never runs unasked**: who loads one gives the same file again
+(``--plugin``, ``stm.model.plugins.load``, or ``STM_PLUGIN`` in the environment), which may be the copy in the
+checkpoint, once it was read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import linecache
+import os
+import sys
+import traceback
+import types
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from stm.errors import UserError
+from stm.model import registry
+
+VARIABLE = "STM_PLUGIN"
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """The source of somebody's blocks."""
+
+    name: str
+    """As it was given: a file, or a module with dots."""
+    source: str
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the source."""
+        return hashlib.sha256(self.source.encode()).hexdigest()
+
+
+_loaded: dict[str, Plugin] = {}
+"""By digest: what this process was told to run."""
+_names: dict[str, tuple[str, ...]] = {}
+"""By digest: the names that it registered."""
+_received: dict[str, Plugin] = {}
+"""By name: what another process of the same job sent here."""
+
+
+def load(name: str) -> Plugin:
+    """Read a plugin and run it in this process, which registers its blocks.
+
+    Args:
+        name: a Python file, or an importable module. Where another process of the job has sent one of this name
+            (``receive``), that is it.
+
+    Raises:
+        UserError: (a ValueError) it is not there, cannot be run, or registers nothing.
+    """
+    plugin = _received.get(name) or _read(name)
+    _run(plugin)
+    return plugin
+
+
+def receive(plugins: Iterable[Plugin]) -> None:
+    """Run what the driver has loaded, in a worker; a later ``load`` of these names needs no file."""
+    for plugin in plugins:
+        _run(plugin)
+        _received[plugin.name] = plugin
+
+
+def loaded() -> tuple[Plugin, ...]:
+    """All that this process was told to run, to be sent to workers."""
+    return tuple(_loaded.values())
+
+
+def require(name: str, digest: str, where: str) -> Plugin:
+    """The plugin with this digest, if this process was told to run it; its blocks are the registered ones then.
+
+    Args:
+        name: what it was called when the network was trained.
+        digest: of its source.
+        where: what needs it, for the message; its copy is ``where/plugin.py``.
+
+    Raises:
+        UserError: (a ValueError) it was not loaded here.
+    """
+    for path in os.environ.get(VARIABLE, "").split(os.pathsep):
+        if digest not in _loaded and path:
+            load(path)
+    if digest not in _loaded:
+        others = [plugin.name for plugin in _loaded.values()]
+        other = f" ({', '.join(others)}, which was given, is another)" if others else ""
+        raise UserError(
+            f"{where}: its network has blocks of its own, from {name} (sha256 {digest[:12]}){other}. Code from a "
+            f"checkpoint is not run unasked: give the same file as --plugin {Path(name).name}, or read its copy and "
+            f"give that, --plugin {where}/plugin.py (in Python, stm.model.plugins.load; or {VARIABLE}=FILE)"
+        )
+    _run(_loaded[digest])
+    return _loaded[digest]
+
+
+def _read(name: str) -> Plugin:
+    path = Path(name)
+    if not path.is_file() and not name.endswith(".py"):
+        with contextlib.suppress(
+            ImportError, ValueError
+        ):  # no such package, or no name of a module
+            spec = importlib.util.find_spec(name)
+            if spec is not None and (spec.origin or "").endswith(".py"):
+                path = Path(str(spec.origin))
+    if not path.is_file():
+        raise UserError(f"plugin {name}: no such file, and no module of this name can be imported")
+    try:
+        return Plugin(name, path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"plugin {name}: cannot be read: {error}") from error
+
+
+def _run(plugin: Plugin) -> None:
+    """Register the plugin's blocks, unless they are. Of two plugins with the same block the one run last has it."""
+    digest = plugin.digest
+    if digest in _loaded and registry.of_origin(digest) == _names.get(digest):
+        return
+    module = types.ModuleType(f"stm_plugin_{digest[:12]}")
+    module.__file__ = filename = f"<plugin {plugin.name}>"
+    if "." in plugin.name and not plugin.name.endswith(".py"):
+        module.__package__ = plugin.name.rpartition(".")[0]  # for its relative imports
+    lines = plugin.source.splitlines(keepends=True)
+    linecache.cache[filename] = (
+        len(plugin.source),
+        None,
+        lines,
+        filename,
+    )  # for tracebacks and inspect
+    sys.modules[module.__name__] = module
+    registry.forget(digest)
+    try:
+        code = compile(plugin.source, filename, "exec", dont_inherit=True)
+        with registry.registering(digest):
+            exec(code, module.__dict__)
+    except SyntaxError as error:
+        raise UserError(f"plugin {plugin.name}, line {error.lineno}: {error.msg}") from error
+    except Exception as error:
+        numbers = [
+            f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == filename
+        ]
+        line = f", line {numbers[-1]}" if numbers else ""
+        said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        hint = ""
+        if isinstance(error, ImportError):
+            hint = ". A plugin is one file, which imports nothing but installed packages"
+        raise UserError(f"plugin {plugin.name}{line}: {said}{hint}") from error
+    names = registry.of_origin(digest)
+    if not names:
+        raise UserError(
+            f'plugin {plugin.name}: it registers no block; put @register("NAME"), of stm.model, above the class or '
+            "function that makes one"
+        )
+    _loaded[digest], _names[digest] = plugin, names

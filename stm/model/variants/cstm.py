@@ -1,0 +1,36 @@
+"""CSTM alone: the channel-wise spatio-temporal module (paper, section 3.1)."""
+
+from __future__ import annotations
+
+from stm.errors import UserError
+from stm.model.block import Bottleneck
+from stm.model.registry import register
+from stm.model.temporal import ChannelwiseTemporalConv, OrdinaryTemporalConv
+
+TEMPORAL_CONVS = {"channelwise": ChannelwiseTemporalConv, "ordinary": OrdinaryTemporalConv}
+
+
+@register("cstm")
+def cstm(
+    in_channels: int,
+    channels: int,
+    stride: int,
+    *,
+    temporal_conv: str = "channelwise",
+    temporal_kernel: int = 3,
+) -> Bottleneck:
+    """CSTM alone: a temporal convolution ahead of the 3x3.
+
+    Args:
+        temporal_conv: ``channelwise``, or ``ordinary`` as in the paper's ablation.
+        temporal_kernel: taps of the temporal convolution, an odd number from 3.
+    """
+    if temporal_conv not in TEMPORAL_CONVS:
+        raise UserError(
+            f"temporal_conv is {temporal_conv!r}; allowed: one of {', '.join(TEMPORAL_CONVS)}"
+        )
+    if not (temporal_kernel >= 3 and temporal_kernel % 2):
+        raise UserError(f"temporal_kernel is {temporal_kernel!r}; allowed: an odd number from 3")
+    block = Bottleneck(in_channels, channels, stride)
+    block.temporal = TEMPORAL_CONVS[temporal_conv](channels, temporal_kernel)
+    return block

@@ -1,0 +1,99 @@
+"""What stm uses of Ray beyond its public API: every such access is here, guarded, and was seen with Ray 2.60.
+
+| what | of Ray | without it |
+|---|---|---|
+| `hush_process_counts` | ``ray._private.worker.print_to_stdstream`` | a warning shows in the terminal |
+| `has_dashboard` | ``ray._private.worker.get_dashboard_url`` | a dashboard is taken to run |
+| `most_of` | ``ray._private.state.state`` | what nodes may come is not known |
+| `execution_callback` | ``ray.data._internal.execution.execution_callback`` | an executor that waits uses a core |
+| `task_attempt` | ``ray._private.worker.global_worker`` | no second try is isolated: a bad file ends the run |
+| `server_version` | ``JobSubmissionClient._server_ray_version`` | our version is taken for the cluster's |
+
+No import of Ray is made before a function here is called.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+SEEN_WITH = "2.60"
+
+_PROCESS_COUNT = "PYTHON worker processes have been started on node"
+
+
+def hush_process_counts() -> None:
+    """Leave out of the terminal that a node has started many processes for its cores: on one machine it must.
+
+    Each part of a run is a process here, most of them waiting. Ray has no setting for this warning, and prints it by a
+    private function; without that function nothing is left out.
+    """
+    worker = _worker()
+    show = getattr(worker, "print_to_stdstream", None)
+    if show is None or getattr(show, "leaves_out", False):
+        return
+
+    def show_the_rest(data: Any, *arguments: Any, **keywords: Any) -> None:
+        lines = [line for line in data["lines"] if _PROCESS_COUNT not in line]
+        if lines:
+            show({**data, "lines": lines}, *arguments, **keywords)
+
+    show_the_rest.leaves_out = True  # type: ignore[attr-defined]
+    worker.print_to_stdstream = show_the_rest
+
+
+def has_dashboard() -> bool:
+    """Whether the connected cluster runs Ray's dashboard; True where Ray does not tell."""
+    address = getattr(_worker(), "get_dashboard_url", None)
+    return True if address is None else bool(address())
+
+
+def most_of(name: str) -> float | None:
+    """How much of a resource the nodes of the cluster's autoscaler may have in all; None where it does not say.
+
+    KubeRay's does; that of `ray up` does not in Ray 2.60.
+    """
+    try:
+        from ray._private.state import state
+
+        limits = state.get_max_resources_from_cluster_config()
+    except Exception:  # without an answer we wait and see
+        return None
+    return None if limits is None else float(limits.get(name, 0.0))
+
+
+def task_attempt() -> int:
+    """How often Ray has run this task before; it tells nowhere but in its core worker. 0 where that does not tell."""
+    core_worker = getattr(getattr(_worker(), "global_worker", None), "core_worker", None)
+    attempt = getattr(core_worker, "get_current_task_attempt_number", None)
+    return 0 if attempt is None else int(attempt())
+
+
+def server_version(client: Any) -> str:
+    """Ray's version on the cluster of a ``JobSubmissionClient``; ours where it does not tell."""
+    import ray
+
+    return str(getattr(client, "_server_ray_version", ray.__version__))
+
+
+def execution_callback() -> type:
+    """The class of what Ray Data calls after each step of its scheduling loop; ``object`` where there is none."""
+    try:
+        from ray.data._internal.execution.execution_callback import ExecutionCallback
+    except ImportError:
+        return object
+    return ExecutionCallback
+
+
+def add_execution_callback(context: Any, callback: type) -> None:
+    """Have Ray Data call one in executions under a ``DataContext``; nothing where Ray has no such calls."""
+    known = getattr(context, "custom_execution_callback_classes", None)
+    if known is not None and execution_callback() is not object:
+        context.custom_execution_callback_classes = [*known, callback]
+
+
+def _worker() -> Any:
+    try:
+        from ray._private import worker
+    except ImportError:
+        return None
+    return worker

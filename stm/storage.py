@@ -1,0 +1,280 @@
+"""Files on a disk and in object stores, under one kind of name: a local path, or a URL that fsspec reads.
+
+    read_bytes("s3://bucket/runs/first/checkpoint-00000120/meta.json")
+    write_folder("runs/first/checkpoint-00000120", write, last="meta.json")
+
+This is the one place that knows what a URL is. What is written is there whole or not at all: on a disk it is written
+under another name and renamed; an object store shows a file when all of it is there.
+
+What a store refuses is a `StorageError`: a ``UserError``, since one message says what to mend, and an ``OSError``, so
+that whoever can go on without the file does. A file that is not there stays a ``FileNotFoundError`` to its reader.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from stm.errors import UserError
+from stm.redaction import redact
+
+_PARTIAL = ".partial-"
+_BLOCK_BYTES = 2**20
+
+
+class StorageError(UserError, OSError):
+    """A store or a disk refuses, for a reason that will not pass by itself; ``strerror`` is the reason alone."""
+
+
+class StorageAway(StorageError):
+    """A store does not answer, or not as it should: the same may work later."""
+
+
+# ---------------------------------------------------------------------- names
+
+
+def is_url(path: str | os.PathLike[str]) -> bool:
+    """Whether a path names something in a store and not on a disk."""
+    return "://" in os.fspath(path)
+
+
+def split_url(url: str) -> tuple[str, str]:
+    """(scheme, the rest): ``("s3", "bucket/runs")``."""
+    scheme, _, rest = url.partition("://")
+    return scheme, rest
+
+
+def join(folder: str, name: str) -> str:
+    """The path or URL of ``name`` below ``folder``."""
+    return f"{folder.rstrip('/')}/{name}"
+
+
+def absolute(path: str) -> str:
+    """The path as processes with another working directory name it; a URL is that already."""
+    return path if is_url(path) else os.path.abspath(path)
+
+
+def resolved(path: str) -> str:
+    """As `absolute`, with links followed: a link may point elsewhere tomorrow."""
+    return path if is_url(path) else str(Path(path).resolve())
+
+
+# ---------------------------------------------------------------------- files
+
+
+def filesystem(path: str, *, fresh: bool = False) -> tuple[Any, str]:
+    """fsspec's file system of a path or URL, and the name in it; ``fresh`` forgets what it has listed before.
+
+    Raises `StorageError` for a scheme that fsspec does not know, or where the package that speaks to it is missing.
+    What the file system raises afterwards is its own.
+    """
+    import fsspec
+
+    with _naming(path, "opened"):
+        found, name = fsspec.core.url_to_fs(path)
+    if fresh:
+        found.invalidate_cache()  # another process writes here too
+    return found, name
+
+
+def read_bytes(path: str) -> bytes:
+    """The content of a file. Raises ``FileNotFoundError``, ``NotADirectoryError`` or `StorageError`."""
+    with _naming(path, "read"):
+        if not is_url(path):
+            return Path(path).read_bytes()
+        found, name = filesystem(path)
+        content: bytes = found.cat_file(name)
+        return content
+
+
+def info(path: str) -> dict[str, Any]:
+    """What fsspec tells of a file, such as its ``size``; raises as `read_bytes`."""
+    with _naming(path, "read"):
+        found, name = filesystem(path)
+        told: dict[str, Any] = found.info(name)
+        return told
+
+
+def read_blocks(path: str) -> Iterator[bytes]:
+    """The content of a file, 1 MiB at a time; raises as `read_bytes`."""
+    with _naming(path, "read"):
+        if is_url(path):
+            found, name = filesystem(path)
+            opened = found.open(name, "rb")
+        else:
+            opened = open(path, "rb")  # noqa: SIM115  (closed by the `with` below)
+        with opened as file:
+            while block := file.read(_BLOCK_BYTES):
+                yield block
+
+
+def write_bytes(path: str, content: bytes) -> None:
+    """Write a file whole or not at all, on a disk into a folder that is there. Raises ``OSError``, of a store
+    `StorageError`."""
+    with _naming(path, "written"):
+        if is_url(path):
+            found, name = filesystem(path)
+            found.pipe_file(name, content)
+            return
+        target = Path(path)
+        partial = target.with_name(f"{_PARTIAL}{target.name}")
+        partial.write_bytes(content)
+        os.replace(partial, target)
+
+
+def glob(folder: str, pattern: str) -> list[str]:
+    """The paths below ``folder`` that match, sorted; none where there is no such folder."""
+    with _naming(folder, "listed"):
+        if not is_url(folder):
+            return sorted(str(path) for path in Path(folder).glob(pattern))
+        found, name = filesystem(folder, fresh=True)
+        name = name.rstrip("/")
+        try:
+            matching = found.glob(f"{name}/{pattern}")
+        except FileNotFoundError:  # no such bucket
+            return []
+        return sorted(join(folder, str(each)[len(name) + 1 :]) for each in matching)
+
+
+# ---------------------------------------------------------------------- folders
+
+
+def write_folder(path: str, write: Callable[[Path], None], *, last: str) -> None:
+    """Make what ``write(folder)`` writes, files alone, the folder ``path``, in place of what was there.
+
+    On a disk it is there whole or not at all: written beside it, flushed, renamed. In a store the file ``last`` goes
+    first, and comes when all others are there; a folder without it does not count.
+
+    Raises ``OSError`` (a full disk), of a store `StorageError`.
+    """
+    if is_url(path):
+        with tempfile.TemporaryDirectory(prefix="stm-upload-") as temporary:
+            write(Path(temporary))
+            files = sorted(Path(temporary).iterdir(), key=lambda file: file.name == last)
+            with _naming(path, "written"):
+                found, name = filesystem(path, fresh=True)
+                with contextlib.suppress(FileNotFoundError):
+                    found.rm(f"{name}/{last}")
+                for file in files:
+                    found.put_file(str(file), f"{name}/{file.name}")
+        return
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{_PARTIAL}{target.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        partial.mkdir()
+        write(partial)
+        for file in partial.iterdir():
+            _flush(file)
+        _flush(partial)
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(partial, target)
+        _flush(target.parent)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def remove_folder(path: str, *, first: str) -> None:
+    """Remove a folder, the file ``first`` before all others: without it the folder does not count."""
+    with _naming(path, "removed"):
+        if not is_url(path):
+            (Path(path) / first).unlink()
+            shutil.rmtree(path)
+            return
+        found, name = filesystem(path, fresh=True)
+        found.rm(f"{name}/{first}")
+        found.rm(name, recursive=True)
+
+
+def remove_partial(folder: str) -> None:
+    """Remove what writers that died have left half-written in a folder; an object store has nothing such."""
+    if not is_url(folder):
+        for partial in Path(folder).glob(f"{_PARTIAL}*"):
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def download(path: str, folder: Path) -> None:
+    """Copy a folder to a local one, which may be there."""
+    with _naming(path, "read"):
+        if not is_url(path):
+            shutil.copytree(path, folder, dirs_exist_ok=True)
+            return
+        found, name = filesystem(path)
+        found.get(f"{name}/", f"{folder}/", recursive=True)
+
+
+def make_writable(folder: str | os.PathLike[str]) -> None:
+    """Make a folder, and write and remove a file in it: better now than after hours of work. Raises `StorageError`."""
+    path = os.fspath(folder)
+    with _naming(path, "written", every=True):
+        if is_url(path):
+            found, name = filesystem(path)
+            found.pipe_file(f"{name}/.writable", b"")
+            found.rm(f"{name}/.writable")
+            return
+        Path(path).mkdir(parents=True, exist_ok=True)
+        trial = Path(path) / ".writable"
+        trial.touch()
+        trial.unlink(missing_ok=True)  # another process may try the same folder
+
+
+def _flush(path: Path) -> None:
+    """Have the disk, not only the cache, hold a file or a folder's entries."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# ---------------------------------------------------------------------- errors
+
+
+@contextlib.contextmanager
+def _naming(path: str, done: str, *, every: bool = False) -> Iterator[None]:
+    """Turn what the block raises about a store into a `StorageError`; of a disk, a refusal alone, else ``every`` error.
+
+    The libraries that speak to stores raise errors of all kinds, many of which are no ``OSError``.
+    """
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:
+        if not is_url(path) and not isinstance(error, OSError if every else PermissionError):
+            raise
+        if isinstance(error, FileNotFoundError) and done != "written":
+            raise
+        kind, why, todo = _reason(path, error)
+        named = kind(f"{redact(path)} cannot be {done}: {redact(why)}. {todo}")
+        named.strerror = redact(why)
+        raise named from error
+
+
+def _reason(path: str, error: Exception) -> tuple[type[StorageError], str, str]:
+    """(kind, why, what to do)."""
+    said = (getattr(error, "strerror", None) or str(error)).strip().splitlines() or [
+        type(error).__name__
+    ]
+    why = said[0].rstrip(".")
+    if isinstance(error, ImportError):
+        return StorageError, f"a package is missing. {why}", "Every node needs it"
+    if isinstance(error, ValueError) and "rotocol" in why:
+        known = "Name a folder, or a URL such as s3://bucket/folder"
+        return StorageError, f"no store is known by {split_url(path)[0]}://", known
+    if isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403):
+        return StorageError, why, "Give this user, or the role of the nodes, the right to it"
+    if "Credentials" in type(error).__name__:
+        return StorageError, why, "Set them in the environment, or give the nodes a role"
+    if isinstance(error, FileNotFoundError) and is_url(path):
+        return StorageError, f"no such bucket or folder ({why})", "Make it first, or name another"
+    if is_url(path):
+        return StorageAway, why, "Look whether the store answers, then try again"
+    return StorageError, why, "Name another folder"

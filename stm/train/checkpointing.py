@@ -1,0 +1,101 @@
+"""When a checkpoint is due, and what it holds: written by rank 0, while the others go on to the next step."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from stm.checkpoint import format as checkpoints
+from stm.checkpoint.store import CheckpointStore
+from stm.log import get_logger
+from stm.train.events import Kept
+from stm.train.group import Group
+from stm.train.job import Job, Place, StopRun
+from stm.train.preemption import PreemptionWatch
+from stm.train.replica import Replica
+
+logger = get_logger(__name__)
+
+KEEP_HISTORY_S = 60.0
+"""Steps younger than this go into the next checkpoint once more: a driver that died may not have recorded them."""
+
+
+class Checkpoints:
+    """Keeps the states of ``replica``; ``history`` has the steps since the last one, and young ones before."""
+
+    def __init__(
+        self,
+        job: Job,
+        group: Group,
+        place: Place,
+        replica: Replica,
+        store: CheckpointStore,
+        history: list[dict[str, Any]],
+    ) -> None:
+        self._job, self._group, self._place = job, group, place
+        self._replica, self._store = replica, store
+        self.history = history
+        self._saved_at = time.monotonic()
+        self._preemption = PreemptionWatch(group.rank, group.world_size, group.device, place.step)
+
+    def due(self) -> bool:
+        """Whether this step must be kept, by its number or because a node goes; all ranks must ask, and agree."""
+        save = self._job.config.train.checkpoint_every_steps
+        step = self._place.step
+        return bool(save and step % save == 0) or self._preemption.wants_checkpoint(
+            step, time.monotonic() - self._saved_at
+        )
+
+    def are_old(self) -> bool:
+        """By the clock of rank 0, which is the one that writes; saving is no collective."""
+        limit = self._job.config.train.checkpoint_every_minutes
+        return limit is not None and time.monotonic() - self._saved_at > 60 * limit
+
+    def save(self, metrics: dict[str, Any], awaits_validation: bool = False) -> None:
+        """Keep a checkpoint of this place. Rank 0 writes it; the others go on and meet it at the next step."""
+        if self._group.rank != 0:
+            self.history = []
+            return
+        job, place = self._job, self._place
+        self._saved_at = time.monotonic()
+        if metrics:
+            self.history.append({"time": time.time(), "step": place.step, "epoch": metrics})
+        meta = checkpoints.Meta(
+            config=job.config.to_dict(),
+            classes=job.classes,
+            dataset=job.dataset,
+            position=place.position,
+            step=place.step,
+            fingerprint=job.fingerprint,
+            world_size=self._group.world_size,
+            metrics=metrics,
+            versions=job.versions,
+            mlflow_run_id=job.mlflow_run_id,
+            awaits_validation=awaits_validation,
+        )
+        state = self._replica.state()
+        try:
+            path = self._store.commit(
+                place.step,
+                lambda folder: checkpoints.write(
+                    folder, self._replica.shipped, state, meta, self.history, job.plugin
+                ),
+            )
+        except OSError as error:
+            self._failed(error)
+            return
+        self._group.post(Kept(path=path, step=place.step, history=self.history))
+        self.history = [row for row in self.history if row["time"] > time.time() - KEEP_HISTORY_S]
+        self._store.prune()
+
+    def _failed(self, error: OSError) -> None:
+        """Training goes on without this checkpoint, if there is more to train; the next one may succeed."""
+        found = self._store.latest()
+        said = (
+            f"the checkpoint of step {self._place.step} could not be written ({error}). "
+            + (f"The last good one is {found[0]}" if found else "There is none yet")
+            + f": make room in {self._job.run_directory}"
+        )
+        if self._place.position.epoch >= self._job.config.optim.epochs:
+            raise StopRun(said + ", then run the same command again")
+        logger.warning(said + "; training goes on")

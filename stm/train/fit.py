@@ -1,0 +1,210 @@
+"""The Ray Train job of a run: its streams, its workers, and what their end means."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from stm import cluster
+from stm.checkpoint import format as checkpoints
+from stm.checkpoint.store import CheckpointStore
+from stm.config import Config
+from stm.data.manifest import Manifest
+from stm.data.stream.clips import ClipSpec
+from stm.data.stream.graph import SHARD, StreamSpec, Validation, plan_data_config, put_videos
+from stm.data.stream.guarded import quarantine
+from stm.data.stream.plan import Position
+from stm.errors import UserError
+from stm.tracking import Tracker
+from stm.train.async_validation import AsyncValidation
+from stm.train.events import Controlled, Event, Kept
+from stm.train.folders import ray_storage
+from stm.train.job import Job
+from stm.train.progress import board
+from stm.train.recorder import Recorder, failure_callback
+from stm.train.summary import versions
+
+RESIZE_CHECK_S = 60.0
+"""How often an elastic run looks for room to grow. Growing starts the workers anew from the last checkpoint."""
+
+
+class RunStopped(UserError):
+    """The run found a reason to stop that trying again would meet again, such as a loss that is not finite."""
+
+
+class RunFailed(UserError):
+    """The run lost its workers more often than it may; the same command continues it."""
+
+
+class RunEnded(UserError):
+    """Somebody ended the run from outside; the same command continues it."""
+
+
+def fit(
+    config: Config,
+    store: CheckpointStore,
+    placement: cluster.Placement,
+    train_manifest: Manifest,
+    val_manifest: Manifest | None,
+    tracker: Tracker,
+    recorder: Recorder,
+    on_event: Callable[[Event], None] | None = None,
+) -> None:
+    """Train from the last checkpoint to the end of the last epoch, on the workers of ``placement``.
+
+    Raises ``RunStopped``, ``RunFailed`` or ``RunEnded`` where it does not come to that.
+    """
+    validator = None
+    if val_manifest is not None and placement.validation_cpus:
+        validator = AsyncValidation(config, val_manifest, store, recorder)
+
+    def handle(event: Event) -> None:
+        recorder.handle(event)
+        if on_event is not None:
+            on_event(event)
+        if validator is not None and isinstance(event, Kept):
+            validator.checkpoint_kept()
+
+    train_stream = training_stream(config, train_manifest)
+    validation = None if validator is not None else _validation(config, val_manifest)
+    with contextlib.ExitStack() as stack:
+        if validator is not None:
+            stack.enter_context(validator)
+        actor = stack.enter_context(board(handle))
+        job = Job(
+            config=config,
+            run_directory=store.run_directory,
+            classes=list(train_manifest.classes),
+            dataset=train_manifest.dataset,
+            fingerprint=train_manifest.fingerprint,
+            num_videos=len(train_manifest.usable),
+            num_val_videos=len(val_manifest) if val_manifest else 0,
+            num_val_usable=len(val_manifest.usable) if val_manifest else 0,
+            validates_elsewhere=validator is not None,
+            board=actor,
+            mlflow_run_id=tracker.run_id,
+            versions=versions(),
+            plugin=checkpoints.load_plugin(config),
+        )
+        streams = plan_data_config(
+            train_stream, validation, _latest_position(store, actor), placement.cpus_per_worker
+        )
+        stop = _outcome(_trainer(job, placement, streams), config, store)
+    if stop.get("stopped"):
+        ids = train_manifest.table.column("video_id").take(train_manifest.usable[stop["rows"]])
+        named = f": {', '.join(ids.to_pylist())}" if stop["rows"] else ""
+        raise RunStopped(f"run {config.train.name} stopped: {stop['stopped']}{named}")
+
+
+def _latest_position(store: CheckpointStore, actor: Any) -> Callable[[], Position]:
+    def latest_position() -> Position:
+        """Called in Ray's controller, at every start of the workers."""
+        import ray
+
+        controller = ray.get_runtime_context().current_actor
+        actor.post.remote(Controlled(controller=controller))
+        found = store.latest()
+        return found[1].position if found else Position()
+
+    return latest_position
+
+
+def _trainer(job: Job, placement: cluster.Placement, streams: Any) -> Any:
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from stm.train.loop import train_loop
+
+    train = job.config.train
+    workers: Any = train.num_workers
+    if train.min_workers is not None:
+        workers = (train.min_workers, train.num_workers)
+    return TorchTrainer(
+        train_loop,  # type: ignore[arg-type]  # what it returns reaches us as `return_value`
+        train_loop_config={"job": job},
+        torch_config=TorchConfig(
+            backend="nccl" if placement.use_gpu else "gloo",
+            timeout_s=int(train.collective_timeout_s),
+        ),
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            elastic_resize_monitor_interval_s=RESIZE_CHECK_S,  # type: ignore[call-arg]
+            use_gpu=placement.use_gpu,
+            resources_per_worker={
+                "CPU": placement.cpus_per_worker,
+                **({"GPU": 1} if placement.use_gpu else {}),
+                **train.resources_per_worker,
+            },
+        ),
+        run_config=RunConfig(
+            name=str(train.name),
+            **ray_storage(train.storage),
+            failure_config=FailureConfig(max_failures=train.max_failures),
+            callbacks=[failure_callback(job.board, train.max_failures)],
+        ),
+        datasets={SHARD: ray.data.range(1)},
+        dataset_config=streams,
+    )
+
+
+def _outcome(trainer: Any, config: Config, store: CheckpointStore) -> dict[str, Any]:
+    """What the training loop returned; how it ended otherwise is raised by its name."""
+    import ray
+    from ray.train import TrainingFailedError
+
+    train = config.train
+    try:
+        outcome: Any = trainer.fit()
+    except SystemExit as error:  # how Ray ends a Ctrl-C: with no word, and in a notebook too
+        raise KeyboardInterrupt from error
+    except ray.exceptions.RayActorError as error:
+        raise RunEnded(
+            f"run {train.name} was ended from outside; the same command continues it"
+        ) from error
+    except TrainingFailedError as error:
+        last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+        found = store.latest()
+        kept = f"the last checkpoint is {found[0]}" if found else "there is no checkpoint yet"
+        raise RunFailed(
+            f"run {train.name} failed, after {train.max_failures} restarts: {last[0][:500]}; {kept}. "
+            "The same command continues it"
+        ) from error
+    return outcome.return_value or {}
+
+
+def training_stream(config: Config, manifest: Manifest) -> StreamSpec:
+    """All epochs of training on ``manifest``."""
+    return stream_spec(
+        config,
+        manifest,
+        ClipSpec.training(config.data, flip=manifest.flip, flip_map=manifest.flip_map),
+        num_epochs=config.optim.epochs,
+        shuffle=True,
+        quarantine=quarantine(),
+    )
+
+
+def _validation(config: Config, manifest: Manifest | None) -> Validation | None:
+    if manifest is None:
+        return None
+    one_pass = stream_spec(config, manifest, ClipSpec.one_clip(config.data))
+    return Validation(one_pass, config.train.val_every_epochs)
+
+
+def stream_spec(config: Config, manifest: Manifest, clip: ClipSpec, **order: Any) -> StreamSpec:
+    """The stream of a manifest under the settings of ``config``; the manifest's rows go to the object store."""
+    return StreamSpec(
+        videos=put_videos(manifest),
+        num_videos=len(manifest.usable),
+        global_batch=config.optim.batch_size,
+        clip=clip,
+        seed=config.train.seed,
+        clips_per_task=config.data.clips_per_task,
+        cpus_per_task=config.data.cpus_per_task,
+        prefetch_batches=config.data.prefetch_batches,
+        decode_deadline_s=config.data.decode_deadline_s,
+        max_cpus=config.data.max_cpus,
+        **order,
+    )

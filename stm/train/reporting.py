@@ -1,0 +1,150 @@
+"""What is said of the steps: summed over all ranks every few steps, and the reasons in them to end the run."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from stm.checkpoint.store import CheckpointStore
+from stm.data.roots import IF_MOVED
+from stm.data.stream.graph import ClipBatch
+from stm.train.clock import StepClock, share_waited
+from stm.train.events import Stepped
+from stm.train.group import Group
+from stm.train.job import Job, Place, StopRun
+from stm.train.progress import slow_rank
+
+
+@dataclass
+class Window:
+    """The steps since the last line of progress; device tensors, fetched once a window."""
+
+    sums: list[torch.Tensor] = field(default_factory=list)
+    """Each float64 [3]: loss sum, weight, correct."""
+    videos: list[np.ndarray] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    wait_s: float = 0.0
+    """Waiting for clips."""
+    sync_s: float = 0.0
+    """Waiting for other ranks to begin the step (not seen on a GPU, whose collectives return at once)."""
+    first_batch_s: float | None = None
+    """What the first batch of an epoch was waited for, if it is in this window."""
+    started: float = field(default_factory=time.perf_counter)
+
+
+class Report:
+    """Collects the steps of this rank, and sums and tells them; all ranks must call ``flush`` after the same steps."""
+
+    def __init__(self, job: Job, group: Group, place: Place, store: CheckpointStore) -> None:
+        self._job, self._group, self._place, self._store = job, group, place, store
+        self._window = Window()
+        self._failures: list[dict[str, str]] = []
+        self.clock = StepClock(group.device)
+
+    def waited(self, seconds: float) -> None:
+        """For the batch of the step that is next."""
+        self._window.wait_s += seconds
+        if self._window.first_batch_s is None and self._place.position.offset == 0:
+            self._window.first_batch_s = seconds
+
+    def step(self, batch: ClipBatch, sums: torch.Tensor, sync_s: float, rate: float) -> None:
+        """Note a step: what ``stm.train.replica.Replica.step`` returned, and its learning rate."""
+        self._window.sums.append(sums)
+        self._window.sync_s += sync_s
+        self._window.videos.append(batch.videos)
+        self._window.rates.append(rate)
+        self._failures += batch.failures
+
+    def restart(self) -> None:
+        """Forget the window: what comes between two epochs is no step's time."""
+        self._window = Window()
+
+    def take_failures(self) -> list[dict[str, str]]:
+        """What could not be decoded on any rank since the last call."""
+        failures = self._all_failures()
+        self._failures = []
+        return failures
+
+    def flush(self) -> list[dict[str, Any]]:
+        """Sum the window's steps over all ranks and tell them; a row of the history for each.
+
+        Raises ``StopRun`` where a loss is not finite, or too many videos could not be decoded.
+        """
+        window, self._window = self._window, Window()
+        if not window.sums:
+            return []
+        computed_s = self.clock.take()
+        total_s = time.perf_counter() - window.started
+        mine = [float(len(self._failures)), window.wait_s, window.sync_s]
+        table = torch.cat([torch.stack(window.sums), self._group.one_row_a_rank(mine)])
+        rows = self._group.sum(table).tolist()
+        steps, ranks = rows[: len(window.sums)], rows[len(window.sums) :]
+        history = self._history(window, steps)
+        self._check_failures(int(sum(failed for failed, _, _ in ranks)))
+        place, device = self._place, self._group.device
+        position = place.position
+        stepped = Stepped(
+            step=place.step,
+            epoch=position.epoch if position.offset else position.epoch - 1,
+            step_in_epoch=(place.step - 1) % place.steps_per_epoch + 1,
+            steps_per_epoch=place.steps_per_epoch,
+            loss=history[-1]["loss"],
+            mean_loss=sum(row[0] for row in steps) / max(sum(row[1] for row in steps), 1),
+            lr=window.rates[-1],
+            clips_per_s=sum(row[1] for row in steps) / total_s,
+            wait_share=share_waited(window.wait_s, computed_s, total_s),
+            first_batch_s=window.first_batch_s,
+            memory_bytes=torch.cuda.max_memory_allocated() if device.type == "cuda" else 0,
+            slow=slow_rank([wait for _, wait, _ in ranks], [sync for _, _, sync in ranks], total_s),
+        )
+        self._group.post(stepped)
+        return history
+
+    def _history(self, window: Window, steps: list[list[float]]) -> list[dict[str, Any]]:
+        first = self._place.step - len(steps)
+        history = []
+        for i, (loss_sum, weight, correct) in enumerate(steps):
+            if not math.isfinite(loss_sum):
+                raise self._not_finite(first + i + 1, window.videos[i])
+            weight = max(weight, 1.0)
+            history.append(
+                {
+                    "time": time.time(),
+                    "step": first + i + 1,
+                    "loss": loss_sum / weight,
+                    "top1": correct / weight,
+                    "lr": window.rates[i],
+                }
+            )
+        return history
+
+    def _not_finite(self, step: int, videos: np.ndarray) -> StopRun:
+        found = self._store.latest()
+        last = f"The last good checkpoint is {found[0]}" if found else "There is no checkpoint yet"
+        rows = sorted(int(v) for v in np.concatenate(self._group.gather(videos)) if v >= 0)
+        return StopRun(
+            f"the loss of step {step} is not finite. {last}: lower --optim.lr, or look at the videos of that batch",
+            rows,
+        )
+
+    def _check_failures(self, num_failed: int) -> None:
+        most = self._job.config.data.max_bad_fraction
+        allowed = math.ceil(most * self._job.num_videos)
+        if num_failed <= allowed:
+            return
+        failures = self._all_failures()
+        listed = "; ".join(f"{failure['path']} ({failure['reason']})" for failure in failures[:10])
+        all_lost = {failure["reason"] for failure in failures} == {"not_found"}
+        raise StopRun(
+            f"{num_failed} videos of epoch {self._place.position.epoch} could not be decoded, more than the {allowed} "
+            f"that --data.max_bad_fraction {most} allows: {listed}. "
+            + (IF_MOVED if all_lost else "Index again with `stm index`, or raise the fraction")
+        )
+
+    def _all_failures(self) -> list[dict[str, str]]:
+        return [failure for failures in self._group.gather(self._failures) for failure in failures]

@@ -1,0 +1,68 @@
+"""What a run says of itself: one line before it trains, its result after, and the versions that it depends on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stm import tracking
+from stm.checkpoint import format as checkpoints
+from stm.checkpoint.store import CheckpointStore, best
+from stm.config import Config
+from stm.data.manifest import Manifest
+from stm.figures import plot_curves
+from stm.results import TrainResult
+from stm.storage import is_url
+from stm.version import __version__
+
+
+def schedule(config: Config, train_manifest: Manifest, val_manifest: Manifest | None) -> str:
+    """One line: what will be trained on what, and the effective batch and rate."""
+    optim, left_out = config.optim, len(train_manifest) - len(train_manifest.usable)
+    return (
+        f"{config.model.variant} depth {config.model.depth}, {train_manifest.num_classes} classes, "
+        f"{len(train_manifest.usable)} videos"
+        + (f" ({left_out} unusable)" if left_out else "")
+        + (f", {len(val_manifest)} to validate" if val_manifest else "")
+        + f"; {config.data.num_segments} x {config.data.size} px; {optim.epochs} epochs, global batch "
+        f"{optim.batch_size} ({optim.batch_size // config.train.num_workers} a worker), lr {optim.effective_lr:g}"
+        + (
+            f" (scaled from {optim.lr:g} at {optim.reference_batch_size})"
+            if optim.reference_batch_size
+            else ""
+        )
+        + (f", gradients of {optim.accumulate} parts a step" if optim.accumulate > 1 else "")
+    )
+
+
+def result_of(
+    store: CheckpointStore, folder: Path, name: str, tracker: tracking.Tracker
+) -> TrainResult:
+    """What ``stm.train.trainer.train`` returns; the curves and the best checkpoint go into the record."""
+    found = store.checkpoints()
+    if not found:
+        raise RuntimeError(f"run {name} ended without a checkpoint in {store.run_directory}")
+    (last, last_meta), (path, meta) = found[-1], best(found)
+    tracker.tags({"stm.best_checkpoint": path})
+    tracker.artifact(plot_curves(folder / "curves.png", {name: tracker.spool}))
+    if not is_url(path):
+        for file in (checkpoints.MODEL, checkpoints.META):
+            tracker.artifact(Path(path) / file, "checkpoint")
+    return TrainResult(
+        run=name,
+        run_id=tracker.run_id,
+        checkpoint=path,
+        last_checkpoint=last,
+        steps=last_meta.step,
+        epochs=last_meta.position.epoch,
+        best_epoch=meta.metrics.get("epoch"),
+        val_top1=meta.metrics.get("val_top1"),
+        val_top5=meta.metrics.get("val_top5"),
+        val_num_videos=meta.metrics.get("val_num_videos"),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    from importlib.metadata import version
+
+    return {"stm": __version__, **{name: version(name) for name in ("torch", "ray", "numpy", "av")}}

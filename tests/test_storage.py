@@ -1,0 +1,285 @@
+"""Files on disks and in stores: names, whole or not at all, and one message for what a store refuses."""
+
+from __future__ import annotations
+
+import ast
+import errno
+import os
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from stm import storage
+from stm.checkpoint import format as checkpoints
+from stm.checkpoint.locate import resolve
+from stm.checkpoint.store import CheckpointStore
+from stm.errors import UserError
+from stm.storage import StorageAway, StorageError
+from tests.stores import environment_of, s3_server
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_a_name_is_a_url_or_a_path():
+    assert storage.is_url("s3://bucket/a")
+    assert not storage.is_url(Path("/data/a"))
+    assert storage.split_url("s3://bucket/a") == ("s3", "bucket/a")
+    assert storage.join("s3://bucket/", "a") == "s3://bucket/a"
+    assert storage.join("/data", "a/b") == "/data/a/b"
+
+
+def test_a_path_is_made_absolute_and_a_url_stays(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    assert storage.absolute("link") == str(tmp_path / "link")
+    assert storage.resolved("link") == str((tmp_path / "real").resolve())
+    for made_absolute in (storage.absolute, storage.resolved):
+        assert made_absolute("s3://bucket/a/../b") == "s3://bucket/a/../b"
+
+
+@pytest.fixture(params=["disk", "store"])
+def folder(request, tmp_path):
+    """A folder that is there, on a disk or behind fsspec."""
+    if request.param == "disk":
+        return str(tmp_path)
+    import fsspec
+
+    filesystem = fsspec.filesystem("memory")
+    if filesystem.exists("/storage"):
+        filesystem.rm("/storage", recursive=True)
+    return "memory://storage"
+
+
+def test_what_is_written_is_read_listed_copied_and_removed(folder, tmp_path_factory):
+    def write(into):
+        for name in ("meta.json", "weights"):
+            (into / name).write_bytes(name.encode())
+
+    path = storage.join(folder, "run/checkpoint-1")
+    storage.write_folder(path, write, last="meta.json")
+    assert storage.glob(folder, "*/checkpoint-*/meta.json") == [f"{path}/meta.json"]
+    assert storage.read_bytes(f"{path}/weights") == b"weights"
+    assert storage.info(f"{path}/weights")["size"] == 7
+    copy = tmp_path_factory.mktemp("copy")
+    storage.download(path, copy)
+    assert sorted(file.name for file in copy.iterdir()) == ["meta.json", "weights"]
+    storage.write_bytes(f"{path}/weights", b"x" * 3_000_000)
+    assert [len(block) for block in storage.read_blocks(f"{path}/weights")] == [
+        2**20,
+        2**20,
+        3_000_000 - 2**21,
+    ]
+    storage.remove_folder(path, first="meta.json")
+    assert storage.glob(folder, "*/*/*") == []
+
+
+def test_a_folder_that_is_half_written_in_a_store_does_not_count(monkeypatch):
+    """Where another was before, too: what makes it count goes first and comes last."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    def write(into):
+        for name in ("a", "meta.json", "z"):
+            (into / name).write_bytes(b"x")
+
+    path = "memory://half-written/run"
+    storage.write_folder(path, write, last="meta.json")
+    put = MemoryFileSystem.put_file
+
+    def put_some(self, local, remote, **settings):
+        if remote.endswith("z"):
+            raise ConnectionResetError("the store went away")
+        put(self, local, remote, **settings)
+
+    monkeypatch.setattr(MemoryFileSystem, "put_file", put_some)
+    with pytest.raises(StorageAway, match="run cannot be written: the store went away"):
+        storage.write_folder(path, write, last="meta.json")
+    assert storage.glob(path, "meta.json") == []
+
+
+def test_a_folder_that_is_half_removed_does_not_count(folder, monkeypatch):
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    path = storage.join(folder, "run")
+    storage.write_folder(path, lambda into: (into / "meta.json").touch(), last="meta.json")
+    remove = MemoryFileSystem.rm
+
+    def fails(*arguments, recursive=True, **settings):
+        if recursive:
+            raise OSError("busy")
+        remove(*arguments, **settings)
+
+    monkeypatch.setattr(storage.shutil, "rmtree", fails)
+    monkeypatch.setattr(
+        MemoryFileSystem,
+        "rm",
+        lambda self, path, recursive=False: fails(self, path, recursive=recursive),
+    )
+    with pytest.raises(OSError, match="busy"):
+        storage.remove_folder(path, first="meta.json")
+    assert storage.glob(path, "meta.json") == []
+
+
+def test_what_is_not_there_is_told_as_python_tells_it(folder):
+    for read in (storage.read_bytes, storage.info, lambda path: list(storage.read_blocks(path))):
+        with pytest.raises(FileNotFoundError):
+            read(storage.join(folder, "none"))
+    assert storage.glob(storage.join(folder, "none"), "*") == []
+
+
+def test_a_file_on_a_disk_is_replaced_whole(tmp_path, monkeypatch):
+    path = str(tmp_path / "cost.json")
+    storage.write_bytes(path, b"1")
+
+    def full(self, content):
+        with self.open("wb") as file:
+            file.write(content[:1])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        storage.write_bytes(path, b"23")
+    assert storage.read_bytes(path) == b"1"
+
+
+def test_a_folder_is_made_and_tried(folder):
+    path = storage.join(folder, "a/b")
+    storage.make_writable(path)
+    assert storage.glob(path, "*") == storage.glob(path, ".*") == []
+    storage.write_bytes(f"{path}/file", b"")
+
+
+def test_a_folder_that_cannot_be_written_is_one_message(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        UserError, match=r"file/a cannot be written: Not a directory\. Name"
+    ) as told:
+        storage.make_writable(tmp_path / "file/a")
+    assert told.value.strerror == "Not a directory"
+
+
+# ---------------------------------------------------------------------- what stores refuse
+
+
+@pytest.fixture
+def s3(tmp_path, monkeypatch):
+    """The address of an empty store that speaks S3."""
+    import fsspec.config
+    import s3fs
+
+    with s3_server(tmp_path) as url:
+        for name, value in environment_of(url).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": url})
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield url
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def refused(call, *arguments):
+    """(the error, its message)."""
+    with pytest.raises(StorageError) as told:
+        call(*arguments)
+    assert isinstance(told.value, UserError)
+    assert isinstance(told.value, OSError)
+    return told.value, str(told.value)
+
+
+def test_a_scheme_that_nothing_speaks():
+    for call in (
+        storage.read_bytes,
+        storage.make_writable,
+        checkpoints.read_meta,
+        resolve,
+    ):
+        _, message = refused(call, "nosuch://ann:secret@bucket/run")
+        assert message.startswith("nosuch://***@bucket/run")
+        assert (
+            "cannot be opened: no store is known by nosuch://. Name a folder, or a URL" in message
+        )
+
+
+def test_a_package_that_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    error, message = refused(CheckpointStore("gs://bucket/run").latest)
+    assert message.startswith("gs://bucket/run cannot be opened: a package is missing. ")
+    assert "gcsfs" in message
+    assert not isinstance(error, StorageAway)
+
+
+def test_a_bucket_that_is_not_there(s3):
+    for call in (
+        lambda: storage.make_writable("s3://no-such/run"),
+        lambda: storage.write_bytes("s3://no-such/a", b"x"),
+        lambda: CheckpointStore("s3://no-such/run").commit(
+            1, lambda folder: (folder / "a").touch()
+        ),
+    ):
+        error, message = refused(call)
+        assert "cannot be written: no such bucket or folder (The specified bucket" in message
+        assert not isinstance(error, StorageAway)
+    with pytest.raises(UserError, match="neither a checkpoint"):
+        resolve("s3://no-such/run")
+
+
+def test_a_store_that_lets_nobody_in(s3):
+    storage.filesystem("s3://bucket")[0].mkdir("bucket")
+    storage.write_bytes("s3://bucket/run/meta.json", b"{}")
+    text = {"Content-Type": "text/plain"}
+    ask = urllib.request.Request(f"{s3}/moto-api/reset-auth", b"0", text, method="POST")
+    urllib.request.urlopen(ask).close()
+    for call, done in (
+        (storage.read_bytes, "read"),
+        (checkpoints.read_meta, "read"),
+        (storage.make_writable, "written"),
+    ):
+        error, message = refused(call, "s3://bucket/run/meta.json")
+        assert f"cannot be {done}: " in message
+        assert "Give this user, or the role of the nodes, the right to it" in message
+        assert not isinstance(error, StorageAway)
+
+
+def test_a_store_for_which_there_are_no_credentials(s3, monkeypatch, tmp_path):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    _, message = refused(storage.read_bytes, "s3://bucket/a")
+    assert "cannot be read: Unable to locate credentials. Set them" in message
+
+
+def test_a_store_that_does_not_answer_may_answer_later(monkeypatch, tmp_path):
+    import fsspec.config
+    import s3fs
+
+    with s3_server(tmp_path) as url:
+        pass  # it was there, and is gone
+    for name, value in environment_of(url).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": url})
+    s3fs.S3FileSystem.clear_instance_cache()
+    error, message = refused(storage.read_bytes, "s3://bucket/a")
+    assert isinstance(error, StorageAway)
+    assert "s3://bucket/a cannot be read: Could not connect" in message
+    assert message.endswith("Look whether the store answers, then try again")
+
+
+# ---------------------------------------------------------------------- the one place
+
+
+def test_no_other_file_knows_what_a_url_is_or_opens_fsspec():
+    """``redact`` alone asks whether a text holds a URL somewhere, which is another question."""
+    found = set()
+    for path in sorted([*ROOT.glob("stm/**/*.py"), *ROOT.glob("pipelines/**/*.py")]):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            if (isinstance(node, ast.Constant) and node.value == "://") or any(
+                name.partition(".")[0] == "fsspec" for name in names
+            ):
+                found.add(os.path.relpath(path, ROOT))
+    assert found == {"stm/storage.py", "stm/redaction.py"}
