@@ -27,55 +27,38 @@ class Settings:
 
     manifest: str | None = None
     """Videos to measure on."""
-
     videos: str | None = None
     """Or a folder of them (decode)."""
-
     num_videos: Count = 60
     """At most so many videos (decode)."""
-
     num_clips: CountOrNull = None
     """Clips a run; null is 960 of data, whose first seconds are Ray starting, and 240 of train."""
-
     repetitions: CountOrNull = None
     """Interleaved repetitions; null is 7 of model, 3 of the others."""
-
     num_segments: Count = 8
     """Frames a clip."""
-
     size: Count = 224
     """Side of a clip, px."""
-
     batch_size: Count = 8
     """Clips a batch (data, model, train)."""
-
     gpu_clips_per_s: float = 400.0
     """What one GPU takes, for the sum at the end."""
-
     depth: Depth = 50
     """ResNet depth (model, train)."""
-
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` is a GPU where there is one (model, train)."""
-
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the forward pass (model, train)."""
-
     threads: CountOrNull = None
     """Null leaves it to PyTorch (model, train)."""
-
     compile: bool = False
     """Compile with torch.compile (model, train)."""
-
     onnx: bool = False
     """And in ONNX Runtime, on a CPU in float32 (model)."""
-
     ablations: bool = True
     """TSM, CSTM and CMM beside STM, TSN and the naive layout; without them, more rounds in the time (model)."""
-
     script: bool = False
     """And the naive layout in processes of its own with malloc's defaults, on a CPU; takes its memory (model)."""
-
     output: str | None = None
     """Directory for the figure."""
 
