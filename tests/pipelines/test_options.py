@@ -239,7 +239,7 @@ def test_a_wrong_option_names_the_nearest(words, meant):
         ("train --optim.milestones 1 b", "--optim.milestones [1, b]: must be a list of whole numbers, as [1, 2]"),
         ("train --optim.milestones [1", "--optim.milestones [1: must be a list of whole numbers"),
         ("train --optim.groups [{match:fc}]", "must be a list of settings match, lr_scale, weight_decay"),
-        ("train --train.resources_per_worker 3", "must be a mapping of names to numbers, as {name: 1}"),
+        ("train --train.resources_per_worker 3", "must be a mapping of names to numbers, as '{name: 1}'"),
         ("train --optim 3", "--optim 3: must be a YAML file of settings"),
         ("train --optim.lr", "--optim.lr has no value: the line ends; it must be a number"),
         ("train --train.name --x", "(a value that begins with - is written --train.name=--x)"),
