@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.index import build_parser
+from pipelines.index import index
+from pipelines.options import Options
 from stm.config import DataConfig
 from stm.data.decode import DEFAULT_LIMITS, Limits, VideoError, memory, read_frames
 from stm.data.decode.memory import memory_limit
@@ -214,7 +215,7 @@ def test_of_two_threads_the_last_takes_the_memory_limit_away():
 def test_the_limits_have_one_default_and_are_told_by_their_names():
     config = DataConfig()
     assert limits_of(config) == DEFAULT_LIMITS
-    options = build_parser().get_defaults()
+    options = Options(index).parser.get_defaults()
     assert (options.max_pixels, options.decode_mib) == (config.max_pixels, config.decode_mib)
     with (
         pytest.raises(VideoError, match=r"memory than the limit decode_mib allows$"),

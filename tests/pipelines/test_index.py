@@ -73,7 +73,7 @@ def test_index_writes_manifests_and_tells_of_every_bad_file(
 
 
 @pytest.mark.ray
-def test_index_reads_lists_lists_bad_names_and_takes_the_classes_of_another_manifest(
+def test_index_reads_lists_and_bad_names_and_takes_classes_of_another_manifest(
     ray_cluster: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     root, output = tmp_path / "videos", tmp_path / "out"
