@@ -92,7 +92,7 @@ def index(
         logger.info(note)
     for warning in listed.warnings:
         logger.warning(warning)
-    folder = _output_folder(output)
+    folder = writable_folder(output)
 
     from stm import cluster
     from stm.data.decode import Limits
@@ -130,7 +130,7 @@ def index(
     )
 
 
-def _output_folder(name: str) -> Path:
+def writable_folder(name: str) -> Path:
     """The folder, made and tried before hours of probing go by."""
     output = Path(name).absolute()
     try:

@@ -25,6 +25,15 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """A test whose fixtures start Ray is one of `ray`: `make test-fast` leaves it out."""
+    if "ray_cluster" in getattr(item, "fixturenames", ()):
+        item.add_marker("ray")
+    name = item.originalname if isinstance(item, pytest.Function) else item.name
+    if len(name) >= 80:
+        raise pytest.UsageError(f"{item.nodeid}: the name of a test has fewer than 80 letters")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests of a tool that is not here are no part of the run, unless `-m tool` asks for them."""
     if "tool" in config.option.markexpr:
@@ -96,12 +105,3 @@ def ray_cluster() -> Iterator[None]:
 def made_or_real(request: pytest.FixtureRequest) -> Path | None:
     """None, for which a test makes its files; and where there is one, the folder of real clips and lists."""
     return REAL_DATA if request.param == "real" else None
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """A test whose fixtures start Ray is one of `ray`, which `make test-fast` leaves out; and no name is too long."""
-    if "ray_cluster" in getattr(item, "fixturenames", ()):
-        item.add_marker("ray")
-    name = item.originalname if isinstance(item, pytest.Function) else item.name
-    if len(name) >= 80:
-        raise pytest.UsageError(f"{item.nodeid}: the name of a test has fewer than 80 letters")

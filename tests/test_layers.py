@@ -62,7 +62,6 @@ def tree(tmp_path):
         ("stm/data/decode/packets.py", "import stm.data.stream.plan", "data"),
         ("stm/data/index/indexing.py", "import stm.data.prepare.log", "data"),
         ("stm/figures.py", "def f():\n    from pipelines import cli", "pipelines"),
-        ("stm/figures.py", "import stm_tools", "pipelines"),
         ("stm/model/inputs.py", "import ray", "model"),
         ("stm/model/inputs.py", "import stm.config", "rooms"),
         ("stm/data/shards.py", "import ray", "without-ray"),
@@ -80,7 +79,7 @@ def test_an_arrow_that_is_turned_is_noticed(tree, file, line, broken):
 
 
 def test_the_library_names_no_module_of_the_command_line_in_a_string():
-    """``import_module("pipelines.cli")`` and ``-m pipelines.cli`` are seen by no linter."""
+    """``import_module("pipelines.cli")`` and ``-m pipelines.cli`` are seen by no linter; ``python -m stm`` may."""
     found = {}
     for path in ROOT.glob("stm/**/*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -88,7 +87,7 @@ def test_the_library_names_no_module_of_the_command_line_in_a_string():
                 named = re.fullmatch(r"pipelines(\.\w+)+", node.value)
                 if named or re.search(r"(-m|import|from) pipelines\b", node.value):
                     found.setdefault(path.relative_to(ROOT).as_posix(), []).append(node.value)
-    assert found == {}
+    assert set(found) == {"stm/__main__.py"}, found
 
 
 @pytest.mark.parametrize(("contract", "title"), [("rooms", "stm"), ("data", "stm.data")])

@@ -1,8 +1,8 @@
 """How fast the network is beside its relatives, in training and in inference, on one device.
 
     stm, tsn, tsm, cstm, cmm    the variants of ``build_model``
-    naive                       stm as re-implementations have it (``stm_tools.naive``; in the repository alone)
-    script                      naive in a process of its own, with malloc's defaults (``stm_tools.script``; CPU, if
+    naive                       stm as re-implementations have it (``tests.tools.naive``; in the repository alone)
+    script                      naive in a process of its own, with malloc's defaults (``tests.tools.script``; CPU, if
                                 asked for)
 
     train       forward, backward, one step of SGD

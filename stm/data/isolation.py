@@ -104,8 +104,9 @@ class IsolatedProcess:
         ours, theirs = Pipe()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed when the child is given up)
         environment = dict(os.environ, OMP_NUM_THREADS="1")
-        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-        command = [sys.executable, "-m", __name__, str(theirs.fileno()), str(os.getpid())]
+        environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+        # -P: a file of the user's in this folder, such as queue.py, is no module of Python's.
+        command = [sys.executable, "-P", "-m", __name__, str(theirs.fileno()), str(os.getpid())]
         self._process = subprocess.Popen(
             [*command, *self._preload],
             pass_fds=[theirs.fileno()],

@@ -15,9 +15,9 @@ from stm.model import build_model, count_operations
 from stm.model.folding import fold
 from stm.model.inputs import Autocast
 from stm.model.packed import can_pack
-from stm_tools.naive import NaiveCMM, NaiveTemporalConv
-from stm_tools.script import Script
 from tests.model import reference
+from tests.tools.naive import NaiveCMM, NaiveTemporalConv
+from tests.tools.script import Script
 
 TINY = {"depth": 26, "num_frames": 2, "batch_size": 2, "size": 32, "width": 16, "matrix_size": 64}
 ALWAYS = {(network, mode) for network in bench.NETWORKS for mode in bench.MODES}

@@ -36,6 +36,16 @@ def test_one_process_serves_many_calls_and_is_not_ours(process: IsolatedProcess)
     assert first == second != os.getpid()
 
 
+def test_files_of_the_folder_one_stands_in_are_no_modules_of_pythons(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("random", "pickle", "tempfile"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('of the user')")
+    monkeypatch.chdir(tmp_path)
+    with IsolatedProcess() as process:
+        assert process.call(probes.process_id, deadline_s=30) != os.getpid()
+
+
 def test_a_call_past_its_deadline_is_given_up_and_the_next_one_is_served(
     process: IsolatedProcess,
 ) -> None:

@@ -31,7 +31,7 @@ from stm.data.stream import sampling, transforms
 from stm.errors import UserError
 from stm.explain.explain import Network, titles
 from stm.log import get_logger
-from stm_tools import digits
+from tests.tools import digits
 
 logger = get_logger(__name__)
 

@@ -58,7 +58,7 @@ def _main(
     import torch
 
     from stm.bench.steps import make_step
-    from stm_tools.naive import build_naive
+    from tests.tools.naive import build_naive
 
     torch.set_num_threads(threads)
     model = build_naive(depth=depth, num_classes=174, width=width)
