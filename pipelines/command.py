@@ -27,8 +27,8 @@ HERE = ("submit", "jobs")
 """Verbs that speak to a cluster's job server, and make no sense as a job."""
 
 _READ = {
-    "data.train", "data.val", "data.root", "model.pretrained", "model.plugin", "plugin", "checkpoint",
-    "manifest", "manifests", "root", "annotations", "videos", "fuse",
+    "data.train", "data.val", "data.root", "model.pretrained", "model.plugin", "plugin", "checkpoint", "manifest",
+    "manifests", "root", "annotations", "videos", "fuse",
 }  # fmt: skip
 _WRITTEN = {"train.storage", "output"}
 

@@ -45,7 +45,7 @@ def test_no_import_is_excused():
 @pytest.fixture
 def tree(tmp_path):
     """A copy of the code that may be broken."""
-    for package in ("stm", "pipelines"):
+    for package in LINTER["root_packages"]:
         shutil.copytree(
             ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__")
         )
@@ -65,11 +65,12 @@ def tree(tmp_path):
         ("stm/model/inputs.py", "import ray", "model"),
         ("stm/model/inputs.py", "import stm.config", "rooms"),
         ("stm/data/shards.py", "import ray", "without-ray"),
-        ("stm/report/markup.py", "import stm.report.page", "cycles"),
+        ("stm/report/facts.py", "import stm.report.page", "cycles"),
         ("pipelines/cli.py", "import pipelines.command", "cycles"),
     ],
 )
 def test_an_arrow_that_is_turned_is_noticed(tree, file, line, broken):
+    assert (tree / file).exists() is not file.endswith("made_up.py")
     with (tree / file).open("a") as source:
         source.write(f"\n{line}\n")
     status, output = lint(tree)
@@ -78,7 +79,7 @@ def test_an_arrow_that_is_turned_is_noticed(tree, file, line, broken):
 
 
 def test_the_library_names_no_module_of_the_command_line_in_a_string():
-    """``import_module("pipelines.cli")`` and ``-m pipelines.cli`` are seen by no linter."""
+    """``import_module("pipelines.cli")`` and ``-m pipelines.cli`` are seen by no linter; ``python -m stm`` may."""
     found = {}
     for path in ROOT.glob("stm/**/*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -86,7 +87,7 @@ def test_the_library_names_no_module_of_the_command_line_in_a_string():
                 named = re.fullmatch(r"pipelines(\.\w+)+", node.value)
                 if named or re.search(r"(-m|import|from) pipelines\b", node.value):
                     found.setdefault(path.relative_to(ROOT).as_posix(), []).append(node.value)
-    assert found == {}
+    assert set(found) == {"stm/__main__.py"}, found
 
 
 @pytest.mark.parametrize(("contract", "title"), [("rooms", "stm"), ("data", "stm.data")])
