@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.bench_tables import show
-from pipelines.console import Parser, add_common, add_root, run_verb, say
+from pipelines.console import Parser, add_common, add_root, run_verb
 from stm.errors import UserError
 from stm.ticker import Ticker
 
@@ -147,7 +147,7 @@ def _decode(args: Any) -> dict[str, Any]:
         num_frames=args.num_segments,
         size=args.size,
         repetitions=args.repetitions,
-        tick=Ticker(say, "videos"),
+        tick=Ticker("videos"),
     )
     if not result["num_videos"]:
         named = [f"  {what}: {why}" for what, why in result["unreadable"].items()]
@@ -181,7 +181,6 @@ def _data(args: Any) -> dict[str, Any]:
         num_clips=args.num_clips,
         batch_size=args.batch_size,
         repetitions=args.repetitions,
-        say=say,
     )
     per_core = result["clips_per_s"]["stream"] / cores
     result["sum"] = needs(args.gpu_clips_per_s, per_core, _clip_mb(args))
@@ -216,7 +215,6 @@ def _train(args: Any) -> dict[str, Any]:
         steps=steps,
         repetitions=args.repetitions,
         threads=args.threads,
-        say=say,
     )
     result |= {"precision": args.precision, "depth": args.depth, "batch_size": args.batch_size}
     result["sum"] = (
@@ -261,7 +259,7 @@ def _model(args: Any) -> dict[str, Any]:
         onnx=args.onnx,
         script=args.script,
         networks=model.NETWORKS if args.ablations else model.ESSENTIAL,
-        tick=Ticker(say, "rounds"),
+        tick=Ticker("rounds"),
     )
     by_mode = {row["mode"]: row for row in result["rows"] if row["network"] == "stm"}
     result["sum"] = "STM takes " + ", ".join(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
+import logging
 import os
 import re
 import sys
@@ -18,13 +19,15 @@ import jsonargparse
 
 from stm import recipes
 from stm.errors import UserError
+from stm.log import get_logger, shown_by
+from stm.progress_view import PlainView
 from stm.redaction import redact, redacted
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
 class Parser(jsonargparse.ArgumentParser):
-    """An argument parser whose complaint is one message, with the nearest setting where one was misspelt."""
+    """An argument parser whose error is one message, with the nearest setting where one was misspelt."""
 
     def __init__(
         self, verb: str | None = None, summary: str = "", examples: str = "", **kwargs: Any
@@ -75,10 +78,14 @@ class ConfigFile(jsonargparse.ActionConfigFile):
 
 
 def add_common(parser: Parser) -> None:
-    """Add the options that every verb has: ``--json`` and ``--address``."""
+    """Add the options that every verb has: ``--json``, ``--verbose``, ``--quiet`` and ``--address``."""
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object on stdout and nothing else there"
     )
+    parser.add_argument(
+        "--verbose", action="store_true", help="show every line of the log, and where it is from"
+    )
+    parser.add_argument("--quiet", action="store_true", help="show warnings alone, and the result")
     parser.add_argument(
         "--address",
         type=str | None,
@@ -132,7 +139,7 @@ def run_verb(
         args = parser.parse_args(
             argv
         )  # outside the redirection: --help and --print_config answer on stdout
-        with _stdout_kept_for_the_result() as stdout:
+        with _stdout_kept_for_the_result() as stdout, shown_by(PlainView(), _level(args)):
             result = run(args)
             if args.json:
                 print(json.dumps(redacted(result)), file=stdout)
@@ -175,11 +182,18 @@ def _stdout_kept_for_the_result() -> Iterator[Any]:
         os.close(real)
 
 
+def _level(args: Any) -> int:
+    """From which level on the log is shown."""
+    verbose, quiet = args.get("verbose", False), args.get("quiet", False)
+    if verbose and quiet:
+        raise UserError("--verbose and --quiet: give one of them")
+    return logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
+
+
 def _ray_is_up() -> bool:
     ray: Any = sys.modules.get("ray")
     return ray is not None and hasattr(ray, "is_initialized") and bool(ray.is_initialized())
 
 
-def say(message: str) -> None:
-    """Print a line of progress on stderr; secrets in URLs are hidden, as in all that is printed here."""
-    print(redact(message), file=sys.stderr, flush=True)
+logger = get_logger("stm.cli")
+say = logger.info

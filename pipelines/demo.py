@@ -93,7 +93,7 @@ def run(args: Any) -> dict[str, Any]:
             num_train=args.train_videos,
             num_test=args.test_videos,
             seed=args.seed,
-            tick=Ticker(say, "videos"),
+            tick=Ticker("videos"),
         )
     say("[2/4] starting Ray, indexing: every file is opened and its frames are counted")
     storage = output / f"runs-{args.train_videos}-{args.test_videos}-{args.seed}-{args.epochs}"
@@ -116,10 +116,10 @@ def run(args: Any) -> dict[str, Any]:
         config = demo_config(variant, manifests, storage, args)
         folder = output / "figures" / variant
         with progress_view(plain=args.json) as view:
-            trained = train(config, view.say, args.address, on_event=view.training(config))
+            trained = train(config, address=args.address, on_event=view.training(config))
             measured = evaluate(
                 trained["last_checkpoint"], manifests["val"], output=str(folder), num_workers=args.workers,
-                batch_size=16, say=view.say, address=args.address, tick=view.counting("clips"),
+                batch_size=16, address=args.address, tick=view.counting("clips"),
             )  # fmt: skip
         kept = ("top1", "top5", "num_videos", "unreadable", "checkpoint", "per_class", "files")
         result[variant] = {name: measured[name] for name in kept}

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-from pipelines.console import Parser, add_common, run_verb, say
+from pipelines.console import Parser, add_common, run_verb
 
 UNFIT = 1
 """Exit status where a check fails, as `diff` and linters have it; 2 stays for bad input."""
@@ -67,7 +67,7 @@ def run(args: Any) -> dict[str, Any]:
         rates=rates,
         deadline_s=args.deadline_s,
     )
-    findings = examine(settings, say)
+    findings = examine(settings)
     present = {finding.status for finding in findings}
     status = next((s for s in ("fails", "warning") if s in present), "ok")
     return {"status": status, "findings": [finding.to_dict() for finding in findings]}

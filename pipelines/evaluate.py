@@ -97,12 +97,11 @@ def run(args: Any) -> dict[str, Any]:
             num_segments=args.num_segments,
             num_workers=args.workers,
             batch_size=args.batch_size,
-            say=view.say,
             address=args.address,
             root=args.root,
             report=args.report,
             tick=view.counting("clips"),
-        )
+        ).as_dict()
 
 
 def show(result: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipelines.console import Parser, add_common, add_root, run_verb, say
+from pipelines.console import Parser, add_common, add_root, run_verb
 from stm.errors import UserError
 
 
@@ -99,7 +99,6 @@ def run(args: Any) -> dict[str, Any]:
             root=args.root,
             blocks=args.block,
             seed=args.seed,
-            say=say,
         )
     if args.root:
         raise UserError("--root goes with --motion_check, which alone reads a manifest")
@@ -125,7 +124,6 @@ def run(args: Any) -> dict[str, Any]:
         blocks=args.block,
         output=args.output,
         class_name=args["class"],
-        say=say,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any, Literal
 
-from pipelines.console import Parser, add_common, run_verb, say
+from pipelines.console import Parser, add_common, run_verb
 
 
 def build_parser() -> Parser:
@@ -39,7 +39,7 @@ def run(args: Any) -> dict[str, Any]:
     """Export as the arguments say; the result of ``stm.export.export``."""
     from stm.export import export
 
-    return export(args.checkpoint, args.format, args.output, say=say)
+    return export(args.checkpoint, args.format, args.output)
 
 
 def show(result: dict[str, Any]) -> str:

@@ -9,21 +9,11 @@ used. The same command again probes only what is new or has changed.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pipelines.console import Parser, add_common, run_verb, say
+from pipelines.console import Parser, add_common, run_verb
 from stm.config import DataConfig
-from stm.errors import UserError
-from stm.storage import make_writable
-from stm.ticker import Ticker
 
-if TYPE_CHECKING:
-    from stm.data.annotations import Annotations
-    from stm.data.index.indexing import Summary
-    from stm.data.manifest import Manifest
-
-_SHOWN_BAD = 10
 _FORMATS = "folder, list, ucf101, hmdb51, something-v1, something-v2, jester, kinetics400"
 
 
@@ -99,70 +89,25 @@ def build_parser() -> Parser:
 
 
 def run(args: Any) -> dict[str, Any]:
-    """Index a dataset; the result names the manifests and counts what is in them.
+    """Index as the arguments say; the result of ``stm.dataset.index``."""
+    from stm.dataset import index
 
-    Raises UserError for annotations that cannot be read, for an output folder that cannot be
-    written, and, after everything is written, where a split has no usable video.
-    """
-    if not args.deadline_s > 0:
-        raise UserError(f"--deadline-s {args.deadline_s:g}: must be more than 0 seconds.")
-    if args.cross_check < 0:
-        raise UserError(f"--cross-check {args.cross_check}: must be 0 or more files.")
-    for name in ("max_pixels", "decode_mib"):
-        if args[name] < 1:
-            raise UserError(f"--{name.replace('_', '-')} {args[name]}: must be at least 1.")
-    from stm.data.annotations import read_annotations
-
-    annotations = read_annotations(
-        args.format,
+    return index(
         args.root,
-        args.annotations,
+        args.output,
+        format=args.format,
+        annotations=args.annotations,
         split=args.split,
         val_fraction=args.val_fraction,
-        seed=args.seed,
         classes=args.classes,
         split_folders=args.split_folders,
-    )
-    for text in annotations.notes:
-        say(text)
-    for warning in annotations.warnings:
-        say(f"warning: {warning}")
-    output = _output_folder(args.output)
-
-    from stm import cluster
-    from stm.data.decode import Limits
-    from stm.data.index.indexing import index_videos
-
-    cluster.connect(args.address)
-    manifests, summary = index_videos(
-        annotations,
-        root=args.root,
-        work_dir=output / ".probes",
+        seed=args.seed,
         deadline_s=args.deadline_s,
         cross_check=args.cross_check,
-        limits=Limits(args.max_pixels, args.decode_mib * 2**20),
-        progress=Ticker(say, "videos"),
-    )
-    paths = {name: str(output / f"{name}.parquet") for name in manifests}
-    for name, manifest in manifests.items():
-        manifest.write(paths[name])
-        _write_bad(output / f"{name}.bad.txt", manifest, annotations.splits[name])
-    for stale in sorted({str(path) for path in output.glob("*.parquet")} - set(paths.values())):
-        say(f"warning: {stale} is from an earlier run and not a split of this one")
-    say(_table(annotations, manifests, summary))
-    _show_bad(output, manifests)
-    _refuse_unusable(output, manifests)
-    return {
-        "manifests": paths,
-        "num_videos": {name: len(manifest) for name, manifest in manifests.items()},
-        "bad": {name: len(manifest) - len(manifest.usable) for name, manifest in manifests.items()},
-        "classes": len(annotations.classes),
-        "dataset": annotations.dataset,
-        "fingerprints": {name: manifest.fingerprint for name, manifest in manifests.items()},
-        "notes": list(annotations.notes),
-        "warnings": list(annotations.warnings),
-        "summary": summary.as_dict(),
-    }
+        max_pixels=args.max_pixels,
+        decode_mib=args.decode_mib,
+        address=args.address,
+    ).as_dict()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -176,103 +121,6 @@ def _show(result: dict[str, Any]) -> str:
         + (f", and {result['bad'][name]} unusable" if result["bad"][name] else "")
         for name, path in result["manifests"].items()
     )
-
-
-def _output_folder(name: str) -> Path:
-    """The folder, made and tried before hours of probing go by."""
-    output = Path(name).absolute()
-    try:
-        make_writable(output)
-    except OSError as error:
-        raise UserError(
-            f"--output {name}: cannot write there ({error.strerror}). Name another folder."
-        ) from error
-    return output
-
-
-def _bad_rows(manifest: Manifest) -> list[tuple[int, dict[str, Any]]]:
-    import numpy as np
-
-    rows = np.setdiff1d(np.arange(len(manifest)), manifest.usable)
-    columns = manifest.table.select(["video_id", "status", "path", "detail"])
-    return list(zip(rows.tolist(), columns.take(rows).to_pylist(), strict=True))
-
-
-def _write_bad(path: Path, manifest: Manifest, entries: list[Any]) -> None:
-    """All unusable videos, tab-separated: id, status, path, reason in words, where it is listed.
-
-    Characters that cannot be printed are escaped. No file where there is none.
-    """
-    from stm.data.annotations.texts import printable
-
-    bad = _bad_rows(manifest)
-    if not bad:
-        path.unlink(missing_ok=True)
-        return
-    rows = ([*item.values(), entries[row].line] for row, item in bad)
-    lines = ("\t".join(printable(value) for value in values) + "\n" for values in rows)
-    path.write_text("".join(lines), encoding="utf-8")
-
-
-def _show_bad(output: Path, manifests: dict[str, Manifest]) -> None:
-    from stm.data.annotations.texts import printable
-
-    for name, manifest in manifests.items():
-        bad = _bad_rows(manifest)
-        if not bad:
-            continue
-        say(f"{len(bad)} of {len(manifest)} {name} videos cannot be used:")
-        for _, item in bad[:_SHOWN_BAD]:
-            say(
-                f"  {printable(item['path'])}: {item['status']}"
-                + f": {item['detail']}" * bool(item["detail"])
-            )
-        more = f"; {len(bad) - _SHOWN_BAD} more" if len(bad) > _SHOWN_BAD else ""
-        say(f"  all in {output / name}.bad.txt{more}")
-        if any(item["status"] == "too_large" for _, item in bad):
-            say(
-                "  too_large: --max-pixels and --decode-mib set the limits here, --data.max_pixels and"
-            )
-            say("  --data.decode_mib those of a run")
-
-
-def _refuse_unusable(output: Path, manifests: dict[str, Manifest]) -> None:
-    for name, manifest in manifests.items():
-        if not len(manifest.usable):
-            raise UserError(
-                f"no {name} video can be used; {output / name}.bad.txt says why. Where files are "
-                "not found, check --root, and that every node of the cluster sees it."
-            )
-
-
-def _table(annotations: Annotations, manifests: dict[str, Manifest], summary: Summary) -> str:
-    """What was found, as lines of name and value."""
-    splits = ", ".join(f"{len(manifest)} {name}" for name, manifest in manifests.items())
-    lengths = ", ".join(f"{name} {value:.0f}" for name, value in summary.num_frames.items())
-    num_trusted = summary.guard.get("", 0)
-    sides = "a mirrored clip keeps its label"
-    if not annotations.flip:
-        sides = "left and right matter: a mirrored clip may have another label"
-    rows = {
-        "dataset": f"{annotations.dataset}, {len(annotations.classes)} classes",
-        "videos": f"{splits}; {summary.num_probed} probed now, in {summary.seconds:.1f} s",
-        "status": _shares(summary.status),
-        "codec": _shares(summary.codec),
-        "size": _shares(summary.size),
-        "frames": lengths,
-        "mirroring": sides,
-        "decord": f"may be trusted with {num_trusted} of {sum(summary.guard.values())}; "
-        f"{summary.num_cross_checked} compared, {len(summary.disagreements)} differ",
-    }
-    lines = [f"{name:<10}{value}" for name, value in rows.items()]
-    return "\n".join([*lines, *(f"  {k}: {v}" for k, v in summary.disagreements.items())])
-
-
-def _shares(counts: dict[str, int], most: int = 6) -> str:
-    shown = [f"{count} {name}" for name, count in list(counts.items())[:most]]
-    if len(counts) > most:
-        shown.append(f"{sum(list(counts.values())[most:])} others")
-    return ", ".join(shown) or "none"
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any, Literal
 
-from pipelines.console import Parser, add_common, add_model, run_verb, say
+from pipelines.console import Parser, add_common, add_model, run_verb
 from stm.errors import UserError
 
 
@@ -54,10 +54,9 @@ def run(args: Any) -> dict[str, Any]:
         protocol=args.protocol,
         output=args.output,
         num_workers=args.workers,
-        say=say,
         address=args.address,
         tracking=args.tracking,
-    )
+    ).as_dict()
 
 
 def show(result: dict[str, Any]) -> str:

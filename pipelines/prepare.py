@@ -129,7 +129,7 @@ def run(args: Any) -> dict[str, Any]:
         keep_source_on_failure=args.keep_source_on_failure,
         deadline_s=args.deadline_s,
         deadline_s_per_frame=args.deadline_s_per_frame,
-        progress=Ticker(say, "videos"),
+        progress=Ticker("videos"),
     )
     target = output / source.name
     bad = target.with_suffix(".bad.txt")

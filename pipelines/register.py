@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any, Literal
 
-from pipelines.console import Parser, add_common, add_root, run_verb, say
+from pipelines.console import Parser, add_common, add_root, run_verb
 from stm.errors import UserError
 
 
@@ -69,7 +69,6 @@ def run(args: Any) -> dict[str, Any]:
         protocol=args.protocol,
         tracking=args.tracking,
         num_workers=args.workers,
-        say=say,
         address=args.address,
     )
 

@@ -93,7 +93,6 @@ def run(args: Any) -> dict[str, Any]:
             num_decoders=args.decoders,
             tracking=args.tracking,
             address=args.address,
-            say=say,
         ) as url,
         app.stop_signals() as stopped,
     ):

@@ -17,6 +17,7 @@ from pipelines.console import Parser, run_verb, say
 from pipelines.train import add_settings, config_of
 from stm.config import Config
 from stm.errors import UserError
+from stm.results import EvaluateResult, TrainResult
 
 if TYPE_CHECKING:
     from stm.data.manifest import Manifest
@@ -90,7 +91,7 @@ def run(args: Any) -> dict[str, Any]:
     results = []
     for split in splits:
         say(f"split {split.number}: {split.train}")
-        trained = train(config_of_split(config, split), say, args.address)
+        trained = train(config_of_split(config, split), address=args.address)
         measured = evaluate(
             trained["last_checkpoint"],
             split.val,
@@ -98,7 +99,6 @@ def run(args: Any) -> dict[str, Any]:
             output=str(Path(args.output) / f"split{split.number}") if args.output else None,
             num_workers=config.train.num_workers,
             root=config.data.root,
-            say=say,
             address=args.address,
         )
         say(
@@ -162,7 +162,7 @@ def config_of_split(config: Config, split: Split) -> Config:
     )
 
 
-def row(split: Split, trained: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
+def row(split: Split, trained: TrainResult, measured: EvaluateResult) -> dict[str, Any]:
     """What is kept of a split."""
     return {
         "split": split.number,

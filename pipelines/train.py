@@ -55,7 +55,7 @@ def run(args: Any) -> dict[str, Any]:
     from stm.train.trainer import train
 
     with progress_view(plain=args.json) as view:
-        return train(config, view.say, args.address, on_event=view.training(config))
+        return train(config, address=args.address, on_event=view.training(config)).as_dict()
 
 
 def show(result: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from pipelines.console import Parser, add_common, add_root, run_verb, say
+from pipelines.console import Parser, add_common, add_root, run_verb
 from stm.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def run(args: Any) -> dict[str, Any]:
     sweep = sweep_of(args)
     from stm.tune.sweep import run_sweep
 
-    return run_sweep(sweep, say, args.address)
+    return run_sweep(sweep, address=args.address)
 
 
 def sweep_of(args: Any) -> Sweep:

@@ -10,8 +10,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
+
+from stm.log import get_logger
+
+logger = get_logger(__name__)
 
 Resources = dict[str, float]
 
@@ -23,7 +27,6 @@ def wait_for(
     needed: Resources,
     bundles: list[Resources],
     timeout_s: float,
-    say: Callable[[str], None],
 ) -> Resources:
     """Ask for nodes until the cluster has the sum ``needed``, or the time is up; returns what it has then.
 
@@ -42,14 +45,14 @@ def wait_for(
             missing = {name: amount for name, amount in missing.items() if amount > 1e-6}
             if not missing:
                 if said >= 0:
-                    say(f"the nodes are there, after {waited:.0f} s")
+                    logger.info(f"the nodes are there, after {waited:.0f} s")
                 return has
             if waited >= timeout_s:
                 return has
             if waited - said >= SAY_EVERY_S:
                 said = waited
                 alive = sum(node["Alive"] for node in ray.nodes())
-                say(
+                logger.info(
                     f"waiting for nodes: there is {in_words({name: has.get(name, 0.0) for name in needed})} on "
                     f"{alive} node(s), {in_words(missing)} missing; {timeout_s - waited:.0f} s left"
                 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from stm import authentication, autoscaling, ray_compat
@@ -114,7 +113,7 @@ def logical_cpus(config: Config) -> int:
     return int(-(-(workers + spare) // 1))
 
 
-def place(config: Config, say: Callable[[str], None] = print) -> Placement:
+def place(config: Config) -> Placement:
     """Decide where the job of ``config`` goes on the connected cluster, after `train.wait_for_nodes_s` at the latest.
 
     Raises ``UserError`` with the whole sum where it does not fit. Without this check Ray would wait in silence:
@@ -134,7 +133,7 @@ def place(config: Config, say: Callable[[str], None] = print) -> Placement:
     if wait_s and any(amount > has.get(name, 0.0) for name, amount in needed.items()):
         _refuse_what_never_comes(placement, needed, has)
         workers = _workers_to_ask_for(config, placement)
-        has = autoscaling.wait_for(needed, placement.bundles(config, workers), wait_s, say)
+        has = autoscaling.wait_for(needed, placement.bundles(config, workers), wait_s)
         waited = f" after {wait_s:g} s (--train.wait_for_nodes_s)"
     cpus, gpus = has.get("CPU", 0.0), has.get("GPU", 0.0)
     if placement.cpus > cpus:

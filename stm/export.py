@@ -25,11 +25,14 @@ from stm import __version__
 from stm.checkpoint import format as checkpoints
 from stm.checkpoint.locate import resolve
 from stm.errors import UserError
+from stm.log import get_logger
 
 if TYPE_CHECKING:
     import torch
 
     from stm.model import VideoResNet
+
+logger = get_logger(__name__)
 
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 TOLERANCE = 1e-4
@@ -44,8 +47,6 @@ def export(
     checkpoint: str,
     kind: str,
     output: str,
-    *,
-    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Write ``output`` from a checkpoint (or a run directory's best one), read it back, and compare.
 
@@ -81,7 +82,7 @@ def export(
         "safetensors": (_write_weights, _read_weights),
     }[kind]
     unfinished = target.with_name(f".{target.name}.{os.getpid()}.pt2")
-    say(f"writing {kind} from {directory}")
+    logger.info(f"writing {kind} from {directory}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with quiet():

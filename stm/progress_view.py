@@ -1,50 +1,75 @@
 """Long work shows itself: a live line in a terminal, the last lines in a notebook, plain lines everywhere else.
 
     with progress_view() as view:
-        train(config, view.say, on_event=view.training(config))
+        train(config, on_event=view.training(config))
 
 A terminal keeps one line at its foot (epoch, step, loss, clips/s, share of time waiting for data, time left) under the
-lines that are said. A notebook has the last of those lines under the cell. Without either (a log, a pipe) and with
-``plain=True`` there are the lines alone, the very same ones.
+lines of the log. A notebook has the last of those lines under the cell. Without either (a log, a pipe) and with
+``plain=True`` there are the lines alone, each with the time of day.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from stm.redaction import redact
+from stm import log
 
 if TYPE_CHECKING:
     from stm.config import Config
+    from stm.train.events import Event
 
-Event = dict[str, Any]
-Hear = Callable[[Event], None]
+OnEvent = Callable[["Event"], None]
 Tick = Callable[[int, int], None]
 
 
 NOTEBOOK_LINES = 40
-"""So many lines stay under a notebook's cell. A long run says thousands, which the notebook's file would keep."""
+"""So many lines stay under a notebook's cell. A long run logs thousands, which the notebook's file would keep."""
 
 
-class PlainView:
-    """Lines on stderr; with ``plain=True`` in a notebook, on its stdout: its stderr is a red box."""
+class _Line(logging.Formatter):
+    """A line as a reader wants it: what is more than progress says so, and a debugger learns where it is from."""
 
-    def say(self, message: str) -> None:
-        """Print a line; secrets in URLs are hidden."""
-        print(redact(message), file=sys.stdout if in_notebook() else sys.stderr, flush=True)
+    def __init__(self, times: bool) -> None:
+        super().__init__()
+        self._times = times
 
-    def training(self, config: Config) -> Hear | None:
-        """What hears the events of a training run (``stm.train.trainer.train``); None: the lines tell enough."""
+    def format(self, record: logging.LogRecord) -> str:
+        text = record.getMessage()
+        if record.levelno >= logging.WARNING:
+            # Some lines are set in, under the one that they belong to.
+            text = (
+                text[: len(text) - len(text.lstrip())]
+                + f"{record.levelname.lower()}: {text.lstrip()}"
+            )
+        if log.ROOT.level == logging.DEBUG:
+            text = f"{record.name}: {text}"
+        if not self._times:
+            return text
+        return f"{self.formatTime(record, '%H:%M:%S')} " + text.replace("\n", "\n" + " " * 9)
+
+
+class PlainView(logging.Handler):
+    """Lines with their time on stderr; in a notebook on its stdout: its stderr is a red box."""
+
+    def __init__(self, times: bool = True) -> None:
+        super().__init__()
+        self.setFormatter(_Line(times))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stdout if in_notebook() else sys.stderr, flush=True)
+
+    def training(self, config: Config) -> OnEvent | None:
+        """What takes the events of a training run (``stm.train.trainer.train``); None: the lines tell enough."""
         return None
 
     def counting(self, what: str) -> Tick | None:
-        """What is told ``(done, total)`` of a count; None: who counts says it in lines."""
+        """What is told ``(done, total)`` of a count; None: who counts logs it."""
         return None
 
 
@@ -52,29 +77,29 @@ class NotebookView(PlainView):
     """The last lines under the cell, written anew in their place. They may come from any thread."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._lines: deque[str] = deque(maxlen=NOTEBOOK_LINES)
-        self._num_said = 0
+        self._num_logged = 0
         self._shown: Any = None
-        self._lock = threading.Lock()
 
-    def say(self, message: str) -> None:
-        with self._lock:
-            self._lines.append(redact(message))
-            self._num_said += 1
-            left_out = self._num_said - len(self._lines)
-            above = [f"({left_out} lines before these)"] if left_out else []
-            bundle = {"text/plain": "\n".join([*above, *self._lines])}
-            if self._shown is None:
-                ipython: Any = sys.modules["IPython"]
-                self._shown = ipython.display.display(bundle, raw=True, display_id=True)
-            else:
-                self._shown.update(bundle, raw=True)
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.append(self.format(record))
+        self._num_logged += 1
+        left_out = self._num_logged - len(self._lines)
+        above = [f"({left_out} lines before these)"] if left_out else []
+        bundle = {"text/plain": "\n".join([*above, *self._lines])}
+        if self._shown is None:
+            ipython: Any = sys.modules["IPython"]
+            self._shown = ipython.display.display(bundle, raw=True, display_id=True)
+        else:
+            self._shown.update(bundle, raw=True)
 
 
 class LiveView(PlainView):
     """One live line at the foot of a terminal, and lines above it. Events may come from any thread."""
 
     def __init__(self, console: Any) -> None:
+        super().__init__(times=False)
         from rich.progress import (
             BarColumn,
             Progress,
@@ -106,11 +131,13 @@ class LiveView(PlainView):
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def say(self, message: str) -> None:
+    def emit(self, record: logging.LogRecord) -> None:
         # Unwrapped: a path that is copied from the terminal must be one piece.
-        self._progress.console.print(redact(message), markup=False, highlight=False, soft_wrap=True)
+        self._progress.console.print(
+            self.format(record), markup=False, highlight=False, soft_wrap=True
+        )
 
-    def training(self, config: Config) -> Hear:
+    def training(self, config: Config) -> OnEvent:
         return _TrainingLine(self._progress, config.optim.epochs)
 
     def counting(self, what: str) -> Tick:
@@ -132,27 +159,28 @@ class _TrainingLine:
         self._task = progress.add_task("starting", total=None, visible=False, more="")
 
     def __call__(self, event: Event) -> None:
-        kind = event["kind"]
-        if kind == "start":
+        from stm.train.events import EpochEnded, Failed, Started, Stepped
+
+        if isinstance(event, Started):
             # Anew: what was before a restart took another time, and some of it is taken again.
-            self._epoch = event["epoch"]
-            self._progress.reset(self._task, completed=event["step"], more="waiting for clips")
+            self._epoch = event.epoch
+            self._progress.reset(self._task, completed=event.step, more="waiting for clips")
             self._update()
-        elif kind == "steps":
-            self._epoch = event["epoch"]
+        elif isinstance(event, Stepped):
+            self._epoch = event.epoch
             self._update(
-                completed=event["step"],
-                total=self._epochs * event["steps_per_epoch"],
+                completed=event.step,
+                total=self._epochs * event.steps_per_epoch,
                 visible=True,
-                more=f"loss {event['mean_loss']:.3f}  {event['clips_per_s']:.1f} clips/s  "
-                f"wait {event['wait_share']:.0%}{self._validated}",
+                more=f"loss {event.mean_loss:.3f}  {event.clips_per_s:.1f} clips/s  "
+                f"wait {event.wait_share:.0%}{self._validated}",
             )
-        elif kind == "epoch":
-            if "val_top1" in event:
-                self._validated = f"  val {event['val_top1']:.1%}"
-            if event["epoch"] >= self._epochs:
+        elif isinstance(event, EpochEnded):
+            if "val_top1" in event.metrics:
+                self._validated = f"  val {event.metrics['val_top1']:.1%}"
+            if event.epoch >= self._epochs:
                 self._progress.update(self._task, visible=False)
-        elif kind == "failure":
+        elif isinstance(event, Failed):
             self._progress.update(self._task, description="restarting", more="")
 
     def _update(self, **state: Any) -> None:
@@ -162,16 +190,18 @@ class _TrainingLine:
 
 @contextlib.contextmanager
 def progress_view(plain: bool = False) -> Iterator[PlainView]:
-    """The view that fits where this runs: a notebook, a terminal that can move its cursor, or (``plain``) neither."""
-    if plain or not (in_notebook() or _is_terminal()):
-        yield PlainView()
-        return
-    if in_notebook():
-        yield NotebookView()
-        return
-    from rich.console import Console
+    """Show the log of the body, as it fits where this runs: a notebook, a terminal that can move its cursor, or
+    (``plain``) neither. Inside a verb, its --quiet and --verbose hold; elsewhere progress and warnings are shown."""
+    level = log.ROOT.level or logging.INFO
+    with contextlib.ExitStack() as stack:
+        view = PlainView()
+        if in_notebook() and not plain:
+            view = NotebookView()
+        elif _is_terminal() and not plain and level <= logging.INFO:
+            from rich.console import Console
 
-    with LiveView(Console(stderr=True)) as view:
+            view = stack.enter_context(LiveView(Console(stderr=True)))
+        stack.enter_context(log.shown_by(view, level))
         yield view
 
 

@@ -59,9 +59,9 @@ def two_nodes(**changes):
 
 
 def test_equal_nodes_are_fine():
-    assert versions.judge_python(two_nodes()).status == "ok"
-    assert versions.judge_libraries(two_nodes(), RANGES).status == "ok"
-    assert versions.judge_code(two_nodes()).status == "ok"
+    assert versions.check_python(two_nodes()).status == "ok"
+    assert versions.check_libraries(two_nodes(), RANGES).status == "ok"
+    assert versions.check_code(two_nodes()).status == "ok"
 
 
 @pytest.mark.parametrize(
@@ -75,18 +75,18 @@ def test_equal_nodes_are_fine():
     ],
 )
 def test_another_version_on_one_node_is_named(change, status, said):
-    found = versions.judge_libraries(two_nodes(**change), RANGES)
+    found = versions.check_libraries(two_nodes(**change), RANGES)
     assert found.status == status
     assert said in found.said
 
 
 def test_another_python_is_a_failure_and_another_patch_a_warning():
-    assert versions.judge_python(two_nodes(python="3.12.1")).status == "fails"
-    assert versions.judge_python(two_nodes(python="3.11.9")).status == "warning"
+    assert versions.check_python(two_nodes(python="3.12.1")).status == "fails"
+    assert versions.check_python(two_nodes(python="3.11.9")).status == "warning"
 
 
 def test_an_edited_file_on_one_node_is_caught_though_the_version_is_the_same():
-    found = versions.judge_code(two_nodes(code="decade"))
+    found = versions.check_code(two_nodes(code="decade"))
     assert found.status == "fails"
     assert "decade on node-b" in found.said
 
@@ -102,8 +102,8 @@ def test_the_ranges_are_those_of_the_package():
 
 def test_an_object_store_larger_than_shared_memory_is_told():
     sizes = {"node-a": 4 * 10**9, "node-b": 4 * 10**9}
-    assert limits.judge_shared_memory(two_nodes(), sizes).status == "ok"
-    found = limits.judge_shared_memory(two_nodes(shm_bytes=64 * 2**20), sizes)
+    assert limits.check_shared_memory(two_nodes(), sizes).status == "ok"
+    found = limits.check_shared_memory(two_nodes(shm_bytes=64 * 2**20), sizes)
     assert found.status == "warning"
     assert "node-b: /dev/shm is 0.0671 GB, the object store 4 GB" in found.said
     assert "--shm-size" in found.todo
@@ -120,14 +120,14 @@ def test_an_object_store_larger_than_shared_memory_is_told():
 )
 def test_a_full_disk_is_told(folder, free, total, status):
     reports = two_nodes(disk={folder: {"free_bytes": free, "total_bytes": total}})
-    found = limits.judge_disk(reports, "/runs")
+    found = limits.check_disk(reports, "/runs")
     assert found.status == status
     assert ("node-b" in found.said) == (status != "ok")
 
 
 @pytest.mark.parametrize(("limit", "status"), [(256, "fails"), (2048, "warning"), (4096, "ok")])
 def test_a_low_limit_of_open_files_is_told(limit, status):
-    assert limits.judge_open_files(two_nodes(open_files=limit)).status == status
+    assert limits.check_open_files(two_nodes(open_files=limit)).status == status
 
 
 @pytest.mark.parametrize(
@@ -168,9 +168,9 @@ def test_a_low_limit_of_open_files_is_told(limit, status):
 )
 def test_a_gpu_that_does_not_compute_or_lies_idle_is_told(given, found, status, said):
     reports = two_nodes(gpus={"with_driver": 0, **found})
-    judged = gpus.judge(reports, {"node-a": 0, "node-b": given})
-    assert judged.status == status
-    assert said in judged.said
+    found = gpus.check(reports, {"node-a": 0, "node-b": given})
+    assert found.status == status
+    assert said in found.said
 
 
 def test_cuda_that_fails_is_an_answer_and_not_an_error(monkeypatch):
@@ -202,16 +202,16 @@ RATES = Rates(
     ],
 )
 def test_cpus_that_cannot_feed_the_training_are_told(cpus, num_gpus, workers, rates, status, said):
-    found = balance.judge(cpus, num_gpus, workers, 8, rates)
+    found = balance.check(cpus, num_gpus, workers, 8, rates)
     assert found.status == status
     assert said in found.said
 
 
 def test_a_clock_is_off_only_by_more_than_the_measurement_may_be():
-    assert clocks.judge({"a": (0.0, 0.01), "b": (3.0, 2.5)}, {}).status == "ok"
-    found = clocks.judge({"a": (0.0, 0.01), "b": (-3.0, 0.5)}, {})
+    assert clocks.check_offsets({"a": (0.0, 0.01), "b": (3.0, 2.5)}, {}).status == "ok"
+    found = clocks.check_offsets({"a": (0.0, 0.01), "b": (-3.0, 0.5)}, {})
     assert (found.status, found.said) == ("warning", "b: 3.0 s behind")
-    assert clocks.judge({"b": (4000.0, 0.5)}, {}).status == "fails"
+    assert clocks.check_offsets({"b": (4000.0, 0.5)}, {}).status == "fails"
 
 
 # ---------------------------------------------------------------- decoders
@@ -225,7 +225,7 @@ def clip():
 def test_every_decoder_gives_the_frames_asked_for(clip):
     report = decoders.read_everywhere(clip)
     assert report["packets"]["numbers"] == list(decoders.WANTED)
-    found = decoders.judge(
+    found = decoders.check(
         {"a": report, "b": report}, {}, expects_decord="error" not in report["decord"]
     )
     assert found.status == "ok"
@@ -250,7 +250,7 @@ def test_a_decoder_that_gives_other_frames_is_named(clip, monkeypatch, decoder, 
         "_frames",
         lambda path, name: fault(read(path, name)) if name == decoder else read(path, name),
     )
-    found = decoders.judge({"node-a": decoders.read_everywhere(clip)}, {}, expects_decord=True)
+    found = decoders.check({"node-a": decoders.read_everywhere(clip)}, {}, expects_decord=True)
     assert found.status == "fails"
     assert f"node-a: {decoder} " in found.said
     assert said in found.said
@@ -262,8 +262,8 @@ def test_decord_is_asked_itself_and_not_the_packet_plan_in_its_name(clip, monkey
     monkeypatch.setattr(decord_reader, "is_installed", lambda: False)
     report = decoders.read_everywhere(clip)
     assert "not installed" in report["decord"]["error"]
-    assert decoders.judge({"a": report}, {}, expects_decord=True).status == "fails"
-    without = decoders.judge({"a": report}, {}, expects_decord=False)
+    assert decoders.check({"a": report}, {}, expects_decord=True).status == "fails"
+    without = decoders.check({"a": report}, {}, expects_decord=False)
     assert (without.status, "packets alone" in without.said) == ("ok", True)
 
 
@@ -271,7 +271,7 @@ def test_pictures_that_differ_between_nodes_are_told(clip):
     report = decoders.read_everywhere(clip)
     other = deepcopy(report)
     other["packets"]["digest"] = "another"
-    found = decoders.judge({"a": report, "b": other}, {}, expects_decord=False)
+    found = decoders.check({"a": report, "b": other}, {}, expects_decord=False)
     assert found.status == "warning"
 
 
@@ -284,7 +284,7 @@ def test_a_folder_that_is_not_shared_is_caught(tmp_path, monkeypatch):
     names = {"a.bin": "node-a", "b.bin": "node-b"}
     digests = {name: storage.write(str(tmp_path / name[0]), name) for name in names}
     seen = {node: storage.read(str(tmp_path / name[0]), digests) for name, node in names.items()}
-    found = storage.judge("/runs", names, {}, {}, seen)
+    found = storage.check_files("/runs", names, {}, {}, seen)
     assert found.status == "fails"
     assert "node-a: does not see what node-b wrote" in found.said
 
@@ -294,13 +294,13 @@ def test_other_bytes_than_were_written_are_caught(tmp_path):
     assert storage.read(str(tmp_path), {"a.bin": digest}) == {"a.bin": ""}
     (tmp_path / "a.bin").write_bytes(b"damaged")
     seen = {"node-a": storage.read(str(tmp_path), {"a.bin": digest})}
-    found = storage.judge("/runs", {"a.bin": "node-a"}, {}, {}, seen)
+    found = storage.check_files("/runs", {"a.bin": "node-a"}, {}, {}, seen)
     assert (found.status, "gives other bytes" in found.said) == ("fails", True)
 
 
 def test_a_password_in_a_url_is_not_repeated():
     url = "s3://key:secret@host/bucket"
-    found = storage.judge(url, {}, {"node-a": f"OSError: {url} denied"}, {}, {})
+    found = storage.check_files(url, {}, {"node-a": f"OSError: {url} denied"}, {}, {})
     assert "secret" not in found.said
 
 
@@ -385,7 +385,7 @@ def test_a_rank_that_hangs_is_named_though_another_gives_up_first(ray_cluster):
 
 def test_a_sum_that_is_wrong_is_a_failure():
     node = Node("1" * 8, "node-a", "10.0.0.1", 4, 0, 0, "")
-    found = collective.judge_raised([node], {0: "ArithmeticError: the sum is 2.0, not 3.0"}, {0: 3})
+    found = collective.when_raised([node], {0: "ArithmeticError: the sum is 2.0, not 3.0"}, {0: 3})
     assert found.status == "fails"
     assert "rank 0 on node-a: ArithmeticError: the sum is 2.0" in found.said
 

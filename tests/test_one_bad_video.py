@@ -107,8 +107,8 @@ def test_predict_answers_all_but_the_videos_that_fail(checkpoint, videos, tmp_pa
     sources = [videos[0], *paths, videos[2]]
     monkeypatch.setattr("stm.evaluate.predict.IN_PROCESS", len(sources))
     monkeypatch.setattr("stm.data.stream.guarded.load_views", faults.load_as_named)
-    found = predict(checkpoint, sources, say=print)["videos"]
-    right = predict(checkpoint, [videos[0], videos[2]], say=print)["videos"]
+    found = predict(checkpoint, sources)["videos"]
+    right = predict(checkpoint, [videos[0], videos[2]])["videos"]
     assert "error" not in right[0]
     assert found[0] == right[0]
     assert [each["class"] for each in found[-1]["top5"]] == [e["class"] for e in right[1]["top5"]]
@@ -131,7 +131,7 @@ def test_predict_and_explain_give_up_videos_that_hang_or_kill_the_decoder(
     monkeypatch.setattr("stm.explain.frames.read_pictures", bad_decoder.read_or_die)
     sources = [hangs, crashes, videos[0]]
     for found in (
-        predict(hasty, sources, say=print),
+        predict(hasty, sources),
         explain(hasty, sources, output=str(tmp_path / "explain")),
     ):
         errors = [each.get("error", "") for each in found["videos"]]
@@ -145,7 +145,7 @@ def test_predict_and_explain_give_up_videos_that_hang_or_kill_the_decoder(
 def test_predict_and_explain_answer_the_others_in_a_folder_of_odd_things(
     checkpoint, odd_videos, tmp_path
 ):
-    check_odd(predict(checkpoint, [str(odd_videos)], say=print))
+    check_odd(predict(checkpoint, [str(odd_videos)]))
     check_odd(explain(checkpoint, [str(odd_videos)], output=str(tmp_path)))
 
 
@@ -183,7 +183,7 @@ def test_a_package_answers_all_but_the_row_that_fails(checkpoint, videos):
 @pytest.mark.parametrize(
     "answer",
     [
-        lambda checkpoint, videos: predict(checkpoint, videos, say=print),
+        lambda checkpoint, videos: predict(checkpoint, videos),
         lambda checkpoint, videos: PackagedNetwork(checkpoint).predict(videos),
     ],
     ids=["predict", "package"],
@@ -310,7 +310,7 @@ def test_a_name_that_is_not_utf8_costs_a_long_prediction_that_video_alone(
     odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.mp4")
     shutil.copy(videos[0], odd)
     output = str(tmp_path / "out.parquet")
-    found = predict(checkpoint, [videos[0], odd, videos[2]], output=output, say=print)
+    found = predict(checkpoint, [videos[0], odd, videos[2]], output=output)
     assert (found["num_videos"], found["unreadable"]) == (3, 1)
     rows = pq.read_table(output).to_pylist()
     assert [bool(row["error"]) for row in rows] == [False, True, False]

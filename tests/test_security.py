@@ -29,6 +29,7 @@ from stm.redaction import redact, redacted, secrets_in
 from stm.train import checks, trainer
 from stm.train.folders import working_folder
 from tests.data.test_manifest import make_manifest
+from tests.logged import logged
 from tests.package.untrained import write_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -138,12 +139,17 @@ def test_a_terminal_shows_no_secret(config, capfd):
     def fail(args):
         raise UserError(f"cannot read {URI}")
 
-    console.say(f"record: {URI}")
-    console.run_verb(build_parser, lambda args: {"uri": URI}, [], show)
+    def run(args):
+        trainer.logger.info(f"record: {URI}")
+        trainer.logger.warning("no record: %s", URI)
+        return {"uri": URI}
+
+    console.run_verb(build_parser, run, [], show)
     console.run_verb(build_parser, lambda args: {"uri": URI}, ["--json"])
     assert console.run_verb(build_parser, fail, []) == 2
     out, err = capfd.readouterr()
     assert "***" in out
+    assert err.count("record: http://***@") == 2
     assert SECRET not in out + err
     assert SECRET not in tracking.how_to_look(URI)
     assert SECRET not in str(working_folder(f"ftp://ann:{SECRET}@host/runs", "first"))
@@ -271,7 +277,7 @@ def test_training_reads_no_manifest_that_leads_out_of_its_root(tmp_path):
     with pytest.raises(
         UserError, match=r"1 path\(s\) lead out of --data\.root /v: /v/\.\./etc/c\.mp4"
     ):
-        trainer.train(config, print)
+        trainer.train(config)
 
 
 @pytest.mark.parametrize(
@@ -452,12 +458,15 @@ def test_the_cluster_that_stm_starts_refuses_who_has_no_token(ray_cluster):
 
 @pytest.mark.ray
 def test_a_job_that_waits_for_nodes_says_what_is_missing_and_is_refused_in_the_end(ray_cluster):
-    said = []
     config = Config(train=TrainConfig(num_workers=8, use_gpu=False, wait_for_nodes_s=1.0))
-    with pytest.raises(
-        UserError, match=r"8 workers x 1 CPU .* has 4 CPU after 1 s \(--train\.wait_for_nodes_s\)"
+    with (
+        logged() as said,
+        pytest.raises(
+            UserError,
+            match=r"8 workers x 1 CPU .* has 4 CPU after 1 s \(--train\.wait_for_nodes_s\)",
+        ),
     ):
-        cluster.place(config, said.append)
+        cluster.place(config)
     assert said == ["waiting for nodes: there is 4 CPU on 1 node(s), 5 CPU missing; 1 s left"]
     assert json.dumps(_pending()) == "[]", "the request was taken back"
 
@@ -465,7 +474,7 @@ def test_a_job_that_waits_for_nodes_says_what_is_missing_and_is_refused_in_the_e
 @pytest.mark.ray
 def test_waiting_never_ends_on_cpus_because_the_gpus_are_still_to_come(ray_cluster):
     with pytest.raises(UserError, match=r"--train\.use_gpu true or false"):
-        cluster.place(Config(train=TrainConfig(wait_for_nodes_s=1.0)), print)
+        cluster.place(Config(train=TrainConfig(wait_for_nodes_s=1.0)))
 
 
 def _pending():

@@ -6,6 +6,7 @@ import numpy as np
 
 from stm import spool, ticker
 from stm.figures import smoothed
+from tests.logged import logged
 
 
 def test_lines_that_were_cut_short_are_passed_over(tmp_path):
@@ -30,22 +31,23 @@ def test_a_step_that_was_repeated_counts_once_with_its_last_value(tmp_path):
 
 
 def test_progress_is_told_every_five_seconds_and_later_less_often(monkeypatch):
-    now, said = [100.0], []
+    now = [100.0]
     monkeypatch.setattr(ticker.time, "monotonic", lambda: now[0])
-    tick = ticker.Ticker(said.append, "videos")
-    for second in range(1, 7):
-        now[0] = 100.0 + second
-        tick(2 * second, 1000)
-    assert said == ["  10 of 1000 videos, 2 a second, 495 s left"]
-    now[0] = 100.0 + 36_000
-    tick(500, 1000)
-    for _ in range(600):
-        now[0] += 1
+    tick = ticker.Ticker("videos")
+    with logged() as said:
+        for second in range(1, 7):
+            now[0] = 100.0 + second
+            tick(2 * second, 1000)
+        assert said == ["  10 of 1000 videos, 2 a second, 495 s left"]
+        now[0] = 100.0 + 36_000
         tick(500, 1000)
-    assert len(said) == 2, "after ten hours, twelve minutes lie between two lines"
-    now[0] += 150
-    tick(501, 1000)
-    assert len(said) == 3
+        for _ in range(600):
+            now[0] += 1
+            tick(500, 1000)
+        assert len(said) == 2, "after ten hours, twelve minutes lie between two lines"
+        now[0] += 150
+        tick(501, 1000)
+        assert len(said) == 3
 
 
 def test_a_smoothed_curve_is_as_long_as_the_curve_and_keeps_its_level():

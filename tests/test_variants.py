@@ -98,7 +98,7 @@ def test_in_predict_serve_and_a_package_it_scores_as_itself(network, video, tmp_
     clip = clip_of(video)
     expected = scores_of(model, clip)[0]
 
-    found = predict(directory, [video], say=print)["videos"][0]["top5"]
+    found = predict(directory, [video])["videos"][0]["top5"]
     classes = checkpoints.read_meta(directory).classes
     for row in found:
         assert row["score"] == pytest.approx(expected[classes.index(row["class"])], abs=1e-5)

@@ -18,6 +18,9 @@ from stm.data.manifest import Manifest
 from stm.data.stream.clips import ClipSpec, load_views
 from stm.data.stream.graph import StreamSpec, build_stream, iterate, put_videos
 from stm.data.stream.plan import shares
+from stm.log import get_logger
+
+logger = get_logger(__name__)
 
 Sample = tuple[str, int, int, int, int, int]
 """The arguments of ``load_views`` but the spec."""
@@ -148,7 +151,6 @@ def measure(
     num_clips: int,
     batch_size: int,
     repetitions: int,
-    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Clips a second of each, interleaved; medians, with the least and the most.
 
@@ -164,7 +166,7 @@ def measure(
     for repetition in range(repetitions):
         for name, way in ways.items():
             rates[name].append(rate(way())[0])
-        say(
+        logger.info(
             f"  round {repetition + 1} of {repetitions}: "
             + ", ".join(f"{name} {values[-1]:.1f}" for name, values in rates.items())
             + " clips/s"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,12 @@ from stm.config import Config
 from stm.data.manifest import Manifest
 from stm.data.stream.clips import ClipSpec, load_views
 from stm.data.stream.graph import ClipBatch, build_stream, iterate
+from stm.log import get_logger
 from stm.train.clock import StepClock, share_waited
 from stm.train.fit import stream_spec
 from stm.train.replica import Replica
+
+logger = get_logger(__name__)
 
 LEARNING_RATE = 1e-4
 """Of the steps that are timed; what they learn is thrown away."""
@@ -38,7 +41,6 @@ def measure(
     steps: int,
     repetitions: int,
     threads: int | None = None,
-    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Clips a second of one worker; medians over the repetitions, with the least and the most.
 
@@ -62,7 +64,7 @@ def measure(
             rate, wait = _run(replica, _stream(manifest, config, steps + 1), device)
             rates["stream"].append(rate)
             waits.append(wait)
-            say(
+            logger.info(
                 f"  round {repetition + 1} of {repetitions}: "
                 + ", ".join(f"{name} {values[-1]:.4g}" for name, values in rates.items())
                 + f" clips/s, waiting for data {wait:.0%}"

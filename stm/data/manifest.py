@@ -28,9 +28,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -52,11 +51,13 @@ from stm.data.roots import (
     root_to_use,
 )
 from stm.errors import UserError
-from stm.redaction import redact
+from stm.log import get_logger
 from stm.storage import is_url
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+logger = get_logger(__name__)
 
 SCHEMA_VERSION = 2
 _READ_VERSIONS = (1, 2)
@@ -159,13 +160,12 @@ class Manifest:
         *,
         name: str,
         of: str,
-        say: Callable[[str], None] | None = None,
     ) -> Manifest:
         """The same videos under another list of classes, a network's: labels are matched by class name.
 
         The names may come in another order, and some may be missing here. ``name`` and ``of`` are the manifest and the
-        owner of ``classes``, for messages; ``say``, by default a line on stderr, tells of names that differ in case,
-        blanks, underscores or hyphens alone, which count as the same (`stm.data.classes`).
+        owner of ``classes``, for messages. Names that differ in case, blanks, underscores or
+        hyphens alone count as the same, and the log says so (`stm.data.classes`).
 
         Raises UserError, naming them, where videos are of classes that are not in ``classes``.
         """
@@ -183,7 +183,7 @@ class Manifest:
                 "leave out those of the manifest, and index again"
             )
         if match.near:
-            (say or _to_stderr)(f"{name}: taken as the same classes of {of}: {match.said()}")
+            _warn_once(f"{name}: taken as the same classes of {of}: {match.said()}")
         relabel = np.zeros(self.num_classes, np.int32)
         relabel[list(match.labels)] = list(match.labels.values())
         labels = pa.array(relabel[self.table["label"].to_numpy()], pa.int32())
@@ -246,13 +246,12 @@ class Manifest:
         cls,
         path: str | os.PathLike[str],
         root: str | None = None,
-        say: Callable[[str], None] | None = None,
     ) -> Manifest:
         """Read and check a manifest.
 
         ``root`` is where the videos lie now, if not where they were indexed, and every video must lie in it.
-        Without it, a data set that was moved together with its manifest is looked for (`stm.data.roots`), and ``say``,
-        by default a line on stderr, tells where it was found, or that the root is not on this machine.
+        Without it, a data set that was moved together with its manifest is looked for (`stm.data.roots`), and the log
+        says where it was found, or that the root is not on this machine.
 
         Raises UserError, naming the file and the field, where it is missing, not a manifest, of
         another schema version, empty, or where ids repeat, labels leave the class list, no
@@ -294,7 +293,7 @@ class Manifest:
         used = root_to_use(stored, recorded, root)
         if root is None:
             used = root_found(path, stored, recorded) or recorded
-        _tell_of_root(path, used, recorded, root, say or _to_stderr)
+        _log_root(path, used, recorded, root)
         if used is not None:
             table = with_paths(table, [joined(used, each) for each in stored])
         flip_map = described.get("flip_map")
@@ -355,19 +354,20 @@ def _recorded_root(
     return None if root is None else absolute_root(root)
 
 
-def _tell_of_root(
+def _log_root(
     path: str | os.PathLike[str],
     used: str | None,
     recorded: str | None,
     wanted: str | None,
-    say: Callable[[str], None],
 ) -> None:
     if used is None or is_url(used):
         return
     if used != recorded and wanted is None:
-        say(f"{path}: its videos were in {recorded}, which is no more; they are in {used}")
+        _warn_once(f"{path}: its videos were in {recorded}, which is no more; they are in {used}")
     elif not os.path.isdir(used):
-        say(f"{path}: its videos are in {used}, which this machine does not have. {IF_MOVED}")
+        _warn_once(
+            f"{path}: its videos are in {used}, which this machine does not have. {IF_MOVED}"
+        )
 
 
 def _some(names: Sequence[str]) -> str:
@@ -375,9 +375,9 @@ def _some(names: Sequence[str]) -> str:
 
 
 @lru_cache(maxsize=64)
-def _to_stderr(message: str) -> None:
+def _warn_once(message: str) -> None:
     """Once, however often a job reads the manifest."""
-    print(redact(message), file=sys.stderr, flush=True)
+    logger.warning(message)
 
 
 def with_paths(table: pa.Table, paths: list[str]) -> pa.Table:

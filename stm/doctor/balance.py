@@ -10,7 +10,7 @@ CPUS_PER_WORKER = 1.0
 """As in ``train.cpus_per_worker``."""
 
 
-def judge(cpus: float, gpus: int, workers: int | None, cores: int, rates: Rates | None) -> Finding:
+def check(cpus: float, gpus: int, workers: int | None, cores: int, rates: Rates | None) -> Finding:
     """``cpus`` and ``gpus`` are what Ray gives away, ``cores`` what the machines have.
 
     Without GPUs training itself takes the CPUs, so one is asked for beside the workers; with GPUs, as many as the

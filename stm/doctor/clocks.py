@@ -33,7 +33,7 @@ def check(nodes: Sequence[Node], deadline_s: float) -> Finding:
             offsets[node.name] = min(
                 offsets.get(node.name, measured), measured, key=lambda offset: offset[1]
             )
-    return judge(offsets, absent)
+    return check_offsets(offsets, absent)
 
 
 def time_there() -> float:
@@ -41,7 +41,7 @@ def time_there() -> float:
     return time.time()
 
 
-def judge(offsets: dict[str, Offset], absent: dict[str, str]) -> Finding:
+def check_offsets(offsets: dict[str, Offset], absent: dict[str, str]) -> Finding:
     """A clock is off where it is so by more than the measurement may be wrong."""
     off = {
         name: (ahead, unsure) for name, (ahead, unsure) in offsets.items() if abs(ahead) > unsure
@@ -55,7 +55,7 @@ def judge(offsets: dict[str, Offset], absent: dict[str, str]) -> Finding:
     if absent:
         return fails("clocks", listed(absent), "see the other lines about this node")
     if bad:
-        judge = fails if max(abs(offsets[name][0]) for name in bad) > FAR_OFF_S else warning
-        return judge("clocks", listed(bad), todo)
+        verdict = fails if max(abs(offsets[name][0]) for name in bad) > FAR_OFF_S else warning
+        return verdict("clocks", listed(bad), todo)
     largest = max((abs(ahead) + unsure for ahead, unsure in offsets.values()), default=0.0)
     return ok("clocks", f"within {max(largest, 0.001):.3f} s of this machine's")

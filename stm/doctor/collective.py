@@ -109,7 +109,7 @@ def check(
         try:
             address = ray.get(master)
         except Exception as error:
-            return judge_lost(places, {0: first_line(error)})
+            return when_lost(places, {0: first_line(error)})
         # A rank gives up a little before we do, and then says why itself.
         timeout_s = max(1.0, 0.8 * (until - time.monotonic()))
         tasks = [
@@ -118,13 +118,13 @@ def check(
         ]
         seen = _watch(tasks, until)
         if seen.died:
-            return judge_lost(places, seen.died)
+            return when_lost(places, seen.died)
         stages = {rank: _stage(ranks[rank]) for rank in (*seen.raised, *seen.waiting)}
         if seen.raised:
-            return judge_raised(places, seen.raised, stages)
+            return when_raised(places, seen.raised, stages)
         if seen.waiting:
-            return judge_late(places, stages, f"not done within {deadline_s:g} s")
-        return judge_done(places, backend, max(seen.took))
+            return when_late(places, stages, f"not done within {deadline_s:g} s")
+        return when_done(places, backend, max(seen.took))
     finally:
         for actor in ranks:
             ray.kill(actor)
@@ -192,27 +192,27 @@ def _no_start(use_gpu: bool, places: list[Node], deadline_s: float) -> Finding:
             "run it when no job holds the GPUs",
         )
     reason = f"no process started within {deadline_s:g} s"
-    return judge_lost(places, {0: reason})
+    return when_lost(places, {0: reason})
 
 
-def judge_lost(places: list[Node], lost: dict[int, str]) -> Finding:
+def when_lost(places: list[Node], lost: dict[int, str]) -> Finding:
     """Ranks that died or raised."""
     said = {f"rank {rank} on {places[rank].name}": why for rank, why in lost.items()}
     return fails("all-reduce", listed(said), _NETWORK)
 
 
-def judge_raised(places: list[Node], raised: dict[int, str], stages: dict[int, int]) -> Finding:
+def when_raised(places: list[Node], raised: dict[int, str], stages: dict[int, int]) -> Finding:
     """Ranks that gave up waiting are not to blame where another has not come as far as they."""
     reached = min(stages[rank] for rank in raised)
     behind = {rank: stage for rank, stage in stages.items() if stage < reached}
     if behind:
-        return judge_late(
+        return when_late(
             places, behind, f"the others gave up waiting ({next(iter(raised.values()))})"
         )
-    return judge_lost(places, raised)
+    return when_lost(places, raised)
 
 
-def judge_late(places: list[Node], stages: dict[int, int], said: str) -> Finding:
+def when_late(places: list[Node], stages: dict[int, int], said: str) -> Finding:
     """The group did not come together; the ranks that are behind the others are named."""
     behind = min(stages.values())
     named = {
@@ -223,7 +223,7 @@ def judge_late(places: list[Node], stages: dict[int, int], said: str) -> Finding
     return fails("all-reduce", f"{said}; still at: {listed(named)}", _NETWORK)
 
 
-def judge_done(places: list[Node], backend: str, seconds: float) -> Finding:
+def when_done(places: list[Node], backend: str, seconds: float) -> Finding:
     """The sums are right."""
     num_nodes = len({node.id for node in places})
     said = f"{len(places)} ranks on {num_nodes} node{'s' if num_nodes != 1 else ''}, {backend}"

@@ -100,7 +100,7 @@ def _frames(path: str, decoder: str) -> NDArray[np.uint8]:
     return read_frames(path, WANTED, decoder)
 
 
-def judge(
+def check(
     reports: dict[str, dict[str, Any]], absent: dict[str, str], expects_decord: bool
 ) -> Finding:
     """Exactly the wanted frames, by every decoder on every node."""

@@ -26,9 +26,12 @@ from stm.doctor.deadline import Call, Late, within
 from stm.doctor.finding import Finding, fails, first_line, ok
 from stm.doctor.nodes import Node, alive, answers, listed, on_each
 from stm.errors import UserError
+from stm.log import get_logger
 from stm.planning.rates import Rates
 from stm.redaction import redact
 from stm.storage import is_url
+
+logger = get_logger(__name__)
 
 _GRACE_S = 15.0
 """Beyond a check's own deadline: to end what it started."""
@@ -53,14 +56,14 @@ class Settings:
             raise UserError(f"--workers {self.workers}: must be at least 1")
 
 
-def examine(settings: Settings, say: Callable[[str], None] = lambda line: None) -> list[Finding]:
+def examine(settings: Settings) -> list[Finding]:
     """Every finding, in the order in which they are told. Connects to a cluster, or starts one on this machine."""
     # What a task raised after it was given up is nobody's news.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     import ray
 
     had_ray = ray.is_initialized()
-    say(
+    logger.info(
         f"connecting; then every check has {settings.deadline_s:g} s, "
         f"with --storage {redact(settings.storage)}"
     )
@@ -75,7 +78,7 @@ def examine(settings: Settings, say: Callable[[str], None] = lambda line: None) 
             try:
                 with_deadline.wait(_GRACE_S)
             except Exception:
-                say("leaving the cluster took too long; left without goodbye")
+                logger.warning("leaving the cluster took too long; left without goodbye")
 
 
 def connect(settings: Settings) -> Finding:
@@ -131,11 +134,11 @@ def _here_alone(settings: Settings) -> list[Finding]:
         return [fails("this machine", first_line(error), "look at what the message names")]
     reports = {"this machine": report}
     return [
-        versions.judge_python(reports),
-        versions.judge_libraries(reports, ranges),
-        gpus.judge(reports, {"this machine": 0}),
-        limits.judge_disk(reports, settings.storage),
-        limits.judge_open_files(reports),
+        versions.check_python(reports),
+        versions.check_libraries(reports, ranges),
+        gpus.check(reports, {"this machine": 0}),
+        limits.check_disk(reports, settings.storage),
+        limits.check_open_files(reports),
     ]
 
 
@@ -169,19 +172,19 @@ def _on_the_cluster(settings: Settings) -> list[Finding]:
     machines = {report["host"]: report["cores"] for report in reports.values()}
     return [
         *(unknown if absent else []),
-        versions.judge_python(with_driver),
-        versions.judge_libraries(with_driver, ranges),
-        versions.judge_code(with_driver),
+        versions.check_python(with_driver),
+        versions.check_libraries(with_driver, ranges),
+        versions.check_code(with_driver),
         found["decoders"],
-        gpus.judge(reports, {node.name: node.gpus for node in whole}),
+        gpus.check(reports, {node.name: node.gpus for node in whole}),
         found["all-reduce"],
         found["storage"],
         found["mlflow"],
-        limits.judge_shared_memory(reports, {n.name: n.object_store_bytes for n in whole}),
-        limits.judge_disk(reports, settings.storage),
-        limits.judge_open_files(reports),
+        limits.check_shared_memory(reports, {n.name: n.object_store_bytes for n in whole}),
+        limits.check_disk(reports, settings.storage),
+        limits.check_open_files(reports),
         *clock.values(),
-        balance.judge(cpus, num_gpus, settings.workers, sum(machines.values()), settings.rates),
+        balance.check(cpus, num_gpus, settings.workers, sum(machines.values()), settings.rates),
     ]
 
 
@@ -236,4 +239,4 @@ def _decoders(nodes: list[Node], ranges: dict[str, str], deadline_s: float) -> F
     (data,) = came.values()
     left = max(1.0, deadline_s - (time.monotonic() - begun))
     reports, absent = answers(on_each(nodes, decoders.read_everywhere, data, deadline_s=left))
-    return decoders.judge(reports, absent, expects_decord="decord" in ranges)
+    return decoders.check(reports, absent, expects_decord="decord" in ranges)

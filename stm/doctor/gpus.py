@@ -8,7 +8,7 @@ from stm.doctor.finding import Finding, fails, ok, warning
 from stm.doctor.nodes import listed
 
 
-def judge(reports: dict[str, dict[str, Any]], given_by_ray: dict[str, int]) -> Finding:
+def check(reports: dict[str, dict[str, Any]], given_by_ray: dict[str, int]) -> Finding:
     """Every GPU that Ray gives away computes in PyTorch, and none lies idle."""
     broken: dict[str, str] = {}
     idle: dict[str, str] = {}

@@ -19,7 +19,7 @@ FEW_FILES, TOO_FEW_FILES = 4096, 1024
 Reports = dict[str, dict[str, Any]]
 
 
-def judge_shared_memory(reports: Reports, object_store_bytes: dict[str, int]) -> Finding:
+def check_shared_memory(reports: Reports, object_store_bytes: dict[str, int]) -> Finding:
     """The object store fits into /dev/shm; Ray otherwise keeps it in files, at the speed of a disk."""
     small = {
         name: f"/dev/shm is {_gb(report['shm_bytes'])}, the object store {_gb(object_store_bytes[name])}"
@@ -40,7 +40,7 @@ def judge_shared_memory(reports: Reports, object_store_bytes: dict[str, int]) ->
     return ok("shared memory", f"/dev/shm {_gb(min(known))}, object store at most {_gb(most)}")
 
 
-def judge_disk(reports: Reports, storage: str | None) -> Finding:
+def check_disk(reports: Reports, storage: str | None) -> Finding:
     """Room for spilled objects where Ray keeps its session, and for checkpoints in a local storage."""
     bad: dict[str, str] = {}
     tight: dict[str, str] = {}
@@ -64,15 +64,15 @@ def judge_disk(reports: Reports, storage: str | None) -> Finding:
     return ok("disk", "nothing to look at" if least is None else f"at least {_gb(least)} free")
 
 
-def judge_open_files(reports: Reports) -> Finding:
+def check_open_files(reports: Reports) -> Finding:
     """The soft limit of open files in a Ray worker."""
     limits = {name: report["open_files"] for name, report in reports.items()}
     low = {name: f"{limit}" for name, limit in limits.items() if limit < FEW_FILES}
     if not low:
         return ok("open files", f"a process may open {min(limits.values())}")
     todo = "raise it before Ray starts: `ulimit -n 65536`, in Docker `--ulimit nofile=65536:65536`"
-    judge = fails if min(limits.values()) < TOO_FEW_FILES else warning
-    return judge("open files", f"a process may open only {listed(low)}", todo)
+    verdict = fails if min(limits.values()) < TOO_FEW_FILES else warning
+    return verdict("open files", f"a process may open only {listed(low)}", todo)
 
 
 def _gb(num_bytes: float) -> str:

@@ -33,14 +33,14 @@ def check(nodes: Sequence[Node], storage: str, deadline_s: float) -> Finding:
         seen, cannot_read = answers(on_each(nodes, read, folder, wanted, deadline_s=left()))
     finally:
         on_each(nodes, remove, folder, deadline_s=10.0)
-    return judge(storage, {v: k for k, v in names.items()}, cannot_write, cannot_read, seen)
+    return check_files(storage, {v: k for k, v in names.items()}, cannot_write, cannot_read, seen)
 
 
 def _left(begun: float, deadline_s: float) -> float:
     return max(1.0, deadline_s - (time.monotonic() - begun))
 
 
-def judge(
+def check_files(
     storage: str,
     node_of: dict[str, str],
     cannot_write: dict[str, str],

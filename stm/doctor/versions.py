@@ -36,7 +36,7 @@ def requirements() -> dict[str, str]:
     }
 
 
-def judge_python(reports: Reports) -> Finding:
+def check_python(reports: Reports) -> Finding:
     """One Python on all nodes: Ray moves pickled functions between them."""
     found = _groups({name: report["python"] for name, report in reports.items()})
     if len(found) == 1:
@@ -48,7 +48,7 @@ def judge_python(reports: Reports) -> Finding:
     return warning("python", said, REINSTALL)
 
 
-def judge_libraries(reports: Reports, ranges: dict[str, str]) -> Finding:
+def check_libraries(reports: Reports, ranges: dict[str, str]) -> Finding:
     """Every library within its range on every node, and those that must agree the same everywhere."""
     from packaging.specifiers import SpecifierSet
     from packaging.version import Version
@@ -93,7 +93,7 @@ def judge_libraries(reports: Reports, ranges: dict[str, str]) -> Finding:
     return ok("libraries", f"{len(ranges)} within their ranges on {_count(reports)}: {main}")
 
 
-def judge_code(reports: Reports) -> Finding:
+def check_code(reports: Reports) -> Finding:
     """The same source everywhere: a version number does not change with every edit."""
     found = _groups({name: report["code"] for name, report in reports.items()})
     if len(found) == 1:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,10 +19,14 @@ from stm.errors import UserError
 from stm.evaluate.fusing import ScoreFile
 from stm.evaluate.protocols import protocol as named_protocol
 from stm.evaluate.reporting import output_folder, run_folder, write_report
+from stm.log import get_logger
 from stm.report import pictures
+from stm.results import EvaluateResult
 from stm.scoring.inference import Scores, score_manifest
 from stm.scoring.metrics import Metrics, measure
 from stm.ticker import Ticker
+
+logger = get_logger(__name__)
 
 
 def evaluate(
@@ -35,22 +38,20 @@ def evaluate(
     num_segments: int | None = None,
     num_workers: int = 1,
     batch_size: int = 8,
-    say: Callable[[str], None],
     address: str | None = None,
     root: str | None = None,
     report: bool = True,
     tick: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
+) -> EvaluateResult:
     """Score every video of the manifest once and report: scores, figures and a page that shows them.
 
     They go into ``output``, by default ``evaluate-PROTOCOL-MANIFEST`` beside the checkpoint. Without ``report`` only a
-    named ``output`` is written to, and gets no page. ``tick(done, total)`` counts clips; by default ``say`` is
-    told.
+    named ``output`` is written to, and gets no page. ``tick(done, total)`` counts clips; by default the log tells.
 
     Every video must lie in the folder or URL ``root``, where one is given.
 
-    Returns top1, top5, mean_class_accuracy, num_videos (the manifest's N), unreadable, per_class (by name), failures
-    and the paths of what was written. Raises ``UserError`` for what the user can mend.
+    Without a Ray cluster it joins the one at ``address`` or $RAY_ADDRESS, or starts one on this machine. Raises
+    ``UserError`` for what the user can mend.
     """
     chosen = named_protocol(protocol)
     directory = resolve(checkpoint)
@@ -58,13 +59,13 @@ def evaluate(
     checkpoints.check_plugin(meta, directory)
     read = Manifest.read(manifest_path, root)
     manifest = read.with_classes(
-        meta.classes, name=f"--manifest {manifest_path}", of=f"the network in {directory}", say=say
+        meta.classes, name=f"--manifest {manifest_path}", of=f"the network in {directory}"
     )
     config = checkpoints.config_of(meta)
-    folder = output_folder(output, directory, protocol, manifest_path, report, say)
+    folder = output_folder(output, directory, protocol, manifest_path, report)
     segments = num_segments or config.data.num_segments
     cluster.connect(address, num_cpus=num_workers + 1)
-    say(
+    logger.info(
         f"{protocol}: {len(manifest)} videos x {chosen.num_views} views of {segments} x {config.data.size} px, "
         f"checkpoint {directory} (step {meta.step})"
     )
@@ -77,7 +78,7 @@ def evaluate(
         batch_size=batch_size,
         num_workers=num_workers,
         decode_deadline_s=config.data.decode_deadline_s,
-        tick=tick or Ticker(say, "clips"),
+        tick=tick or Ticker("clips"),
     )
     seconds = time.monotonic() - began
     if not scores.readable_N.any() and {f["reason"] for f in scores.failures} == {"not_found"}:
@@ -88,23 +89,13 @@ def evaluate(
     labels = manifest.table.column("label").to_numpy().astype(np.int64)
     metrics = measure(scores.scores_NK, labels, scores.readable_N)
     assert metrics.num_videos == len(manifest)
-    result = {
-        "protocol": protocol,
-        "checkpoint": directory,
-        "manifest": manifest_path,
-        **metrics.to_dict(),
-        "per_class": dict(zip(meta.classes, metrics.per_class, strict=True)),
-        "class_counts": dict(zip(meta.classes, metrics.class_counts, strict=True)),
-        "failures": scores.failures,
-        "files": {},
-    }
+    files: dict[str, str] = {}
     if folder is not None:
         title = f"{protocol}, top-1 {metrics.top1:.1%}"
-        result["files"] = write(folder, manifest, scores, metrics, title)
+        files = write(folder, manifest, scores, metrics, title)
     if folder is not None and report:
-        result["files"] |= write_report(
+        files |= write_report(
             folder,
-            say,
             protocol=protocol,
             num_segments=segments,
             checkpoint=directory,
@@ -122,6 +113,18 @@ def evaluate(
                 "root": root and absolute_root(root),
             },
         )
+    result = EvaluateResult(
+        protocol=protocol,
+        checkpoint=directory,
+        manifest=manifest_path,
+        **{
+            **metrics.to_dict(),
+            "per_class": dict(zip(meta.classes, metrics.per_class, strict=True)),
+            "class_counts": dict(zip(meta.classes, metrics.class_counts, strict=True)),
+        },
+        failures=scores.failures,
+        files=files,
+    )
     _record(config, run_folder(directory), meta, protocol, result)
     return result
 
@@ -131,7 +134,7 @@ def _record(
     run_directory: Path,
     meta: checkpoints.Meta,
     protocol: str,
-    result: dict[str, Any],
+    result: EvaluateResult,
 ) -> None:
     """Add the result to the MLflow run that trained the checkpoint, where its run directory is still there."""
     if meta.mlflow_run_id is None or not (run_directory / "tracking.run_id").exists():
@@ -143,7 +146,7 @@ def _record(
     )
     counted = ("top1", "top5", "mean_class_accuracy", "num_videos", "unreadable")
     tracker.metrics({f"{protocol}/{name}": result[name] for name in counted}, meta.step)
-    for path in result["files"].values():
+    for path in result.files.values():
         tracker.artifact(Path(path).resolve(), f"evaluate-{protocol}")
     tracker.deliver(patient=True)
 

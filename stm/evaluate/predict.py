@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +14,11 @@ from stm.data.decode import VideoError, probe
 from stm.data.finding import find_videos
 from stm.errors import UserError
 from stm.evaluate.protocols import protocol as named_protocol
+from stm.log import get_logger
+from stm.results import Prediction, PredictResult
 from stm.scoring.inference import Classifier, score_manifest
+
+logger = get_logger(__name__)
 
 IN_PROCESS = 16
 """Up to so many videos are done here: starting Ray would take longer."""
@@ -24,30 +26,29 @@ IN_PROCESS = 16
 
 def predict(
     checkpoint: str,
-    sources: list[str],
+    sources: str | list[str],
     *,
     protocol: str = "efficient",
     output: str | None = None,
     num_workers: int = 1,
-    say: Callable[[str], None],
     address: str | None = None,
     tracking: str | None = None,
-) -> dict[str, Any]:
-    """Top-5 classes of every video.
+) -> PredictResult:
+    """Top-5 classes of every video, of a file or of those in a folder, or of a list of either.
 
     ``checkpoint`` is a checkpoint, a run directory, or ``models:/NAME@champion`` in the registry ``tracking``.
 
-    Returns ``{"videos": [{"path", "top5": [{"class", "score"}, ...]} or {"path", "error"}], "unreadable": n,
-    "output": path or None}``; with ``output`` (Parquet: path, error, classes, scores, best first) the list of videos
-    stays out. Raises ``UserError`` if no video at all can be read.
+    With ``output`` (Parquet: path, error, classes, scores, best first) the result's list of videos is empty. More than
+    16 videos go through Ray: without a cluster it joins the one at ``address`` or $RAY_ADDRESS, or starts one on this
+    machine. Raises ``UserError`` if no video at all can be read.
     """
-    paths = find_videos(sources)
+    paths = find_videos([sources] if isinstance(sources, str) else sources)
     located = locate(checkpoint, tracking)
     directory = located.directory
     meta = checkpoints.read_meta(directory)
     checkpoints.check_plugin(meta, directory)
     score = _score_here if output is None and len(paths) <= IN_PROCESS else _score_on_cluster
-    scores, errors = score(paths, directory, meta, protocol, num_workers, say, address)
+    scores, errors = score(paths, directory, meta, protocol, num_workers, address)
     if len(errors) == len(paths):
         path, error = next(iter(errors.items()))
         raise UserError(f"none of {len(paths)} videos could be read; the first: {path}: {error}")
@@ -55,21 +56,21 @@ def predict(
     if output is not None:
         _write(output, paths, errors, meta.classes, scores, best)
     rows = [
-        {"path": path, "error": errors[path]}
+        Prediction(path=path, error=errors[path])
         if path in errors
-        else {
-            "path": path,
-            "top5": [{"class": meta.classes[k], "score": float(scores[i, k])} for k in best[i]],
-        }
+        else Prediction(
+            path=path,
+            top5=[{"class": meta.classes[k], "score": float(scores[i, k])} for k in best[i]],
+        )
         for i, path in enumerate(paths)
     ]
-    return {
-        "checkpoint": located.label,
-        "num_videos": len(paths),
-        "unreadable": len(errors),
-        "videos": rows if output is None else [],
-        "output": output,
-    }
+    return PredictResult(
+        checkpoint=located.label,
+        num_videos=len(paths),
+        unreadable=len(errors),
+        videos=rows if output is None else [],
+        output=output,
+    )
 
 
 def _score_here(
@@ -78,10 +79,9 @@ def _score_here(
     meta: checkpoints.Meta,
     protocol: str,
     num_workers: int,
-    say: Callable[[str], None],
     address: str | None,
 ) -> tuple[np.ndarray, dict[str, str]]:
-    del num_workers, say, address
+    del num_workers, address
     from stm.data.stream.guarded import GuardedDecoder
     from stm.data.stream.plan import sample_seed
 
@@ -109,7 +109,6 @@ def _score_on_cluster(
     meta: checkpoints.Meta,
     protocol: str,
     num_workers: int,
-    say: Callable[[str], None],
     address: str | None,
 ) -> tuple[np.ndarray, dict[str, str]]:
     from stm import cluster
@@ -119,7 +118,7 @@ def _score_on_cluster(
     config, chosen = checkpoints.config_of(meta), named_protocol(protocol)
     cluster.connect(address, num_cpus=num_workers + 1)
     clip, deadline_s = chosen.clip(config.data), config.data.decode_deadline_s
-    say(f"probing {len(paths)} videos")
+    logger.info(f"probing {len(paths)} videos")
     entries = [
         Entry(video_id=str(i), path=join(os.getcwd(), path), label=0, group="", line="")
         for i, path in enumerate(paths)

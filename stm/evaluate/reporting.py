@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import time
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from stm.checkpoint import format as checkpoints
 from stm.data.manifest import Manifest
 from stm.errors import UserError
 from stm.evaluate.protocols import protocol as named_protocol
+from stm.log import get_logger
 from stm.report import page
 from stm.report.facts import Facts, fingerprint_of
 from stm.report.record import read_record
@@ -21,6 +21,8 @@ from stm.scoring.metrics import Metrics
 from stm.storage import absolute, is_url, make_writable
 from stm.train.folders import working_folder
 from stm.train.summary import versions
+
+logger = get_logger(__name__)
 
 
 def run_folder(checkpoint: str) -> Path:
@@ -37,7 +39,6 @@ def output_folder(
     protocol: str,
     manifest_path: str,
     report: bool,
-    say: Callable[[str], None],
 ) -> Path | None:
     """The folder to write into, made before anything is measured; None where nothing is to be written.
 
@@ -53,14 +54,15 @@ def output_folder(
     except OSError as error:
         if output is not None:
             raise UserError(f"--output {output}: cannot be written to ({error.strerror})") from None
-        say(f"no report: {folder} cannot be written to ({error.strerror}); name an --output")
+        logger.warning(
+            f"no report: {folder} cannot be written to ({error.strerror}); name an --output"
+        )
         return None
     return folder
 
 
 def write_report(
     folder: Path,
-    say: Callable[[str], None],
     *,
     protocol: str,
     num_segments: int,
@@ -98,7 +100,7 @@ def write_report(
         return page.write(facts, folder)
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
-        say(
+        logger.warning(
             f"the report could not be written ({type(error).__name__}: {error}; {where.name}, {where.filename} line "
             f"{where.lineno}); the scores are in {folder}"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ from stm.errors import UserError
 from stm.explain import frames, maps, picture
 from stm.explain.colours import Scale
 from stm.explain.film import Layer, write_film
+from stm.log import get_logger
+
+logger = get_logger(__name__)
 
 NAMES = {
     "before": ("before the block", "features that enter it"),
@@ -99,7 +102,6 @@ def explain(
     blocks: Sequence[str] | None = None,
     output: str = "explain",
     class_name: str | None = None,
-    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Write ``output/<video>.png`` and ``output/<video>.mp4`` for every video.
 
@@ -109,7 +111,6 @@ def explain(
         blocks: Blocks by their names in the network, such as ``layer1.0``; None is ``maps.default_block``.
         output: Folder to write into.
         class_name: Class whose evidence is drawn; None is the one predicted for each video.
-        say: Takes lines of progress.
 
     Returns:
         ``{"checkpoint", "variant", "blocks", "num_videos", "unreadable", "videos": [{"path", "top5", "class",
@@ -133,11 +134,11 @@ def explain(
                 pictures = frames.read(decoder, path, network.data)
             except VideoError as error:
                 rows.append({"path": path, "error": error.why})
-                say(f"{path}: {rows[-1]['error']}")
+                logger.warning(f"{path}: {rows[-1]['error']}")
                 continue
             shown = _explain(network, pictures, names, class_name, folder / stem)
             rows.append({"path": path, **shown})
-            say(f"{path}: {rows[-1]['top5'][0]['class']}")
+            logger.info(f"{path}: {rows[-1]['top5'][0]['class']}")
     unread = [row for row in rows if "error" in row]
     if len(unread) == len(rows):
         first = unread[0]

@@ -18,7 +18,7 @@ output is 0 by definition, and of the T - 2 inner ones for order and direction, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,9 @@ from stm.data.stream import sampling, transforms
 from stm.errors import UserError
 from stm.explain import digits
 from stm.explain.explain import Network, titles
+from stm.log import get_logger
+
+logger = get_logger(__name__)
 
 MEASURES = ("motion", "at_rest", "order", "direction")
 UNTRAINED = "untrained"
@@ -59,7 +62,6 @@ def check_motion(
     root: str | None = None,
     blocks: Sequence[str] | None = None,
     seed: int = 0,
-    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Measure every map of the named blocks, for each checkpoint and for the first's network before training.
 
@@ -79,11 +81,11 @@ def check_motion(
         network.blocks(chosen)
         first.require_same_clips(network)
     videos = [read(row, first, seed) for row in usable_rows(manifest_path, root)]
-    say(f"{len(videos)} videos, as their generator draws them")
+    logger.info(f"{len(videos)} videos, as their generator draws them")
     values: dict[tuple[str, str, str], list[list[float]]] = {}
     measured = [*zip(titles(networks), networks, strict=True), (UNTRAINED, untrained(first))]
     for label, network in measured:
-        say(f"measuring {label}")
+        logger.info(f"measuring {label}")
         for video in videos:
             for (block, kind), figures in measure(network, video, chosen).items():
                 values.setdefault((label, block, kind), []).append(figures)

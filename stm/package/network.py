@@ -19,6 +19,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,20 +60,7 @@ class PackagedNetwork:
         top_k = int((params or {}).get("top_k", TOP_K))
         if top_k < 1:
             raise ValueError(f"top_k {top_k}: must be at least 1")
-        rows = _rows(model_input)
-        errors = [""] * len(rows)
-        scores: list[np.ndarray | None] = [None] * len(rows)
-        waiting: list[tuple[int, np.ndarray]] = []
-        for number, row in enumerate(rows):
-            try:
-                clip = self._clip(number, row)
-            except VideoError as error:
-                errors[number] = error.why
-                continue
-            if waiting and (len(waiting) == _BATCH or waiting[0][1].shape != clip.shape):
-                self._flush(waiting, scores)
-            waiting.append((number, clip))
-        self._flush(waiting, scores)
+        scores, errors = self.scores_of(_rows(model_input))
         best = [
             [] if found is None else np.argsort(-found, kind="stable")[:top_k].tolist()
             for found in scores
@@ -88,6 +76,26 @@ class PackagedNetwork:
             }
         )
 
+    def scores_of(self, rows: Sequence[Any]) -> tuple[list[np.ndarray | None], list[str]]:
+        """float32 [K], softmax, of each video or clip, None where it cannot be read; and why it cannot, else "".
+
+        Raises ``ValueError`` as `predict`.
+        """
+        errors = [""] * len(rows)
+        scores: list[np.ndarray | None] = [None] * len(rows)
+        waiting: list[tuple[int, np.ndarray]] = []
+        for number, row in enumerate(rows):
+            try:
+                clip = self.clip_of(row, number)
+            except VideoError as error:
+                errors[number] = error.why
+                continue
+            if waiting and (len(waiting) == _BATCH or waiting[0][1].shape != clip.shape):
+                self._flush(waiting, scores)
+            waiting.append((number, clip))
+        self._flush(waiting, scores)
+        return scores, errors
+
     def _flush(
         self, waiting: list[tuple[int, np.ndarray]], scores: list[np.ndarray | None]
     ) -> None:
@@ -97,8 +105,8 @@ class PackagedNetwork:
                 scores[number] = row
             waiting.clear()
 
-    def _clip(self, number: int, row: Any) -> np.ndarray:
-        """uint8 [T, H, W, 3] of one row."""
+    def clip_of(self, row: Any, number: int = 0) -> np.ndarray:
+        """uint8 [T, H, W, 3] of one row, whose ``number`` is for messages. Raises ``VideoError`` or ``ValueError``."""
         from stm.data.stream.clips import load_views
 
         if not isinstance(row, str | os.PathLike | bytes):

@@ -11,7 +11,6 @@ import json
 import re
 import shlex
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,15 @@ import stm
 from stm.checkpoint import format as checkpoints
 from stm.checkpoint.locate import CHAMPION, MODEL_ID, PREFIX, open_client, resolve
 from stm.errors import UserError
+from stm.log import get_logger
 from stm.package import rules
 from stm.package.card import model_card
 from stm.package.contents import pinned_requirements, save_package
+from stm.results import EvaluateResult
 from stm.storage import is_url
 from stm.tracking import tracking_uri
+
+logger = get_logger(__name__)
 
 _NAME = re.compile(r"[\w .-]+")
 _MOST_DESCRIPTION = 5000
@@ -39,7 +42,6 @@ def register(
     protocol: str = "efficient",
     tracking: str | None = None,
     num_workers: int = 1,
-    say: Callable[[str], None] = lambda line: None,
     address: str | None = None,
 ) -> dict[str, Any]:
     """Register a checkpoint (or a run directory's best) as a new version of ``name``.
@@ -81,7 +83,6 @@ def register(
             root=root,
             protocol=protocol,
             num_workers=num_workers,
-            say=say,
             address=address,
         )
         measured, per_class = _measurement(result, manifest, root, meta), result["per_class"]
@@ -105,7 +106,7 @@ def register(
     card = model_card(
         name, meta, _num_parameters(directory), measured, per_class, command, requirements
     )
-    say(f"packing {directory}")
+    logger.info(f"packing {directory}")
     with _registry_errors(uri):
         model_id = _log(client, uri, name, directory, meta, card, requirements)
         with contextlib.suppress(Exception):  # it is there already; if not, the next call says so
@@ -240,7 +241,7 @@ def _own_store(meta: checkpoints.Meta, directory: str) -> str:
 
 
 def _measurement(
-    result: dict[str, Any], manifest: str, root: str | None, meta: checkpoints.Meta
+    result: EvaluateResult, manifest: str, root: str | None, meta: checkpoints.Meta
 ) -> rules.Measurement:
     from stm.data.manifest import Manifest
 

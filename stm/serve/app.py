@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,10 @@ from stm.checkpoint import format as checkpoints
 from stm.checkpoint.locate import PREFIX, Located, locate
 from stm.data.stream.clips import ClipSpec
 from stm.errors import UserError
+from stm.log import get_logger
 from stm.storage import absolute
+
+logger = get_logger(__name__)
 
 APPLICATION = "stm"
 _WATCH_S = 5.0
@@ -38,7 +41,6 @@ def running(
     num_decoders: int | None = None,
     tracking: str | None = None,
     address: str | None = None,
-    say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[str]:
     """Serve a checkpoint while the block runs; yields the server's URL. Requests in work are finished at the end.
 
@@ -67,7 +69,7 @@ def running(
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     gpus = _require_room(num_replicas, decoders)
     try:
-        say(f"starting {num_replicas} x network, {decoders} x decoder for {located.label}")
+        logger.info(f"starting {num_replicas} x network, {decoders} x decoder for {located.label}")
         serve.start(
             proxy_location="HeadOnly",
             http_options={"host": host, "port": port},
@@ -80,7 +82,7 @@ def running(
         )
         url = f"http://{host}:{port}"
         if not _answers(url, located.label):
-            say(
+            logger.warning(
                 f"nothing answers at {url} from this machine: on a cluster elsewhere its head node listens there, "
                 "and where Ray Serve ran before, it listens where it did"
             )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,9 +17,12 @@ from stm.checkpoint.store import CheckpointStore
 from stm.config import Config
 from stm.data.manifest import Manifest
 from stm.data.stream.clips import ClipSpec
+from stm.log import get_logger
 from stm.scoring.inference import score_manifest
 from stm.scoring.metrics import measure
 from stm.train.recorder import Recorder
+
+logger = get_logger(__name__)
 
 
 class AsyncValidation:
@@ -32,10 +34,9 @@ class AsyncValidation:
         manifest: Manifest,
         store: CheckpointStore,
         recorder: Recorder,
-        say: Callable[[str], None],
     ) -> None:
         self._config, self._manifest, self._store = config, manifest, store
-        self._recorder, self._say = recorder, say
+        self._recorder = recorder
         self._asked = threading.Event()
         self._done = False
         self._thread = threading.Thread(target=self._run, name="validation", daemon=True)
@@ -67,7 +68,7 @@ class AsyncValidation:
                     self._validate(waiting[-1], passed_over=waiting[:-1])
                 except Exception as error:  # training must not end for it
                     reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-                    self._say(f"validation of {waiting[-1]} failed: {reason[0][:300]}")
+                    logger.warning(f"validation of {waiting[-1]} failed: {reason[0][:300]}")
                     with contextlib.suppress(OSError):  # it may have been removed
                         self._store.add_validation(waiting[-1], {})
                 self._asked.set()
@@ -82,7 +83,7 @@ class AsyncValidation:
         meta = checkpoints.read_meta(path)
         self._recorder.validation(meta.step, metrics)
         epoch = meta.metrics.get("epoch", meta.position.epoch)
-        self._say(
+        logger.info(
             f"epoch {epoch:.0f} validated  val top-1 {metrics['val_top1']:.1%} of "
             f"{metrics['val_num_videos']:.0f}, loss {metrics['val_loss']:.3f}"
         )

@@ -14,10 +14,13 @@ import ray.train
 from stm.data.stream.graph import SHARD, ClipBatch, iterate
 from stm.data.stream.plan import shares
 from stm.data.stream.waiting import WaitMonitor
+from stm.log import flush, get_logger
 from stm.train.group import Group
 from stm.train.job import Job, Place
 from stm.train.progress import Pulse
 from stm.train.reporting import Report
+
+logger = get_logger(__name__)
 
 GAVE_UP_WAITING = 78
 """Exit status of a rank that waited too long for its clips."""
@@ -36,7 +39,7 @@ class Batches:
         data = self._job.config.data
         shard = ray.train.get_dataset_shard(SHARD)
         after_s = min(60.0, data.wait_deadline_s)
-        with WaitMonitor(self._tell_waiting, after_s) as monitor:
+        with WaitMonitor(self._log_waiting, after_s) as monitor:
             yield iterate(shard, data.prefetch_batches, monitor)
 
     def training(self, batches: Iterator[ClipBatch]) -> Iterator[ClipBatch]:
@@ -63,8 +66,8 @@ class Batches:
                 f"due was {due}"
             )
 
-    def _tell_waiting(self, waited_s: float) -> None:
-        """Say which batch is missing, and what decoding has to work with."""
+    def _log_waiting(self, waited_s: float) -> None:
+        """Log which batch is missing, and what decoding has to work with."""
         job, config, rank = self._job, self._job.config, self._group.rank
         share = next(
             itertools.islice(
@@ -90,9 +93,7 @@ class Batches:
         hopeless = waited_s >= config.data.wait_deadline_s
         if hopeless:
             message += ". That is --data.wait_deadline_s: this rank ends"
-        told = self._group.post_as_any_rank("said", message=message)
+        logger.warning(message)
         if hopeless:
-            if told is not None:
-                with contextlib.suppress(Exception):
-                    ray.get(told, timeout=10)
+            flush()
             os._exit(GAVE_UP_WAITING)  # the waiting thread cannot be interrupted

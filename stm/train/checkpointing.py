@@ -7,10 +7,14 @@ from typing import Any
 
 from stm.checkpoint import format as checkpoints
 from stm.checkpoint.store import CheckpointStore
+from stm.log import get_logger
+from stm.train.events import Kept
 from stm.train.group import Group
 from stm.train.job import Job, Place, StopRun
 from stm.train.preemption import PreemptionWatch
 from stm.train.replica import Replica
+
+logger = get_logger(__name__)
 
 KEEP_HISTORY_S = 60.0
 """Steps younger than this go into the next checkpoint once more: a driver that died may not have recorded them."""
@@ -32,12 +36,7 @@ class Checkpoints:
         self._replica, self._store = replica, store
         self.history = history
         self._saved_at = time.monotonic()
-        self._preemption = PreemptionWatch(
-            group.world_size,
-            group.device,
-            place.step,
-            lambda message: group.post("said", message=message),
-        )
+        self._preemption = PreemptionWatch(group.rank, group.world_size, group.device, place.step)
 
     def due(self) -> bool:
         """Whether this step must be kept, by its number or because a node goes; all ranks must ask, and agree."""
@@ -85,7 +84,7 @@ class Checkpoints:
         except OSError as error:
             self._failed(error)
             return
-        self._group.post("committed", path=path, step=place.step, history=self.history)
+        self._group.post(Kept(path=path, step=place.step, history=self.history))
         self.history = [row for row in self.history if row["time"] > time.time() - KEEP_HISTORY_S]
         self._store.prune()
 
@@ -99,4 +98,4 @@ class Checkpoints:
         )
         if self._place.position.epoch >= self._job.config.optim.epochs:
             raise StopRun(said + ", then run the same command again")
-        self._group.post("said", message=said + "; training goes on")
+        logger.warning(said + "; training goes on")

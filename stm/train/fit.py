@@ -18,14 +18,12 @@ from stm.data.stream.plan import Position
 from stm.errors import UserError
 from stm.tracking import Tracker
 from stm.train.async_validation import AsyncValidation
+from stm.train.events import Controlled, Event, Kept
 from stm.train.folders import ray_storage
 from stm.train.job import Job
-from stm.train.progress import Event, board
+from stm.train.progress import board
 from stm.train.recorder import Recorder, failure_callback
 from stm.train.summary import versions
-
-Show = Callable[[str], None]
-Hear = Callable[[Event], None]
 
 RESIZE_CHECK_S = 60.0
 """How often an elastic run looks for room to grow. Growing starts the workers anew from the last checkpoint."""
@@ -51,30 +49,29 @@ def fit(
     val_manifest: Manifest | None,
     tracker: Tracker,
     recorder: Recorder,
-    say: Show,
-    on_event: Hear | None = None,
+    on_event: Callable[[Event], None] | None = None,
 ) -> None:
     """Train from the last checkpoint to the end of the last epoch, on the workers of ``placement``.
 
     Raises ``RunStopped``, ``RunFailed`` or ``RunEnded`` where it does not come to that.
     """
-    beside = None
+    validator = None
     if val_manifest is not None and placement.validation_cpus:
-        beside = AsyncValidation(config, val_manifest, store, recorder, say)
+        validator = AsyncValidation(config, val_manifest, store, recorder)
 
     def handle(event: Event) -> None:
         recorder.handle(event)
         if on_event is not None:
             on_event(event)
-        if beside is not None and event["kind"] == "committed":
-            beside.checkpoint_kept()
+        if validator is not None and isinstance(event, Kept):
+            validator.checkpoint_kept()
 
     train_stream = training_stream(config, train_manifest)
-    validation = None if beside is not None else _validation(config, val_manifest)
+    validation = None if validator is not None else _validation(config, val_manifest)
     with contextlib.ExitStack() as stack:
-        if beside is not None:
-            stack.enter_context(beside)
-        actor = stack.enter_context(board(handle, say))
+        if validator is not None:
+            stack.enter_context(validator)
+        actor = stack.enter_context(board(handle))
         job = Job(
             config=config,
             run_directory=store.run_directory,
@@ -84,7 +81,7 @@ def fit(
             num_videos=len(train_manifest.usable),
             num_val_videos=len(val_manifest) if val_manifest else 0,
             num_val_usable=len(val_manifest.usable) if val_manifest else 0,
-            validates_elsewhere=beside is not None,
+            validates_elsewhere=validator is not None,
             board=actor,
             mlflow_run_id=tracker.run_id,
             versions=versions(),
@@ -106,7 +103,7 @@ def _latest_position(store: CheckpointStore, actor: Any) -> Callable[[], Positio
         import ray
 
         controller = ray.get_runtime_context().current_actor
-        actor.post.remote({"kind": "controller", "actor": controller})
+        actor.post.remote(Controlled(controller=controller))
         found = store.latest()
         return found[1].position if found else Position()
 

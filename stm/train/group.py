@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import time
 from typing import Any
 
 import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
+
+from stm.train.events import Event
 
 
 class Group:
@@ -50,13 +51,7 @@ class Group:
         rows[self.rank] = torch.tensor(values, dtype=torch.float64)
         return rows
 
-    def post(self, kind: str, **values: Any) -> None:
-        """Tell the driver of an event; only rank 0 does."""
-        if self.rank == 0:
-            self.post_as_any_rank(kind, time=time.time(), **values)
-
-    def post_as_any_rank(self, kind: str, **values: Any) -> Any:
-        """Tell the driver of what only this rank knows; a Ray reference to wait for, or None without a board."""
-        if self._board is None:
-            return None
-        return self._board.post.remote({"kind": kind, **values})
+    def post(self, event: Event) -> None:
+        """Send the driver an event; only rank 0 does."""
+        if self.rank == 0 and self._board is not None:
+            self._board.post.remote(event)

@@ -9,6 +9,7 @@ Gradients are sums over sample weights divided by the global weight: padding and
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,13 +20,15 @@ from stm.checkpoint import format as checkpoints
 from stm.checkpoint.store import CheckpointStore
 from stm.data.stream.graph import ClipBatch
 from stm.data.stream.plan import Position, mix, validates
+from stm.log import shown_by
 from stm.model import plugins
 from stm.train.batches import Batches
 from stm.train.checkpointing import Checkpoints
+from stm.train.events import EpochEnded, Kept, Started
 from stm.train.group import Group
 from stm.train.job import Job, Place, StopRun
 from stm.train.optim import learning_rate
-from stm.train.progress import Pulse
+from stm.train.progress import BoardHandler, Pulse
 from stm.train.replica import Replica
 from stm.train.reporting import Report
 from stm.train.validation import validate
@@ -37,13 +40,14 @@ def train_loop(settings: dict[str, Job]) -> dict[str, Any]:
     Returns ``{"stopped": reason, "rows": [...]}`` where going on makes no sense (a loss that is not finite, too many
     unreadable videos): every rank agrees on it, and Ray does not retry what would only happen again. Else ``{}``.
     """
-    rank = _Rank(settings["job"])
-    try:
-        rank.run()
-    except StopRun as stop:
-        return {"stopped": str(stop), "rows": stop.rows}
-    finally:
-        rank.pulse.close()
+    with shown_by(BoardHandler(settings["job"].board), logging.DEBUG):
+        rank = _Rank(settings["job"])
+        try:
+            rank.run()
+        except StopRun as stop:
+            return {"stopped": str(stop), "rows": stop.rows}
+        finally:
+            rank.pulse.close()
     return {}
 
 
@@ -70,7 +74,7 @@ class _Rank:
         if found is not None:
             path, meta = found
             position, history = meta.position, checkpoints.read_history(path)
-            self.group.post("committed", path=path, step=meta.step, history=history)
+            self.group.post(Kept(path=path, step=meta.step, history=history))
         self.place = Place(job, position)
         self.report = Report(job, self.group, self.place, store)
         self.batches = Batches(job, self.group, self.place, self.report, self.pulse)
@@ -80,10 +84,7 @@ class _Rank:
         """From the position of the last checkpoint to the end of the last epoch."""
         place = self.place
         self.group.post(
-            "start",
-            step=place.step,
-            epoch=place.position.epoch,
-            world_size=self.group.world_size,
+            Started(step=place.step, epoch=place.position.epoch, world_size=self.group.world_size)
         )
         with self.batches.open() as batches:
             for batch in self.batches.training(batches):
@@ -126,7 +127,11 @@ class _Rank:
                 self.group.device,
                 self.replica.autocast,
             )
-        self.group.post("epoch", epochs=config.optim.epochs, failures=failures, **metrics)
+        self.group.post(
+            EpochEnded(
+                epoch=epochs_done, epochs=config.optim.epochs, failures=failures, metrics=metrics
+            )
+        )
         self._save(metrics, awaits_validation=due and self.job.validates_elsewhere)
         self.report.restart()
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import ray.train
 import torch
 import torch.distributed as dist
+
+from stm.log import get_logger
+
+logger = get_logger(__name__)
 
 CHECK_S = 3.0
 """About how often ranks ask, together, whether a notice has come; a question costs them 5 ms."""
@@ -19,10 +22,8 @@ REPEAT_S = 10.0
 class PreemptionWatch:
     """Asks Ray Train for notices at steps that all ranks agree on; every rank must call it after the same steps."""
 
-    def __init__(
-        self, world_size: int, device: torch.device, step: int, say: Callable[[str], None]
-    ) -> None:
-        self._world_size, self._device, self._say = world_size, device, say
+    def __init__(self, rank: int, world_size: int, device: torch.device, step: int) -> None:
+        self._rank, self._world_size, self._device = rank, world_size, device
         self._asked: tuple[float, int] | None = None
         self._ask_next = step
         self._answered: object = None
@@ -52,9 +53,11 @@ class PreemptionWatch:
         if info == self._answered:
             return checkpoint_age_s > REPEAT_S
         self._answered = info
+        if self._rank != 0:
+            return True
         ranks = sorted(rank for ranks in info.preempted_node_to_ranks.values() for rank in ranks)
         left_s = (info.deadline_ms or 0) / 1000 - time.time()
-        self._say(
+        logger.warning(
             f"{len(info.preempted_node_to_ranks)} node(s) with ranks {ranks} will be taken away"
             + (f" in {left_s:.0f} s" if info.deadline_ms else "")
             + f": keeping a checkpoint of step {step} now"

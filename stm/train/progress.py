@@ -10,13 +10,19 @@ Ray's own chatter.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-Event = dict[str, Any]
+from stm.log import get_logger
+from stm.train.events import Event, Failed, Logged, Started
+
+logger = get_logger(__name__)
+
+Pulses = list[dict[str, Any]]
 
 SHORT_S = 5.0
 """Nobody is called slow for less: writing one checkpoint would do."""
@@ -27,28 +33,26 @@ class _Board:
 
     def __init__(self) -> None:
         self._events: list[Event] = []
-        self._pulses: list[Event] = []
+        self._pulses: Pulses = []
 
     def post(self, event: Event) -> None:
         self._events.append(event)
 
-    def pulse(self, pulse: Event) -> None:
+    def pulse(self, pulse: dict[str, Any]) -> None:
         self._pulses.append(pulse)
 
-    def drain(self) -> tuple[list[Event], list[Event]]:
+    def drain(self) -> tuple[list[Event], Pulses]:
         drained = self._events, self._pulses
         self._events, self._pulses = [], []
         return drained
 
 
 @contextlib.contextmanager
-def board(
-    handle: Callable[[Event], None], say: Callable[[str], None], interval_s: float = 0.5
-) -> Iterator[Any]:
+def board(handle: Callable[[Event], None], interval_s: float = 0.5) -> Iterator[Any]:
     """Yield an actor handle with ``post.remote(event)`` and ``pulse.remote(pulse)``.
 
-    Every event reaches ``handle`` in this process, in order. Ranks that fall silent or stay behind are named through
-    ``say``. The actor lives on this process's node: it leaves only with the driver.
+    Every event reaches ``handle`` in this process, in order. Ranks that fall silent or stay behind are named in
+    the log. The actor lives on this process's node: it leaves only with the driver.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -68,12 +72,12 @@ def board(
                     return
                 continue
             for event in events:
-                if event["kind"] in ("failure", "start"):
-                    watch.forget(until_start=event["kind"] == "failure")
+                if isinstance(event, Failed | Started):
+                    watch.forget(until_start=isinstance(event, Failed))
                 handle(event)
             watch.see(pulses)
-            for complaint in watch.complaints():
-                say(complaint)
+            for warning in watch.check():
+                logger.warning(warning)
             if last:
                 return
 
@@ -85,6 +89,29 @@ def board(
         done.set()
         thread.join(timeout=15)
         ray.kill(actor)
+
+
+class BoardHandler(logging.Handler):
+    """In a worker: sends what is logged to the driver, which logs it there under the same name."""
+
+    def __init__(self, board: Any) -> None:
+        super().__init__()
+        self._board: Any = board
+        self._sent: Any = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._board is None:
+            return
+        line = Logged(message=record.getMessage(), level=record.levelno, logger=record.name)
+        self._sent = self._board.post.remote(line)
+
+    def flush(self) -> None:
+        """Return when the last line has arrived, or after 10 s."""
+        import ray
+
+        if self._sent is not None and ray.is_initialized():
+            with contextlib.suppress(Exception):
+                ray.get(self._sent, timeout=10)
 
 
 class Pulse:
@@ -121,7 +148,7 @@ class RankWatch:
 
     def __init__(self, silent_s: float = 30.0, stuck_s: float = 120.0) -> None:
         self._silent_s, self._stuck_s = silent_s, stuck_s
-        self._last: dict[int, Event] = {}
+        self._last: dict[int, dict[str, Any]] = {}
         self._heard: dict[int, float] = {}
         self._told: dict[tuple[int, str], float] = {}
         self._between = False
@@ -131,14 +158,14 @@ class RankWatch:
         self._last, self._heard, self._told = {}, {}, {}
         self._between = until_start
 
-    def see(self, pulses: list[Event], now: float | None = None) -> None:
+    def see(self, pulses: Pulses, now: float | None = None) -> None:
         if self._between:
             return
         for pulse in pulses:
             self._last[pulse["rank"]] = pulse
             self._heard[pulse["rank"]] = time.monotonic() if now is None else now
 
-    def complaints(self, now: float | None = None) -> list[str]:
+    def check(self, now: float | None = None) -> list[str]:
         """What there is to say now; a state that lasts is told again each time it has doubled."""
         now = time.monotonic() if now is None else now
         said = []

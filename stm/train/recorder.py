@@ -1,15 +1,16 @@
-"""What the driver makes of events: lines on the terminal, and the MLflow record."""
+"""What the driver makes of events: lines of the log, and the MLflow record."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from typing import Any
 
+from stm.log import get_logger
 from stm.spool import series
 from stm.tracking import Tracker
-from stm.train.progress import Event
+from stm.train.events import EpochEnded, Event, Failed, Kept, Logged, Stepped
 
-Say = Callable[[str], None]
+logger = get_logger(__name__)
 
 
 class Recorder:
@@ -18,8 +19,8 @@ class Recorder:
     What a crash takes back is never recorded; what a restart hears of again is known already.
     """
 
-    def __init__(self, tracker: Tracker, say: Say) -> None:
-        self._tracker, self._say = tracker, say
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
         self._last_step = max(series(tracker.spool, "train/loss"), default=0)
         self._last_epoch = max(series(tracker.spool, "epoch"), default=0)
 
@@ -41,56 +42,57 @@ class Recorder:
 
     def handle(self, event: Event) -> None:
         """Show an event and record what is to be kept of it."""
-        kind = event["kind"]
-        if kind == "steps":
+        if isinstance(event, Stepped):
             self._steps(event)
-        elif kind == "said":
-            self._say(event["message"])
-        elif kind == "epoch":
+        elif isinstance(event, Logged):
+            logging.getLogger(event.logger).log(event.level, event.message)
+        elif isinstance(event, EpochEnded):
             self._epoch(event)
-        elif kind == "committed":
-            self.history(event["history"])
-            self._tracker.tags({"stm.checkpoint": event["path"]})
+        elif isinstance(event, Kept):
+            self.history(event.history)
+            self._tracker.tags({"stm.checkpoint": event.path})
             self._tracker.deliver()
-        elif kind == "failure":
-            self._say(event["message"])
-            self._tracker.tags({"stm.last_failure": event["message"][:500]})
+        elif isinstance(event, Failed):
+            logger.warning(event.message)
+            self._tracker.tags({"stm.last_failure": event.message[:500]})
             self._tracker.deliver()
 
-    def _steps(self, event: Event) -> None:
-        memory = f", {event['memory_bytes'] / 2**30:.1f} GiB" if event["memory_bytes"] else ""
-        first = event["first_batch_s"]
-        self._say(
-            f"epoch {event['epoch'] + 1} step {event['step_in_epoch']}/{event['steps_per_epoch']}"
-            f"  loss {event['mean_loss']:.3f}  lr {event['lr']:.2g}  {event['clips_per_s']:.1f} clips/s"
-            f"  waiting for data {event['wait_share']:.0%}{memory}"
+    def _steps(self, event: Stepped) -> None:
+        memory = f", {event.memory_bytes / 2**30:.1f} GiB" if event.memory_bytes else ""
+        first = event.first_batch_s
+        logger.info(
+            f"epoch {event.epoch + 1} step {event.step_in_epoch}/{event.steps_per_epoch}"
+            f"  loss {event.mean_loss:.3f}  lr {event.lr:.2g}  {event.clips_per_s:.1f} clips/s"
+            f"  waiting for data {event.wait_share:.0%}{memory}"
             + (f"  (first batch after {first:.1f} s)" if first is not None else "")
         )
-        if event["slow"]:
-            self._say(f"  {event['slow']}")
-        speed = {"clips_per_s": event["clips_per_s"], "data_wait_share": event["wait_share"]}
+        if event.slow:
+            logger.warning(f"  {event.slow}")
+        speed = {"clips_per_s": event.clips_per_s, "data_wait_share": event.wait_share}
         if first is not None:
             speed["first_batch_s"] = first
-        if event["memory_bytes"]:
-            speed["memory_gib"] = event["memory_bytes"] / 2**30
+        if event.memory_bytes:
+            speed["memory_gib"] = event.memory_bytes / 2**30
         values = {f"speed/{key}": value for key, value in speed.items()}
-        self._tracker.metrics(values, event["step"], event["time"])
+        self._tracker.metrics(values, event.step, event.time)
 
-    def _epoch(self, event: Event) -> None:
-        said = f"epoch {event['epoch']}/{event['epochs']} done"
-        if "val_top1" in event:
-            said += f"  val top-1 {event['val_top1']:.1%} of {event['val_num_videos']:.0f}"
-            said += f", loss {event['val_loss']:.3f}"
-        self._say(said)
-        for failure in event["failures"][:10]:
-            self._say(f"  unreadable: {failure['path']}: {failure['reason']}: {failure['detail']}")
+    def _epoch(self, event: EpochEnded) -> None:
+        said = f"epoch {event.epoch}/{event.epochs} done"
+        if "val_top1" in event.metrics:
+            said += f"  val top-1 {event.metrics['val_top1']:.1%} of {event.metrics['val_num_videos']:.0f}"
+            said += f", loss {event.metrics['val_loss']:.3f}"
+        logger.info(said)
+        for failure in event.failures[:10]:
+            logger.warning(
+                f"  unreadable: {failure['path']}: {failure['reason']}: {failure['detail']}"
+            )
 
 
 def failure_callback(board: Any, max_failures: int) -> Any:
     """A ``ray.train.UserCallback`` that tells the board which rank failed and how, and that the run goes on."""
     import ray.train
 
-    class Tell(ray.train.UserCallback):
+    class Callback(ray.train.UserCallback):
         def after_exception(
             self, run_context: Any, worker_exceptions: dict[int, Exception]
         ) -> None:
@@ -99,11 +101,11 @@ def failure_callback(board: Any, max_failures: int) -> Any:
                 for rank, error in sorted(worker_exceptions.items()):
                     last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
                     message = f"rank {rank} failed: {last[0][:300]}"
-                    board.post.remote({"kind": "failure", "message": message})
+                    board.post.remote(Failed(message=message))
                 after = "as often as it takes" if max_failures < 0 else f"{max_failures} times"
                 going_on = f"workers are started again from the last checkpoint ({after})"
-                board.post.remote({"kind": "said", "message": going_on})
+                board.post.remote(Logged(message=going_on, level=logging.INFO, logger=__name__))
             except Exception:
                 return
 
-    return Tell()
+    return Callback()

@@ -14,6 +14,7 @@ from stm.checkpoint.store import CheckpointStore
 from stm.data.roots import IF_MOVED
 from stm.data.stream.graph import ClipBatch
 from stm.train.clock import StepClock, share_waited
+from stm.train.events import Stepped
 from stm.train.group import Group
 from stm.train.job import Job, Place, StopRun
 from stm.train.progress import slow_rank
@@ -87,8 +88,7 @@ class Report:
         self._check_failures(int(sum(failed for failed, _, _ in ranks)))
         place, device = self._place, self._group.device
         position = place.position
-        self._group.post(
-            "steps",
+        stepped = Stepped(
             step=place.step,
             epoch=position.epoch if position.offset else position.epoch - 1,
             step_in_epoch=(place.step - 1) % place.steps_per_epoch + 1,
@@ -102,6 +102,7 @@ class Report:
             memory_bytes=torch.cuda.max_memory_allocated() if device.type == "cuda" else 0,
             slow=slow_rank([wait for _, wait, _ in ranks], [sync for _, _, sync in ranks], total_s),
         )
+        self._group.post(stepped)
         return history
 
     def _history(self, window: Window, steps: list[list[float]]) -> list[dict[str, Any]]:

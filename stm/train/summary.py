@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from stm import __version__, tracking
 from stm.checkpoint import format as checkpoints
@@ -11,6 +10,7 @@ from stm.checkpoint.store import CheckpointStore, best
 from stm.config import Config
 from stm.data.manifest import Manifest
 from stm.figures import plot_curves
+from stm.results import TrainResult
 from stm.storage import is_url
 
 
@@ -35,7 +35,7 @@ def schedule(config: Config, train_manifest: Manifest, val_manifest: Manifest | 
 
 def result_of(
     store: CheckpointStore, folder: Path, name: str, tracker: tracking.Tracker
-) -> dict[str, Any]:
+) -> TrainResult:
     """What ``stm.train.trainer.train`` returns; the curves and the best checkpoint go into the record."""
     found = store.checkpoints()
     if not found:
@@ -46,18 +46,18 @@ def result_of(
     if not is_url(path):
         for file in (checkpoints.MODEL, checkpoints.META):
             tracker.artifact(Path(path) / file, "checkpoint")
-    return {
-        "run": name,
-        "run_id": tracker.run_id,
-        "checkpoint": path,
-        "last_checkpoint": last,
-        "steps": last_meta.step,
-        "epochs": last_meta.position.epoch,
-        "best_epoch": meta.metrics.get("epoch"),
-        "val_top1": meta.metrics.get("val_top1"),
-        "val_top5": meta.metrics.get("val_top5"),
-        "val_num_videos": meta.metrics.get("val_num_videos"),
-    }
+    return TrainResult(
+        run=name,
+        run_id=tracker.run_id,
+        checkpoint=path,
+        last_checkpoint=last,
+        steps=last_meta.step,
+        epochs=last_meta.position.epoch,
+        best_epoch=meta.metrics.get("epoch"),
+        val_top1=meta.metrics.get("val_top1"),
+        val_top5=meta.metrics.get("val_top5"),
+        val_num_videos=meta.metrics.get("val_num_videos"),
+    )
 
 
 def versions() -> dict[str, str]:

@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from stm import __version__, cluster, tracking
 from stm.checkpoint import format as checkpoints
 from stm.checkpoint.store import CheckpointStore
 from stm.config import Config
+from stm.log import get_logger
+from stm.results import TrainResult
 from stm.storage import join, make_writable, resolved
 from stm.train.checks import check_compiler, check_network, check_same_run, flat, read_manifest
-from stm.train.fit import Hear, RunEnded, Show, fit
+from stm.train.events import Event
+from stm.train.fit import RunEnded, fit
 from stm.train.folders import working_folder
 from stm.train.recorder import Recorder
 from stm.train.summary import result_of, schedule
 
+logger = get_logger(__name__)
+
 
 def train(
-    config: Config, say: Show, address: str | None = None, on_event: Hear | None = None
-) -> dict[str, Any]:
+    config: Config,
+    *,
+    address: str | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> TrainResult:
     """Train to the end of ``config.optim.epochs``; a run of the same name is continued.
 
-    ``on_event`` hears every event of the run (``stm.train.progress``), in order, from another thread of this process.
-    The first after each start is "controller": ``ray.kill(event["actor"])`` ends the run, and this call then raises
+    ``on_event`` takes every event of the run (``stm.train.events``), in order, from another thread of this process.
+    The first after each start is `Controlled`: ``ray.kill(event.controller)`` ends the run, and this call then raises
     ``RunEnded``. (Reserved resources come back only on a cluster with Ray's dashboard.)
 
-    Returns run, run_id (MLflow), checkpoint (best by validation, else last), its val_top1 / val_top5, steps, epochs.
-    Raises ``UserError`` for anything the user can mend.
+    Without a Ray cluster it joins the one at ``address`` or $RAY_ADDRESS, or starts one on this machine. Raises
+    ``UserError`` for anything the user can mend.
     """
     root = config.data.root
     train_manifest = read_manifest(config.data.train, "data.train", root)
@@ -38,7 +46,6 @@ def train(
             train_manifest.classes,
             name=f"--data.val {config.data.val}",
             of=f"--data.train {config.data.train}",
-            say=say,
         )
     name = (
         config.train.name
@@ -50,7 +57,7 @@ def train(
     check_network(config, train_manifest)
 
     cluster.connect(address, num_cpus=cluster.logical_cpus(config))
-    placement = cluster.place(config, say)
+    placement = cluster.place(config)
     check_compiler(config, placement)
     previous = store.latest()
     if previous is not None:
@@ -61,10 +68,10 @@ def train(
     known_run_id = previous[1].mlflow_run_id if previous else None
     config = replace(config, train=replace(config.train, storage=storage, name=name))
     tracker = tracking.open_run(config, folder, name, known_run_id)
-    recorder = Recorder(tracker, say)
-    say(f"run {name}: {placement} in {store.run_directory}")
+    recorder = Recorder(tracker)
+    logger.info(f"run {name}: {placement} in {store.run_directory}")
     if tracker.uri:
-        say(
+        logger.info(
             f"record: {tracking.how_to_look(tracker.uri)}"
             + ("" if tracker.run_id else "  (not reachable)")
         )
@@ -81,16 +88,16 @@ def train(
     else:
         path, meta = previous
         recorder.history(checkpoints.read_history(path))
-        say(
+        logger.info(
             f"continuing at epoch {meta.position.epoch + 1}, sample {meta.position.offset} (step {meta.step})"
         )
     tracker.status("RUNNING")
     status = "FAILED"
     try:
         if previous is None or previous[1].position.epoch < config.optim.epochs:
-            say(schedule(config, train_manifest, val_manifest))
+            logger.info(schedule(config, train_manifest, val_manifest))
             fit(
-                config, store, placement, train_manifest, val_manifest, tracker, recorder, say,
+                config, store, placement, train_manifest, val_manifest, tracker, recorder,
                 on_event,
             )  # fmt: skip
         result = result_of(store, folder, name, tracker)
@@ -101,5 +108,7 @@ def train(
     finally:
         tracker.status(status)
         if not tracker.deliver(patient=True):
-            say(f"the record waits in {tracker.spool}; the next run of this name delivers it")
+            logger.warning(
+                f"the record waits in {tracker.spool}; the next run of this name delivers it"
+            )
     return result

@@ -8,7 +8,6 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,15 @@ from typing import Any
 from stm import cluster, ray_compat, tracking
 from stm.checkpoint import format as checkpoints
 from stm.errors import UserError
+from stm.log import get_logger
 from stm.storage import resolved
 from stm.train.checks import check_network, read_manifest
 from stm.train.folders import ray_storage, working_folder
 from stm.tune import record, results
 from stm.tune.placement import Shares, share
 from stm.tune.settings import Sweep
+
+logger = get_logger(__name__)
 
 TRIAL_MEMORY_BYTES = 256 * 2**20
 """What a trial's own process reserves. It needs no CPU: its training does, and reserves its own."""
@@ -35,9 +37,7 @@ _ENVIRONMENT = {
 }
 
 
-def run_sweep(
-    sweep: Sweep, say: Callable[[str], None], address: str | None = None
-) -> dict[str, Any]:
+def run_sweep(sweep: Sweep, *, address: str | None = None) -> dict[str, Any]:
     """Run every trial that is left of ``sweep``; the same call continues one that was interrupted.
 
     Returns sweep, folder, run_id (MLflow), trials (number by state), best (trial, settings, value, checkpoint), table,
@@ -53,13 +53,15 @@ def run_sweep(
     uri = tracking.tracking_uri(base.tracking, storage)
     cluster.connect(address, num_cpus=cluster.logical_cpus(base), dashboard=True)
     folder = working_folder(storage, sweep.name)
-    shares = _place(sweep, folder, say)
-    say(f"sweep {sweep.name}: {sweep.num_trials} trials of up to {epochs} epochs in {folder}")
-    say(f"  {shares}")
+    shares = _place(sweep, folder)
+    logger.info(
+        f"sweep {sweep.name}: {sweep.num_trials} trials of up to {epochs} epochs in {folder}"
+    )
+    logger.info(f"  {shares}")
 
     folder.mkdir(parents=True, exist_ok=True)
     if results.check_state(folder / "sweep.json", sweep.identity(), sweep.name):
-        say("  it exists: continuing")
+        logger.info("  it exists: continuing")
     (folder / "placement.json").write_text(json.dumps({"concurrent": shares.concurrent}))
     tracker = tracking.open_run(
         replace(base, train=replace(base.train, storage=storage)), folder, sweep.name
@@ -83,7 +85,7 @@ def run_sweep(
                 parent=parent,
                 plugin=checkpoints.load_plugin(sweep.base),
             )
-            _run_trials(job, folder, say)
+            _run_trials(job, folder)
         found = results.read_reports(folder / results.REPORTS)
         interrupted = not _is_complete(sweep, folder)
         for trial in found:
@@ -124,11 +126,11 @@ def _check_data(sweep: Sweep) -> tuple[int, int]:
     return num_videos, epochs
 
 
-def _place(sweep: Sweep, folder: Path, say: Callable[[str], None]) -> Shares:
+def _place(sweep: Sweep, folder: Path) -> Shares:
     import ray
 
     inline = replace(sweep.base, train=replace(sweep.base.train, validation="inline"))
-    trial = cluster.place(inline, say)
+    trial = cluster.place(inline)
     has = ray.cluster_resources()
     at_once = sweep.max_concurrent
     with contextlib.suppress(OSError, ValueError):  # a sweep that is continued keeps its number
@@ -141,7 +143,7 @@ def _is_complete(sweep: Sweep, folder: Path) -> bool:
     return len(found) >= sweep.num_trials and all(trial.state != "training" for trial in found)
 
 
-def _run_trials(job: Any, folder: Path, say: Callable[[str], None]) -> None:
+def _run_trials(job: Any, folder: Path) -> None:
     from ray import tune
 
     from stm.tune.trial import Trial
@@ -191,7 +193,7 @@ def _run_trials(job: Any, folder: Path, say: Callable[[str], None]) -> None:
                 name="tune",
                 **storage,
                 failure_config=tune.FailureConfig(max_failures=sweep.max_failures),
-                callbacks=[Watch(folder, sweep, job.epochs, job.shares.cost_unit, say)],
+                callbacks=[Watch(folder, sweep, job.epochs, job.shares.cost_unit)],
                 verbose=0,
             ),
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import queue
 import re
 import shutil
@@ -25,9 +26,12 @@ from stm.checkpoint.format import META, Meta, read_meta
 from stm.checkpoint.store import CheckpointStore
 from stm.config import Config
 from stm.errors import UserError
+from stm.log import shown_by
 from stm.model import plugins
 from stm.model.plugins import Plugin
+from stm.results import TrainResult
 from stm.storage import StorageAway, download, join, read_bytes, resolved, write_bytes
+from stm.train.events import Controlled, EpochEnded, Event, Failed, Kept, Started
 from stm.train.fit import RunEnded, RunFailed
 from stm.train.folders import working_folder
 from stm.train.trainer import train
@@ -167,7 +171,7 @@ class Trial(tune.Trainable):
         self._thread.start()
 
     def _run(self) -> None:
-        """The thread of the training; everything it has to say goes into the queue."""
+        """The thread of the training; everything that it reports goes into the queue."""
         try:
             config = self._config_of_run()
             folder = working_folder(self._job.storage, str(config.train.name))
@@ -177,12 +181,9 @@ class Trial(tune.Trainable):
             self._cost = Cost(self._store.run_directory, self._job.shares.cost_per_s)
             self._report_what_is_known()
             plugins.receive([self._job.plugin] if self._job.plugin else [])
-            with (folder / "trial.log").open("a") as log:
-
-                def say(message: str) -> None:
-                    print(message, file=log, flush=True)
-
-                result = train(config, say, on_event=self._hear)
+            handler = logging.FileHandler(folder / "trial.log")
+            with contextlib.closing(handler), shown_by(handler, logging.INFO):
+                result = train(config, on_event=self._on_event)
             self._finish(result)
         except RunEnded as error:
             if self._out_of_memory is not None:
@@ -201,23 +202,24 @@ class Trial(tune.Trainable):
         except BaseException as error:
             self._reports.put(error)
 
-    def _hear(self, event: dict[str, Any]) -> None:
-        kind = event["kind"]
-        if kind == "controller":
-            self._controller = event["actor"]
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, Controlled):
+            self._controller = event.controller
             if self._stopping:
                 self._abort()
             return
-        self._cost.heard(started=kind == "start", kept=kind in ("epoch", "committed"))
+        self._cost.count(
+            started=isinstance(event, Started), kept=isinstance(event, EpochEnded | Kept)
+        )
         if self._held_back:  # until the epoch's checkpoint is written: who is ended now, keeps it
             self._held_back = False
             self._reports.put(self._last)
-        if kind == "failure" and is_out_of_memory(event["message"]):
+        if isinstance(event, Failed) and is_out_of_memory(event.message):
             # The same clips would fill the same memory again: starting anew is no cure.
-            self._out_of_memory = event["message"]
+            self._out_of_memory = event.message
             self._abort()
-        elif kind == "epoch" and self._job.sweep.metric in event:
-            self._last = self._report(event)
+        elif isinstance(event, EpochEnded) and self._job.sweep.metric in event.metrics:
+            self._last = self._report(event.metrics)
             self._held_back = self._last["epoch"] < self._job.epochs  # the last waits for the end
 
     def _report(self, metrics: dict[str, Any]) -> dict[str, Any]:
@@ -243,7 +245,7 @@ class Trial(tune.Trainable):
             if self._last["epoch"] < self._job.epochs:
                 self._reports.put(self._last)
 
-    def _finish(self, result: dict[str, Any]) -> None:
+    def _finish(self, result: TrainResult) -> None:
         if not self._last:
             raise RuntimeError(f"run {result['run']} ended without a validation")
         self._reports.put({**self._last, "done": True, "checkpoint": result["checkpoint"]})
@@ -277,7 +279,7 @@ class Cost:
         with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
             self.total = float(json.loads(read_bytes(self._path)))
 
-    def heard(self, started: bool, kept: bool) -> None:
+    def count(self, started: bool, kept: bool) -> None:
         """An event came: the time since the one before it was spent on training."""
         now = time.monotonic()
         if self._mark is not None and not started:

@@ -1,39 +1,31 @@
-"""Hears of trials in the driver: writes their reports down, and shows the table."""
+"""Takes what Ray Tune tells the driver of trials: writes their reports down, and shows the table."""
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
+from stm.log import get_logger
 from stm.tune.results import REPORTS, append, read_reports, table_rows
 from stm.tune.settings import Sweep
 
-
-def _to_stderr(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+logger = get_logger(__name__)
 
 
 class Watch(tune.Callback):
     """A callback of Ray Tune; what it knows is in the file of reports, so it can be pickled and begin anew."""
 
-    def __init__(
-        self,
-        folder: Path,
-        sweep: Sweep,
-        epochs: int,
-        cost_unit: str,
-        say: Callable[[str], None] = _to_stderr,
-    ) -> None:
-        self._folder, self._sweep, self._epochs, self._say = folder, sweep, epochs, say
+    def __init__(self, folder: Path, sweep: Sweep, epochs: int, cost_unit: str) -> None:
+        self._folder, self._sweep, self._epochs = folder, sweep, epochs
         self._unit = cost_unit
         self._live: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_live": None, "_say": _to_stderr}
+        return {**self.__dict__, "_live": None}
 
     # ------------------------------------------------------------------ what Ray Tune tells
 
@@ -41,7 +33,7 @@ class Watch(tune.Callback):
         drawn = trial.config
         settings = {name: domain.value(drawn[name]) for name, domain in self._sweep.space.items()}
         self._note("start", trial, settings=settings)
-        self._tell(trial, ", ".join(f"{name} {value}" for name, value in settings.items()))
+        self._log(trial, ", ".join(f"{name} {value}" for name, value in settings.items()))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -56,7 +48,7 @@ class Watch(tune.Callback):
         }
         self._note("epoch", trial, metrics=metrics)
         value = metrics[self._sweep.metric]
-        self._tell(
+        self._log(
             trial,
             f"epoch {metrics['epoch']}/{self._epochs}  {self._sweep.metric} {value:.4f}  "
             f"{metrics['cost']:.0f} {self._unit}",
@@ -73,7 +65,7 @@ class Watch(tune.Callback):
             self._end(trial, "stopped early", why)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._tell(trial, "crashed; it goes on from its last checkpoint")
+        self._log(trial, "crashed; it goes on from its last checkpoint")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._end(trial, "failed", last_line(trial))
@@ -87,16 +79,16 @@ class Watch(tune.Callback):
 
     def _end(self, trial: Any, state: str, why: str) -> None:
         self._note("end", trial, state=state, why=why)
-        self._tell(trial, f"{state}: {why}")
+        self._log(trial, f"{state}: {why}")
 
     def _note(self, kind: str, trial: Any, **values: Any) -> None:
         append(self._folder / REPORTS, kind=kind, trial=trial.trial_id, **values)
 
-    def _tell(self, trial: Any, what: str) -> None:
-        if sys.stderr.isatty():
+    def _log(self, trial: Any, what: str) -> None:
+        if sys.stderr.isatty() and logger.isEnabledFor(logging.INFO):
             self._redraw()
         else:
-            self._say(f"trial {trial.trial_id}  {what}")
+            logger.info(f"trial {trial.trial_id}  {what}")
 
     def _redraw(self) -> None:
         from rich.console import Console

@@ -2,10 +2,10 @@
 
     with Chromium() as browser:
         page = browser.open("file:///tmp/report.html", width=400, dark=True)
-        assert page.complaints == [] and page.run("document.title") == "..."
+        assert page.errors == [] and page.run("document.title") == "..."
 
 A page that logs an error, throws, asks for anything beyond its own address or shows a broken image says so in
-``complaints``.
+``errors``.
 """
 
 from __future__ import annotations
@@ -112,19 +112,19 @@ async def _session() -> aiohttp.ClientSession:
 
 
 class Page:
-    """An open page; ``complaints`` holds what a developer's console would show in red."""
+    """An open page; ``errors`` holds what a developer's console would show in red."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, url: str) -> None:
         self._loop, self._url = loop, url
         self._number = 0
         self._loaded = False
-        self._complaints: list[str] = []
+        self._errors: list[str] = []
 
     @property
-    def complaints(self) -> list[str]:
+    def errors(self) -> list[str]:
         """Console errors, exceptions, foreign requests and broken images so far."""
         broken = [f"broken image {source}" for source in self.run(_BROKEN)]
-        return self._complaints + broken
+        return self._errors + broken
 
     def run(self, expression: str) -> Any:
         """The value of a JavaScript expression."""
@@ -236,18 +236,16 @@ class Page:
         if method == "Page.loadEventFired":
             self._loaded = True
         elif method == "Runtime.exceptionThrown":
-            self._complaints.append(f"exception: {values['exceptionDetails']}")
+            self._errors.append(f"exception: {values['exceptionDetails']}")
         elif method == "Runtime.consoleAPICalled" and values["type"] in ("error", "assert"):
-            self._complaints.append(f"console: {values['args']}")
+            self._errors.append(f"console: {values['args']}")
         elif method == "Log.entryAdded" and values["entry"]["level"] == "error":
-            self._complaints.append(
-                f"log: {values['entry']['text']} {values['entry'].get('url', '')}"
-            )
+            self._errors.append(f"log: {values['entry']['text']} {values['entry'].get('url', '')}")
         elif method == "Network.requestWillBeSent":
             asked, own = urlparse(values["request"]["url"]), urlparse(self._url)
             if asked.scheme not in ("data", "blob") and asked.netloc != own.netloc:
-                self._complaints.append(f"foreign request: {values['request']['url']}")
+                self._errors.append(f"foreign request: {values['request']['url']}")
         elif method == "Network.responseReceived" and values["response"]["status"] >= 400:
-            self._complaints.append(
+            self._errors.append(
                 f"status {values['response']['status']}: {values['response']['url']}"
             )

@@ -59,8 +59,8 @@ def run(ray_cluster, tmp_path_factory):
             name="seen", storage=str(root / "runs"), threads_per_worker=1, log_every_steps=1
         ),
     )
-    trained = train(config, lambda line: None)
-    measured = evaluate(trained["checkpoint"], str(root / "val.parquet"), say=lambda line: None)
+    trained = train(config)
+    measured = evaluate(trained["checkpoint"], str(root / "val.parquet"))
     return config, trained, measured
 
 
@@ -135,7 +135,7 @@ def look(browser, server, run, pictures):
     yield look
     for page in opened:
         # A 404 is told twice: by the request, and in the console.
-        assert [said for said in page.complaints if not any(k in said for k in KNOWN)] == []
+        assert [said for said in page.errors if not any(k in said for k in KNOWN)] == []
 
 
 @pytest.fixture(scope="module")
@@ -195,5 +195,5 @@ def test_the_report_opens_among_the_artifacts(look, experiment, run, pictures):
     assert "seen on " in report.run(TEXT)
     assert f"of {measured['num_videos']} videos right" in report.run(TEXT)
     assert report.run("document.images.length") >= 8
-    assert report.complaints == []
+    assert report.errors == []
     page.screenshot(pictures / "mlflow-report.png", window=True)

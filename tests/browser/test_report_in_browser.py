@@ -42,11 +42,11 @@ def reports(tmp_path_factory):
 
 @pytest.mark.parametrize("num_classes", [5, 400])
 @pytest.mark.parametrize(("width", "dark"), [(1100, False), (1100, True), (400, False)])
-def test_a_report_opens_without_complaint_and_fits_the_window(
+def test_a_report_opens_without_an_error_and_fits_the_window(
     browser, reports, tmp_path, num_classes, width, dark
 ):
     opened = browser.open(reports[num_classes], width=width, dark=dark)
-    assert opened.complaints == []
+    assert opened.errors == []
     assert opened.run("document.images.length") >= 12
     assert not opened.run(_WIDER_THAN_WINDOW)
     ground = opened.run("getComputedStyle(document.body).backgroundColor")
@@ -62,7 +62,7 @@ def test_searching_the_classes_leaves_those_that_match(browser, reports):
     named = "Array.from(document.querySelectorAll('#classes tbody tr:not([hidden])')).filter("
     assert opened.run(f"{named}r => r.cells[0].textContent.endsWith('123')).length") == 1
     assert opened.run(visible) < 20
-    assert opened.complaints == []
+    assert opened.errors == []
 
 
 def test_pointing_at_the_heat_map_names_the_cell(browser, reports):
@@ -84,7 +84,7 @@ def test_the_driver_hears_errors_requests_and_broken_images(browser, tmp_path):
         "<img src='data:image/png;base64,AAAA'><img src='http://127.0.0.1:9/x.png'>"
         "<script>console.error('oh'); undefined.no</script>"
     )
-    said = " ".join(browser.open(f"file://{bad}").complaints)
+    said = " ".join(browser.open(f"file://{bad}").errors)
     for expected in (
         "broken image data:",
         "foreign request: http://127.0.0.1:9",

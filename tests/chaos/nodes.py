@@ -9,6 +9,7 @@ said is in FOLDER/said.txt, the result of training in FOLDER/result.json.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -61,6 +62,7 @@ def main(scenario: str, folder: Path) -> None:
     from runs import config_for
 
     import stm.train.loop
+    from stm.log import shown_by
     from stm.train import fit, trainer
 
     fit.RESIZE_CHECK_S = 2.0
@@ -85,9 +87,10 @@ def main(scenario: str, folder: Path) -> None:
 
     def run() -> None:
         try:
-            result.update(
-                trainer.train(config, lambda line: said.write(f"{time.time():.1f} {line}\n"))
-            )
+            handler = logging.StreamHandler(said)
+            handler.setFormatter(logging.Formatter("%(created).1f %(message)s"))
+            with shown_by(handler, logging.INFO):
+                result.update(trainer.train(config).as_dict())
         except Exception as error:
             result["error"] = f"{type(error).__name__}: {error}"
 

@@ -10,6 +10,7 @@ from stm.data.classes import match_classes
 from stm.data.manifest import Manifest
 from stm.errors import UserError
 from tests.data.test_manifest import make_manifest
+from tests.logged import logged
 
 
 def manifest_of(classes: tuple[str, ...], labels: list[int], **values: object) -> Manifest:
@@ -42,10 +43,8 @@ def test_a_manifest_takes_the_labels_of_a_network_by_name_and_mirrors_as_before(
     manifest = manifest_of(
         ("right", "left", "Jump"), [0, 1, 2], flip=False, flip_map={0: 1, 1: 0, 2: 2}
     )
-    said: list[str] = []
-    taken = manifest.with_classes(
-        ("jump", "left", "up", "right"), name="val", of="the network", say=said.append
-    )
+    with logged() as said:
+        taken = manifest.with_classes(("jump", "left", "up", "right"), name="val", of="the network")
     assert taken.classes == ("jump", "left", "up", "right")
     assert taken.table["label"].to_pylist() == [3, 1, 0]
     assert taken.flip_map == {3: 1, 1: 3, 0: 0}

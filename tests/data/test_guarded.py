@@ -94,7 +94,7 @@ def test_a_video_that_takes_a_process_with_it_is_named_and_the_others_are_read(
     from tests.data import bad_decoder
 
     table = videos.filter(pa.compute.is_in(videos["video_id"], pa.array(["a", "b", "c", "d", bad])))
-    culprits = guarded.quarantine()
+    kept_out = guarded.quarantine()
     spec = StreamSpec(
         videos=ray.put(table),
         num_videos=table.num_rows,
@@ -102,25 +102,25 @@ def test_a_video_that_takes_a_process_with_it_is_named_and_the_others_are_read(
         clip=bad_decoder.BadDecoderSpec(num_segments=2, size=32),
         num_epochs=2,
         decode_deadline_s=5.0,
-        quarantine=culprits,
+        quarantine=kept_out,
     )
     first, second = iterate(build_stream(spec, 1), 1)
     reason = {"hangs": "deadline", "crashes": "crashed"}[bad]
     for batch in (first, second):
         assert [(f["video_id"], f["reason"]) for f in batch.failures] == [(bad, reason)]
         assert batch.weights.sum() == 4
-    assert [path.rpartition("/")[2] for path in ray.get(culprits.all.remote())] == [f"{bad}.mp4"]
+    assert [path.rpartition("/")[2] for path in ray.get(kept_out.all.remote())] == [f"{bad}.mp4"]
 
 
 @pytest.mark.ray
 def test_what_is_in_quarantine_fails_at_once_with_its_reason(ray_cluster, videos):
     import ray
 
-    culprits = guarded.quarantine()
+    kept_out = guarded.quarantine()
     path = videos["path"][0].as_py()
-    ray.get(culprits.add.remote(path, "deadline", "no answer within 2 s"))
+    ray.get(kept_out.add.remote(path, "deadline", "no answer within 2 s"))
     with (
-        guarded.GuardedDecoder(CLIP, 60.0, culprits) as decoder,
+        guarded.GuardedDecoder(CLIP, 60.0, kept_out) as decoder,
         pytest.raises(VideoError, match="deadline: no answer within 2 s"),
     ):
         decoder.load(path, 6, 64, 48, 0, 1)

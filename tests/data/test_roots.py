@@ -13,6 +13,7 @@ from stm.data.manifest import METADATA_KEY, Manifest
 from stm.data.roots import absolute_root, joined, relative_to, root_to_use
 from stm.errors import UserError
 from tests.data.test_manifest import make_manifest, rewrite
+from tests.logged import logged
 
 
 def paths_of(manifest: Manifest) -> list[str]:
@@ -127,14 +128,14 @@ def test_a_data_set_moved_together_with_its_manifest_is_found_and_said(
     paths = [str(old / videos / "x" / f"{name}.mp4") for name in "abc"]
     file = old / manifest / "m.parquet"
     replace(make_manifest(path=paths), root=str(old / videos)).write(file)
-    said: list[str] = []
-    Manifest.read(file, say=said.append)
-    assert said == []
-    old.rename(new)
-    read = Manifest.read(new / manifest / "m.parquet", say=said.append)
+    with logged() as said:
+        Manifest.read(file)
+        assert said == []
+        old.rename(new)
+        read = Manifest.read(new / manifest / "m.parquet")
     assert paths_of(read) == [path.replace(str(old), str(new)) for path in paths]
     assert f"they are in {read.root}" in said[0]
     (new / videos / "x" / "b.mp4").unlink()  # not certain any more
-    said.clear()
-    assert paths_of(Manifest.read(new / manifest / "m.parquet", say=said.append)) == paths
+    with logged() as said:
+        assert paths_of(Manifest.read(new / manifest / "m.parquet")) == paths
     assert "--data.root" in said[0]

@@ -72,7 +72,6 @@ def test_the_result_does_not_depend_on_the_number_of_workers(videos, checkpoint,
             num_workers=workers,
             batch_size=2,
             output=str(output),
-            say=lambda line: None,
         )
         scores = pq.read_table(output / "scores.parquet").to_pylist()
         results.append(({k: v for k, v in result.items() if k != "files"}, scores))
@@ -109,7 +108,6 @@ def test_thirty_views_are_averaged_and_each_video_counts_once(videos, checkpoint
         protocol="accurate",
         num_workers=2,
         batch_size=4,
-        say=lambda line: None,
     )
     assert (result["num_videos"], result["unreadable"]) == (16, 2)
     assert sum(result["class_counts"].values()) == 16
@@ -151,13 +149,11 @@ def test_videos_of_some_classes_in_another_order_are_measured_by_name(
 def test_many_files_and_one_are_predicted_alike(videos, checkpoint, tmp_path):
     folder = videos / "videos" / "val"
     paths = sorted(str(path) for path in folder.glob("*.mp4"))
-    many = predict(
-        checkpoint, [str(folder)], output=str(tmp_path / "answers.parquet"), say=lambda line: None
-    )
+    many = predict(checkpoint, [str(folder)], output=str(tmp_path / "answers.parquet"))
     assert many["unreadable"] == 1
     table = {row["path"]: row for row in pq.read_table(tmp_path / "answers.parquet").to_pylist()}
     assert sorted(table) == paths
-    few = predict(checkpoint, paths[:2], say=lambda line: None)
+    few = predict(checkpoint, paths[:2])
     for row in few["videos"]:
         answered = table[row["path"]]
         assert [top["class"] for top in row["top5"]] == answered["classes"]
@@ -173,14 +169,14 @@ def test_a_folder_of_images_and_a_row_of_a_shard_are_videos(checkpoint, tmp_path
     shards.write_shard(tmp_path / "videos.parquet", [("clip", video)])
     rows = [str(tmp_path / "images.parquet#1"), str(tmp_path / "videos.parquet#0")]
     sources = [str(frames), str(tmp_path / "set" / "clip.mp4"), *rows]
-    few = predict(checkpoint, sources, say=print)
+    few = predict(checkpoint, sources)
     first, second, third, fourth = (row["top5"] for row in few["videos"])
     assert (first, second) == (third, fourth)
     assert first != second
     assert [row["path"] for row in few["videos"]] == sources
 
     many = [str(tmp_path / "set"), *rows]
-    predict(checkpoint, many, output=str(tmp_path / "answers.parquet"), say=print)
+    predict(checkpoint, many, output=str(tmp_path / "answers.parquet"))
     table = {row["path"]: row for row in pq.read_table(tmp_path / "answers.parquet").to_pylist()}
     found = [tmp_path / "set" / name for name in ("b/others", "clip.mp4", "frames")]
     assert list(table) == [*map(str, found), *rows]

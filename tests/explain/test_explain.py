@@ -49,7 +49,7 @@ def test_a_video_becomes_a_picture_and_a_film_of_all_its_frames(
     assert status == 0
     (row,) = json.loads(out)["videos"]
     assert row["class"] == "up"
-    expected = predict(demo_checkpoints["stm"], [str(video)], say=print)["videos"][0]["top5"]
+    expected = predict(demo_checkpoints["stm"], [str(video)])["videos"][0]["top5"]
     assert [answer["class"] for answer in row["top5"]] == [answer["class"] for answer in expected]
     assert (tmp_path / "out" / "left-0000.png").read_bytes().startswith(b"\x89PNG")
     assert row["film"] == str(tmp_path / "out" / "left-0000.mp4")

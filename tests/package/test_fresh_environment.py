@@ -59,7 +59,7 @@ def test_a_package_predicts_the_same_in_a_fresh_environment(tmp_path, capsys):
     assert ran.returncode == 0, ran.stderr[-3000:]
     there = json.loads(ran.stdout.splitlines()[-1])
 
-    here = predict(directory, videos, say=lambda line: None)["videos"]
+    here = predict(directory, videos)["videos"]
     largest = 0.0
     for row, answer in zip(here, there["answers"], strict=False):
         assert [entry["class"] for entry in row["top5"]] == answer["classes"]

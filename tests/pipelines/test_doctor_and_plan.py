@@ -30,7 +30,7 @@ def stm(capfd, *arguments):
 def test_a_check_that_fails_is_exit_status_1(capfd, monkeypatch, findings, status):
     from stm.doctor import examine
 
-    monkeypatch.setattr(examine, "examine", lambda settings, say: findings)
+    monkeypatch.setattr(examine, "examine", lambda settings: findings)
     assert stm(capfd, "doctor")[0] == status
     code, out, _ = stm(capfd, "doctor", "--json")
     assert code == status
@@ -41,7 +41,7 @@ def test_a_line_says_status_check_finding_and_what_to_do(capfd, monkeypatch):
     from stm.doctor import examine
 
     found = [fails("storage", "cannot be written", "mend it")]
-    monkeypatch.setattr(examine, "examine", lambda settings, say: found)
+    monkeypatch.setattr(examine, "examine", lambda settings: found)
     assert stm(capfd, "doctor")[1] == "fails    storage        cannot be written -> mend it\n"
 
 

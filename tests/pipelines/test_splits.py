@@ -58,7 +58,7 @@ def jobs(monkeypatch):
     """What training and evaluation were asked for; they answer at once, with another top-1 for each split."""
     asked: dict[str, list] = {"train": [], "evaluate": []}
 
-    def train(config, say, address=None):
+    def train(config, *, address=None):
         asked["train"].append(config)
         run = f"runs/{config.train.name}"
         return {

@@ -19,6 +19,7 @@ from stm.evaluate.evaluate import evaluate
 from stm.evaluate.reporting import output_folder, run_folder
 from stm.model import build_model
 from stm.report import page
+from tests.logged import logged
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +48,7 @@ def test_an_evaluation_leaves_its_report_beside_the_checkpoint_and_one_that_fail
     run, monkeypatch
 ):
     checkpoint, manifest = run
-    said = []
-    result = evaluate(str(checkpoint), str(manifest), say=said.append)
+    result = evaluate(str(checkpoint), str(manifest))
     folder = checkpoint.parent / "evaluate-efficient-val"
     text = (folder / "report.html").read_text()
     assert result["files"]["report"] == str(folder / "report.html")
@@ -61,7 +61,8 @@ def test_an_evaluation_leaves_its_report_beside_the_checkpoint_and_one_that_fail
         raise ZeroDivisionError("a defect")
 
     monkeypatch.setattr(page, "render", broken)
-    again = evaluate(str(checkpoint), str(manifest), output=str(folder / "again"), say=said.append)
+    with logged() as said:
+        again = evaluate(str(checkpoint), str(manifest), output=str(folder / "again"))
     assert again["top1"] == result["top1"]
     assert "report" not in again["files"]
     assert (folder / "again" / "scores.parquet").exists()
@@ -71,18 +72,16 @@ def test_an_evaluation_leaves_its_report_beside_the_checkpoint_and_one_that_fail
 def test_an_output_that_cannot_be_written_is_told_before_anything_is_measured(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"--output .*file/report: cannot be written to"):
-        output_folder(str(tmp_path / "file" / "report"), "runs/a/c", "efficient", "v", True, print)
-    said = []
+        output_folder(str(tmp_path / "file" / "report"), "runs/a/c", "efficient", "v", True)
     blocked = tmp_path / "file" / "checkpoint-00000001"
-    assert output_folder(None, str(blocked), "efficient", "val.parquet", True, said.append) is None
+    with logged() as said:
+        assert output_folder(None, str(blocked), "efficient", "val.parquet", True) is None
     assert "no report" in said[0]
 
 
 def test_without_a_report_nothing_is_written_unless_a_folder_is_named(tmp_path):
-    assert output_folder(None, str(tmp_path / "c"), "efficient", "v", False, print) is None
-    named = output_folder(
-        str(tmp_path / "out"), str(tmp_path / "c"), "efficient", "v", False, print
-    )
+    assert output_folder(None, str(tmp_path / "c"), "efficient", "v", False) is None
+    named = output_folder(str(tmp_path / "out"), str(tmp_path / "c"), "efficient", "v", False)
     assert named == tmp_path / "out"
 
 

@@ -63,7 +63,7 @@ def test_a_dropped_video_is_answered_and_a_bad_file_is_named(tmp_path):
             wait(tab, "!document.getElementById('result').hidden && video.readyState >= 2")
             answered(tab)
             assert not tab.run("document.documentElement.scrollWidth > innerWidth")
-            assert tab.complaints == []
+            assert tab.errors == []
             ground = tab.run("getComputedStyle(document.body).backgroundColor")
             assert ground == ("rgb(18, 22, 28)" if dark else "rgb(250, 251, 252)")
             tab.screenshot(pictures / f"serve-{name}.png")
@@ -73,7 +73,7 @@ def test_a_dropped_video_is_answered_and_a_bad_file_is_named(tmp_path):
         wait(tab, "!document.getElementById('result').hidden && video.hidden")
         assert "12 frames, 160 x 96" in tab.run("document.getElementById('facts').textContent")
         assert tab.run("document.getElementById('state').textContent") == "12 files"
-        assert tab.complaints == []
+        assert tab.errors == []
         tab.screenshot(pictures / "serve-images.png")
 
         drop(tab, "bad.mp4", b"no video")
@@ -82,8 +82,8 @@ def test_a_dropped_video_is_answered_and_a_bad_file_is_named(tmp_path):
         assert said.startswith("bad.mp4: not_a_video")
         assert tab.run("getComputedStyle(document.getElementById('result')).display") == "none"
         # The browser complains of the status of a refusal, and of nothing else.
-        assert tab.complaints
-        assert all("422" in complaint for complaint in tab.complaints)
+        assert tab.errors
+        assert all("422" in error for error in tab.errors)
         tab.screenshot(pictures / "serve-refused.png")
 
 

@@ -44,7 +44,7 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope="module")
 def expected(checkpoint, videos):
     """What ``stm predict`` says of each."""
-    found = predict(checkpoint, [str(path) for path in videos.values()], say=lambda line: None)
+    found = predict(checkpoint, [str(path) for path in videos.values()])
     return dict(zip(videos, (row["top5"] for row in found["videos"]), strict=True))
 
 
@@ -84,7 +84,7 @@ def agrees(answer, expected_top5):
 
 def test_the_images_of_a_video_are_answered_as_the_folder_of_them_is(server, checkpoint, tmp_path):
     folder = write_frame_folder(tmp_path / "frames", num_frames=12)
-    expected = predict(checkpoint, [str(folder)], say=lambda line: None)["videos"][0]["top5"]
+    expected = predict(checkpoint, [str(folder)])["videos"][0]["top5"]
     images = [(path.name, path.read_bytes()) for path in sorted(folder.iterdir(), reverse=True)]
     with zipfile.ZipFile(tmp_path / "frames.zip", "w") as archive:
         for name, data in images:
@@ -261,10 +261,8 @@ def test_a_registered_model_is_served_by_its_name_and_answers_as_predict_does(
         register(str(folder), "actions", rule="always", tracking=registry)
     asked = "models:/actions@champion"
     some = dict(list(videos.items())[:4])
-    told = predict(asked, list(map(str, some.values())), say=lambda line: None, tracking=registry)
-    other = predict(
-        "models:/actions/1", [str(videos["0.mp4"])], say=lambda line: None, tracking=registry
-    )
+    told = predict(asked, list(map(str, some.values())), tracking=registry)
+    other = predict("models:/actions/1", [str(videos["0.mp4"])], tracking=registry)
     assert told["checkpoint"] == "models:/actions/2"
     assert told["videos"][0]["top5"] != other["videos"][0]["top5"]
     with serving(

@@ -23,7 +23,7 @@ def test_a_rank_that_falls_silent_is_named_with_its_process_and_step():
     watch = RankWatch(silent_s=30)
     watch.see([pulse(0), pulse(1)], now=0.0)
     watch.see([pulse(0)], now=40.0)
-    (said,) = watch.complaints(now=40.0)
+    (said,) = watch.check(now=40.0)
     assert said.startswith("rank 1 (process 101 on 10.0.0.1) has been silent for 40 s")
     assert "step 5" in said
 
@@ -31,15 +31,15 @@ def test_a_rank_that_falls_silent_is_named_with_its_process_and_step():
 def test_a_silence_is_told_again_when_it_has_doubled():
     watch = RankWatch(silent_s=30)
     watch.see([pulse(0)], now=0.0)
-    told = [bool(watch.complaints(now=float(t))) for t in (20, 31, 40, 61, 70, 63, 130)]
+    told = [bool(watch.check(now=float(t))) for t in (20, 31, 40, 61, 70, 63, 130)]
     assert told == [False, True, False, False, True, False, False]
-    assert watch.complaints(now=140.0)
+    assert watch.check(now=140.0)
 
 
 def test_a_rank_that_is_stuck_in_a_step_is_named_and_those_that_wait_for_it_are_not():
     watch = RankWatch(stuck_s=120)
     watch.see([pulse(0, step=6, for_s=130), pulse(1, step=5, for_s=131)], now=0.0)
-    (said,) = watch.complaints(now=0.0)
+    (said,) = watch.check(now=0.0)
     assert "rank 1" in said
     assert "computing for 131 s, step 5" in said
 
@@ -49,11 +49,11 @@ def test_workers_that_were_started_anew_are_not_blamed_for_the_old_ones():
     watch.see([pulse(0), pulse(1)], now=0.0)
     watch.forget(until_start=True)  # they failed
     watch.see([pulse(1)], now=50.0)  # a last word of the old ones
-    assert watch.complaints(now=100.0) == []
+    assert watch.check(now=100.0) == []
     watch.forget()
     watch.see([pulse(0)], now=100.0)
-    assert watch.complaints(now=101.0) == []
-    assert watch.complaints(now=200.0)
+    assert watch.check(now=101.0) == []
+    assert watch.check(now=200.0)
 
 
 def test_a_rank_that_waits_for_its_clips_is_named():
@@ -80,10 +80,10 @@ def rows(*steps):
 
 def test_a_step_is_recorded_once_whatever_is_told_again(tmp_path):
     tracker = Tracker("sqlite:///unused.db", None, tmp_path / "tracking.jsonl")
-    recorder = Recorder(tracker, print)
+    recorder = Recorder(tracker)
     recorder.history(rows(1, 2, 3))
     recorder.history(rows(2, 3, 4))
-    Recorder(tracker, print).history(rows(3, 4, 5))  # the driver was started anew
+    Recorder(tracker).history(rows(3, 4, 5))  # the driver was started anew
     lines = tracker.spool.read_text().splitlines()
     assert len(lines) == 5
     assert series(tracker.spool, "train/loss") == {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4, 5: 0.5}
@@ -92,8 +92,8 @@ def test_a_step_is_recorded_once_whatever_is_told_again(tmp_path):
 def test_an_epochs_figures_are_recorded_once(tmp_path):
     tracker = Tracker("sqlite:///unused.db", None, tmp_path / "tracking.jsonl")
     ends = [{"time": 1.0, "step": 6, "epoch": {"epoch": 1, "val_top1": 0.5}}]
-    Recorder(tracker, print).history(rows(6) + ends)
-    Recorder(tracker, print).history(rows(6) + ends)
+    Recorder(tracker).history(rows(6) + ends)
+    Recorder(tracker).history(rows(6) + ends)
     assert series(tracker.spool, "val_top1") == {6: 0.5}
     assert len(tracker.spool.read_text().splitlines()) == 2
 

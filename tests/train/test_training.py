@@ -38,6 +38,7 @@ from stm.spool import series
 from stm.train.async_validation import validate_checkpoint
 from stm.train.trainer import train
 from tests.chaos.runs import arguments
+from tests.logged import logged
 
 pytestmark = pytest.mark.ray
 
@@ -89,8 +90,9 @@ def undisturbed(manifests, tmp_path_factory):
     def run(workers):
         if workers not in made:
             storage = tmp_path_factory.mktemp("whole")
-            config, said = config_for(manifests, storage, "whole", workers=workers), []
-            made[workers] = config, train(config, said.append), said
+            config = config_for(manifests, storage, "whole", workers=workers)
+            with logged() as said:
+                made[workers] = config, train(config), said
         return made[workers]
 
     return run
@@ -142,7 +144,7 @@ def test_a_killed_run_continues_to_the_same_weights_bit_for_bit(
     taken = committed_step(run)
     assert 4 <= taken < whole["steps"], "it was to be killed half-way"
 
-    resumed = train(killed, print)
+    resumed = train(killed)
     assert resumed["steps"] == whole["steps"] == 18
     assert_same_weights(final(resumed), final(whole))
     assert resumed["val_top1"] == whole["val_top1"]
@@ -176,7 +178,7 @@ def test_losses_step_by_step_are_recorded_once_and_agree_across_world_sizes(mani
         config = replace(
             config, tracking=TrackingConfig(), model=replace(config.model, dropout=0.0)
         )
-        result = train(config, print)
+        result = train(config)
         assert result["run_id"]
         losses[workers] = series(tmp_path / f"w{workers}" / "tracking.jsonl", "train/loss")
     assert sorted(losses[1]) == sorted(losses[2]) == list(range(1, 7))
@@ -197,11 +199,11 @@ def test_validation_counts_every_row_and_the_unreadable_one_as_wrong(undisturbed
 
 def test_a_finished_run_is_not_trained_again_unless_it_is_made_longer(undisturbed):
     config, first, _ = undisturbed(2)
-    said = []
-    again = train(config, said.append)
+    with logged() as said:
+        again = train(config)
     assert again == first
     assert not any("step" in line and "loss" in line for line in said)
-    longer = train(replace(config, optim=replace(config.optim, epochs=4)), print)
+    longer = train(replace(config, optim=replace(config.optim, epochs=4)))
     assert (first["steps"], longer["steps"]) == (18, 24)
 
 
@@ -211,7 +213,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_videos(manifests,
     with pytest.raises(
         UserError, match=r"loss of step \d+ is not finite\..*videos of that batch: videos/train/"
     ):
-        train(config, print)
+        train(config)
 
 
 def test_videos_that_vanish_after_indexing_stop_the_run_by_name(manifests, tmp_path):
@@ -233,7 +235,7 @@ def test_videos_that_vanish_after_indexing_stop_the_run_by_name(manifests, tmp_p
     with pytest.raises(
         UserError, match=r"could not be decoded, more than the 1 .*\.mp4 \(not_found\)"
     ):
-        train(config, print)
+        train(config)
 
 
 def test_a_job_that_does_not_fit_is_refused_with_the_sum(manifests, tmp_path):
@@ -242,7 +244,7 @@ def test_a_job_that_does_not_fit_is_refused_with_the_sum(manifests, tmp_path):
     with pytest.raises(
         UserError, match=r"4 workers x 2 CPU \+ 1 CPU to decode = 9 CPU, but the cluster has 4 CPU"
     ):
-        train(config, print)
+        train(config)
 
 
 def test_other_classes_to_validate_on_are_refused(manifests, tmp_path):
@@ -250,7 +252,7 @@ def test_other_classes_to_validate_on_are_refused(manifests, tmp_path):
     replace(manifest, classes=(*manifest.classes[:-1], "jump")).write(tmp_path / "other.parquet")
     config = config_for({**manifests, "val": str(tmp_path / "other.parquet")}, tmp_path, "other")
     with pytest.raises(UserError, match=r"has videos of 1 class.* does not have: 'jump'"):
-        train(config, print)
+        train(config)
 
 
 def test_classes_to_validate_on_are_matched_by_name(manifests, undisturbed, tmp_path):
@@ -266,7 +268,7 @@ def test_classes_to_validate_on_are_matched_by_name(manifests, undisturbed, tmp_
         table=manifest.table.set_column(at, manifest.table.schema.field("label"), backwards),
     ).write(tmp_path / "backwards.parquet")
     named = {**manifests, "val": str(tmp_path / "backwards.parquet")}
-    result = train(config_for(named, tmp_path, "backwards"), print)
+    result = train(config_for(named, tmp_path, "backwards"))
     metrics = [checkpoints.read_meta(each["last_checkpoint"]).metrics for each in (whole, result)]
     assert metrics[0] == metrics[1]
 
@@ -291,8 +293,8 @@ def test_every_option_of_the_trainer_works_together(manifests, tmp_path):
         ),
         model=replace(config.model, gradient_checkpointing=True),
     )
-    said = []
-    result = train(config, said.append)
+    with logged() as said:
+        result = train(config)
     assert result["steps"] == 12
     assert any("lr 0.01 (scaled from 0.02 at 8), gradients of 2 parts a step" in s for s in said)
     validated = [line for line in said if "validated  val top-1" in line]
@@ -310,7 +312,7 @@ def test_compiling_without_a_compiler_is_refused(manifests, tmp_path, monkeypatc
     monkeypatch.setenv("CXX", "no-such-compiler")
     config = config_for(manifests, tmp_path, "compiled", compile=True)
     with pytest.raises(UserError, match="with no-such-compiler, which is not installed"):
-        train(config, print)
+        train(config)
     assert not (tmp_path / "compiled").exists()
 
 
@@ -329,7 +331,7 @@ def test_a_compiled_network_takes_the_steps_of_the_plain_one(manifests, tmp_path
             model=replace(config.model, dropout=0.0),
             optim=replace(config.optim, lr=0.001),
         )
-        result = train(config, print)
+        result = train(config)
         assert checkpoints.read_meta(result["last_checkpoint"]).metrics["val_num_videos"] == 8
         losses[compiled] = series(tmp_path / name / "tracking.jsonl", "train/loss")
     assert losses[True].keys() == losses[False].keys() == set(range(1, 7))
@@ -340,7 +342,7 @@ def test_a_compiled_network_takes_the_steps_of_the_plain_one(manifests, tmp_path
 
 def test_validation_beside_training_counts_as_the_one_inside_does(manifests, tmp_path):
     config = config_for(manifests, tmp_path, "inside", epochs=1)
-    path = train(config, print)["last_checkpoint"]
+    path = train(config)["last_checkpoint"]
     inside = checkpoints.read_meta(path).metrics
     beside = validate_checkpoint(path, config, Manifest.read(manifests["val"]))
     for name, value in beside.items():
@@ -357,23 +359,25 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on_when_there_is_room(man
         pytest.skip("this user may not mount a small file system")
     try:
         config = config_for(manifests, disk, "full", epochs=2)
-        train(replace(config, optim=replace(config.optim, epochs=1)), print)
+        train(replace(config, optim=replace(config.optim, epochs=1)))
         kept = CheckpointStore(str(disk / "full")).latest()
         with (disk / "filler").open("wb") as filler, contextlib.suppress(OSError):
             while True:
                 filler.write(b"x" * 65536)
                 filler.flush()
-        said = []
-        with pytest.raises(
-            UserError, match=r"step 12 could not be written.*No space left.*make room"
+        with (
+            logged() as said,
+            pytest.raises(
+                UserError, match=r"step 12 could not be written.*No space left.*make room"
+            ),
         ):
-            train(config, said.append)
+            train(config)
         told = [line for line in said if "could not be written" in line]
         assert told, said
         assert "training goes on" in told[0]
         assert CheckpointStore(str(disk / "full")).latest() == kept, "the last good one is kept"
         (disk / "filler").unlink()
-        assert train(config, print)["steps"] == 12
+        assert train(config)["steps"] == 12
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
@@ -394,10 +398,12 @@ def test_clips_that_never_come_end_the_run_by_name(manifests, tmp_path):
         data=replace(config.data, wait_deadline_s=3.0),
         train=replace(config.train, max_failures=0),
     )
-    said = []
     try:
-        with pytest.raises(UserError, match="run starved failed, after 0 restarts"):
-            train(config, said.append)
+        with (
+            logged() as said,
+            pytest.raises(UserError, match="run starved failed, after 0 restarts"),
+        ):
+            train(config)
     finally:
         ray.kill(holder)
     told = [line for line in said if re.search(r"waited \d+ s for the clips of step 1", line)]

@@ -61,10 +61,11 @@ def sweep_text(base, storage, **settings):
 
 # A sweep in a process of its own, whose cluster has the dashboard; then the CPUs that are free.
 _RUN = """
-import json, sys, time
+import json, logging, sys, time
+logging.basicConfig(level="INFO", format="%(message)s")
 from stm.tune.reading import read_sweep
 from stm.tune.sweep import run_sweep
-result = run_sweep(read_sweep(sys.argv[1]), lambda line: print(line, file=sys.stderr), "local")
+result = run_sweep(read_sweep(sys.argv[1]), address="local")
 import ray
 whole, deadline = ray.cluster_resources()["CPU"], time.monotonic() + 60
 while (free := ray.available_resources().get("CPU", 0)) < whole and time.monotonic() < deadline:
@@ -140,25 +141,25 @@ def test_each_trial_ends_as_it_did_and_leaves_every_cpu_free(base, tmp_path):
         assert (folder / name).stat().st_size > 1000
 
     began = time.monotonic()
-    again = run_sweep(parse_sweep(text), print, "local")
+    again = run_sweep(parse_sweep(text), address="local")
     assert time.monotonic() - began < 30, "nothing was left to do"
     assert again["best"] == result["best"]
     assert len(children(tmp_path, folder)) == 3
     with pytest.raises(UserError, match="exists with another budget"):
-        run_sweep(parse_sweep(text.replace("epochs: 2", "epochs: 3")), print, "local")
+        run_sweep(parse_sweep(text.replace("epochs: 2", "epochs: 3")), address="local")
 
 
 def test_a_sweep_that_does_not_fit_is_refused_before_anything_is_written(base, tmp_path):
     settings = {"space": {"optim.lr": "choice(0.1)"}, "max_concurrent": 5, "num_trials": 9}
     with pytest.raises(UserError, match=r"5 trials at once x .* = 5 CPU, but the cluster has 4"):
-        run_sweep(parse_sweep(sweep_text(base, tmp_path, **settings)), print, "local")
+        run_sweep(parse_sweep(sweep_text(base, tmp_path, **settings)), address="local")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_cluster_without_dashboard_is_refused_as_it_would_keep_the_cpus(base, tmp_path):
     settings = {"space": {"optim.lr": "choice(0.1)"}, "max_concurrent": 1, "num_trials": 1}
     with pytest.raises(UserError, match="--include-dashboard=true"):
-        run_sweep(parse_sweep(sweep_text(base, tmp_path, **settings)), print, "local")
+        run_sweep(parse_sweep(sweep_text(base, tmp_path, **settings)), address="local")
 
 
 def test_memory_that_ran_out_is_known_by_every_name_it_has():

@@ -3,7 +3,7 @@
     first try    in the task itself, as fast as it gets. A watchdog thread ends the process when a clip takes longer
                  than its deadline (FFmpeg cannot be interrupted otherwise); a crash ends it by itself.
     second try   Ray runs the task again. Now each video is decoded in a child process, which may hang or die: the
-                 culprit is found, named, and put into quarantine.
+                 video that did it is found, named, and put into quarantine.
     afterwards   what is in quarantine fails at once, with the reason it had.
 
 The price of the first try is one thread a task.
@@ -154,5 +154,5 @@ def _ask(quarantine: Any) -> dict[str, tuple[str, str]]:
 
     try:
         return dict(ray.get(quarantine.all.remote(), timeout=30))
-    except Exception:  # its node left: the culprits are found again
+    except Exception:  # its node left: the videos are found again
         return {}

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 
 
 class WaitMonitor:
-    """Calls ``tell(seconds waited)`` when a ``waiting()`` block has lasted ``after_s``, and again when that has
+    """Calls ``on_wait(seconds waited)`` when a ``waiting()`` block has lasted ``after_s``, and again when that has
     doubled, or after another five minutes.
 
-    ``tell`` runs in a thread of the monitor, while the block still waits; what it raises is dropped.
+    ``on_wait`` runs in a thread of the monitor, while the block still waits; what it raises is dropped.
     """
 
-    def __init__(self, tell: Callable[[float], None], after_s: float = 60.0) -> None:
-        self._tell, self._after_s = tell, after_s
+    def __init__(self, on_wait: Callable[[float], None], after_s: float = 60.0) -> None:
+        self._on_wait, self._after_s = on_wait, after_s
         self._since: float | None = None
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="wait monitor", daemon=True)
@@ -46,4 +46,4 @@ class WaitMonitor:
             elif waited >= told_at:
                 told_at = min(2 * waited, waited + 300)
                 with contextlib.suppress(Exception):
-                    self._tell(waited)
+                    self._on_wait(waited)

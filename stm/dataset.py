@@ -1,0 +1,227 @@
+"""A data set's annotations and videos become manifests: all that ``stm index`` does.
+
+    index("videos", "index/mine", format="folder", val_fraction=0.2)
+
+writes index/mine/train.parquet and val.parquet, and beside each the list of videos that cannot be used. The same call
+again probes only what is new or has changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stm.config import DataConfig
+from stm.errors import UserError
+from stm.log import get_logger
+from stm.results import IndexResult
+from stm.storage import make_writable
+from stm.ticker import Ticker
+
+if TYPE_CHECKING:
+    from stm.data.annotations import Annotations
+    from stm.data.index.indexing import Summary
+    from stm.data.manifest import Manifest
+
+logger = get_logger(__name__)
+
+_SHOWN_BAD = 10
+
+
+def index(
+    root: str,
+    output: str,
+    *,
+    format: str = "folder",
+    annotations: str | None = None,
+    split: int = 1,
+    val_fraction: float | None = None,
+    classes: str | None = None,
+    split_folders: str = "auto",
+    seed: int = 0,
+    deadline_s: float = 30.0,
+    cross_check: int = 20,
+    max_pixels: int = DataConfig.max_pixels,
+    decode_mib: int = DataConfig.decode_mib,
+    address: str | None = None,
+    tick: Callable[[int, int], None] | None = None,
+) -> IndexResult:
+    """Probe every video below ``root`` and write one manifest a split into the folder ``output``.
+
+    Args:
+        root: folder or URL of the videos.
+        format: of the annotations: folder, list, ucf101, hmdb51, something-v1, something-v2, jester, kinetics400.
+        annotations: folder or file of the lists; None looks in the root and the usual places in it.
+        split: published split of ucf101, hmdb51 and lists numbered so.
+        val_fraction: share of each class to hold out as val, by group, where there is one split only.
+        classes: class names and their order: another manifest, or a file of names.
+        split_folders: format folder: whether the root's folders are splits ("yes") or classes ("no").
+        seed: draws the groups that are held out.
+        deadline_s: seconds a file may take to be probed.
+        cross_check: number of files that decord reads as well, to compare.
+        max_pixels: pixels a frame may have.
+        decode_mib: memory that decoding a file may take, in MiB.
+        address: the Ray cluster; None joins $RAY_ADDRESS, or starts one on this machine.
+        tick: called with (videos done, all videos); by default the log tells.
+
+    Raises:
+        UserError: a value out of range, annotations that cannot be read, a folder that cannot be written; and, after
+            everything is written, a split without a usable video.
+    """
+    if not deadline_s > 0:
+        raise UserError(f"--deadline-s {deadline_s:g}: must be more than 0 seconds.")
+    if cross_check < 0:
+        raise UserError(f"--cross-check {cross_check}: must be 0 or more files.")
+    for name, value in (("max-pixels", max_pixels), ("decode-mib", decode_mib)):
+        if value < 1:
+            raise UserError(f"--{name} {value}: must be at least 1.")
+    from stm.data.annotations import read_annotations
+
+    listed = read_annotations(
+        format,
+        root,
+        annotations,
+        split=split,
+        val_fraction=val_fraction,
+        seed=seed,
+        classes=classes,
+        split_folders=split_folders,
+    )
+    for note in listed.notes:
+        logger.info(note)
+    for warning in listed.warnings:
+        logger.warning(warning)
+    folder = _output_folder(output)
+
+    from stm import cluster
+    from stm.data.decode import Limits
+    from stm.data.index.indexing import index_videos
+
+    cluster.connect(address)
+    manifests, summary = index_videos(
+        listed,
+        root=root,
+        work_dir=folder / ".probes",
+        deadline_s=deadline_s,
+        cross_check=cross_check,
+        limits=Limits(max_pixels, decode_mib * 2**20),
+        progress=tick or Ticker("videos"),
+    )
+    paths = {name: str(folder / f"{name}.parquet") for name in manifests}
+    for name, manifest in manifests.items():
+        manifest.write(paths[name])
+        _write_bad(folder / f"{name}.bad.txt", manifest, listed.splits[name])
+    for stale in sorted({str(path) for path in folder.glob("*.parquet")} - set(paths.values())):
+        logger.warning(f"{stale} is from an earlier run and not a split of this one")
+    logger.info(_table(listed, manifests, summary))
+    _log_bad(folder, manifests)
+    _refuse_unusable(folder, manifests)
+    return IndexResult(
+        manifests=paths,
+        num_videos={name: len(manifest) for name, manifest in manifests.items()},
+        bad={name: len(manifest) - len(manifest.usable) for name, manifest in manifests.items()},
+        classes=len(listed.classes),
+        dataset=listed.dataset,
+        fingerprints={name: manifest.fingerprint for name, manifest in manifests.items()},
+        notes=list(listed.notes),
+        warnings=list(listed.warnings),
+        summary=summary.as_dict(),
+    )
+
+
+def _output_folder(name: str) -> Path:
+    """The folder, made and tried before hours of probing go by."""
+    output = Path(name).absolute()
+    try:
+        make_writable(output)
+    except OSError as error:
+        raise UserError(
+            f"--output {name}: cannot write there ({error.strerror}). Name another folder."
+        ) from error
+    return output
+
+
+def _bad_rows(manifest: Manifest) -> list[tuple[int, dict[str, Any]]]:
+    import numpy as np
+
+    rows = np.setdiff1d(np.arange(len(manifest)), manifest.usable)
+    columns = manifest.table.select(["video_id", "status", "path", "detail"])
+    return list(zip(rows.tolist(), columns.take(rows).to_pylist(), strict=True))
+
+
+def _write_bad(path: Path, manifest: Manifest, entries: list[Any]) -> None:
+    """All unusable videos, tab-separated: id, status, path, reason in words, where it is listed.
+
+    Characters that cannot be printed are escaped. No file where there is none.
+    """
+    from stm.data.annotations.texts import printable
+
+    bad = _bad_rows(manifest)
+    if not bad:
+        path.unlink(missing_ok=True)
+        return
+    rows = ([*item.values(), entries[row].line] for row, item in bad)
+    lines = ("\t".join(printable(value) for value in values) + "\n" for values in rows)
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def _log_bad(output: Path, manifests: dict[str, Manifest]) -> None:
+    from stm.data.annotations.texts import printable
+
+    for name, manifest in manifests.items():
+        bad = _bad_rows(manifest)
+        if not bad:
+            continue
+        logger.warning(f"{len(bad)} of {len(manifest)} {name} videos cannot be used:")
+        for _, item in bad[:_SHOWN_BAD]:
+            logger.warning(
+                f"  {printable(item['path'])}: {item['status']}"
+                + f": {item['detail']}" * bool(item["detail"])
+            )
+        more = f"; {len(bad) - _SHOWN_BAD} more" if len(bad) > _SHOWN_BAD else ""
+        logger.warning(f"  all in {output / name}.bad.txt{more}")
+        if any(item["status"] == "too_large" for _, item in bad):
+            logger.warning(
+                "  too_large: --max_pixels and --decode_mib set the limits here, --data.max_pixels and "
+                "--data.decode_mib those of a run"
+            )
+
+
+def _refuse_unusable(output: Path, manifests: dict[str, Manifest]) -> None:
+    for name, manifest in manifests.items():
+        if not len(manifest.usable):
+            raise UserError(
+                f"no {name} video can be used; {output / name}.bad.txt says why. Where files are "
+                "not found, check --root, and that every node of the cluster sees it."
+            )
+
+
+def _table(annotations: Annotations, manifests: dict[str, Manifest], summary: Summary) -> str:
+    """What was found, as lines of name and value."""
+    splits = ", ".join(f"{len(manifest)} {name}" for name, manifest in manifests.items())
+    lengths = ", ".join(f"{name} {value:.0f}" for name, value in summary.num_frames.items())
+    num_trusted = summary.guard.get("", 0)
+    sides = "a mirrored clip keeps its label"
+    if not annotations.flip:
+        sides = "left and right matter: a mirrored clip may have another label"
+    rows = {
+        "dataset": f"{annotations.dataset}, {len(annotations.classes)} classes",
+        "videos": f"{splits}; {summary.num_probed} probed now, in {summary.seconds:.1f} s",
+        "status": _shares(summary.status),
+        "codec": _shares(summary.codec),
+        "size": _shares(summary.size),
+        "frames": lengths,
+        "mirroring": sides,
+        "decord": f"may be trusted with {num_trusted} of {sum(summary.guard.values())}; "
+        f"{summary.num_cross_checked} compared, {len(summary.disagreements)} differ",
+    }
+    lines = [f"{name:<10}{value}" for name, value in rows.items()]
+    return "\n".join([*lines, *(f"  {k}: {v}" for k, v in summary.disagreements.items())])
+
+
+def _shares(counts: dict[str, int], most: int = 6) -> str:
+    shown = [f"{count} {name}" for name, count in list(counts.items())[:most]]
+    if len(counts) > most:
+        shown.append(f"{sum(list(counts.values())[most:])} others")
+    return ", ".join(shown) or "none"

@@ -1,0 +1,102 @@
+"""A trained network in a program of your own, without Ray.
+
+model = stm.load("runs/first")
+model.predict(["clip.mp4"])[0].name
+logits = model.network(model.transform("clip.mp4")[None])
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stm.checkpoint.locate import locate
+from stm.package.network import TOP_K, PackagedNetwork
+from stm.results import Prediction
+
+if TYPE_CHECKING:
+    import torch
+
+    from stm.model import VideoResNet
+
+Video = str | os.PathLike[str] | np.ndarray
+"""A path or URL, or a clip: uint8 [T, H, W, 3], RGB, of the T and the size that the network was trained on."""
+
+
+class Model:
+    """What a checkpoint holds. It answers as ``stm predict`` does: one clip a video, its centre crop."""
+
+    def __init__(self, directory: str, label: str) -> None:
+        self.directory, self.label = directory, label
+        self._packaged = PackagedNetwork(directory)
+        self.meta = self._packaged.meta
+        self.classes = tuple(self.meta.classes)
+
+    def __repr__(self) -> str:
+        clip = self._packaged.clip
+        size = f"{clip.num_segments} x {clip.size} px"
+        return f"<stm.Model {self.label}: {len(self.classes)} classes, clips of {size}>"
+
+    @cached_property
+    def network(self) -> VideoResNet:
+        """float32 [N, T, 3, S, S], as `transform` makes them -> logits [N, K]. In evaluation mode, on the GPU where
+        there is one; a module like any other, which may be trained on."""
+        from stm.checkpoint.network import load_network
+
+        return load_network(self.directory)
+
+    def transform(self, video: Video) -> torch.Tensor:
+        """float32 [T, 3, S, S] of one video, normalised: what `network` takes, a batch of them.
+
+        Raises ``stm.data.decode.VideoError`` where it cannot be read, ``ValueError`` for what is no video.
+        """
+        import torch
+
+        from stm.model.inputs import normalise
+
+        clips = self._packaged.clip_of(video)[None]
+        return normalise(np.ascontiguousarray(clips), torch.device("cpu"))[0]
+
+    def predict(self, videos: Iterable[Video] | Video) -> list[Prediction]:
+        """The likeliest classes of each video, in order; one that cannot be read has an ``error`` instead.
+
+        Raises ``ValueError`` for what is no video.
+        """
+        if isinstance(videos, str | os.PathLike) or (
+            isinstance(videos, np.ndarray) and videos.ndim == 4
+        ):
+            videos = [videos]
+        rows = list(videos)
+        scores, errors = self._packaged.scores_of(rows)
+        return [self._prediction(*row) for row in zip(rows, scores, errors, strict=True)]
+
+    def _prediction(self, row: Video, scores_K: np.ndarray | None, error: str) -> Prediction:
+        path = None if isinstance(row, np.ndarray) else os.fspath(row)
+        if scores_K is None:
+            return Prediction(path=path, error=error)
+        best = np.argsort(-scores_K, kind="stable")[:TOP_K]
+        top5: list[dict[str, Any]] = [
+            {"class": self.classes[k], "score": float(scores_K[k])} for k in best
+        ]
+        return Prediction(path=path, top5=top5)
+
+
+def load(
+    model: str | os.PathLike[str], *, tracking: str | None = None, plugin: str | None = None
+) -> Model:
+    """The network of a run (its best checkpoint), a checkpoint, a URL of either, or ``models:/NAME@ALIAS``.
+
+    ``tracking`` is the MLflow server or database of a registered one; None uses $MLFLOW_TRACKING_URI, else
+    runs/mlflow.db. ``plugin`` is the file that the network's blocks come from, where they are your own
+    (``stm.model.plugins``). Raises ``UserError`` where there is no such model.
+    """
+    if plugin is not None:
+        from stm.model import plugins
+
+        plugins.load(plugin)
+    located = locate(os.fspath(model), tracking)
+    return Model(located.directory, located.label)
