@@ -8,8 +8,13 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-_OF_OTHERS = {"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"}
-"""Set by pytest for each test, and by PyTorch when it first compiles."""
+_OF_OTHERS = {
+    "PYTEST_CURRENT_TEST",
+    "TORCHINDUCTOR_CACHE_DIR",
+    "KMP_DUPLICATE_LIB_OK",
+    "KMP_INIT_AT_FORK",
+}
+"""Set by pytest for each test, by PyTorch when it first compiles, by scikit-learn when it is imported."""
 _DECORD = f":{sysconfig.get_path('platlib')}/decord"
 
 
