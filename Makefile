@@ -1,7 +1,7 @@
 # Every command of this repository, each complete on a machine with no more than Python 3.11 to 3.14
 # and make.
 #   make demo                      from nothing to a trained, evaluated network
-#   make test-fast                 what is run while writing, in under two minutes
+#   make test-fast                 what is run while writing
 #   make test                      what a change must pass
 #   make test PYTHON=python3.12    with another Python
 #   make test VENV=/tmp/stm-venv   with another environment
@@ -41,7 +41,7 @@ demo: $(STAMP) ## Train, evaluate and predict on videos made on the spot; option
 test: lint types ## Lint, check types, and run every test that needs neither a GPU nor minutes
 	$(call phase,pytest,$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS))
 
-test-fast: $(STAMP) ## The tests that start no Ray cluster, in under two minutes
+test-fast: $(STAMP) ## The quick tests, without a Ray cluster
 	$(call phase,pytest,$(BIN)/python -m pytest -m "not (ray or long or slow or gpu)" $(ARGS))
 
 test-all: lint types ## Like test, with the slow tests and those for a GPU (skipped without one)

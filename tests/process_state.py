@@ -8,8 +8,16 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-_OF_OTHERS = {"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"}
-"""Set by pytest for each test, and by PyTorch when it first compiles."""
+_OF_OTHERS = {
+    "PYTEST_CURRENT_TEST",
+    "TORCHINDUCTOR_CACHE_DIR",
+    "KMP_DUPLICATE_LIB_OK",
+    "KMP_INIT_AT_FORK",
+    "PYTHONBREAKPOINT",
+}
+"""Set by pytest for each test, by PyTorch when it first compiles, by an import of scikit-learn, by Ray's start."""
+_DEFAULTS = ("MLFLOW_", "RAY_")
+"""stm sets some of these for its whole process where the user has set none: they stay. One that was set must."""
 _DECORD = f":{sysconfig.get_path('platlib')}/decord"
 
 
@@ -44,7 +52,7 @@ class ProcessState:
         names = self.environment.keys() | before.environment.keys()
         for name in sorted(names):
             was, is_ = before.environment.get(name), self.environment.get(name)
-            if was != is_:
+            if was != is_ and not (was is None and name.startswith(_DEFAULTS)):
                 lines.append(f"${name}: was {was!r}, is {is_!r}")
         return lines
 
@@ -55,7 +63,8 @@ class ProcessState:
         os.umask(self.umask)
         os.chdir(self.folder)
         for name in os.environ.keys() - self.environment.keys() - _OF_OTHERS:
-            del os.environ[name]
+            if not name.startswith(_DEFAULTS):
+                del os.environ[name]
         os.environ.update(self.environment)
 
 

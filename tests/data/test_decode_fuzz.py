@@ -22,6 +22,8 @@ from tests.videos import frame_numbers, write_video
 NUM_FILES = 500
 NUM_WORKERS = 2
 DEADLINE_S = 30.0  # a thousand times what one of these files takes
+pytestmark = pytest.mark.long
+
 NUM_FRAMES = 40
 MOST_BYTES = decode.DEFAULT_LIMITS.memory_bytes + 2**30
 """Of a process: the limit, and what it had before."""

@@ -22,6 +22,8 @@ from stm.data.stream.clips import ClipSpec, load_views
 from tests.data.faults import EXCEPTIONS, injected
 from tests.videos import numbered_frame, write_frame_folder, write_video
 
+pytestmark = pytest.mark.long
+
 SPEC = ClipSpec(num_segments=2, size=32)
 NUM_FRAMES = 6
 

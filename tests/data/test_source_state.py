@@ -109,7 +109,7 @@ def test_a_copy_that_keeps_its_times_has_the_same_state(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("url", "detail"),
-    [("nowhere://host/a.mp4", "nowhere"), ("oci://b/a.mp4", "")],
+    [("nowhere://host/a.mp4", "no store is known by nowhere://"), ("oci://b/a.mp4", "")],
 )
 def test_a_url_that_cannot_be_read_says_so_to_indexing_and_decoding_alike(
     url: str, detail: str

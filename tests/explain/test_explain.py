@@ -38,6 +38,7 @@ def stm(capfd, *arguments):
     return status, out, err
 
 
+@pytest.mark.long
 def test_a_video_becomes_a_picture_and_a_film_of_all_its_frames(
     capfd, demo_videos, demo_checkpoints, tmp_path
 ):
@@ -110,6 +111,7 @@ def test_a_row_has_one_scale_from_its_least_to_its_greatest_value():
     assert (evidence.paint(np.zeros(1)) > 240).all()  # neither for nor against is white
 
 
+@pytest.mark.long
 def test_videos_of_the_same_name_get_pictures_of_their_own(demo_videos, demo_checkpoints, tmp_path):
     first = demo_videos / "videos" / "val" / "up-0000.mp4"
     second = tmp_path / "up-0000.mp4"
@@ -122,6 +124,7 @@ def test_videos_of_the_same_name_get_pictures_of_their_own(demo_videos, demo_che
     assert result["videos"][1]["picture"].endswith("up-0000-2.png")
 
 
+@pytest.mark.long
 def test_a_folder_of_images_is_explained_as_one_video(demo_checkpoints, tmp_path):
     write_frame_folder(tmp_path / "set" / "frames", num_frames=9)
     write_video(tmp_path / "set" / "clip.mp4", num_frames=9)
@@ -134,6 +137,7 @@ def test_a_folder_of_images_is_explained_as_one_video(demo_checkpoints, tmp_path
     assert result["videos"][1]["top5"] == result["videos"][2]["top5"]
 
 
+@pytest.mark.long
 def test_a_broken_video_among_others_is_named_and_the_rest_are_explained(
     demo_videos, demo_checkpoints, tmp_path
 ):
@@ -180,6 +184,7 @@ def test_two_networks_of_one_variant_keep_names_of_their_own(demo_checkpoints):
     assert titles([stm, tsn, stm]) == ["STM 1", "TSN", "STM 2"]
 
 
+@pytest.mark.long
 def test_a_picture_or_film_that_cannot_be_written_is_named(demo_videos, demo_checkpoints, tmp_path):
     video = str(demo_videos / "videos" / "val" / "up-0000.mp4")
     for blocked in ("up-0000.png", "up-0000.mp4"):

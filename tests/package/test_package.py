@@ -45,6 +45,7 @@ def stm(capfd, *arguments: str) -> dict:
     return json.loads(capfd.readouterr().out)
 
 
+@pytest.mark.long
 def test_a_registered_network_answers_as_its_checkpoint_does(folder, registry, capfd, monkeypatch):
     import mlflow.pyfunc
 

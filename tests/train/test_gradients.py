@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -55,7 +53,6 @@ def one_rank(rank, world_size, folder, synchronised):
 
 
 def on_workers(folder, world_size, synchronised=False):
-    os.environ["OMP_NUM_THREADS"] = "1"
     mp.start_processes(
         one_rank, (world_size, str(folder), synchronised), nprocs=world_size, start_method="spawn"
     )
@@ -68,14 +65,21 @@ def assert_close(a, b, tolerance=1e-5):
         torch.testing.assert_close(a[name], b[name], atol=tolerance, rtol=tolerance, msg=name)
 
 
+@pytest.fixture(scope="module")
+def one_worker(tmp_path_factory):
+    return on_workers(tmp_path_factory.mktemp("one"), 1)
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_the_gradient_does_not_depend_on_the_number_of_workers(tmp_path, world_size):
-    one, sums, _ = on_workers(tmp_path, 1)
+def test_the_gradient_does_not_depend_on_the_number_of_workers(one_worker, tmp_path, world_size):
+    one, sums, _ = one_worker
     several, sums_of_several, _ = on_workers(tmp_path, world_size)
     assert_close(one, several)
     torch.testing.assert_close(sums, sums_of_several)
 
 
+@pytest.mark.long
 def test_with_synchronised_batchnorm_it_does_not_in_training_either(tmp_path):
     """Gradients, and the running statistics: those of one worker with ordinary batch normalisation."""
     torch.set_num_threads(1)

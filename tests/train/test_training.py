@@ -256,7 +256,7 @@ def test_other_classes_to_validate_on_are_refused(manifests, tmp_path):
 
 
 def test_classes_to_validate_on_are_matched_by_name(manifests, undisturbed, tmp_path):
-    _, whole, _ = undisturbed(1)
+    _, whole, _ = undisturbed(2)
     manifest = Manifest.read(manifests["val"])
     backwards = pa.array(
         [manifest.num_classes - 1 - k for k in manifest.table["label"].to_pylist()], pa.int32()
@@ -268,7 +268,7 @@ def test_classes_to_validate_on_are_matched_by_name(manifests, undisturbed, tmp_
         table=manifest.table.set_column(at, manifest.table.schema.field("label"), backwards),
     ).write(tmp_path / "backwards.parquet")
     named = {**manifests, "val": str(tmp_path / "backwards.parquet")}
-    result = train(config_for(named, tmp_path, "backwards"))
+    result = train(config_for(named, tmp_path, "backwards", workers=2))
     metrics = [checkpoints.read_meta(each["last_checkpoint"]).metrics for each in (whole, result)]
     assert metrics[0] == metrics[1]
 
