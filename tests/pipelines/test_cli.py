@@ -18,6 +18,7 @@ from pipelines.words import read
 from stm.config import Config, DataConfig, ModelConfig, OptimConfig, TrackingConfig, TrainConfig
 from stm.data.manifest import Manifest
 from stm.data.synthetic import write_videos
+from tests.data.test_manifest import make_manifest
 
 ROOT = Path(__file__).parents[2]
 HEAVY = (
@@ -82,7 +83,9 @@ BAD_INPUT = {
     "a misspelt setting": (["train", "--optim.lrr", "1"], "did you mean --optim.lr"),
     "a setting of the wrong type": (["train", "--optim.lr", "fast"], "optim.lr"),
     "a setting out of range": (["train", "--optim.lr", "-1"], "--optim.lr -1.0: must be above 0"),
-    "an unknown variant": (["train", "--model.variant", "i3d"], "model.variant"),
+    "an unknown variant": (
+        ["train", "--model.variant", "i3d", "--data.train", "GOOD"], "allowed: one of cmm, "
+    ),
     "a batch that workers cannot share": (
         ["train", "--optim.batch_size", "10", "--workers", "4"], "use a multiple of 4"
     ),
@@ -115,8 +118,10 @@ def test_bad_input_ends_with_one_message_and_status_2(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.parquet").write_text("not parquet")
     (tmp_path / "nothing").mkdir()
+    make_manifest().write(tmp_path / "good.parquet")
     places = {
         "EMPTY": empty_manifest,
+        "GOOD": tmp_path / "good.parquet",
         "TEXT": tmp_path / "text.parquet",
         "NOTHING": tmp_path / "nothing",
     }
