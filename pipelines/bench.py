@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import os
 import platform
-import sys
 import time
+from argparse import Namespace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines.bench_tables import show
-from pipelines.console import Parser, add_common, add_root, run_verb
+from pipelines.bench_tables import show as show
+from pipelines.options import Address, Count, CountOrNull, Root
 from stm.errors import UserError
 from stm.ticker import Ticker
 
@@ -20,110 +21,99 @@ NUM_CLIPS = {"data": 960, "train": 240}
 REPETITIONS = {"decode": 3, "data": 3, "model": 7, "train": 3}
 
 
-def build_parser() -> Parser:
-    parser = Parser(
-        "bench",
-        "Measure decoding, the data stream, the network or the training of it, on this machine and your videos.",
-        """
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How it is measured."""
+
+    manifest: str | None = None
+    """Videos to measure on."""
+
+    videos: str | None = None
+    """Or a folder of them (decode)."""
+
+    num_videos: Count = 60
+    """At most so many videos (decode)."""
+
+    num_clips: CountOrNull = None
+    """Clips a run; null is 960 of data, whose first seconds are Ray starting, and 240 of train."""
+
+    repetitions: CountOrNull = None
+    """Interleaved repetitions; null is 7 of model, 3 of the others."""
+
+    num_segments: Count = 8
+    """Frames a clip."""
+
+    size: Count = 224
+    """Side of a clip, px."""
+
+    batch_size: Count = 8
+    """Clips a batch (data, model, train)."""
+
+    gpu_clips_per_s: float = 400.0
+    """What one GPU takes, for the sum at the end."""
+
+    depth: Depth = 50
+    """ResNet depth (model, train)."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` is a GPU where there is one (model, train)."""
+
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the forward pass (model, train)."""
+
+    threads: CountOrNull = None
+    """Null leaves it to PyTorch (model, train)."""
+
+    compile: bool = False
+    """Compile with torch.compile (model, train)."""
+
+    onnx: bool = False
+    """And in ONNX Runtime, on a CPU in float32 (model)."""
+
+    ablations: bool = True
+    """TSM, CSTM and CMM beside STM, TSN and the naive layout; without them, more rounds in the time (model)."""
+
+    script: bool = False
+    """And the naive layout in processes of its own with malloc's defaults, on a CPU; takes its memory (model)."""
+
+    output: str | None = None
+    """Directory for the figure."""
+
+
+def bench(
+    what: Literal["decode", "data", "model", "train"],
+    *,
+    settings: Settings,
+    root: Root = None,
+    address: Address = None,
+) -> dict[str, Any]:
+    """Measure decoding, the data stream, the network or its training on this machine.
+
+    Examples:
         stm bench decode --videos FOLDER --output bench
         stm bench data --manifest train.parquet --gpu_clips_per_s 400
         stm bench data --manifest train.parquet --json
-        stm bench model --batch_size 2 --threads 1 --onnx true --script true
+        stm bench model --batch_size 2 --threads 1 --onnx --script
         stm bench train --manifest train.parquet --depth 50 --batch_size 8
         stm bench model --device cuda --precision bfloat16 --num_segments 16 --output bench
-        """,
-    )
-    add_common(parser)
-    parser.add_argument(
-        "what", type=Literal["decode", "data", "model", "train"], help="what to measure"
-    )
-    parser.add_argument("--manifest", type=str | None, default=None, help="videos to measure on")
-    add_root(parser)
-    parser.add_argument(
-        "--videos", type=str | None, default=None, help="or a folder of them (decode)"
-    )
-    parser.add_argument(
-        "--num_videos", type=int, default=60, help="at most so many videos (decode)"
-    )
-    parser.add_argument(
-        "--num_clips",
-        type=int | None,
-        default=None,
-        help="clips a run; null is 960 of data, whose first seconds are Ray starting, and 240 of train",
-    )
-    parser.add_argument(
-        "--repetitions",
-        type=int | None,
-        default=None,
-        help="interleaved repetitions; null is 7 of model, 3 of the others",
-    )
-    parser.add_argument("--num_segments", type=int, default=8, help="frames a clip")
-    parser.add_argument("--size", type=int, default=224, help="side of a clip, px")
-    parser.add_argument(
-        "--batch_size", type=int, default=8, help="clips a batch (data, model, train)"
-    )
-    parser.add_argument(
-        "--gpu_clips_per_s",
-        type=float,
-        default=400.0,
-        help="what one GPU takes, for the sum at the end",
-    )
-    parser.add_argument("--depth", type=Depth, default=50, help="ResNet depth (model, train)")
-    parser.add_argument(
-        "--device",
-        type=Literal["auto", "cpu", "cuda"],
-        default="auto",
-        help="`auto` is a GPU where there is one (model, train)",
-    )
-    parser.add_argument(
-        "--precision",
-        type=Literal["float32", "bfloat16"],
-        default="float32",
-        help="arithmetic of the forward pass (model, train)",
-    )
-    parser.add_argument(
-        "--threads", type=int | None, default=None, help="null leaves it to PyTorch (model, train)"
-    )
-    parser.add_argument(
-        "--compile", type=bool, default=False, help="compile with torch.compile (model, train)"
-    )
-    parser.add_argument(
-        "--onnx", type=bool, default=False, help="and in ONNX Runtime, on a CPU in float32 (model)"
-    )
-    parser.add_argument(
-        "--ablations",
-        type=bool,
-        default=True,
-        help="TSM, CSTM and CMM beside STM, TSN and the naive layout; without them, more rounds in the time (model)",
-    )
-    parser.add_argument(
-        "--script",
-        type=bool,
-        default=False,
-        help="and the naive layout in processes of its own with malloc's defaults, on a CPU; takes its memory (model)",
-    )
-    parser.add_argument("--output", type=str | None, default=None, help="directory for the figure")
-    return parser
 
-
-def run(args: Any) -> dict[str, Any]:
-    """Measure as the arguments say."""
-    if args.repetitions is None:
-        args.repetitions = REPETITIONS[args.what]
-    if args.num_clips is None:
-        args.num_clips = NUM_CLIPS.get(args.what)
-    counts = ("num_videos", "repetitions", "num_segments", "size", "batch_size")
-    for name in (*counts, "num_clips", "threads"):
-        if args[name] is not None and args[name] < 1:
-            raise UserError(f"--{name} {args[name]}: must be at least 1")
-    if args.what in ("decode", "data"):  # a decoding process has one thread
+    Args:
+        what: what to measure
+    """
+    settings = replace(
+        settings,
+        repetitions=settings.repetitions or REPETITIONS[what],
+        num_clips=settings.num_clips or NUM_CLIPS.get(what),
+    )
+    args = Namespace(**vars(settings), root=root, address=address)
+    if what in ("decode", "data"):  # a decoding process has one thread
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-    result = {"decode": _decode, "data": _data, "model": _model, "train": _train}[args.what](args)
+    result = {"decode": _decode, "data": _data, "model": _model, "train": _train}[what](args)
     cores = os.cpu_count()
     machine = (
         f"{_processor()}, {cores} cores, {platform.system()}, Python {platform.python_version()}"
     )
-    return {"what": args.what, "machine": machine, "date": time.strftime("%Y-%m-%d"), **result}
+    return {"what": what, "machine": machine, "date": time.strftime("%Y-%m-%d"), **result}
 
 
 def _decode(args: Any) -> dict[str, Any]:
@@ -300,11 +290,3 @@ def _processor() -> str:
         (line.partition(":")[2].strip() for line in lines if "model name" in line),
         platform.machine(),
     )
-
-
-def main(argv: list[str] | None = None) -> int:
-    return run_verb(build_parser, run, argv, show)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

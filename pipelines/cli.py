@@ -1,39 +1,60 @@
-"""``stm VERB``: hands the rest of the command line to the verb's module, and imports nothing else."""
+"""``stm VERB``: hands the rest of the command line to the verb's file, and imports nothing else."""
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
+import pkgutil
 import sys
+from collections.abc import Iterator
+from types import ModuleType
 
-VERBS = {
-    "demo": "make videos, train STM and a network blind to time on them, compare",
-    "index": "probe every video of a dataset once, write its manifest",
-    "prepare": "make training data that is cheap to decode, as files or in shards",
-    "train": "train a network; the same command continues an interrupted run",
-    "splits": "train and measure each published split of UCF-101 or HMDB-51, and their mean",
-    "tune": "search learning rates, segment counts and any other setting, each trial a training run",
-    "evaluate": "measure a checkpoint on a manifest, each video once",
-    "predict": "name the action in videos",
-    "register": "make a trained network a model of MLflow's, loadable anywhere, champion by a rule",
-    "serve": "answer videos over HTTP",
-    "explain": "show what the network sees in videos, as pictures and films",
-    "export": "write a trained network as ONNX, torch.export or safetensors, checked",
-    "submit": "run a verb on a cluster elsewhere, with the code of this folder",
-    "jobs": "list, follow or stop what was submitted",
-    "doctor": "check this machine or a cluster before a job is given to it",
-    "plan": "say how many nodes a training takes, how long and how dear, from measured rates",
-    "bench": "measure decoding, the data stream and the network on this machine",
-}
+import pipelines
+from stm.errors import UserError
+
+ORDER = (
+    "demo", "index", "prepare", "train", "splits", "tune", "evaluate", "predict", "register", "serve", "explain",
+    "export", "submit", "jobs", "doctor", "plan", "bench",
+)  # fmt: skip
+"""In which help lists them; a verb that is not named comes last."""
+
+
+def verbs() -> dict[str, str]:
+    """Every verb and the first line of its docstring, read from the files without importing them."""
+    found = dict(_found())
+    ranks = {verb: rank for rank, verb in enumerate(ORDER)}
+    return {
+        verb: found[verb] for verb in sorted(found, key=lambda v: (ranks.get(v, len(ranks)), v))
+    }
+
+
+def _found() -> Iterator[tuple[str, str]]:
+    for finder, name, _ in pkgutil.iter_modules(pipelines.__path__):
+        loader = finder.find_spec(name, None).loader  # type: ignore[union-attr]
+        for statement in ast.parse(loader.get_source(name)).body:  # type: ignore[union-attr]
+            if isinstance(statement, ast.FunctionDef) and statement.name == name:
+                summary = (ast.get_docstring(statement) or "").partition("\n")[0]
+                yield name, summary.rstrip(".")
+
+
+def module_of(verb: str, problem: str = "no verb {verb!r}") -> ModuleType:
+    """The verb's module, imported. Raises ``UserError``, with the nearest verb, where there is none."""
+    known = verbs()
+    if verb not in known:
+        near = difflib.get_close_matches(verb, known, n=1)
+        hint = f"did you mean `stm {near[0]}`?" if near else f"verbs are {', '.join(known)}"
+        raise UserError(f"{problem.format(verb=verb)}: {hint}")
+    return importlib.import_module(f"pipelines.{verb}")
 
 
 def usage() -> str:
-    verbs = "\n".join(f"  {verb:<10}{summary}" for verb, summary in VERBS.items())
+    listed = "\n".join(f"  {verb:<10}{summary}" for verb, summary in verbs().items())
     return f"""usage: stm VERB [--option VALUE ...]
 
 Action recognition with STM (ICCV 2019) on Ray: video files in, a trained network out.
 
-{verbs}
+{listed}
 
 examples:
   stm demo
@@ -56,12 +77,14 @@ def main(argv: list[str] | None = None) -> int:
 
         print(f"stm {__version__}")
         return 0
-    if verb not in VERBS:
-        near = difflib.get_close_matches(verb, VERBS, n=1)
-        hint = f"did you mean `stm {near[0]}`?" if near else f"verbs are {', '.join(VERBS)}"
-        print(f"stm: no verb {verb!r}: {hint}", file=sys.stderr)
+    try:
+        module = module_of(verb)
+    except UserError as error:
+        print(f"stm: {error}", file=sys.stderr)
         return 2
-    return int(importlib.import_module(f"pipelines.{verb}").main(rest))
+    from pipelines.console import run_verb
+
+    return run_verb(module, rest)
 
 
 if __name__ == "__main__":

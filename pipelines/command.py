@@ -5,21 +5,23 @@ What is wrong with a setting is told at once and by the verb's own parser, not m
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import shlex
-import sys
 import time
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipelines.cli import VERBS
+from pipelines.cli import module_of
+from pipelines.options import Options
+from pipelines.words import read
 from stm.config import Config
 from stm.errors import UserError
 from stm.redaction import redact, secrets_in
 from stm.storage import is_url
+
+if TYPE_CHECKING:
+    from stm.tune.settings import Sweep
 
 HERE = ("submit", "jobs")
 """Verbs that speak to a cluster's job server, and make no sense as a job."""
@@ -44,37 +46,43 @@ class Command:
 
     def entrypoint(self, json: bool = False) -> str:
         """The shell command that does this on the cluster."""
-        words = ["python", "-m", "pipelines.cli", self.verb, *self.arguments, "--address", "auto"]
+        words = ["python", "-m", "stm", self.verb, *self.arguments, "--address", "auto"]
         return shlex.join([*words, *(["--json"] if json and "--json" not in words else [])])
 
 
 def check(words: list[str], name: str | None, sent: Collection[str]) -> Command:
     """The command ``words`` (a verb, then its options) as a job with this name; ``sent`` are the files that go along.
 
-    Raises ``UserError``, or exits with status 2 and the verb's own message, for whatever will not work there.
+    Raises ``UserError``, with the verb's own message where an option is wrong, for whatever will not work there.
     """
     verb, arguments = _verb(words), words[1:]
     _refuse_secrets(arguments)
-    module = importlib.import_module(f"pipelines.{verb}")
-    parser = module.build_parser()
-    if "--address" not in parser._option_string_actions:
+    module = module_of(verb, "only verbs of stm are sent, and {verb!r} is none")
+    try:
+        call = read(Options.of(module), arguments)
+    except UserError as error:
+        raise UserError(f"stm {verb}: {error}") from None
+    given = dict(call.keywords)
+    if "address" not in given:
         raise UserError(f"stm {verb} uses no cluster: run it here")
-    args = parser.parse_args(arguments)
-    if args.address is not None:
+    if given["address"] is not None:
         raise UserError(
-            f"--address {args.address}: a job runs on the cluster that it is submitted to; give --address once, "
+            f"--address {given['address']}: a job runs on the cluster that it is submitted to; give --address once, "
             "before the --"
         )
-    settings = dict(_settings(args))
-    config = _config(verb, parser, args)
+    sweep = _sweep(given) if verb == "tune" else None
+    config = sweep.base if sweep else given.get("config")
+    settings = dict(_settings(given))
     if config is not None:
         settings |= dict(_flat(config.to_dict()))
         _check_config(config)
     if found := secrets_in(settings):
         raise UserError(_secret(f"--{found[0]}"))
-    _check_config_file(arguments, sent)
+    for option, value in call.given:
+        if option == "config":
+            _check_config_file(str(value), sent)
     elsewhere = _check_paths(settings, sent, verb)
-    name, more = _name(verb, name, args, config)
+    name, more = _name(verb, name, sweep, config)
     return Command(verb, [*arguments, *more], name, elsewhere)
 
 
@@ -87,18 +95,22 @@ def _verb(words: list[str]) -> str:
         raise UserError(f"{verb!r} is no verb of stm: {usage}")
     if verb in HERE:
         raise UserError(f"stm {verb} speaks to a cluster and cannot be a job of it: run it here")
-    if verb not in VERBS:
-        near = difflib.get_close_matches(verb, VERBS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"verbs are {', '.join(VERBS)}"
-        raise UserError(f"only verbs of stm are sent, and {verb!r} is none: {hint}")
     return verb
 
 
-def _settings(args: Any) -> Iterator[tuple[str, Any]]:
+def _sweep(given: dict[str, Any]) -> Sweep:
+    from pipelines.tune import sweep_of
+
+    return sweep_of(given["config"], given["name"], given["set"], given["root"])
+
+
+def _settings(given: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Every option and its value, by the dotted name that the command line has."""
-    for key, value in vars(args).items():
-        if key != "config":
-            yield from _flat({key: value.as_dict() if hasattr(value, "as_dict") else value})
+    for name, value in given.items():
+        if is_dataclass(value):
+            yield from _flat(asdict(value))  # type: ignore[arg-type]
+        elif name != "config":
+            yield name, value
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -107,15 +119,6 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
-
-
-def _config(verb: str, parser: Any, args: Any) -> Config | None:
-    """The settings of the run that the command makes, where it makes one."""
-    if verb == "tune":
-        return importlib.import_module("pipelines.tune").sweep_of(args).base
-    if verb in ("train", "splits"):
-        return importlib.import_module("pipelines.train").config_of(args, parser)
-    return None
 
 
 def _check_config(config: Config) -> None:
@@ -130,22 +133,17 @@ def _check_config(config: Config) -> None:
     tracking_uri(config.tracking, config.train.storage)
 
 
-def _check_config_file(arguments: list[str], sent: Collection[str]) -> None:
+def _check_config_file(value: str, sent: Collection[str]) -> None:
     """A ``--config`` file must be among what is sent; recipes and samples come with stm."""
-    for i, word in enumerate(arguments):
-        option, equals, value = word.partition("=")
-        if option != "--config" or (not equals and i + 1 == len(arguments)):
-            continue
-        value = value if equals else arguments[i + 1]
-        path = Path(value)
-        if is_url(value) or not path.is_file():
-            continue
-        if path.is_absolute():
-            raise UserError(
-                f"--config {value}: the cluster has another disk; name the file relative to this folder"
-            )
-        if _within(value) not in sent:
-            raise UserError(_not_sent("config", value))
+    path = Path(value)
+    if is_url(value) or not path.is_file():
+        return
+    if path.is_absolute():
+        raise UserError(
+            f"--config {value}: the cluster has another disk; name the file relative to this folder"
+        )
+    if _within(value) not in sent:
+        raise UserError(_not_sent("config", value))
 
 
 def _check_paths(settings: dict[str, Any], sent: Collection[str], verb: str) -> list[str]:
@@ -198,13 +196,11 @@ def _secret(option: str) -> str:
     )
 
 
-def _name(verb: str, given: str | None, args: Any, config: Config | None) -> tuple[str, list[str]]:
+def _name(
+    verb: str, given: str | None, sweep: Sweep | None, config: Config | None
+) -> tuple[str, list[str]]:
     """The job's name, and the arguments that give it to the run."""
-    own: str | None = None
-    if verb == "tune":
-        own = importlib.import_module("pipelines.tune").sweep_of(args).name
-    elif config is not None:
-        own = config.train.name
+    own = sweep.name if sweep else config.train.name if config else None
     if given and own and given != own and verb != "tune":
         raise UserError(
             f"--name {given} and --train.name {own}: a job has the name of its run; give one of the two"
@@ -214,12 +210,3 @@ def _name(verb: str, given: str | None, args: Any, config: Config | None) -> tup
     if config is None or own == name:
         return name, []
     return name, [f"--{'name' if verb == 'tune' else 'train.name'}={name}"]
-
-
-def split(argv: list[str] | None) -> tuple[list[str], list[str]]:
-    """What stands before the first ``--`` of a command line, and what stands after it."""
-    words = sys.argv[1:] if argv is None else argv
-    if "--" not in words:
-        return words, []
-    at = words.index("--")
-    return words[:at], words[at + 1 :]

@@ -1,4 +1,4 @@
-"""The whole path on this machine, in minutes: ``python -m pipelines.demo``.
+"""The whole path on this machine, in minutes: ``stm demo``.
 
 Writes short H.264 videos in four pairs of classes that are each other played backwards, indexes them, trains STM and a
 network that is blind to time (TSN) on them through Ray Data and Ray Train, evaluates both, and compares. The code is
@@ -7,46 +7,24 @@ the one a cluster runs; only the network is small (depth 26, width 32, 48 px).
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipelines.console import Parser, add_common, run_verb, say
+from pipelines.console import logger
+from pipelines.options import Address, Count
 from stm.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
-from stm.errors import UserError
 from stm.progress_view import progress_view
 from stm.ticker import Ticker
 
 VARIANTS = ("stm", "tsn")
 
 
-def build_parser() -> Parser:
-    parser = Parser(
-        "demo",
-        "Make videos whose classes only time can tell apart, train STM and TSN on them, compare.",
-        """
-        stm demo
-        stm demo --output demo --train_videos 512 --epochs 12
-        stm demo --json
-        """,
-    )
-    add_common(parser)
-    parser.add_argument(
-        "--output", type=str, default="demo", help="directory for videos, runs and figures"
-    )
-    parser.add_argument("--train_videos", type=int, default=256, help="videos to train on")
-    parser.add_argument("--test_videos", type=int, default=96, help="videos to measure on")
-    parser.add_argument("--epochs", type=int, default=8, help="passes over the training videos")
-    parser.add_argument("--workers", type=int, default=1, help="Ray Train workers")
-    parser.add_argument("--seed", type=int, default=0, help="root of every random draw")
-    return parser
-
-
-def demo_config(variant: str, manifests: dict[str, str], storage: Path, args: Any) -> Config:
+def demo_config(
+    variant: str, manifests: dict[str, str], storage: Path, *, epochs: int, workers: int, seed: int
+) -> Config:
     """Settings that a laptop trains in a minute; the schedule keeps the paper's shape."""
-    steps = args.epochs
     return Config(
         model=ModelConfig(variant=variant, depth=26, width=32, dropout=0.2),
         data=DataConfig(
@@ -59,48 +37,73 @@ def demo_config(variant: str, manifests: dict[str, str], storage: Path, args: An
         optim=OptimConfig(
             batch_size=8,
             lr=0.005,
-            epochs=steps,
-            milestones=sorted({max(1, steps * 3 // 4)}),
+            epochs=epochs,
+            milestones=sorted({max(1, epochs * 3 // 4)}),
             warmup_epochs=1.0,
         ),
         train=TrainConfig(
             name=f"{variant}26",
             storage=str(storage),
-            num_workers=args.workers,
-            seed=args.seed,
-            val_every_epochs=max(1, steps // 2),
+            num_workers=workers,
+            seed=seed,
+            val_every_epochs=max(1, epochs // 2),
         ),
     )
 
 
-def run(args: Any) -> dict[str, Any]:
-    """Everything, in order; a demo that was interrupted continues where it was."""
-    for name in ("train_videos", "test_videos", "epochs", "workers"):
-        if args[name] < 1:
-            raise UserError(f"--{name} {args[name]}: must be at least 1")
+def demo(
+    *,
+    output: str = "demo",
+    train_videos: Count = 256,
+    test_videos: Count = 96,
+    epochs: Count = 8,
+    workers: Count = 1,
+    seed: int = 0,
+    address: Address = None,
+    json: bool = False,
+) -> dict[str, Any]:
+    """Make videos, train STM and a network blind to time on them, compare.
+
+    Only time can tell their classes apart. A demo that was interrupted continues where it was.
+
+    Examples:
+        stm demo
+        stm demo --output demo --train_videos 512 --epochs 12
+        stm demo --json
+
+    Args:
+        output: directory for videos, runs and figures
+        train_videos: videos to train on
+        test_videos: videos to measure on
+        epochs: passes over the training videos
+        workers: Ray Train workers
+        seed: root of every random draw
+    """
     started = time.monotonic()
-    output = Path(args.output)
+    folder = Path(output)
     from stm import cluster
     from stm.data.synthetic import CLASSES, write_videos
 
     # A folder holds one demo: other settings would be other videos under the same names.
-    videos = output / f"videos-{args.train_videos}-{args.test_videos}-{args.seed}"
+    videos = folder / f"videos-{train_videos}-{test_videos}-{seed}"
     annotations = videos / "annotations.csv"
     if not annotations.exists():
-        say(f"[1/4] writing {args.train_videos} + {args.test_videos} videos into {videos}")
+        logger.info(f"[1/4] writing {train_videos} + {test_videos} videos into {videos}")
         write_videos(
             videos,
-            num_train=args.train_videos,
-            num_test=args.test_videos,
-            seed=args.seed,
+            num_train=train_videos,
+            num_test=test_videos,
+            seed=seed,
             tick=Ticker("videos"),
         )
-    say("[2/4] starting Ray, indexing: every file is opened and its frames are counted")
-    storage = output / f"runs-{args.train_videos}-{args.test_videos}-{args.seed}-{args.epochs}"
+    logger.info("[2/4] starting Ray, indexing: every file is opened and its frames are counted")
+    storage = folder / f"runs-{train_videos}-{test_videos}-{seed}-{epochs}"
     manifests = {split: str(videos / f"{split}.parquet") for split in ("train", "val")}
-    cluster.connect(
-        args.address, num_cpus=cluster.logical_cpus(demo_config("stm", manifests, storage, args))
-    )
+    configs = {
+        variant: demo_config(variant, manifests, storage, epochs=epochs, workers=workers, seed=seed)
+        for variant in VARIANTS
+    }
+    cluster.connect(address, num_cpus=cluster.logical_cpus(configs["stm"]))
     _index(videos, manifests)
 
     from stm import figures, spool
@@ -109,26 +112,25 @@ def run(args: Any) -> dict[str, Any]:
 
     result: dict[str, Any] = {}
     for variant in VARIANTS:
-        say(
+        logger.info(
             f"[3/4] training {variant}"
             + (", which sees the frames but not their order" if variant == "tsn" else "")
         )
-        config = demo_config(variant, manifests, storage, args)
-        folder = output / "figures" / variant
-        with progress_view(plain=args.json) as view:
-            trained = train(config, address=args.address, on_event=view.training(config))
+        config = configs[variant]
+        with progress_view(plain=json) as view:
+            trained = train(config, address=address, on_event=view.training(config))
             measured = evaluate(
-                trained["last_checkpoint"], manifests["val"], output=str(folder), num_workers=args.workers,
-                batch_size=16, address=args.address, tick=view.counting("clips"),
+                trained["last_checkpoint"], manifests["val"], output=str(folder / "figures" / variant),
+                num_workers=workers, batch_size=16, address=address, tick=view.counting("clips"),
             )  # fmt: skip
         kept = ("top1", "top5", "num_videos", "unreadable", "checkpoint", "per_class", "files")
         result[variant] = {name: measured[name] for name in kept}
         result[variant]["run"] = trained["run"]
-        say(f"  {variant}: top-1 {measured['top1']:.1%} of {measured['num_videos']} videos")
-    say("[4/4] drawing")
+        logger.info(f"  {variant}: top-1 {measured['top1']:.1%} of {measured['num_videos']} videos")
+    logger.info("[4/4] drawing")
     spools = {variant: storage / result[variant]["run"] / spool.NAME for variant in VARIANTS}
     result["figures"] = [
-        str(figures.plot_curves(output / "figures" / "curves.png", spools)),
+        str(figures.plot_curves(folder / "figures" / "curves.png", spools)),
         *(result[variant]["files"]["confusion"] for variant in VARIANTS),
     ]
     result["chance_within_a_pair"] = 0.5
@@ -151,7 +153,7 @@ def _index(videos: Path, manifests: dict[str, str]) -> None:
     )
     for split, manifest in indexed.items():
         manifest.write(manifests[split])
-    say(
+    logger.info(
         f"  {summary.num_videos} videos: {summary.status}, {summary.num_cross_checked} cross-checked with decord"
     )
 
@@ -183,11 +185,3 @@ def show(result: dict[str, Any]) -> str:
         f"  stm evaluate --checkpoint {result['stm']['checkpoint']} --manifest {result['manifest']} --protocol accurate"
     )
     return "\n".join(lines)
-
-
-def main(argv: list[str] | None = None) -> int:
-    return run_verb(build_parser, run, argv, show)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

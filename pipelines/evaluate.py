@@ -1,105 +1,77 @@
-"""Measure a checkpoint: ``python -m pipelines.evaluate --checkpoint runs/first --manifest val.parquet``."""
+"""Measure a checkpoint: ``stm evaluate --checkpoint runs/first --manifest val.parquet``."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pipelines.console import Parser, add_common, add_root, run_verb
+from pipelines.options import Address, Count, CountOrNull, Protocol, Root
 from stm.errors import UserError
 from stm.progress_view import progress_view
 
 
-def build_parser() -> Parser:
-    parser = Parser(
-        "evaluate",
-        "Measure a checkpoint on a manifest. Every video counts once; one that cannot be read counts as wrong.",
-        """
+def evaluate(
+    *,
+    checkpoint: str | None = None,
+    manifest: str | None = None,
+    fuse: list[str] | None = None,
+    shares: list[float] | None = None,
+    protocol: Protocol = "efficient",
+    output: str | None = None,
+    report: bool = True,
+    num_segments: CountOrNull = None,
+    root: Root = None,
+    workers: Count = 1,
+    batch_size: Count = 8,
+    address: Address = None,
+    json: bool = False,
+) -> dict[str, Any]:
+    """Measure a checkpoint on a manifest, each video once.
+
+    A video that cannot be read counts as wrong.
+
+    Examples:
         stm evaluate --checkpoint runs/first --manifest val.parquet
         stm evaluate --checkpoint runs/first --manifest val.parquet --protocol accurate --output report
         stm evaluate --checkpoint runs/first --manifest val.parquet --json
-        stm evaluate --fuse rgb/scores.parquet longer/scores.parquet --shares '[2, 1]'
-        """,
-    )
-    add_common(parser)
-    parser.add_argument(
-        "--checkpoint",
-        type=str | None,
-        default=None,
-        help="checkpoint, or run directory for its best one",
-    )
-    parser.add_argument("--manifest", type=str | None, default=None, help="manifest to measure on")
-    parser.add_argument(
-        "--fuse",
-        nargs="+",
-        type=str,
-        default=None,
-        help="instead of a checkpoint: score files of earlier evaluations, to be averaged",
-    )
-    parser.add_argument(
-        "--shares",
-        type=list[float] | None,
-        default=None,
-        help="what each of them counts for; equal by default",
-    )
-    parser.add_argument(
-        "--protocol",
-        type=Literal["efficient", "accurate"],
-        default="efficient",
-        help="`efficient`: 1 clip, centre crop; `accurate`: 10 samplings x 3 crops, scores averaged",
-    )
-    parser.add_argument(
-        "--output",
-        type=str | None,
-        default=None,
-        help="directory for scores, figures and report.html; null is one beside the checkpoint",
-    )
-    parser.add_argument(
-        "--report", type=bool, default=True, help="write report.html, a page that shows the result"
-    )
-    parser.add_argument(
-        "--num_segments",
-        type=int | None,
-        default=None,
-        help="T of the test clip; null is the training's",
-    )
-    add_root(parser)
-    parser.add_argument("--workers", type=int, default=1, help="processes that run the network")
-    parser.add_argument("--batch_size", type=int, default=8, help="clips a process takes at once")
-    return parser
+        stm evaluate --fuse rgb/scores.parquet longer/scores.parquet --shares 2 1
 
-
-def run(args: Any) -> dict[str, Any]:
-    """Evaluate as the arguments say; the result of ``stm.evaluate.evaluate.evaluate``."""
-    for name in ("workers", "batch_size", "num_segments"):
-        if args[name] is not None and args[name] < 1:
-            raise UserError(f"--{name} {args[name]}: must be at least 1")
-    if args.fuse:
-        if args.checkpoint or args.manifest:
+    Args:
+        checkpoint: checkpoint, or run directory for its best one
+        manifest: manifest to measure on
+        fuse: instead of a checkpoint: score files of earlier evaluations, to be averaged
+        shares: what each of them counts for; equal by default
+        output: directory for scores, figures and report.html; null is one beside the checkpoint
+        report: write report.html, a page that shows the result
+        num_segments: T of the test clip; null is the training's
+        workers: processes that run the network
+        batch_size: clips a process takes at once
+    """
+    if fuse:
+        if checkpoint or manifest:
             raise UserError("--fuse takes score files alone: leave --checkpoint and --manifest out")
         from stm.evaluate.fusing import fused_result
 
-        return fused_result(args.fuse, args.shares, args.output)
-    for name in ("checkpoint", "manifest"):
-        if args[name] is None:
-            raise UserError(f"--{name} is not set (or give --fuse, with score files)")
-    if not Path(args.manifest).exists():
-        raise UserError(f"--manifest {args.manifest}: no such file; `stm index` writes one")
-    from stm.evaluate.evaluate import evaluate
+        return fused_result(fuse, shares, output)
+    if checkpoint is None or manifest is None:
+        name = "manifest" if checkpoint else "checkpoint"
+        raise UserError(f"--{name} is not set (or give --fuse, with score files)")
+    if not Path(manifest).exists():
+        raise UserError(f"--manifest {manifest}: no such file; `stm index` writes one")
+    from stm.evaluate.evaluate import evaluate as measure
 
-    with progress_view(plain=args.json) as view:
-        return evaluate(
-            args.checkpoint,
-            args.manifest,
-            protocol=args.protocol,
-            output=args.output,
-            num_segments=args.num_segments,
-            num_workers=args.workers,
-            batch_size=args.batch_size,
-            address=args.address,
-            root=args.root,
-            report=args.report,
+    with progress_view(plain=json) as view:
+        return measure(
+            checkpoint,
+            manifest,
+            protocol=protocol,
+            output=output,
+            num_segments=num_segments,
+            num_workers=workers,
+            batch_size=batch_size,
+            address=address,
+            root=root,
+            report=report,
             tick=view.counting("clips"),
         ).as_dict()
 
@@ -123,11 +95,3 @@ def show(result: dict[str, Any]) -> str:
     ]
     lines += [f"{kind}: {path}" for kind, path in result["files"].items()]
     return "\n".join(lines)
-
-
-def main(argv: list[str] | None = None) -> int:
-    return run_verb(build_parser, run, argv, show)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,129 +1,94 @@
-"""What the network sees: ``python -m pipelines.explain clip.mp4 --checkpoint runs/first``."""
+"""What the network sees: ``stm explain clip.mp4 --checkpoint runs/first``."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
-from pipelines.console import Parser, add_common, add_root, run_verb
+from pipelines.options import Address, Checkpoint, Root, Videos
 from stm.errors import UserError
 
 
-def build_parser() -> Parser:
-    parser = Parser(
-        "explain",
-        "Show what the network sees: a picture and a film of its feature maps and of the evidence for a class.",
-        """
+def explain(
+    videos: Videos = [],  # noqa: B006  (never changed)
+    *,
+    checkpoint: Checkpoint,
+    block: list[str] | None = None,
+    class_: str | None = None,
+    output: str = "explain",
+    backwards: str | None = None,
+    motion_check: str | None = None,
+    root: Root = None,
+    compare: str | None = None,
+    seed: int = 0,
+    address: Address = None,
+) -> dict[str, Any]:
+    """Show what the network sees in videos, as pictures and films.
+
+    They show its feature maps, and the evidence for a class.
+
+    Examples:
         stm explain clip.mp4 --checkpoint runs/first
         stm explain clip.mp4 --checkpoint runs/first --block layer1.0 layer3.0 --class PushUps --output explain
         stm explain clip.mp4 --checkpoint runs/first --backwards motion.png
         stm explain --motion_check demo/videos-256-96-0/val.parquet --checkpoint stm26 --compare tsn26
-        """,
-    )
-    add_common(parser)
-    parser.add_argument(
-        "videos",
-        type=str,
-        nargs="*",
-        help="video files, folders of images (one video each), rows of shards, or folders of them",
-    )
-    parser.add_argument(
-        "--checkpoint",
-        type=str,
-        required=True,
-        help="checkpoint, or run directory for its best one",
-    )
-    parser.add_argument(
-        "--block",
-        type=str,
-        nargs="+",
-        default=None,
-        help="blocks to show, layer1.0 to layer4.2 in depth 50; null is the first with motion features",
-    )
-    parser.add_argument(
-        "--class",
-        type=str | None,
-        default=None,
-        help="class whose evidence is shown; null is the one predicted",
-    )
-    parser.add_argument(
-        "--output", type=str, default="explain", help="folder for a PNG and an mp4 of each video"
-    )
-    parser.add_argument(
-        "--backwards",
-        type=str | None,
-        default=None,
-        help="write instead one PNG to this path: the video beside itself played backwards",
-    )
-    parser.add_argument(
-        "--motion_check",
-        type=str | None,
-        default=None,
-        help="instead of videos, a manifest of `stm demo`: correlate the maps with where its digits move",
-    )
-    add_root(parser)
-    parser.add_argument(
-        "--compare",
-        type=str | None,
-        default=None,
-        help="with --backwards or --motion_check: a second checkpoint, such as TSN's",
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="with --motion_check: the seed the demo was made with"
-    )
-    return parser
 
-
-def run(args: Any) -> dict[str, Any]:
-    """Explain as the arguments say; the result of the function of ``stm.explain`` that did it."""
-    if args.backwards and args.motion_check:
+    Args:
+        block: blocks to show, layer1.0 to layer4.2 in depth 50; null is the first with motion features
+        class_: class whose evidence is shown; null is the one predicted
+        output: folder for a PNG and an mp4 of each video
+        backwards: write instead one PNG to this path: the video beside itself played backwards
+        motion_check: instead of videos, a manifest of `stm demo`: correlate the maps with where its digits move
+        compare: with --backwards or --motion_check: a second checkpoint, such as TSN's
+        seed: with --motion_check: the seed the demo was made with
+    """
+    if backwards and motion_check:
         raise UserError("--backwards and --motion_check are two commands: leave one out")
-    if args.compare and not (args.backwards or args.motion_check):
+    if compare and not (backwards or motion_check):
         raise UserError("--compare goes with --backwards or --motion_check")
-    if args["class"] and (args.backwards or args.motion_check):
+    if class_ and (backwards or motion_check):
         raise UserError(
             "--class goes with pictures of videos, not with --backwards or --motion_check"
         )
-    if args.motion_check:
-        if args.videos:
+    if motion_check:
+        if videos:
             raise UserError("--motion_check takes the videos of the manifest: name no others")
-        if not Path(args.motion_check).exists():
-            raise UserError(f"--motion_check {args.motion_check}: no such file")
+        if not Path(motion_check).exists():
+            raise UserError(f"--motion_check {motion_check}: no such file")
         from stm.explain.motion_check import check_motion
 
-        checkpoints = [args.checkpoint, *([args.compare] if args.compare else [])]
+        checkpoints = [checkpoint, *([compare] if compare else [])]
         return check_motion(
             checkpoints,
-            args.motion_check,
-            root=args.root,
-            blocks=args.block,
-            seed=args.seed,
+            motion_check,
+            root=root,
+            blocks=block,
+            seed=seed,
         )
-    if args.root:
+    if root:
         raise UserError("--root goes with --motion_check, which alone reads a manifest")
-    if not args.videos:
+    if not videos:
         raise UserError("no video is named")
-    if args.backwards:
-        if len(args.videos) > 1 or len(args.block or []) > 1:
+    if backwards:
+        if len(videos) > 1 or len(block or []) > 1:
             raise UserError("--backwards shows one video and one block")
         from stm.explain.backwards import draw_backwards
 
         return draw_backwards(
-            args.checkpoint,
-            args.videos[0],
-            args.backwards,
-            block=args.block[0] if args.block else None,
-            compare=args.compare,
+            checkpoint,
+            videos[0],
+            backwards,
+            block=block[0] if block else None,
+            compare=compare,
         )
-    from stm.explain.explain import explain
+    from stm.explain.explain import explain as draw
 
-    return explain(
-        args.checkpoint,
-        args.videos,
-        blocks=args.block,
-        output=args.output,
-        class_name=args["class"],
+    return draw(
+        checkpoint,
+        videos,
+        blocks=block,
+        output=output,
+        class_name=class_,
     )
 
 
@@ -170,11 +135,3 @@ def _show_check(result: dict[str, Any]) -> str:
         "change with where the\ndigit goes less where it came from"
     )
     return "\n".join(lines)
-
-
-def main(argv: list[str] | None = None) -> int:
-    return run_verb(build_parser, run, argv, show)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

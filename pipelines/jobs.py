@@ -1,57 +1,52 @@
-"""Jobs of a cluster elsewhere: ``python -m pipelines.jobs list --address http://127.0.0.1:8265``."""
+"""Jobs of a cluster elsewhere: ``stm jobs list --address http://127.0.0.1:8265``."""
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Any, Literal
 
-from pipelines.console import Parser, add_common, run_verb
+from pipelines.console import Result
+from pipelines.options import Address
 from pipelines.submit import follow
 
 
-def build_parser() -> Parser:
-    parser = Parser(
-        "jobs",
-        "List the jobs of a cluster, follow the log of one, see how it is doing, or end it.",
-        """
+def jobs(
+    action: Literal["list", "status", "follow", "stop"],
+    job: str | None = None,
+    *,
+    address: Address = None,
+) -> dict[str, Any]:
+    """List, follow or stop what was submitted.
+
+    `status` says how a job is doing. The result is jobs (list), or what is known of the one job. `follow` ends with the
+    job's own exit status.
+
+    Examples:
         stm jobs list --address http://127.0.0.1:8265
         stm jobs follow first
         stm jobs status first-2 --json
         stm jobs stop first
-        """,
-    )
-    parser.add_argument(
-        "action", type=Literal["list", "status", "follow", "stop"], help="what to do"
-    )
-    parser.add_argument(
-        "job",
-        type=str,
-        nargs="?",
-        default=None,
-        help="its id, or its name for the newest of that name; the newest of all by default",
-    )
-    add_common(parser)
-    return parser
 
-
-def run(args: Any) -> dict[str, Any]:
-    """Do it; returns jobs (list), or what is known of the one job."""
+    Args:
+        action: what to do
+        job: its id, or its name for the newest of that name; the newest of all by default
+    """
     from stm.errors import UserError
     from stm.jobs.client import JobServer
 
-    if args.action == "stop" and args.job is None:
+    if action == "stop" and job is None:
         raise UserError("stm jobs stop: name the job to end; `stm jobs list` shows them")
-    server = JobServer(args.address)
-    if args.action == "list":
-        return {"jobs": [job.to_dict() for job in server.jobs()], "exit_status": 0}
-    job = server.find(args.job)
-    if args.action == "stop":
-        return {**server.stop(job.id).to_dict(), "exit_status": 0}
-    if args.action == "status":
-        return job.to_dict()
-    look = f"stm jobs follow {job.id} --address {server.address}"
-    return {**job.to_dict(), **follow(server, job.id, look)}
+    server = JobServer(address)
+    if action == "list":
+        return {"jobs": [each.to_dict() for each in server.jobs()], "exit_status": 0}
+    found = server.find(job)
+    if action == "stop":
+        return {**server.stop(found.id).to_dict(), "exit_status": 0}
+    if action == "status":
+        return found.to_dict()
+    look = f"stm jobs follow {found.id} --address {server.address}"
+    result = Result(found.to_dict() | follow(server, found.id, look))
+    return result.ending_with(result["exit_status"])
 
 
 def show(result: dict[str, Any]) -> str:
@@ -76,21 +71,3 @@ def _duration(seconds: float) -> str:
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"
-
-
-def main(argv: list[str] | None = None) -> int:
-    """``follow`` ends with the job's own exit status."""
-    ended: list[int] = []
-
-    def keep(args: Any) -> dict[str, Any]:
-        result = run(args)
-        if args.action == "follow":
-            ended.append(result["exit_status"])
-        return result
-
-    status = run_verb(build_parser, keep, argv, show)
-    return status or (ended[0] if ended else 0)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,13 +9,12 @@ The same command again makes only what is missing or has changed.
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pipelines.console import Parser, add_common, add_root, run_verb, say
+from pipelines.console import logger, output_folder
+from pipelines.options import Address, Option, Positive, Root
 from stm.errors import UserError
-from stm.storage import make_writable
 from stm.ticker import Ticker
 
 if TYPE_CHECKING:
@@ -24,89 +23,64 @@ if TYPE_CHECKING:
     from stm.data.prepare.timing import Timing, Timings
 
 _SHOWN_FAILURES = 10
-_LONGEST_GOP = 250
 
 
-def build_parser() -> Parser:
-    """The options of `stm prepare`."""
-    parser = Parser(
-        "prepare",
-        "Make a manifest's videos cheap to decode, write a manifest of the results.",
-        """
+def prepare(
+    *,
+    manifest: str,
+    root: Root = None,
+    output: str,
+    layout: Literal["files", "shards"] = "files",
+    short_side: Annotated[int, Option(least=16)] = 256,
+    codec: Literal["h264", "jpeg"] = "h264",
+    gop: Annotated[int, Option(least=1, most=250)] = 16,
+    min_gain: Annotated[float, Option(least=0, below=math.inf)] = 1.0,
+    keep_jpeg: bool = False,
+    keep_source_on_failure: bool = False,
+    deadline_s: Positive = 60.0,
+    deadline_s_per_frame: Annotated[float, Option(least=0)] = 0.5,
+    measure: Annotated[int, Option(least=0)] = 40,
+    address: Address = None,
+) -> dict[str, Any]:
+    """Make training data that is cheap to decode, as files or in shards.
+
+    Writes a manifest of the results, and compares bytes and milliseconds. The same command again makes only what is
+    missing or has changed.
+
+    Examples:
         stm prepare --manifest manifests/train.parquet --output prepared
         stm prepare --manifest manifests/train.parquet --output prepared --layout shards
         stm prepare --manifest manifests/train.parquet --output prepared --layout shards --codec jpeg
-        stm prepare --manifest frames/train.parquet --output packed --layout shards --keep-jpeg
-        """,
-    )
-    parser.add_argument("--manifest", type=str, required=True, help="written by `stm index`")
-    add_root(parser)
-    parser.add_argument(
-        "--output", type=str, required=True, help="folder for the results, seen by every node"
-    )
-    parser.add_argument(
-        "--layout",
-        type=Literal["files", "shards"],
-        default="files",
-        help="one .mp4 a video, or Parquet shards of about 256 MiB",
-    )
-    parser.add_argument(
-        "--short-side", type=int, default=256, help="pixels; smaller videos are not enlarged"
-    )
-    parser.add_argument(
-        "--codec",
-        type=Literal["h264", "jpeg"],
-        default="h264",
-        help="jpeg: an image a frame, the fastest to decode and the largest; needs --layout shards",
-    )
-    parser.add_argument(
-        "--gop",
-        type=int,
-        default=16,
-        help="frames of H.264 from one key frame to the next; fewer decode faster and are larger",
-    )
-    parser.add_argument(
-        "--min-gain",
-        type=float,
-        default=1.0,
-        help="leave a video as it is unless its clips then decode so many times as fast, measured "
-        "for each video; 0: prepare all, unmeasured",
-    )
-    parser.add_argument(
-        "--keep-jpeg",
-        action="store_true",
-        help="pack the images of frame folders as they are, instead of making videos of them",
-    )
-    parser.add_argument(
-        "--keep-source-on-failure",
-        action="store_true",
-        help="a video that cannot be prepared stays in the manifest as it was",
-    )
-    parser.add_argument(
-        "--deadline-s", type=float, default=60.0, help="seconds a video may take, and beyond that"
-    )
-    parser.add_argument(
-        "--deadline-s-per-frame", type=float, default=0.5, help="so many for each of its frames"
-    )
-    parser.add_argument(
-        "--measure", type=int, default=40, help="number of videos to time before and after; 0: none"
-    )
-    add_common(parser)
-    return parser
+        stm prepare --manifest frames/train.parquet --output packed --layout shards --keep_jpeg
 
-
-def run(args: Any) -> dict[str, Any]:
-    """Prepare a manifest; the result names the new one, and compares bytes and milliseconds.
-
-    Raises UserError for a manifest that cannot be read, an output folder that cannot be written,
-    and, after everything is written, where no video is left.
+    Args:
+        manifest: written by `stm index`
+        output: folder for the results, seen by every node
+        layout: one .mp4 a video, or Parquet shards of about 256 MiB
+        short_side: pixels; smaller videos are not enlarged
+        codec: jpeg: an image a frame, the fastest to decode and the largest; needs --layout shards
+        gop: frames of H.264 from one key frame to the next; fewer decode faster and are larger
+        min_gain: leave a video as it is unless its clips then decode so many times as fast, measured for each video;
+            0: prepare all, unmeasured
+        keep_jpeg: pack the images of frame folders as they are, instead of making videos of them
+        keep_source_on_failure: a video that cannot be prepared stays in the manifest as it was
+        deadline_s: seconds a video may take, and beyond that
+        deadline_s_per_frame: so many for each of its frames
+        measure: number of videos to time before and after; 0: none
     """
-    _check(args)
+    for option, given in (("--keep_jpeg", keep_jpeg), ("--codec jpeg", codec == "jpeg")):
+        if given and layout != "shards":
+            raise UserError(f"{option} needs --layout shards: a file of its own holds one video.")
     from stm.data.manifest import Manifest
 
-    source = Path(args.manifest).absolute()
-    manifest = Manifest.read(source, args.root)
-    output = _output_folder(args.output, source)
+    source = Path(manifest).absolute()
+    before = Manifest.read(source, root)
+    target = Path(output).absolute() / source.name
+    if target.resolve() == source.resolve():
+        raise UserError(
+            f"--output {output}: the new manifest would replace {source}. Name another folder."
+        )
+    folder = output_folder(output)
 
     from stm import cluster
     from stm.data.prepare.preparing import prepare_videos
@@ -114,37 +88,36 @@ def run(args: Any) -> dict[str, Any]:
     from stm.data.prepare.transcode import Settings
     from stm.data.roots import IF_MOVED
 
-    cluster.connect(args.address)
+    cluster.connect(address)
     prepared, summary = prepare_videos(
-        manifest,
-        output,
-        layout=args.layout,
+        before,
+        folder,
+        layout=layout,
         settings=Settings(
-            short_side=args.short_side,
-            codec=args.codec,
-            gop=args.gop,
-            keep_jpeg=args.keep_jpeg,
-            min_gain=args.min_gain,
+            short_side=short_side,
+            codec=codec,
+            gop=gop,
+            keep_jpeg=keep_jpeg,
+            min_gain=min_gain,
         ),
-        keep_source_on_failure=args.keep_source_on_failure,
-        deadline_s=args.deadline_s,
-        deadline_s_per_frame=args.deadline_s_per_frame,
+        keep_source_on_failure=keep_source_on_failure,
+        deadline_s=deadline_s,
+        deadline_s_per_frame=deadline_s_per_frame,
         progress=Ticker("videos"),
     )
-    target = output / source.name
     bad = target.with_suffix(".bad.txt")
     prepared.write(target)
     _write_bad(bad, prepared, summary.failures)
     kept = target.with_suffix(".kept.txt")
     _write_lines(kept, [[each.video_id, each.path, each.detail] for each in summary.left_alone])
-    timings = time_clips(manifest, prepared, args.measure) if args.measure else None
-    say(_table(summary, timings))
+    timings = time_clips(before, prepared, measure) if measure else None
+    logger.info(_table(summary, timings))
     if summary.left_alone:
-        say(
+        logger.info(
             f"{len(summary.left_alone)} videos left as they were: prepared, they would not decode "
-            f"{_faster(args.min_gain)}; all in {kept}"
+            f"{_faster(min_gain)}; all in {kept}"
         )
-    same = prepared.fingerprint == manifest.fingerprint
+    same = prepared.fingerprint == before.fingerprint
     _show_failures(summary.failures, bad, same)
     if not len(prepared.usable):
         lost = f" {IF_MOVED}." if set(summary.reasons) == {"not_found"} else ""
@@ -165,11 +138,6 @@ def run(args: Any) -> dict[str, Any]:
     }
 
 
-def main(argv: list[str] | None = None) -> int:
-    """`stm prepare`; exit status as in `pipelines.console`."""
-    return run_verb(build_parser, run, argv, show=_show)
-
-
 def _faster(gain: float) -> str:
     return "any faster" if gain == 1 else f"at least {gain:g} times as fast"
 
@@ -187,46 +155,11 @@ def _as_dict(timings: Timings) -> dict[str, Any]:
     return {**each(timings.overall), **clip, "by_codec": by_codec}
 
 
-def _show(result: dict[str, Any]) -> str:
+def show(result: dict[str, Any]) -> str:
     usable = result["num_videos"] - result["bad"]
     return f"{result['manifest']}: {usable} videos" + (
         f", and {result['bad']} unusable" if result["bad"] else ""
     )
-
-
-def _check(args: Any) -> None:
-    if args.short_side < 16:
-        raise UserError(f"--short-side {args.short_side}: must be 16 pixels or more.")
-    if not args.deadline_s > 0 or not args.deadline_s_per_frame >= 0:
-        raise UserError(
-            f"--deadline-s {args.deadline_s:g} --deadline-s-per-frame "
-            f"{args.deadline_s_per_frame:g}: must be more than 0 seconds, and not less than 0."
-        )
-    if not 1 <= args.gop <= _LONGEST_GOP:
-        raise UserError(f"--gop {args.gop}: must be 1 to {_LONGEST_GOP} frames.")
-    if not 0 <= args.min_gain < math.inf:
-        raise UserError(f"--min-gain {args.min_gain:g}: must be a number from 0 up.")
-    if args.measure < 0:
-        raise UserError(f"--measure {args.measure}: must be 0 or more videos.")
-    for option, given in (("--keep-jpeg", args.keep_jpeg), ("--codec jpeg", args.codec == "jpeg")):
-        if given and args.layout != "shards":
-            raise UserError(f"{option} needs --layout shards: a file of its own holds one video.")
-
-
-def _output_folder(name: str, source: Path) -> Path:
-    """The folder, made and tried before hours of work go by."""
-    output = Path(name).absolute()
-    if (output / source.name).resolve() == source.resolve():
-        raise UserError(
-            f"--output {name}: the new manifest would replace {source}. Name another folder."
-        )
-    try:
-        make_writable(output)
-    except OSError as error:
-        raise UserError(
-            f"--output {name}: cannot write there ({error.strerror}). Name another folder."
-        ) from error
-    return output
 
 
 def _write_bad(path: Path, prepared: Manifest, failures: list[Failure]) -> None:
@@ -254,15 +187,15 @@ def _write_lines(path: Path, lines: list[list[str]]) -> None:
 def _show_failures(failures: list[Failure], bad: Path, same_fingerprint: bool) -> None:
     if not failures:
         return
-    say(f"{len(failures)} videos could not be prepared:")
+    logger.info(f"{len(failures)} videos could not be prepared:")
     for failure in failures[:_SHOWN_FAILURES]:
-        say(f"  {failure.path}: {failure.reason}: {failure.detail}")
+        logger.info(f"  {failure.path}: {failure.reason}: {failure.detail}")
     more = f"; {len(failures) - _SHOWN_FAILURES} more" if len(failures) > _SHOWN_FAILURES else ""
-    say(f"  all in {bad}{more}")
+    logger.info(f"  all in {bad}{more}")
     if not same_fingerprint:
-        say(
+        logger.info(
             "  a run that has begun cannot go on with this manifest, since it has fewer videos: "
-            "--keep-source-on-failure keeps them as they were"
+            "--keep_source_on_failure keeps them as they were"
         )
 
 
@@ -290,7 +223,7 @@ def _table(summary: Summary, timings: Timings | None) -> str:
     ]
     if slower:
         lines.append(
-            f"{', '.join(slower)} videos decode slower than before: --min-gain 1 leaves them as "
+            f"{', '.join(slower)} videos decode slower than before: --min_gain 1 leaves them as "
             "they were"
         )
     return "\n".join(lines)
@@ -301,7 +234,3 @@ def _timing_line(name: str, timing: Timing) -> str:
         f"{name:<16}{timing.before_ms:>10.1f}{timing.after_ms:>10.1f}   "
         f"{timing.before_ms / timing.after_ms:.1f} x as fast, {timing.num_videos} videos"
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

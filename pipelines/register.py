@@ -1,75 +1,53 @@
-"""Register a trained network: ``python -m pipelines.register --checkpoint runs/first --name actions``."""
+"""Register a trained network: ``stm register --checkpoint runs/first --name actions``."""
 
 from __future__ import annotations
 
-import sys
-from typing import Any, Literal
+from typing import Any
 
-from pipelines.console import Parser, add_common, add_root, run_verb
-from stm.errors import UserError
+from pipelines.options import Address, Checkpoint, Count, Protocol, Root
 
 
-def build_parser() -> Parser:
-    parser = Parser(
-        "register",
-        "Register a checkpoint as a model of MLflow's: loadable anywhere, with a model card, as champion by a rule.",
-        """
+def register(
+    *,
+    checkpoint: Checkpoint,
+    name: str,
+    rule: str = "never",
+    manifest: str | None = None,
+    root: Root = None,
+    protocol: Protocol = "efficient",
+    tracking: str | None = None,
+    workers: Count = 1,
+    address: Address = None,
+) -> dict[str, Any]:
+    """Make a trained network a model of MLflow's, loadable anywhere, champion by a rule.
+
+    It gets a model card, and can be measured on a manifest first.
+
+    Examples:
         stm register --checkpoint runs/first --name actions --rule always
         stm register --checkpoint runs/second --name actions --manifest val.parquet --rule better:top1
         stm predict --model models:/actions@champion clip.mp4
-        """,
-    )
-    add_common(parser)
-    parser.add_argument(
-        "--checkpoint",
-        type=str,
-        required=True,
-        help="checkpoint, or run directory for its best one",
-    )
-    parser.add_argument("--name", type=str, required=True, help="name of the registered model")
-    parser.add_argument(
-        "--rule",
-        type=str,
-        default="never",
-        help="when the new version becomes `champion`: `always`, `never`, or `better:` with top1, top5 or "
-        "mean_class_accuracy, compared on the same manifest and protocol alone",
-    )
-    parser.add_argument(
-        "--manifest", type=str | None, default=None, help="measure it on this manifest first"
-    )
-    add_root(parser)
-    parser.add_argument(
-        "--protocol",
-        type=Literal["efficient", "accurate"],
-        default="efficient",
-        help="as in `stm evaluate`",
-    )
-    parser.add_argument(
-        "--tracking",
-        type=str | None,
-        default=None,
-        help="MLflow server or database; null is the one the run was recorded in",
-    )
-    parser.add_argument("--workers", type=int, default=1, help="processes that measure")
-    return parser
 
+    Args:
+        name: name of the registered model
+        rule: when the new version becomes `champion`: `always`, `never`, or `better:` with top1, top5 or
+            mean_class_accuracy, compared on the same manifest and protocol alone
+        manifest: measure it on this manifest first
+        tracking: MLflow server or database; null is the one the run was recorded in
+        workers: processes that measure
+    """
+    from stm.package.register import register as enter
 
-def run(args: Any) -> dict[str, Any]:
-    """Register as the arguments say; the result of ``stm.package.register.register``."""
-    if args.workers < 1:
-        raise UserError(f"--workers {args.workers}: must be at least 1")
-    from stm.package.register import register
-
-    return register(
-        args.checkpoint,
-        args.name,
-        rule=args.rule,
-        manifest=args.manifest,
-        root=args.root,
-        protocol=args.protocol,
-        tracking=args.tracking,
-        num_workers=args.workers,
-        address=args.address,
+    return enter(
+        checkpoint,
+        name,
+        rule=rule,
+        manifest=manifest,
+        root=root,
+        protocol=protocol,
+        tracking=tracking,
+        num_workers=workers,
+        address=address,
     )
 
 
@@ -88,11 +66,3 @@ def show(result: dict[str, Any]) -> str:
         holder = f"version {result['previous']}" if result["previous"] else "nobody"
         lines.append(f"  not champion ({result['reason']}); champion is {holder}")
     return "\n".join(lines)
-
-
-def main(argv: list[str] | None = None) -> int:
-    return run_verb(build_parser, run, argv, show)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,13 +8,12 @@ NAME-split3. The same command continues where it was; a split that is trained is
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pipelines.console import Parser, run_verb, say
-from pipelines.train import add_settings, config_of
+from pipelines.console import logger
+from pipelines.options import Address, Protocol, Workers
 from stm.config import Config
 from stm.errors import UserError
 from stm.results import EvaluateResult, TrainResult
@@ -23,42 +22,6 @@ if TYPE_CHECKING:
     from stm.data.manifest import Manifest
 
 _MEASURES = ("top1", "top5", "mean_class_accuracy")
-
-
-def build_parser() -> Parser:
-    """The options of `stm splits`: its own, and every setting of `stm train`."""
-    parser = Parser(
-        "splits",
-        "Train each published split of UCF-101 or HMDB-51, measure it, print the table and the mean.",
-        """
-        stm splits --config ucf101-t16 --manifests manifests/ucf101
-        stm splits --config hmdb51-t16 --manifests manifests/hmdb51 --workers 2 --json
-        stm splits --config ucf101-t16 --manifests manifests/ucf101 --splits '[1]' --protocol efficient
-        """,
-    )
-    parser.add_argument(
-        "--manifests",
-        type=str,
-        required=True,
-        help="folder of split1, split2 and split3, each with train.parquet and val.parquet",
-    )
-    parser.add_argument(
-        "--splits", type=list[int], default=[1, 2, 3], help="numbers of the splits to run"
-    )
-    parser.add_argument(
-        "--protocol",
-        type=Literal["efficient", "accurate"],
-        default="accurate",
-        help="as in `stm evaluate`",
-    )
-    parser.add_argument(
-        "--output",
-        type=str | None,
-        default=None,
-        help="directory for the scores and figures of each split",
-    )
-    add_settings(parser)
-    return parser
 
 
 @dataclass(frozen=True)
@@ -70,44 +33,61 @@ class Split:
     val: str
 
 
-def run(args: Any) -> dict[str, Any]:
-    """Train and measure every split; the result holds them in order, and the mean of each measure.
+def splits(
+    config: Config,
+    *,
+    manifests: str,
+    splits: list[int] = [1, 2, 3],  # noqa: B006  (never changed)
+    protocol: Protocol = "accurate",
+    output: str | None = None,
+    workers: Workers = None,
+    address: Address = None,
+) -> dict[str, Any]:
+    """Train and measure each published split of UCF-101 or HMDB-51, and their mean.
 
-    What is measured is the last checkpoint, the end of the schedule: the best by validation would be chosen by the
-    very videos it is measured on. Raises UserError before anything is trained where a manifest is missing or two
-    splits are the same.
+    What is measured is the last checkpoint, the end of the schedule: the best by validation would be chosen by the very
+    videos it is measured on. Nothing is trained where a manifest is missing or two splits are the same.
+
+    Examples:
+        stm splits --config ucf101-t16 --manifests manifests/ucf101
+        stm splits --config hmdb51-t16 --manifests manifests/hmdb51 --workers 2 --json
+        stm splits --config ucf101-t16 --manifests manifests/ucf101 --splits 1 --protocol efficient
+
+    Args:
+        manifests: folder of split1, split2 and split3, each with train.parquet and val.parquet
+        splits: numbers of the splits to run
+        output: directory for the scores and figures of each split
     """
-    config = config_of(args, build_parser())
     if config.train.name is None:
         raise UserError(
             "--train.name is not set: the runs are called NAME-split1, ..., and continue by name"
         )
-    splits = find_splits(args.manifests, args.splits)
-    check_splits(splits, config.data.root)
+    found = find_splits(manifests, splits)
+    check_splits(found, config.data.root)
 
     from stm.evaluate.evaluate import evaluate
     from stm.train.trainer import train
 
     results = []
-    for split in splits:
-        say(f"split {split.number}: {split.train}")
-        trained = train(config_of_split(config, split), address=args.address)
+    for split in found:
+        logger.info(f"split {split.number}: {split.train}")
+        trained = train(config_of_split(config, split), address=address)
         measured = evaluate(
             trained["last_checkpoint"],
             split.val,
-            protocol=args.protocol,
-            output=str(Path(args.output) / f"split{split.number}") if args.output else None,
+            protocol=protocol,
+            output=str(Path(output) / f"split{split.number}") if output else None,
             num_workers=config.train.num_workers,
             root=config.data.root,
-            address=args.address,
+            address=address,
         )
-        say(
+        logger.info(
             f"split {split.number}: top-1 {measured['top1']:.2%} of {measured['num_videos']} videos"
         )
         results.append(row(split, trained, measured))
     return {
         "name": config.train.name,
-        "protocol": args.protocol,
+        "protocol": protocol,
         "splits": results,
         "mean": mean(results),
     }
@@ -190,11 +170,3 @@ def show(result: dict[str, Any]) -> str:
 def _percent(measures: dict[str, Any]) -> str:
     top1, top5, mean_class = (f"{measures[name]:.2%}" for name in _MEASURES)
     return f"{top1:>8}{top5:>8}{mean_class:>12}"
-
-
-def main(argv: list[str] | None = None) -> int:
-    return run_verb(build_parser, run, argv, show)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Run a verb on a cluster elsewhere: ``python -m pipelines.submit --address URL -- train --config something-v1-t8``.
+"""Run a verb on a cluster elsewhere: ``stm submit --address URL -- train --config something-v1-t8``.
 
 What is sent is the code of the folder that the command is typed in (``stm.jobs.package``). The cluster's image holds
 the packages; ``--install`` has the nodes install those of requirements.lock first.
@@ -13,8 +13,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from pipelines import command
-from pipelines.console import Parser, add_common, run_verb, say
+from pipelines.command import check
+from pipelines.console import Result, logger
+from pipelines.options import Address
 from stm import __version__
 from stm.errors import UserError
 from stm.jobs.package import MIB, commit_of, pack
@@ -22,59 +23,42 @@ from stm.jobs.package import MIB, commit_of, pack
 LOCK = "requirements.lock"
 
 
-def build_parser() -> Parser:
-    parser = Parser(
-        "submit",
-        "Run a verb on a cluster elsewhere, with the code of this folder. Submitting a name again continues its run.",
-        """
+def submit(
+    *command: str,
+    name: str | None = None,
+    detach: bool = False,
+    exclude: list[str] = [],  # noqa: B006  (never changed)
+    max_mib: float = 50.0,
+    install: bool = False,
+    dry_run: bool = False,
+    address: Address = None,
+    json: bool = False,
+) -> dict[str, Any]:
+    """Run a verb on a cluster elsewhere, with the code of this folder.
+
+    Submitting a name again continues its run. The exit status is the job's own, where it was followed to its end. The
+    result is name, id, address, status, exit_status, files, and result: what the verb printed, with ``--json``.
+
+    Examples:
         stm submit --address http://127.0.0.1:8265 -- train --config something-v1-t8 --train.storage /shared/runs
         stm submit --name first --detach -- train --config mine.yaml --train.storage s3://bucket/runs
         stm submit --dry_run -- train --config mine.yaml --train.storage /shared/runs
         stm jobs follow first
-        """,
-    )
-    add_common(parser)
-    parser.add_argument(
-        "--name",
-        type=str | None,
-        default=None,
-        help="name of the job and of its run; null takes the run's, else makes one from verb and time",
-    )
-    parser.add_argument(
-        "--detach", action="store_true", help="return once the job is accepted, without its log"
-    )
-    parser.add_argument(
-        "--exclude",
-        type=str,
-        nargs="+",
-        default=[],
-        help="files and folders not to send, as in .gitignore, besides what git ignores",
-    )
-    parser.add_argument(
-        "--max_mib", type=float, default=50.0, help="refuse to send more code than this"
-    )
-    parser.add_argument(
-        "--install",
-        action="store_true",
-        help=f"have the nodes install {LOCK} for this job; minutes, and from their package index",
-    )
-    parser.add_argument(
-        "--dry_run", action="store_true", help="check the command and list what would be sent"
-    )
-    return parser
 
-
-def run(args: Any, words: list[str]) -> dict[str, Any]:
-    """Check, send, follow.
-
-    Returns name, id, address, status, exit_status, files, and result: what the verb printed, with ``--json``.
+    Args:
+        name: name of the job and of its run; null takes the run's, else makes one from verb and time
+        detach: return once the job is accepted, without its log
+        exclude: files and folders not to send, as in .gitignore, besides what git ignores
+        max_mib: refuse to send more code than this
+        install: have the nodes install requirements.lock for this job; minutes, and from their package index
+        dry_run: check the command and list what would be sent
     """
     here = Path.cwd()
     with tempfile.TemporaryDirectory(prefix="stm-submit-") as folder:
-        package = pack(here, Path(folder) / "code.zip", args.exclude, int(args.max_mib * MIB))
-        job = command.check(words, args.name, package.files)
-        pip = _locked(here) if args.install else None
-        entrypoint = job.entrypoint(args.json)
+        package = pack(here, Path(folder) / "code.zip", exclude, int(max_mib * MIB))
+        job = check(list(command), name, package.files)
+        pip = _locked(here) if install else None
+        entrypoint = job.entrypoint(json)
         result: dict[str, Any] = {
             "name": job.name,
             "id": None,
@@ -86,29 +70,32 @@ def run(args: Any, words: list[str]) -> dict[str, Any]:
             "num_bytes": package.num_bytes,
             "result": None,
         }
-        if args.dry_run:
+        if dry_run:
             return {**result, "files": list(package.files)}
         from stm.jobs.client import JobServer
 
-        server = JobServer(args.address)
+        server = JobServer(address)
         if server.shows_token_in_the_clear:
-            say(
+            logger.info(
                 f"{server.address}: the token travels there unencrypted; a tunnel or https would hide it"
             )
         _compare_ray(server.ray_version)
-        say(f"code of {here}: {len(package.files)} files, {package.num_bytes / MIB:.1f} MiB")
+        logger.info(
+            f"code of {here}: {len(package.files)} files, {package.num_bytes / MIB:.1f} MiB"
+        )
         if job.elsewhere:
-            say(f"on the cluster there must be: {', '.join(job.elsewhere)}")
+            logger.info(f"on the cluster there must be: {', '.join(job.elsewhere)}")
         sent = server.submit(
             job.name, job.verb, entrypoint, package.path, pip, _metadata(here, pip is not None)
         )
-    say(f"job {sent.id} at {server.address}: {entrypoint}")
+    logger.info(f"job {sent.id} at {server.address}: {entrypoint}")
     result |= {"id": sent.id, "address": server.address}
     look = f"stm jobs follow {sent.id} --address {server.address}"
-    if args.detach:
-        say(f"it runs by itself; to look: {look}")
+    if detach:
+        logger.info(f"it runs by itself; to look: {look}")
         return {**result, "status": sent.status}
-    return {**result, **follow(server, sent.id, look)}
+    ended = Result(result | follow(server, sent.id, look))
+    return ended.ending_with(ended["exit_status"])
 
 
 def follow(server: Any, id: str, look: str) -> dict[str, Any]:
@@ -124,7 +111,7 @@ def follow(server: Any, id: str, look: str) -> dict[str, Any]:
     try:
         ended = server.follow(id, show)
     except KeyboardInterrupt:
-        say(
+        logger.info(
             f"\njob {id} goes on; to look again: {look}\nto end it: {look.replace('follow', 'stop', 1)}"
         )
         return {"status": "RUNNING", "exit_status": 130, "result": None}
@@ -173,7 +160,7 @@ def _compare_ray(there: str) -> None:
 
     here = version("ray")
     if here != there:
-        say(
+        logger.info(
             f"the cluster runs Ray {there}, this machine has {here}; the job runs with the cluster's"
         )
 
@@ -183,21 +170,3 @@ def show(result: dict[str, Any]) -> str:
         return "\n".join([*result["files"], f"would run: {result['entrypoint']}"])
     more = f": {result['message']}" if result.get("message") else ""
     return f"job {result['id']} {result['status'].lower()}{more}"
-
-
-def main(argv: list[str] | None = None) -> int:
-    """The job's own exit status, where it was followed to its end."""
-    ours, words = command.split(argv)
-    ended: list[int] = []
-
-    def keep(args: Any) -> dict[str, Any]:
-        result = run(args, words)
-        ended.append(result["exit_status"])
-        return result
-
-    status = run_verb(build_parser, keep, ours, show)
-    return status or (ended[0] if ended else 0)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

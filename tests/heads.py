@@ -35,7 +35,7 @@ class Head:
     def stm(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """A verb, run to its end in the repository's root."""
         return subprocess.run(
-            [sys.executable, "-m", "pipelines.cli", *words],
+            [sys.executable, "-m", "stm", *words],
             **{"cwd": ROOT, "env": self.env, "capture_output": True, "text": True} | options,
         )
 

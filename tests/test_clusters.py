@@ -466,22 +466,23 @@ def parse_ray(command: str) -> str | None:
 
 def parse_stm(command: str) -> Any:
     """Parse `stm train ...` as the command line does; the config it describes."""
-    from pipelines.train import build_parser, config_of
+    from pipelines import train
+    from pipelines.options import Options
+    from pipelines.words import read
 
     words = shlex.split(command)
     assert words[:2] == ["stm", "train"]
-    parser = build_parser()
-    return config_of(parser.parse_args(words[2:]), parser)
+    return read(Options.of(train), words[2:]).keywords["config"]
 
 
 def job_of(words: list[str]) -> Any:
     """What `stm submit ... -- VERB ...` would send, once its own options are parsed."""
-    from pipelines import command
-    from pipelines.submit import build_parser
+    from pipelines import command, submit
+    from pipelines.options import Options
+    from pipelines.words import read
 
-    options, verb = command.split(words[2:])
-    args = build_parser().parse_args(options)
-    return command.check(verb, args.name, sent=())
+    call = read(Options.of(submit), words[2:])
+    return command.check(call.rest, call.keywords["name"], sent=())
 
 
 OTHERS = {
@@ -502,9 +503,11 @@ def test_a_command_of_the_readme_is_one(command):
         job = job_of(words)
         assert job.name in recipes.names()  # the same job again continues the run
     elif words[:2] == ["stm", "jobs"]:
-        from pipelines.jobs import build_parser
+        from pipelines import jobs
+        from pipelines.options import Options
+        from pipelines.words import read
 
-        build_parser().parse_args(words[2:])
+        read(Options.of(jobs), words[2:])
     elif words[0] == "export":
         assert words[1:] == ["RAY_AUTH_MODE=token"]
     elif words[0] == "sbatch":

@@ -125,7 +125,7 @@ def check(*words, name=None, sent=CODE):
 REFUSED = {
     "no command": ([], "give the command after --"),
     "another program": (["python", "x.py"], "is no verb of stm"),
-    "a misspelt verb": (["trian"], "did you mean train?"),
+    "a misspelt verb": (["trian"], "did you mean `stm train`?"),
     "a job that submits jobs": (["submit"], "cannot be a job"),
     "an impossible setting": (["train", *STORED, "--optim.lr", "-1"], "--optim.lr -1.0: must be above 0"),
     "another address": (["train", *STORED, "--address", "auto"], "give --address once"),
@@ -163,9 +163,11 @@ def test_a_secret_in_a_config_file_is_refused_too(project):
 
 
 def test_a_misspelt_option_ends_with_the_verbs_own_message_and_status_2(project, capsys):
-    with pytest.raises(SystemExit) as error:
+    with pytest.raises(
+        UserError, match=r"stm train: there is no option --optim\.lrr; did you mean --optim\.lr\?"
+    ):
         check("train", "--optim.lrr", "1")
-    assert error.value.code == 2
+    assert cli.main(["submit", "--", "train", "--optim.lrr", "1"]) == 2
     assert "did you mean --optim.lr" in capsys.readouterr().err
 
 
@@ -258,7 +260,7 @@ def test_ctrl_c_leaves_the_job_running_and_its_name_taken_until_it_is_stopped(se
     words += ["--train.wait_for_nodes_s=600", "--train.use_gpu=false", "--tracking.uri=none"]
     submit = ["submit", "--address", server.url, "--name=waits", "--", *words]
     following = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.cli", *submit],
+        [sys.executable, "-m", "stm", *submit],
         cwd=ROOT, env=server.env, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     seen = ""

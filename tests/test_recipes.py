@@ -15,6 +15,8 @@ import torch
 import yaml
 
 from pipelines import cli
+from pipelines.options import Options
+from pipelines.words import read
 from stm import recipes
 from stm.checkpoint.format import model_arguments
 from stm.config import Config, DataConfig
@@ -120,7 +122,7 @@ def test_a_header_names_commands_that_parse_hardware_accuracy_and_what_is_unseen
     for command in commands:
         words = command.replace("$n", "1").split()[1:]
         verb_module = importlib.import_module(f"pipelines.{words[0]}")
-        verb_module.build_parser().parse_args(words[1:])
+        read(Options.of(verb_module), words[1:])
     assert capfd.readouterr().err == ""
 
 

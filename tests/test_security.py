@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import time
+import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,28 +129,23 @@ def test_neither_spool_nor_mlflow_hold_a_secret(config, tmp_path):
 
 
 def test_a_terminal_shows_no_secret(config, capfd):
-    def build_parser():
-        parser = console.Parser("x", "x", "x")
-        console.add_common(parser)
-        return parser
+    def verb(*, uri: str = URI, broken: bool = False):
+        if broken:
+            raise UserError(f"cannot read {uri}")
+        trainer.logger.info(f"record: {uri}")
+        trainer.logger.warning("no record: %s", uri)
+        return {"uri": uri}
 
-    def show(result):
-        return f"checkpoint {result['uri']}"
-
-    def fail(args):
-        raise UserError(f"cannot read {URI}")
-
-    def run(args):
-        trainer.logger.info(f"record: {URI}")
-        trainer.logger.warning("no record: %s", URI)
-        return {"uri": URI}
-
-    console.run_verb(build_parser, run, [], show)
-    console.run_verb(build_parser, lambda args: {"uri": URI}, ["--json"])
-    assert console.run_verb(build_parser, fail, []) == 2
+    module = types.ModuleType("pipelines.verb")
+    module.verb, module.show = verb, lambda result: f"checkpoint {result['uri']}"
+    assert console.run_verb(module, []) == 0
+    assert console.run_verb(module, ["--json"]) == 0
+    assert console.run_verb(module, ["--broken"]) == 2
+    assert console.run_verb(module, ["--urii", URI]) == 2
+    assert console.run_verb(module, ["--uri", "http://a", "--uri", URI]) == 0
     out, err = capfd.readouterr()
     assert "***" in out
-    assert err.count("record: http://***@") == 2
+    assert err.count("record: http://***@") == 6, "three calls, two lines each"
     assert SECRET not in out + err
     assert SECRET not in tracking.how_to_look(URI)
     assert SECRET not in str(working_folder(f"ftp://ann:{SECRET}@host/runs", "first"))

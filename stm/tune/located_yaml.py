@@ -22,7 +22,9 @@ class Where:
         return UserError(f"{place}: {'.'.join(field_path)}: {message}")
 
 
-def load(text: str, where: str) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
+def load(
+    text: str, where: str, kind: str = "a sweep is a mapping: name, base, space, ..."
+) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
     """A mapping, and the line of each of its keys, by their path. Raises ``UserError`` naming file and line."""
     import yaml
 
@@ -43,9 +45,12 @@ def load(text: str, where: str) -> tuple[dict[str, Any], dict[tuple[str, ...], i
         visit(yaml.compose(text, Loader=yaml.SafeLoader), ())
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"{where}: no YAML: {' '.join(str(error).split())}") from None
+        mark = getattr(error, "problem_mark", None)
+        place = f"{where}:{mark.line + 1}" if mark else where
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise UserError(f"{place}: no YAML: {problem}") from None
     if not isinstance(values, dict):
-        raise UserError(f"{where}: a sweep is a mapping: name, base, space, ...")
+        raise UserError(f"{where}: {kind}")
     return values, lines
 
 

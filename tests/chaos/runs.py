@@ -86,7 +86,7 @@ def arguments(config: Config) -> list[str]:
 def start(config: Config, log: Path) -> subprocess.Popen[str]:
     """`stm train` in a process of its own, with a cluster of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "pipelines.train", *arguments(config), "--address=local", "--json"],
+        [sys.executable, "-m", "stm", "train", *arguments(config), "--address=local", "--json"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=log.open("a"),

@@ -110,7 +110,7 @@ def driver_of(config):
             words = process.cmdline()
         except psutil.Error:
             continue
-        if "pipelines.cli" in words and f"--train.storage={config.train.storage}" in words:
+        if words[1:3] == ["-m", "stm"] and f"--train.storage={config.train.storage}" in words:
             found.append(process)
     assert len(found) == 1, found
     return found[0]
@@ -150,7 +150,7 @@ def test_nodes_come_for_a_job_train_lose_one_and_go(manifests, tmp_path):
         ]
         log = tmp_path / "submit.txt"
         process = subprocess.Popen(
-            [sys.executable, "-m", "pipelines.cli", *words],
+            [sys.executable, "-m", "stm", *words],
             cwd=ROOT, env=server.env, stdout=subprocess.PIPE, stderr=log.open("w"), text=True,
         )  # fmt: skip
         note("submitted, 1 node")
@@ -267,7 +267,7 @@ def test_two_hosts_train_one_network_over_their_network(manifests, tmp_path):
                 second, *ray, f"--address={at}:6379", f"--node-ip-address={other}", "--num-cpus=1"
             )
             assert joined.returncode == 0, joined.stdout + joined.stderr
-            words = ["pipelines.train", *runs.arguments(config), f"--address={at}:6379", "--json"]
+            words = ["stm", "train", *runs.arguments(config), f"--address={at}:6379", "--json"]
             done = on(first, *words)
             assert done.returncode == 0, done.stderr[-4000:]
             moved = subprocess.run(

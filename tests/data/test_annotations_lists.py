@@ -361,11 +361,11 @@ def test_split_folders_are_known_in_any_spelling(
 
 def test_a_question_is_asked_where_all_class_folders_are_words_for_splits(tmp_path: Path) -> None:
     root = make(tmp_path, {}, "Train/a.mp4|Test/b.mp4")
-    with pytest.raises(UserError, match="--split-folders no"):
+    with pytest.raises(UserError, match="--split_folders no"):
         read_annotations("folder", root)
     assert read_annotations("folder", root, split_folders="no").classes == ("Test", "Train")
     root = make(tmp_path / "2", {}, "Train/x/a.mp4|Test/y/b.mp4")
-    with pytest.raises(UserError, match="--split-folders yes"):
+    with pytest.raises(UserError, match="--split_folders yes"):
         read_annotations("folder", root)
     assert read_annotations("folder", root, split_folders="yes").classes == ("x", "y")
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipelines import evaluate as pipeline
+from pipelines import cli
 from stm.checkpoint import format as checkpoints
 from stm.config import Config, DataConfig, ModelConfig
 from stm.data import shards
@@ -126,13 +126,13 @@ def test_videos_of_some_classes_in_another_order_are_measured_by_name(
     table = table.set_column(at, table.schema.field("label"), labels)
     some = Manifest(table, tuple(chosen), "some", True)
     some.write(tmp_path / "some.parquet")
-    command = ["--checkpoint", checkpoint, "--output", str(tmp_path), "--manifest"]
-    assert pipeline.main([*command, str(videos / "val.parquet")]) == 0
+    command = ["evaluate", "--checkpoint", checkpoint, "--output", str(tmp_path), "--manifest"]
+    assert cli.main([*command, str(videos / "val.parquet")]) == 0
     scores = {
         row["video_id"]: row for row in pq.read_table(tmp_path / "scores.parquet").to_pylist()
     }
     capfd.readouterr()
-    assert pipeline.main([*command, str(tmp_path / "some.parquet")]) == 0
+    assert cli.main([*command, str(tmp_path / "some.parquet")]) == 0
     shown, err = capfd.readouterr()
     assert f"(of the 3 classes that occur, {whole.num_classes - 3} do not)" in shown
     assert "'Left' is 'left'" in err

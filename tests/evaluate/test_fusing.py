@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from pipelines import evaluate
+from pipelines import cli
 from stm.errors import UserError
 from stm.evaluate.fusing import ScoreFile, fuse
 
@@ -63,7 +63,7 @@ def test_what_none_could_read_is_wrong_and_counted(tmp_path):
 
 
 def test_the_command_prints_the_fused_result(pair, tmp_path, capfd):
-    assert evaluate.main(["--fuse", *pair, "--output", str(tmp_path / "out"), "--json"]) == 0
+    assert cli.main(["evaluate", "--fuse", *pair, "--output", str(tmp_path / "out"), "--json"]) == 0
     result = json.loads(capfd.readouterr().out)
     assert result["top1"] == 1.0
     assert ScoreFile.read(result["files"]["scores"]).classes == CLASSES
@@ -106,5 +106,5 @@ def test_classes_of_another_order_are_matched_by_name(tmp_path, pair):
 def test_a_file_that_holds_no_scores_is_refused(tmp_path, pair, capfd):
     (tmp_path / "text.parquet").write_text("hello")
     for name in ("text.parquet", "missing.parquet"):
-        assert evaluate.main(["--fuse", pair[0], str(tmp_path / name)]) == 2
+        assert cli.main(["evaluate", "--fuse", pair[0], str(tmp_path / name)]) == 2
         assert name in capfd.readouterr().err

@@ -53,7 +53,7 @@ def serving(log: Path, *arguments: str) -> Iterator[Server]:
     with log.open("wb") as output:
         process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "pipelines.serve", "--address", "local"),
+                *(sys.executable, "-m", "stm", "serve", "--address", "local"),
                 *("--port", str(port), *arguments),
             ],
             cwd=Path(__file__).parents[2],

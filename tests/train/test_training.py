@@ -110,7 +110,7 @@ def assert_same_weights(a, b):
 def start(config):
     """The same training in a process of its own, with a cluster of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "pipelines.train", *arguments(config), "--address=local", "--json"],
+        [sys.executable, "-m", "stm", "train", *arguments(config), "--address=local", "--json"],
         cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

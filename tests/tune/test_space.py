@@ -96,7 +96,7 @@ def test_each_trial_has_settings_of_its_own():
         ("something-v2-t8", "something-v3", r"x.yaml:1: base: .*did you mean something-v"),
         ("lr: 1e-3", "lr: -1", r"x.yaml:1: base: --optim.lr -1"),
         ("lr: 1e-3", "rate: 1", r"x.yaml:1: base: .*rate"),
-        ("budget:", "seed: {", r"x.yaml: no YAML"),
+        ("budget:", "seed: {", r"x.yaml:\d+: no YAML"),
         ("num_trials: 6", "budget: {epochs: 1}", r"x.yaml:11: budget: is given twice"),
     ],
 )

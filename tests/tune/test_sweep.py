@@ -179,7 +179,8 @@ def start(path, storage):
         [
             sys.executable,
             "-m",
-            "pipelines.tune",
+            "stm",
+            "tune",
             "--config",
             str(path),
             "--address=local",

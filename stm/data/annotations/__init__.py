@@ -82,9 +82,9 @@ def read_annotations(
             "formats one."
         )
     if split_folders not in ("auto", "yes", "no"):
-        raise UserError(f"--split-folders {split_folders}: must be auto, yes or no.")
+        raise UserError(f"--split_folders {split_folders}: must be auto, yes or no.")
     if split_folders != "auto" and format != "folder":
-        raise UserError("--split-folders: is for --format folder alone.")
+        raise UserError("--split_folders: is for --format folder alone.")
     root = os.fspath(root)
     if not is_utf8(root):
         raise UserError(f"--root {printable(root)}: its name is not UTF-8. Rename the folder.")
@@ -152,16 +152,16 @@ def _hold_out(
     splits: dict[str, list[Entry]], val_fraction: float, seed: int
 ) -> dict[str, list[Entry]]:
     if not 0 < val_fraction < 1:
-        raise UserError(f"--val-fraction {val_fraction:g}: must lie between 0 and 1.")
+        raise UserError(f"--val_fraction {val_fraction:g}: must lie between 0 and 1.")
     if set(splits) != {"train"}:
         raise UserError(
-            f"--val-fraction: the annotations have the splits {', '.join(splits)} already; "
+            f"--val_fraction: the annotations have the splits {', '.join(splits)} already; "
             "leave it out, or give annotations with one split."
         )
     train, val = hold_out(splits["train"], val_fraction, seed)
     if not train or not val:
         raise UserError(
-            f"--val-fraction {val_fraction:g}: {len(splits['train'])} videos in too few groups "
+            f"--val_fraction {val_fraction:g}: {len(splits['train'])} videos in too few groups "
             "leave nothing for one side. Give more groups, or another fraction."
         )
     return {"train": train, "val": val}

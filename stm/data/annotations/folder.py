@@ -226,7 +226,7 @@ def _split_folders(base: str, wanted: str) -> dict[str, str]:
         if others and not with_classes:
             return {"train": base}  # a class may be called "train"
         choose = (
-            "If the folders are classes, add --split-folders no; if they are splits, each holds a "
+            "If the folders are classes, add --split_folders no; if they are splits, each holds a "
             "folder for each class"
         )
         direct = [name for name in named if name not in with_classes]
@@ -245,7 +245,7 @@ def _split_folders(base: str, wanted: str) -> dict[str, str]:
             raise UserError(
                 f"{base}: the folders {shown} are called like splits, but no folder in one has the "
                 f"name of a folder in another, as classes would. {choose}, and "
-                "--split-folders yes takes them so."
+                "--split_folders yes takes them so."
             )
     elif not named:
         raise UserError(
@@ -255,7 +255,7 @@ def _split_folders(base: str, wanted: str) -> dict[str, str]:
         raise UserError(
             f"{os.path.join(base, others[0])}: beside {', '.join(named)} only val and test are "
             f"expected, not {others[0]!r}. Move it away, or name the folder of the classes as "
-            "--root, or add --split-folders no if all of them are classes."
+            "--root, or add --split_folders no if all of them are classes."
         )
     splits: dict[str, str] = {}
     for folder_name, name in named.items():

@@ -1,0 +1,264 @@
+"""A verb's typed function as a parser: every parameter is an option, said once, in the signature and its docstring.
+
+    def measure(what: Literal["decode", "data"], *, size: Count = 224, address: Address = None) -> dict[str, Any]:
+        '''Measure decoding or the stream.
+
+        Examples:
+            stm measure decode --size 112
+
+        Args:
+            what: what to measure
+            size: side of a clip, px
+        '''
+
+Parameters before the ``*`` are words without a name, those after it options; ``*words`` takes what follows a ``--``. A
+dataclass adds its fields, and `Config` also ``--config``. jsonargparse checks types and writes the help; its own
+`add_function_arguments` knows no list of words, no second name and no help that verbs share, which is `Option`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, is_dataclass
+from types import ModuleType
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import docstring_parser
+import jsonargparse
+
+from stm import recipes
+from stm.config import Config
+from stm.errors import UserError
+
+jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """What a type does not say, as in ``Annotated[int, Option(least=1)]``."""
+
+    help: str = ""
+    also: str = ""
+    """A second name, such as ``data.root``."""
+    sets: str = ""
+    """The setting that takes this value where it is not null."""
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    below: float | None = None
+
+    def check(self, name: str, value: Any) -> None:
+        """Raises ``UserError`` where the value is out of range; null is in it."""
+        if value is None:
+            return
+        for wrong, rule in (
+            (self.least is not None and not value >= self.least, f"at least {self.least}"),
+            (self.above is not None and not value > self.above, f"above {self.above}"),
+            (self.most is not None and not value <= self.most, f"at most {self.most}"),
+            (self.below is not None and not value < self.below, f"below {self.below}"),
+        ):
+            if wrong:
+                raise UserError(f"--{name} {value:g}: must be {rule}")
+
+
+Count = Annotated[int, Option(least=1)]
+CountOrNull = Annotated[int | None, Option(least=1)]
+Positive = Annotated[float, Option(above=0)]
+
+Address = Annotated[
+    str | None,
+    Option(
+        help="Ray cluster to use, such as `auto`; null uses $RAY_ADDRESS, else starts one on this machine"
+    ),
+]
+Root = Annotated[
+    str | None,
+    Option(
+        also="data.root",
+        help="folder or URL where the manifest's videos lie now, if they have moved, and that each must lie in; null "
+        "takes the one they were indexed in",
+    ),
+]
+Checkpoint = Annotated[str, Option(help="checkpoint, or run directory for its best one")]
+CheckpointOrModel = Annotated[
+    str,
+    Option(
+        also="model",
+        help="checkpoint, run directory for its best one, or a registered model: models:/NAME@champion",
+    ),
+]
+Tracking = Annotated[
+    str | None,
+    Option(
+        help="MLflow server or database of a registered model; null uses $MLFLOW_TRACKING_URI, else runs/mlflow.db"
+    ),
+]
+Protocol = Annotated[
+    Literal["efficient", "accurate"],
+    Option(
+        help="`efficient`: 1 clip, centre crop; `accurate`: 10 samplings x 3 crops, scores averaged"
+    ),
+]
+Videos = Annotated[
+    list[str],
+    Option(
+        help="video files, folders of images (one video each), rows of shards, or folders of them"
+    ),
+]
+Workers = Annotated[
+    int | None, Option(help="short for --train.num_workers", sets="train.num_workers")
+]
+_SHOWN = {
+    "json": "print one JSON object on stdout and nothing else there",
+    "verbose": "show every line of the log, and where it is from",
+    "quiet": "show warnings alone, and the result",
+}
+"""Options of every verb: how its result and its log are shown."""
+
+
+class _Help(jsonargparse.DefaultHelpFormatter):
+    """Keeps the line breaks of the examples."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(indent + line for line in text.splitlines())
+
+
+class Options:
+    """The options of a verb. Names are the dotted ones, without the leading ``--``."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        doc = docstring_parser.parse(
+            inspect.getdoc(function) or "", docstring_parser.DocstringStyle.GOOGLE
+        )
+        self.parser = jsonargparse.ArgumentParser(
+            prog=f"stm {function.__name__}",
+            usage=_usage(function),
+            description="\n\n".join(filter(None, (doc.short_description, doc.long_description))),
+            epilog="examples:\n" + "\n".join(_indented(doc.examples)),
+            formatter_class=_Help,
+            exit_on_error=False,
+        )
+        self.types: dict[str, Any] = dict.fromkeys(_SHOWN, bool)
+        """The type of each option and word."""
+        self.rules: dict[str, Option] = {}
+        self.required: set[str] = set()
+        self.words: list[str] = []
+        """Words without a name, in order; the last may be a list."""
+        self.rest = ""
+        """The parameter that takes what follows a ``--``."""
+        self.made: dict[str, type] = {}
+        """Parameters that are dataclasses."""
+        help_of = {each.arg_name: " ".join((each.description or "").split()) for each in doc.params}
+        parameters = inspect.signature(function, eval_str=True).parameters.values()
+        self.has_files = Config in [each.annotation for each in parameters]
+        """Whether ``--config`` is a file of these options."""
+        if self.has_files:
+            self.parser.add_argument(
+                "--config",
+                action="config",
+                help="YAML file with any of the settings below, or a recipe: "
+                + ", ".join(recipes.names()),
+            )
+        for each in parameters:
+            self._add(each, help_of.get(each.name, ""))
+        for name, said in _SHOWN.items():
+            self.parser.add_argument(f"--{name}", type=bool, default=False, metavar="", help=said)
+
+    @classmethod
+    def of(cls, module: ModuleType) -> Options:
+        """Of a verb's file: those of its function of the same name."""
+        return cls(getattr(module, module.__name__.rpartition(".")[2]))
+
+    def _add(self, parameter: inspect.Parameter, said: str) -> None:
+        name, (hint, option) = parameter.name.rstrip("_"), _unpacked(parameter.annotation)
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            self.rest = name
+            return
+        if name == "json":
+            return
+        if is_dataclass(hint):
+            self.parser.add_class_arguments(hint)
+            self.made[parameter.name] = hint  # type: ignore[assignment]
+            for key, each in _fields(hint):
+                self.types[key], self.rules[key] = each
+            return
+        self.types[name], self.rules[name] = hint, option
+        more: dict[str, Any] = {"type": hint, "help": said or option.help}
+        if required := parameter.default is parameter.empty:
+            self.required.add(name)
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+            self.words.append(name)
+            if is_list(hint):
+                more |= {"type": get_args(hint)[0], "nargs": "+" if required else "*"}
+            elif not required:
+                more |= {"nargs": "?", "default": parameter.default}
+            self.parser.add_argument(name, **more)
+            return
+        more |= {"required": True} if required else {"default": parameter.default}
+        if is_list(hint):
+            more["metavar"] = f"{name.upper()} [{name.upper()} ...]"
+        elif hint is bool and not parameter.default:
+            more["metavar"] = ""
+        also = [f"--{option.also}"] if option.also else []
+        self.parser.add_argument(f"--{name}", *also, **more)
+
+    def keywords(self, parsed: Any) -> dict[str, Any]:
+        """What the function is called with, by parameter. Raises ``UserError`` for a value that is out of range."""
+        for name, option in self.rules.items():
+            if option.sets and parsed[name] is not None:
+                parsed[option.sets] = parsed[name]
+        for name, option in self.rules.items():
+            option.check(name, parsed[name])
+        instantiated = self.parser.instantiate(parsed)
+        given: dict[str, Any] = {}
+        for each in inspect.signature(self.function).parameters.values():
+            if made := self.made.get(each.name):
+                fields = dataclasses.fields(made)
+                given[each.name] = made(**{f.name: instantiated[f.name] for f in fields})
+            elif each.kind is not each.VAR_POSITIONAL:
+                given[each.name] = parsed[each.name.rstrip("_")]
+        return given
+
+
+def _usage(function: Callable[..., Any]) -> str:
+    words = ["stm", function.__name__]
+    rest = []
+    for each in inspect.signature(function, eval_str=True).parameters.values():
+        name = each.name.upper()
+        if each.kind is each.VAR_POSITIONAL:
+            rest = ["--", name, "..."]
+        elif each.kind is each.POSITIONAL_OR_KEYWORD and not is_dataclass(each.annotation):
+            name += " ..." * is_list(_unpacked(each.annotation)[0])
+            words.append(name if each.default is each.empty else f"[{name}]")
+    return " ".join([*words, "[--option VALUE ...]", *rest])
+
+
+def is_list(hint: Any) -> bool:
+    """Whether it is a list, or a list or null."""
+    return any(get_origin(each) is list for each in (hint, *get_args(hint)))
+
+
+def _unpacked(annotation: Any) -> tuple[Any, Option]:
+    """The plain type, and the `Option` that may come with it."""
+    if get_origin(annotation) is not Annotated:
+        return annotation, Option()
+    hint, *more = get_args(annotation)
+    return hint, next((each for each in more if isinstance(each, Option)), Option())
+
+
+def _fields(made: Any, prefix: str = "") -> list[tuple[str, tuple[Any, Option]]]:
+    """Name and type of every setting of a dataclass, and of those in it."""
+    found = []
+    for name, annotation in get_type_hints(made, include_extras=True).items():
+        if is_dataclass(annotation):
+            found += _fields(annotation, f"{prefix}{name}.")
+        else:
+            found.append((prefix + name, _unpacked(annotation)))
+    return found
+
+
+def _indented(examples: list[Any]) -> list[str]:
+    return [f"  {line}" for each in examples for line in (each.description or "").splitlines()]

@@ -1,0 +1,364 @@
+"""From the words of a command line to the arguments of a verb's function, and what is said where a word is wrong.
+
+A name is taken with underscores or hyphens, its value after a blank or a ``=``; values are never changed. A list is
+several words, ``1 2``, or one, ``[1, 2]``; a switch stands alone or before ``true`` or ``false``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import jsonargparse
+
+from pipelines.options import Options, is_list
+from stm import recipes
+from stm.errors import UserError
+from stm.tune.located_yaml import Where, load
+
+_SWITCH = ("true", "false", "yes", "no", "on", "off", "null")
+_ALONE = ("help", "print_config")
+_AFTER = "; the command stands after a --"
+
+
+@dataclass(frozen=True)
+class Call:
+    """A verb's function and what it is called with, checked."""
+
+    options: Options
+    given: list[tuple[str, str | None]]
+    """Options and their values as text, in the order of the command line."""
+    keywords: dict[str, Any]
+    rest: list[str]
+    json: bool
+    verbose: bool
+    quiet: bool
+    notes: list[str]
+    """What the user should know and the verb goes on in spite of."""
+
+    def __call__(self) -> dict[str, Any]:
+        words = [self.keywords.pop(name) for name in self.options.words]
+        return self.options.function(*words, *self.rest, **self.keywords)
+
+
+def read(options: Options, argv: list[str]) -> Call:
+    """The call that the words mean; exits with 0 after ``--help`` or ``--print_config``.
+
+    Raises ``UserError``, which names the option, its value, and what is allowed.
+    """
+    given, loose, rest = _split(options, list(argv))
+    files = [value for name, value in given if name == "config" and options.has_files]
+    located = {value: _check_file(options, value) for value in files}
+    # Files first: what is typed is meant, wherever it stands.
+    ordered = sorted(given, key=lambda pair: pair[0] != "config")
+    words = [
+        f"--{name}" + ("" if value is None else f"={located.get(value, value)}")
+        for name, value in ordered
+    ]
+    try:
+        parsed = options.parser.parse_args([*words, *(["--", *loose] if loose else [])])
+    except jsonargparse.ArgumentError as error:
+        raise _complaint(options, given, loose) or UserError(_last_resort(error)) from None
+    return Call(
+        options,
+        given,
+        options.keywords(parsed),
+        rest,
+        parsed["json"],
+        parsed["verbose"],
+        parsed["quiet"],
+        _twice(given),
+    )
+
+
+# ---------------------------------------------------------------------- the words
+
+
+def _split(
+    options: Options, words: list[str]
+) -> tuple[list[tuple[str, str | None]], list[str], list[str]]:
+    """(option, value) in the order given, words without an option, and what follows a ``--``."""
+    given: list[tuple[str, str | None]] = []
+    loose: list[str] = []
+    rest: list[str] = []
+    known = _names(options)
+    while words:
+        word = words.pop(0)
+        if word == "--":
+            rest = words
+            break
+        if word == "-h":
+            word = "--help"
+        if not _is_option(word):
+            loose.append(word)
+            continue
+        spelt, equals, value = word.partition("=")
+        name = known.get(spelt.lstrip("-").replace("-", "_"))
+        if name is None or not spelt.startswith("--"):
+            hint = _near(options, spelt) or _AFTER * bool(options.rest)
+            raise UserError(f"there is no option {spelt}{hint}")
+        if name in _ALONE:
+            given.append((name, value if equals else None))
+        else:
+            given.append((name, value if equals else _value(options, spelt, name, words)))
+    if any(name == "help" for name, _ in given):
+        return [("help", None)], [], []
+    if rest and not options.rest:
+        loose, rest = [*loose, *rest], []
+    many = bool(options.words) and is_list(options.types[options.words[-1]])
+    if len(loose) > len(options.words) and not many:
+        extra = loose[len(options.words)]
+        hint = _near(options, extra.partition("=")[0]) if "=" in extra else ""
+        raise UserError(f"{extra!r} belongs to no option{hint or _AFTER * bool(options.rest)}")
+    return [(name, _as_list(options, name, value)) for name, value in given], loose, rest
+
+
+def _names(options: Options) -> dict[str, str]:
+    """Every name that is taken, and the option it is: its own for most."""
+    found = {}
+    for spelt, action in options.parser._option_string_actions.items():
+        if spelt.startswith("--") and not spelt.startswith("--print_shtab"):
+            found[spelt[2:]] = action.dest + ("+" if spelt.endswith("+") else "")
+    return found
+
+
+def _is_option(word: str) -> bool:
+    if not word.startswith("-") or word == "-":
+        return False
+    try:
+        float(word)
+    except ValueError:
+        return True
+    return False
+
+
+def _value(options: Options, spelt: str, name: str, words: list[str]) -> str:
+    """The word or words that follow an option, taken off the front of ``words``."""
+    hint = options.types.get(name)
+    if hint is bool or bool in get_args(hint):
+        follows = bool(words) and not _is_option(words[0])
+        # Where no words stand alone, what follows can be nothing but the value.
+        own = follows and (not options.words or words[0].lower() in _SWITCH)
+        return words.pop(0) if own else "true"
+    if not words or _is_option(words[0]):
+        after = f"{words[0]} is an option" if words else "the line ends"
+        trick = f" (a value that begins with - is written {spelt}={words[0]})" if words else ""
+        raise UserError(f"{spelt} has no value: {after}{trick}; {_must(hint, None)}")
+    taken = [words.pop(0)]
+    while is_list(hint) and words and not _is_option(words[0]):
+        taken.append(words.pop(0))
+    return taken[0] if len(taken) == 1 else _listed(hint, taken)
+
+
+def _as_list(options: Options, name: str, value: str | None) -> str | None:
+    """``[a]`` for a single ``a`` where the option is a list, since one word is a list of one."""
+    hint = options.types.get(name)
+    if not is_list(hint) or not value or value == "null":
+        return value
+    if value[0] == "[" and (value[-1] == "]" or _item(hint) is not str):
+        return value
+    return _listed(hint, [value])
+
+
+def _listed(hint: Any, words: list[str]) -> str:
+    """As YAML that leaves text as it is."""
+    return json.dumps(words) if _item(hint) is str else f"[{', '.join(words)}]"
+
+
+def _item(hint: Any) -> Any:
+    """What a list, or a list or null, is a list of."""
+    return next(get_args(each)[0] for each in (hint, *get_args(hint)) if get_origin(each) is list)
+
+
+def _twice(given: list[tuple[str, str | None]]) -> list[str]:
+    values: dict[str, list[str | None]] = {}
+    for name, value in given:
+        if name != "config" and not name.endswith("+"):
+            values.setdefault(name, []).append(value)
+    return [
+        f"--{name} is given {len(each)} times; the last one counts: {each[-1]}"
+        for name, each in values.items()
+        if len(set(each)) > 1
+    ]
+
+
+# ---------------------------------------------------------------------- what is wrong
+
+
+def _near(options: Options, spelt: str, dashes: str = "--") -> str:
+    """The hint at options whose last part is the same, begins so, or is like it."""
+    tried = spelt.lstrip("-").replace("-", "_").lower()
+    last = tried.rpartition(".")[2]
+    names = [name for name in _names(options) if name not in _ALONE and not name.endswith("+")]
+    ends = {name: name.rpartition(".")[2] for name in names}
+    found = (
+        [name for name, end in ends.items() if end == last]
+        or difflib.get_close_matches(tried, names, n=1, cutoff=0.75)
+        or [name for name, end in ends.items() if last and end.startswith(last)]
+        or _alike(last, ends)
+        or difflib.get_close_matches(tried, names, n=1)
+    )
+    return f"; did you mean {' or '.join(dashes + name for name in found[:3])}?" if found else ""
+
+
+def _alike(last: str, ends: dict[str, str]) -> list[str]:
+    near = difflib.get_close_matches(last, set(ends.values()), n=1, cutoff=0.7)
+    return [name for name, end in ends.items() if end in near]
+
+
+def _complaint(
+    options: Options, given: list[tuple[str, str | None]], loose: list[str]
+) -> UserError | None:
+    """What is wrong with the first value that is; None where all of them can be read."""
+    for name, value in given:
+        plain = name.removesuffix("+")
+        hint = options.types.get(plain)
+        if value is None or (name == "config" and options.has_files):
+            continue
+        if hint is None:  # a section, as --optim '{lr: 0.1}'
+            _check_section(options, name, value)
+        elif not _fits(hint, value, append=plain != name):
+            return _wrong(f"--{plain}", value, hint)
+    for place, name in enumerate(options.words):
+        hint = options.types[name]
+        each = get_args(hint)[0] if is_list(hint) else hint
+        for value in loose[place:] if is_list(hint) else loose[place : place + 1]:
+            if not _fits(each, value):
+                return _wrong(name, value, each)
+    told = {name for name, _ in given} | set(options.words[: len(loose)])
+    for action in options.parser._actions:
+        if action.dest in options.required - told:
+            spelt = f"--{action.dest}" if action.option_strings else action.dest.upper()
+            return UserError(f"{spelt} is missing: {action.help}")
+    return None
+
+
+def _fits(hint: Any, value: Any, append: bool = False) -> bool:
+    """Whether a value, as text or read from YAML, is of that type."""
+    probe = jsonargparse.ArgumentParser(exit_on_error=False)
+    probe.add_argument("--x", type=hint)
+    try:
+        if isinstance(value, str):
+            probe.parse_args([f"--x{'+' * append}={value}"])
+        else:
+            probe.parse_object({"x": value})
+    except jsonargparse.ArgumentError:
+        return False
+    return True
+
+
+def _wrong(name: str, value: Any, hint: Any) -> UserError:
+    shown = value if isinstance(value, str) and value.strip() else repr(value)
+    return UserError(f"{name} {shown}: {_must(hint, value)}")
+
+
+def _must(hint: Any, value: Any) -> str:
+    said = f"it must be {_described(hint)}" if value is None else f"must be {_described(hint)}"
+    near = difflib.get_close_matches(str(value), list(_choices(hint)), n=1)
+    return said + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _choices(hint: Any) -> Iterator[str]:
+    for each in (hint, *get_args(hint)):
+        if get_origin(each) is Literal:
+            yield from map(str, get_args(each))
+
+
+_PLAIN = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    type(None): "null",
+}
+_MANY = {int: "whole numbers, as [1, 2]", float: "numbers, as [1, 0.5]", str: "words, as a b"}
+
+
+def _described(hint: Any) -> str:
+    """A type in words."""
+    arguments = get_args(hint)
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(map(_described, arguments))
+    if get_origin(hint) is Literal:
+        named = ", ".join(map(str, arguments))
+        return f"one of {named}" if len(arguments) > 1 else named
+    if get_origin(hint) is list:
+        if is_dataclass(arguments[0]):
+            return f"a list of {_described(arguments[0])}, as [{{{fields(arguments[0])[0].name}: ...}}]"
+        return f"a list of {_MANY.get(arguments[0]) or _described(arguments[0])}"
+    if get_origin(hint) is dict:
+        return "a mapping of names to numbers, as {name: 1}"
+    if is_dataclass(hint):
+        return "settings " + ", ".join(each.name for each in fields(hint))
+    return _PLAIN.get(hint, "a YAML file of settings")
+
+
+def _last_resort(error: Exception) -> str:
+    """For what `_complaint` does not know: the parser's own words, in one line."""
+    return "these options cannot be read: " + " ".join(str(error).split())
+
+
+# ---------------------------------------------------------------------- files of settings
+
+
+def _check_file(options: Options, value: str | None) -> str:
+    """The file that ``--config VALUE`` means, its settings checked; YAML in place of a file as it is."""
+    if not value:
+        raise UserError("--config '': name a YAML file or a recipe")
+    if "://" in value:
+        raise UserError(f"--config {value}: settings are read from a file of this machine alone")
+    if Path(value).is_dir() and value not in recipes.names():
+        raise UserError(f"--config {value}: is a folder; name a YAML file in it, or a recipe")
+    path = recipes.path_of(value)
+    _check_text(options, path, f"--config {value}")
+    return path
+
+
+def _check_section(options: Options, name: str, value: str) -> None:
+    """Of a section given as a whole, as ``--optim '{lr: 0.1}'`` or ``--optim optim.yaml``."""
+    if not Path(value).is_file() and "{" not in value:
+        raise UserError(
+            f"--{name} {value}: must be a YAML file of settings, or settings as '{{NAME: VALUE}}'"
+        )
+    _check_text(options, value, f"--{name} {value}", f"{name}.")
+
+
+def _check_text(options: Options, value: str, option: str, prefix: str = "") -> None:
+    """Raises ``UserError`` for the first setting of a file, or of YAML in its place, that is wrong."""
+    text, where = value, option.partition(" ")[0]
+    if Path(value).is_file():
+        where = value
+        try:
+            text = Path(value).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is no text"
+            raise UserError(f"{option}: cannot be read: {reason}") from None
+    values, lines = load(text, where, "must be a mapping of settings, as optim: {lr: 0.02}")
+    at = Where(where, lines if where == value else {})
+    for path, setting in _leaves(options, values, prefix):
+        name = prefix + ".".join(path)
+        hint = options.types.get(name)
+        if hint is None and any(known.startswith(f"{name}.") for known in options.types):
+            raise at.error(path, f"is a section, and {setting!r} holds no settings")
+        if hint is None:
+            raise at.error(path, f"there is no such setting{_near(options, name, '')}")
+        if not _fits(hint, setting):
+            raise at.error(path, f"{setting!r} {_must(hint, setting)}")
+
+
+def _leaves(
+    options: Options, values: Any, prefix: str, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Path and value of everything that is no section."""
+    for key, value in values.items():
+        here = (*path, str(key))
+        name = prefix + ".".join(here)
+        if name in options.types or not isinstance(value, dict):
+            yield here, value
+        else:
+            yield from _leaves(options, value, prefix, here)
