@@ -1,6 +1,7 @@
 # Every command of this repository, each complete on a machine with no more than Python 3.11 to 3.14
 # and make.
 #   make demo                      from nothing to a trained, evaluated network
+#   make test-fast                 what is run while writing, in under two minutes
 #   make test                      what a change must pass
 #   make test PYTHON=python3.12    with another Python
 #   make test VENV=/tmp/stm-venv   with another environment
@@ -21,7 +22,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-all slow chaos lint types format lock wheel clean
+.PHONY: help install demo test test-fast test-all slow chaos lint types format lock wheel clean
 
 # $(call phase,NAME,COMMAND) runs the command, says how long it took, and keeps its exit status.
 define phase
@@ -40,6 +41,9 @@ demo: $(STAMP) ## Train, evaluate and predict on videos made on the spot; option
 test: lint types ## Lint, check types, and run every test that needs neither a GPU nor minutes
 	$(call phase,pytest,$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS))
 
+test-fast: $(STAMP) ## The tests that start no Ray cluster, in under two minutes
+	$(call phase,pytest,$(BIN)/python -m pytest -m "not (ray or long or slow or gpu)" $(ARGS))
+
 test-all: lint types ## Like test, with the slow tests and those for a GPU (skipped without one)
 	$(call phase,pytest,$(BIN)/python -m pytest $(ARGS))
 
@@ -49,8 +53,9 @@ slow: $(STAMP) ## Only the slow tests: kills, soak, convergence
 chaos: $(STAMP) ## Kill, freeze and take away parts of training runs, and compare their results; minutes
 	$(call phase,chaos,$(BIN)/python -m pytest -s tests/chaos $(ARGS))
 
-lint: $(STAMP) ## Check style and formatting
+lint: $(STAMP) ## Check style, formatting, and that imports point one way
 	$(call phase,ruff,$(BIN)/ruff check . && $(BIN)/ruff format --check .)
+	$(call phase,imports,$(BIN)/lint-imports)
 
 types: $(STAMP) ## Check types
 	$(call phase,mypy,$(BIN)/mypy)
@@ -100,5 +105,5 @@ wheel: $(STAMP) ## Build dist/stm-VERSION-py3-none-any.whl
 	$(PIP) wheel $(QUIET) --no-deps --no-build-isolation --wheel-dir dist .
 
 clean: ## Remove caches and build output; runs, checkpoints and .venv stay
-	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist *.egg-info .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find stm pipelines tests -name __pycache__ -type d -prune -exec rm -rf {} +

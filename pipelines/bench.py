@@ -226,6 +226,7 @@ def _device(args: Any) -> Any:
 
 def _model(args: Any) -> dict[str, Any]:
     from stm.bench import model
+    from stm.repository import has_tools
 
     device = _device(args)
     if args.onnx:
@@ -253,9 +254,13 @@ def _model(args: Any) -> dict[str, Any]:
     )
     by_mode = {row["mode"]: row for row in result["rows"] if row["network"] == "stm"}
     result["sum"] = "STM takes " + ", ".join(
-        f"{row['times_tsn']:.2f} of TSN's and {row['times_naive']:.2f} of the naive layout's time in {mode}"
+        f"{row['times_tsn']:.2f} of TSN's"
+        + (f" and {row['times_naive']:.2f} of the naive layout's" if row["times_naive"] else "")
+        + f" time in {mode}"
         for mode, row in by_mode.items()
     )
+    if not has_tools():
+        result["sum"] += "; the comparison with a naive re-implementation needs stm's repository"
     rates = {f"{row['network']}, {row['mode']}": row["clips_per_s"] for row in result["rows"]}
     _draw(args, result, "model.png", rates, "clips/s")
     return result

@@ -58,11 +58,14 @@ def _model_lines(result: dict[str, Any]) -> list[str]:
     for row in sorted(result["rows"], key=lambda row: row["mode"], reverse=True):
         least, most = row["spread_ms"]
         peak = "-" if row["peak_mb"] is None else f"{row['peak_mb']:.0f}"
-        script = "-" if row["times_script"] is None else f"{row['times_script']:.3f}"
+        naive, script = (
+            "-" if row[times] is None else f"{row[times]:.3f}"
+            for times in ("times_naive", "times_script")
+        )
         lines.append(
             f"  {row['network']:<6}{row['mode']:<11}{row['ms']:>10.4g}{least:>9.4g}{most:>9.4g}"
             f"{row['clips_per_s']:>9.4g}{row['gflop_per_s']:>10.4g}{row['share_of_matrix_product']:>8.1%}"
-            f"{row['times_tsn']:>8.3f}{row['times_naive']:>9.3f}{script:>10}{peak:>9}"
+            f"{row['times_tsn']:>8.3f}{naive:>9}{script:>10}{peak:>9}"
         )
     least, most = product["spread"]
     lines.append(

@@ -55,8 +55,9 @@ def explain(
             raise UserError("--motion_check takes the videos of the manifest: name no others")
         if not Path(motion_check).exists():
             raise UserError(f"--motion_check {motion_check}: no such file")
-        from stm.explain.motion_check import check_motion
+        from stm.repository import tool
 
+        check_motion = tool("motion_check", "--motion_check").check_motion
         checkpoints = [checkpoint, *([compare] if compare else [])]
         return check_motion(
             checkpoints,

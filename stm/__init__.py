@@ -12,7 +12,7 @@ import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from stm.version import __version__ as __version__
 
 logging.getLogger("stm").addHandler(logging.NullHandler())
 

@@ -6,20 +6,32 @@ Try: ``stm train --print_config`` shows all of them with their defaults.
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from stm.bounds import Bounds, Rule, check
 from stm.errors import UserError
 
 Decoder = Literal["auto", "packets", "sequential", "decord"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
-def _require(condition: bool, flag: str, value: object, rule: str) -> None:
-    if not condition:
-        raise UserError(f"--{flag} {value}: {rule}")
+Count = Annotated[int, Bounds(ge=1)]
+Positive = Annotated[float, Bounds(gt=0)]
+NotNegative = Annotated[float, Bounds(ge=0)]
+
+
+def _are_shares(scales: list[float]) -> bool:
+    return bool(scales) and all(0 < scale <= 1 for scale in scales)
+
+
+def _are_rising(milestones: list[int]) -> bool:
+    return milestones == sorted(set(milestones)) and all(epoch >= 1 for epoch in milestones)
+
+
+def _names_a_directory(name: str) -> bool:
+    return name not in ("", ".", "..") and "/" not in name and "\\" not in name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,13 +110,15 @@ class DataConfig:
     """Folder or URL where the manifests' videos lie now, if they have moved, and that each must lie in; null takes the
     one they were indexed in, and allows any."""
 
-    num_segments: int = 8
+    num_segments: Count = 8
     """Segments a video is cut into, one frame from each: T."""
 
-    size: int = 224
+    size: Annotated[int, Bounds(ge=32, unit="px")] = 224
     """Side of a training clip and of the `efficient` test crop, px."""
 
-    scales: list[float] = field(default_factory=lambda: [1.0, 0.875, 0.75, 0.66])
+    scales: Annotated[
+        list[float], Rule(_are_shares, "each scale is a share of the short side, in (0, 1]")
+    ] = field(default_factory=lambda: [1.0, 0.875, 0.75, 0.66])
     """Side of the training crop as shares of the short side, one drawn for each clip."""
 
     flip: Literal["auto", "swap", "never"] = "auto"
@@ -114,85 +128,40 @@ class DataConfig:
     decoder: Decoder = "auto"
     """`auto` takes the fastest exact decoder for each file."""
 
-    max_bad_fraction: float = 0.01
+    max_bad_fraction: Annotated[float, Bounds(ge=0, le=1)] = 0.01
     """Share of videos of an epoch that may fail to decode before the run stops and names them."""
 
-    clips_per_task: int = 64
+    clips_per_task: Count = 64
     """Clips decoded by one Ray Data task; fewer waste time on starting tasks, more delay the first batch."""
 
-    cpus_per_task: float = 1.0
+    cpus_per_task: Positive = 1.0
     """CPUs a decoding task reserves."""
 
     max_cpus: float | None = None
     """CPUs that decoding may take in all; null takes what training leaves free. For jobs that share a cluster."""
 
-    decode_deadline_s: float = 60.0
+    decode_deadline_s: Positive = 60.0
     """A clip that takes longer to decode is given up, its video named and put into quarantine."""
 
-    max_pixels: int = 2**26
+    max_pixels: Annotated[int, Bounds(gt=0)] = 2**26
     """Pixels a frame may have; a video with larger ones counts as unreadable. 8K video has half as many."""
 
-    decode_mib: int = 4096
+    decode_mib: Annotated[int, Bounds(gt=0)] = 4096
     """Memory by which decoding a clip may make its process grow, MiB; a video that takes more counts as unreadable."""
 
-    prefetch_batches: int = 2
+    prefetch_batches: Annotated[int, Bounds(ge=0)] = 2
     """Batches each training worker holds ready."""
 
-    wait_deadline_s: float = 1800.0
+    wait_deadline_s: Positive = 1800.0
     """A rank that has waited so long for clips ends; the workers are then started anew, `train.max_failures` times."""
 
     def __post_init__(self) -> None:
-        _require(
-            self.num_segments >= 1, "data.num_segments", self.num_segments, "must be at least 1"
-        )
-        _require(self.size >= 32, "data.size", self.size, "must be at least 32 px")
-        _require(
-            bool(self.scales) and all(0 < scale <= 1 for scale in self.scales),
-            "data.scales",
-            self.scales,
-            "each scale is a share of the short side, in (0, 1]",
-        )
-        _require(
-            0 <= self.max_bad_fraction <= 1,
-            "data.max_bad_fraction",
-            self.max_bad_fraction,
-            "must be in [0, 1]",
-        )
-        _require(
-            self.clips_per_task >= 1,
-            "data.clips_per_task",
-            self.clips_per_task,
-            "must be at least 1",
-        )
-        _require(
-            self.cpus_per_task > 0, "data.cpus_per_task", self.cpus_per_task, "must be above 0"
-        )
-        _require(
-            self.max_cpus is None or self.max_cpus >= self.cpus_per_task,
-            "data.max_cpus",
-            self.max_cpus,
-            f"must leave room for one task of --data.cpus_per_task {self.cpus_per_task:g}, or null",
-        )
-        _require(
-            self.decode_deadline_s > 0,
-            "data.decode_deadline_s",
-            self.decode_deadline_s,
-            "must be above 0",
-        )
-        _require(self.max_pixels > 0, "data.max_pixels", self.max_pixels, "must be above 0")
-        _require(self.decode_mib > 0, "data.decode_mib", self.decode_mib, "must be above 0")
-        _require(
-            self.wait_deadline_s > 0,
-            "data.wait_deadline_s",
-            self.wait_deadline_s,
-            "must be above 0",
-        )
-        _require(
-            self.prefetch_batches >= 0,
-            "data.prefetch_batches",
-            self.prefetch_batches,
-            "must not be negative",
-        )
+        check("data", self)
+        if self.max_cpus is not None and self.max_cpus < self.cpus_per_task:
+            raise UserError(
+                f"--data.max_cpus {self.max_cpus}: must leave room for one task of "
+                f"--data.cpus_per_task {self.cpus_per_task:g}, or null"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,71 +171,62 @@ class ParameterGroup:
     match: str
     """Regular expression, searched in a parameter's name, such as `^fc\\.` or `bias$`."""
 
-    lr_scale: float = 1.0
+    lr_scale: NotNegative = 1.0
     """Factor of the learning rate; 0 freezes."""
 
-    weight_decay: float | None = None
+    weight_decay: Annotated[float | None, Bounds(ge=0)] = None
     """Weight decay; null is `optim.weight_decay`."""
 
     def __post_init__(self) -> None:
+        check("optim.groups", self)
         try:
             re.compile(self.match)
         except re.error as error:
             raise UserError(
                 f"--optim.groups: {self.match!r} is no regular expression: {error}"
             ) from None
-        _require(
-            math.isfinite(self.lr_scale) and self.lr_scale >= 0,
-            "optim.groups.lr_scale",
-            self.lr_scale,
-            "must not be negative",
-        )
-        _require(
-            self.weight_decay is None or self.weight_decay >= 0,
-            "optim.groups.weight_decay",
-            self.weight_decay,
-            "must not be negative, or null",
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """SGD as in the paper, section 4.1 (``stm.train.optim``)."""
 
-    batch_size: int = 64
+    batch_size: Count = 64
     """Global batch, in clips, over all workers."""
 
-    lr: float = 0.01
+    lr: Positive = 0.01
     """Learning rate at `reference_batch_size`."""
 
-    reference_batch_size: int | None = None
+    reference_batch_size: Annotated[int | None, Bounds(ge=1)] = None
     """Scale the rate by batch_size / this; null takes `lr` as it is."""
 
-    momentum: float = 0.9
+    momentum: Annotated[float, Bounds(ge=0, lt=1)] = 0.9
     """SGD momentum."""
 
-    weight_decay: float = 5e-4
+    weight_decay: NotNegative = 5e-4
     """L2 penalty on every parameter."""
 
-    epochs: int = 50
+    epochs: Count = 50
     """Passes over the training manifest."""
 
-    milestones: list[int] = field(default_factory=lambda: [30, 40, 45])
+    milestones: Annotated[list[int], Rule(_are_rising, "must be rising epoch numbers, from 1")] = (
+        field(default_factory=lambda: [30, 40, 45])
+    )
     """Epochs after which the rate is multiplied by `gamma`."""
 
-    gamma: float = 0.1
+    gamma: Annotated[float, Bounds(gt=0, le=1)] = 0.1
     """Factor at each milestone."""
 
-    warmup_epochs: float = 0.0
+    warmup_epochs: NotNegative = 0.0
     """Linear warm-up from 0, in epochs."""
 
-    clip_grad_norm: float = 20.0
+    clip_grad_norm: NotNegative = 20.0
     """Largest gradient norm; 0 switches clipping off."""
 
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, Bounds(ge=0, lt=1)] = 0.0
     """Share of the target spread over all classes."""
 
-    accumulate: int = 1
+    accumulate: Count = 1
     """Parts that a worker's share of a batch is taken in, one after the other, before the one optimizer step."""
 
     groups: list[ParameterGroup] = field(default_factory=list)
@@ -275,59 +235,17 @@ class OptimConfig:
     sync_batchnorm: bool = False
     """Batch statistics over the global batch instead of each worker's share."""
 
-    ema_decay: float = 0.0
+    ema_decay: Annotated[float, Bounds(ge=0, lt=1)] = 0.0
     """Keep a moving average of the weights with this decay, and validate, keep and ship that; 0 is off."""
 
-    mixup: float = 0.0
+    mixup: NotNegative = 0.0
     """Alpha of mixup (blend pairs of clips and their labels); 0 is off."""
 
-    cutmix: float = 0.0
+    cutmix: NotNegative = 0.0
     """Alpha of cutmix (paste a box of one clip into another); 0 is off. With mixup, each step draws one of them."""
 
     def __post_init__(self) -> None:
-        _require(self.batch_size >= 1, "optim.batch_size", self.batch_size, "must be at least 1")
-        _require(math.isfinite(self.lr) and self.lr > 0, "optim.lr", self.lr, "must be above 0")
-        _require(
-            self.reference_batch_size is None or self.reference_batch_size >= 1,
-            "optim.reference_batch_size",
-            self.reference_batch_size,
-            "must be at least 1, or null",
-        )
-        _require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "must be in [0, 1)")
-        _require(
-            self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "must not be negative"
-        )
-        _require(self.epochs >= 1, "optim.epochs", self.epochs, "must be at least 1")
-        _require(
-            self.milestones == sorted(set(self.milestones))
-            and all(m >= 1 for m in self.milestones),
-            "optim.milestones",
-            self.milestones,
-            "must be rising epoch numbers, from 1",
-        )
-        _require(0 < self.gamma <= 1, "optim.gamma", self.gamma, "must be in (0, 1]")
-        _require(
-            self.warmup_epochs >= 0,
-            "optim.warmup_epochs",
-            self.warmup_epochs,
-            "must not be negative",
-        )
-        _require(
-            self.clip_grad_norm >= 0,
-            "optim.clip_grad_norm",
-            self.clip_grad_norm,
-            "must not be negative",
-        )
-        _require(
-            0 <= self.label_smoothing < 1,
-            "optim.label_smoothing",
-            self.label_smoothing,
-            "must be in [0, 1)",
-        )
-        _require(self.accumulate >= 1, "optim.accumulate", self.accumulate, "must be at least 1")
-        _require(0 <= self.ema_decay < 1, "optim.ema_decay", self.ema_decay, "must be in [0, 1)")
-        _require(self.mixup >= 0, "optim.mixup", self.mixup, "must not be negative")
-        _require(self.cutmix >= 0, "optim.cutmix", self.cutmix, "must not be negative")
+        check("optim", self)
 
     @property
     def effective_lr(self) -> float:
@@ -339,13 +257,15 @@ class OptimConfig:
 class TrainConfig:
     """Where and how a run executes (``stm.train``)."""
 
-    name: str | None = None
+    name: Annotated[
+        str | None, Rule(_names_a_directory, "is a directory name: no slashes, not empty")
+    ] = None
     """Name of the run; the same name continues it. Null makes a new one from variant and time."""
 
     storage: str = "runs"
     """Directory or URL that keeps runs and their checkpoints; every node must reach it."""
 
-    num_workers: int = 1
+    num_workers: Count = 1
     """Ray Train workers (DDP ranks); the most there are, where `min_workers` is set."""
 
     min_workers: int | None = None
@@ -354,13 +274,13 @@ class TrainConfig:
     use_gpu: bool | None = None
     """One GPU a worker; null uses GPUs where the cluster has enough of them."""
 
-    cpus_per_worker: float = 1.0
+    cpus_per_worker: Positive = 1.0
     """CPUs each training worker reserves; decoding takes the others."""
 
     resources_per_worker: dict[str, float] = field(default_factory=dict)
     """Other resources of Ray's that each worker reserves, such as `{trainer: 1}` of nodes started with it."""
 
-    threads_per_worker: int | None = None
+    threads_per_worker: Annotated[int | None, Bounds(ge=1)] = None
     """PyTorch threads of a worker; null shares a node's cores among its workers (1 with a GPU)."""
 
     precision: Precision = "auto"
@@ -372,99 +292,39 @@ class TrainConfig:
     seed: int = 0
     """Root of every random draw: weights, order, frames, crops, dropout."""
 
-    log_every_steps: int = 10
+    log_every_steps: Count = 10
     """Steps between lines of progress."""
 
-    checkpoint_every_steps: int | None = None
+    checkpoint_every_steps: Annotated[int | None, Bounds(ge=1)] = None
     """Steps between checkpoints inside an epoch; null leaves it to the clock."""
 
-    checkpoint_every_minutes: float | None = 10.0
+    checkpoint_every_minutes: Annotated[float | None, Bounds(gt=0)] = 10.0
     """A checkpoint inside an epoch where the last one is older than this; null keeps one an epoch."""
 
-    val_every_epochs: int = 1
+    val_every_epochs: Count = 1
     """Epochs between validations."""
 
     validation: Literal["auto", "inline", "async"] = "auto"
     """`inline` validates between epochs, on the training workers; `async` from checkpoints, on resources of its own,
     while training goes on; `auto` is async where the cluster has a GPU to spare."""
 
-    max_failures: int = 3
+    max_failures: Annotated[int, Bounds(ge=-1)] = 3
     """Restarts after a lost worker before the run gives up; -1 never gives up."""
 
-    collective_timeout_s: float = 300.0
+    collective_timeout_s: Positive = 300.0
     """How long a rank waits for the others before the step fails by name."""
 
-    wait_for_nodes_s: float = 0.0
+    wait_for_nodes_s: NotNegative = 0.0
     """How long to wait for nodes where the job needs more than the cluster has now; an autoscaler is asked for them.
     0 refuses at once. Where it is above 0, say with `use_gpu` whether the nodes to come have GPUs."""
 
     def __post_init__(self) -> None:
-        _require(self.num_workers >= 1, "train.num_workers", self.num_workers, "must be at least 1")
-        _require(
-            self.min_workers is None or 1 <= self.min_workers <= self.num_workers,
-            "train.min_workers",
-            self.min_workers,
-            f"must be between 1 and --train.num_workers {self.num_workers}, or null",
-        )
-        _require(
-            self.cpus_per_worker > 0,
-            "train.cpus_per_worker",
-            self.cpus_per_worker,
-            "must be above 0",
-        )
-        _require(
-            self.log_every_steps >= 1,
-            "train.log_every_steps",
-            self.log_every_steps,
-            "must be at least 1",
-        )
-        _require(
-            self.threads_per_worker is None or self.threads_per_worker >= 1,
-            "train.threads_per_worker",
-            self.threads_per_worker,
-            "must be at least 1, or null",
-        )
-        _require(
-            self.checkpoint_every_steps is None or self.checkpoint_every_steps >= 1,
-            "train.checkpoint_every_steps",
-            self.checkpoint_every_steps,
-            "must be at least 1, or null",
-        )
-        _require(
-            self.checkpoint_every_minutes is None or self.checkpoint_every_minutes > 0,
-            "train.checkpoint_every_minutes",
-            self.checkpoint_every_minutes,
-            "must be above 0, or null",
-        )
-        _require(
-            self.val_every_epochs >= 1,
-            "train.val_every_epochs",
-            self.val_every_epochs,
-            "must be at least 1",
-        )
-        _require(
-            self.max_failures >= -1, "train.max_failures", self.max_failures, "must be -1 or more"
-        )
-        _require(
-            self.collective_timeout_s > 0,
-            "train.collective_timeout_s",
-            self.collective_timeout_s,
-            "must be above 0",
-        )
-        _require(
-            self.wait_for_nodes_s >= 0,
-            "train.wait_for_nodes_s",
-            self.wait_for_nodes_s,
-            "must not be negative",
-        )
-        name = self.name
-        _require(
-            name is None
-            or (name != "" and name not in (".", "..") and "/" not in name and "\\" not in name),
-            "train.name",
-            name,
-            "is a directory name: no slashes, not empty",
-        )
+        check("train", self)
+        if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
+            raise UserError(
+                f"--train.min_workers {self.min_workers}: must be between 1 and "
+                f"--train.num_workers {self.num_workers}, or null"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -476,6 +336,9 @@ class TrackingConfig:
 
     experiment: str = "stm"
     """MLflow experiment."""
+
+    def __post_init__(self) -> None:
+        check("tracking", self)
 
 
 @dataclass(frozen=True, kw_only=True)

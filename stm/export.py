@@ -21,11 +21,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stm import __version__
 from stm.checkpoint import format as checkpoints
 from stm.checkpoint.locate import resolve
 from stm.errors import UserError
 from stm.log import get_logger
+from stm.version import __version__
 
 if TYPE_CHECKING:
     import torch

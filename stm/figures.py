@@ -14,6 +14,9 @@ from stm.spool import series
 INK, MUTED, RIGHT, WRONG = "#1b1f23", "#5b636b", "#868e96", "#b5481a"
 """Colours of an evaluation's figures, as in the report's light page."""
 
+CURVES = ("train/loss", "train/top1", "val_loss", "val_top1")
+"""What `plot_training` draws of a run's record."""
+
 
 def new_figure(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Any, Any]:
     """A figure of ``width`` x ``height`` inches that no screen is needed for, and its axes."""
@@ -53,23 +56,43 @@ def plain(text: str, longest: int = 40) -> str:
 
 
 def plot_curves(path: Path, runs: dict[str, Path]) -> Path:
-    """Training loss by step and validation top-1 by step of runs, read from their spools (``tracking.jsonl``)."""
+    """`plot_training` of runs, read from their spools (``tracking.jsonl``)."""
+    curves = {}
+    for run, spool in runs.items():
+        found = {name: sorted(series(spool, name).items()) for name in CURVES}
+        curves[run] = {name: np.array(rows).T for name, rows in found.items() if rows}
+    return plot_training(path, curves)
+
+
+def plot_training(path: Path, runs: dict[str, dict[str, Any]]) -> Path:
+    """Loss and top-1 by step of one run, in training and in validation; of several, training loss and validation top-1.
+
+    A run is a pair of arrays (steps, values) for each of `CURVES` that it has.
+    """
     figure, (loss_axes, top1_axes) = new_figure(10, 4, columns=2)
-    for number, (name, spool) in enumerate(runs.items()):
-        colour = f"C{number}"
-        loss, top1 = series(spool, "train/loss"), series(spool, "val_top1")
-        if loss:
-            steps, values = zip(*sorted(loss.items()), strict=True)
-            loss_axes.plot(steps, smoothed(values), color=colour, label=name)
-        if top1:
-            steps, values = zip(*sorted(top1.items()), strict=True)
-            top1_axes.plot(steps, [100 * v for v in values], color=colour, marker="o", label=name)
-    loss_axes.set(xlabel="step", ylabel="training loss", ylim=(0, None))
-    top1_axes.set(xlabel="step", ylabel="validation top-1, %", ylim=(0, 103))
+    is_one = len(runs) == 1
+    for number, (run, curves) in enumerate(runs.items()):
+        for name in CURVES if is_one else ("train/loss", "val_top1"):
+            if name not in curves:
+                continue
+            axes, unit = (loss_axes, 1) if name.endswith("loss") else (top1_axes, 100)
+            steps, values = curves[name][0], unit * np.asarray(curves[name][1])
+            is_training = name.startswith("train/")
+            colour = (WRONG if is_training else INK) if is_one else f"C{number}"
+            label = ("training" if is_training else "validation") if is_one else run
+            if not is_training:
+                axes.plot(steps, values, color=colour, label=label, marker="o", markersize=4)
+                continue
+            axes.plot(steps, smoothed(values), color=colour, label=label)
+            if is_one and axes is loss_axes:
+                axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+    kinds = ("loss", "top-1, %") if is_one else ("training loss", "validation top-1, %")
+    loss_axes.set(xlabel="step", ylabel=kinds[0], ylim=(0, None))
+    top1_axes.set(xlabel="step", ylabel=kinds[1], ylim=(0, 103))
     for axes in (loss_axes, top1_axes):
         axes.grid(alpha=0.3)
         if axes.has_data():
-            axes.legend()
+            axes.legend(frameon=False)
     return save(figure, path)
 
 

@@ -1,13 +1,20 @@
-"""Fixtures that tests share: one Ray cluster for the session, and the folder of real clips."""
+"""What tests share: one Ray cluster for the session, real clips, markers, and a watch on what a test leaves behind."""
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import os
-from collections.abc import Iterator
+import re
+import shutil
+import subprocess
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.process_state import ProcessState
 
 # Time decides no test: machines are shared and slow at times.
 settings.register_profile("stm", deadline=None, max_examples=60)
@@ -16,6 +23,60 @@ settings.load_profile("stm")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """A test whose fixtures start Ray is one of `ray`: `make test-fast` leaves it out."""
+    if "ray_cluster" in getattr(item, "fixturenames", ()):
+        item.add_marker("ray")
+    name = item.originalname if isinstance(item, pytest.Function) else item.name
+    if len(name) >= 80:
+        raise pytest.UsageError(f"{item.nodeid}: the name of a test has fewer than 80 letters")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests of a tool that is not here are no part of the run, unless `-m tool` asks for them."""
+    if "tool" in config.option.markexpr:
+        return
+    absent = [i for i in items if not all(_is_here(m.args[0]) for m in i.iter_markers("tool"))]
+    if absent:
+        config.hook.pytest_deselected(items=absent)
+        items[:] = [item for item in items if item not in set(absent)]
+
+
+@functools.cache
+def _is_here(tool: str) -> bool:
+    name, _, release = tool.partition(" ")
+    if name == "torchcodec":
+        return importlib.util.find_spec(name) is not None
+    programs = ["chromium", "chromium-browser", "google-chrome"] if name == "chromium" else [name]
+    if not any(map(shutil.which, programs)):
+        return False
+    if not release:
+        return True
+    version = subprocess.run([name, "-version"], capture_output=True, text=True).stdout
+    found = re.match(r"\w+ version \D*(\d+)", version)
+    return found is None or int(found[1]) >= int(release)
+
+
+_found = pytest.StashKey[ProcessState]()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
+    item.stash[_found] = ProcessState.now()
+    yield
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
+    """After its fixtures are gone, a test must have left the process as it found it; else it fails."""
+    yield
+    before, now = item.stash[_found], ProcessState.now()
+    changed = now.changed(before)
+    if changed:
+        before.restore()
+        pytest.fail("the test left its process changed:\n" + "\n".join(changed), pytrace=False)
 
 
 def _real_data() -> Path | None:
@@ -44,9 +105,3 @@ def ray_cluster() -> Iterator[None]:
 def made_or_real(request: pytest.FixtureRequest) -> Path | None:
     """None, for which a test makes its files; and where there is one, the folder of real clips and lists."""
     return REAL_DATA if request.param == "real" else None
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    name = item.originalname if isinstance(item, pytest.Function) else item.name
-    if len(name) >= 80:
-        raise pytest.UsageError(f"{item.nodeid}: the name of a test has fewer than 80 letters")

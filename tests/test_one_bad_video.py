@@ -315,4 +315,5 @@ def test_a_name_that_is_not_utf8_costs_a_long_prediction_that_video_alone(
     rows = pq.read_table(output).to_pylist()
     assert [bool(row["error"]) for row in rows] == [False, True, False]
     assert rows[1]["error"].startswith("bad_name: its name")
+    assert rows[1]["path"] == str(tmp_path / r"\xff.mp4")  # as in a manifest
     assert [len(row["classes"]) for row in rows] == [5, 0, 5]

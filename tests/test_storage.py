@@ -76,6 +76,52 @@ def test_what_is_written_is_read_listed_copied_and_removed(folder, tmp_path_fact
     assert storage.glob(folder, "*/*/*") == []
 
 
+def test_a_folder_that_is_half_written_in_a_store_does_not_count(monkeypatch):
+    """Where another was before, too: what makes it count goes first and comes last."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    def write(into):
+        for name in ("a", "meta.json", "z"):
+            (into / name).write_bytes(b"x")
+
+    path = "memory://half-written/run"
+    storage.write_folder(path, write, last="meta.json")
+    put = MemoryFileSystem.put_file
+
+    def put_some(self, local, remote, **settings):
+        if remote.endswith("z"):
+            raise ConnectionResetError("the store went away")
+        put(self, local, remote, **settings)
+
+    monkeypatch.setattr(MemoryFileSystem, "put_file", put_some)
+    with pytest.raises(StorageAway, match="run cannot be written: the store went away"):
+        storage.write_folder(path, write, last="meta.json")
+    assert storage.glob(path, "meta.json") == []
+
+
+def test_a_folder_that_is_half_removed_does_not_count(folder, monkeypatch):
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    path = storage.join(folder, "run")
+    storage.write_folder(path, lambda into: (into / "meta.json").touch(), last="meta.json")
+    remove = MemoryFileSystem.rm
+
+    def fails(*arguments, recursive=True, **settings):
+        if recursive:
+            raise OSError("busy")
+        remove(*arguments, **settings)
+
+    monkeypatch.setattr(storage.shutil, "rmtree", fails)
+    monkeypatch.setattr(
+        MemoryFileSystem,
+        "rm",
+        lambda self, path, recursive=False: fails(self, path, recursive=recursive),
+    )
+    with pytest.raises(OSError, match="busy"):
+        storage.remove_folder(path, first="meta.json")
+    assert storage.glob(path, "meta.json") == []
+
+
 def test_what_is_not_there_is_told_as_python_tells_it(folder):
     for read in (storage.read_bytes, storage.info, lambda path: list(storage.read_blocks(path))):
         with pytest.raises(FileNotFoundError):

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import struct
+import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +23,10 @@ import numpy as np
 import pytest
 
 _FORMATS = {("uint8", 3): "rgb24", ("uint8", 4): "rgba", ("uint16", 3): "rgb48le"}
+
+_TAKES_OVER: tuple[str, ...] = ("libsvtav1",)
+"""Encoders that turn a process of root, and all that it starts later, into real-time ones (SCHED_FIFO 99), which starve
+the machine. They run in a process of their own."""
 
 _COLUMNS = 6  # bits of the number in the first row of blocks; their complements in the second
 
@@ -134,7 +141,12 @@ def write_video(
         seed: Changes the texture under the numbers.
         audio: Add a second of silence as a second stream.
     """
+    recipe = {name: value for name, value in locals().items() if name not in ("path", "frames")}
     need_encoder(codec)
+    if codec in _TAKES_OVER:
+        assert frames is None, f"{codec} encodes numbered frames alone"
+        _write_in_a_child(os.fspath(path), recipe)
+        return path
     target = path if isinstance(path, io.BytesIO) else os.fspath(path)
     if frames is None:
         frames = (numbered_frame(k, width, height, seed) for k in range(num_frames))
@@ -158,6 +170,18 @@ def write_video(
         if silence is not None:
             _write_silence(output, silence)
     return path
+
+
+def _write_in_a_child(path: str, recipe: dict[str, Any]) -> None:
+    code = "import json, sys, videos; path, recipe = json.load(sys.stdin); "
+    code += "videos._TAKES_OVER = (); videos.write_video(path, **recipe)"
+    subprocess.run(
+        [sys.executable, "-c", code],
+        input=json.dumps([path, recipe]),
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+    )
 
 
 def _as_frame(picture: np.ndarray) -> av.VideoFrame:

@@ -1,8 +1,8 @@
 """How fast the network is beside its relatives, in training and in inference, on one device.
 
     stm, tsn, tsm, cstm, cmm    the variants of ``build_model``
-    naive                       stm as re-implementations have it (``stm.bench.naive``)
-    script                      naive in a process of its own, with malloc's defaults (``stm.bench.script``; CPU, if
+    naive                       stm as re-implementations have it (``tests.tools.naive``; in the repository alone)
+    script                      naive in a process of its own, with malloc's defaults (``tests.tools.script``; CPU, if
                                 asked for)
 
     train       forward, backward, one step of SGD
@@ -29,20 +29,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stm.bench.naive import build_naive
-from stm.bench.script import Script
 from stm.bench.steps import PRECISIONS, bytes_of, make_step
 from stm.model import build_model, count_operations, registry
 from stm.model.allocator import keep_freed_memory
 from stm.model.folding import fold
 from stm.model.network import VideoResNet
 from stm.model.packed import can_pack, pack
+from stm.repository import has_tools, tool
 
 NETWORKS = (*registry.names(), "naive")
 ESSENTIAL = ("stm", "tsn", "naive")
 """STM and what its goals are set against."""
 MODES = ("train", "inference", "folded")
 SCRIPT = "script"
+_SCRIPT_OPTION = "--script true"
 BASES = ("tsn", "naive", SCRIPT)
 """What the others are compared with: in the same mode, or in inference where a base is not measured in that mode."""
 BACKWARD_COST = 2
@@ -51,7 +51,11 @@ BACKWARD_COST = 2
 
 def build(name: str, **settings: Any) -> VideoResNet:
     """One of `NETWORKS`; ``settings`` are those of ``build_model``."""
-    return build_naive(**settings) if name == "naive" else build_model(name, **settings)
+    if name == "naive":
+        return tool("naive", "the comparison with a naive re-implementation").build_naive(
+            **settings
+        )
+    return build_model(name, **settings)
 
 
 @dataclass(frozen=True)
@@ -110,9 +114,12 @@ def contenders(
 
 def _scripts(stack: ExitStack, like: list[Contender], **settings: Any) -> list[Contender]:
     """The naive network in processes of its own, one for each mode: what malloc does depends on what it has seen."""
+    run = tool("script", _SCRIPT_OPTION)
     gflop = {entrant.mode: entrant.gflop for entrant in like if entrant.network == "naive"}
     return [
-        Contender(SCRIPT, mode, stack.enter_context(Script(mode, **settings)).step, gflop[mode], 0)
+        Contender(
+            SCRIPT, mode, stack.enter_context(run.Script(mode, **settings)).step, gflop[mode], 0
+        )
         for mode in ("train", "inference")
     ]
 
@@ -161,13 +168,18 @@ def measure(
 ) -> dict[str, Any]:
     """Milliseconds a step of every network and mode, interleaved; medians, with the least and the most.
 
-    ``networks`` are some of `NETWORKS`, the `ESSENTIAL` ones among them. A ratio is the median over rounds of the
+    ``networks`` are some of `NETWORKS`, the `ESSENTIAL` ones among them; `naive` is left out where stm is installed
+    without its repository. A ratio is the median over rounds of the
     quotient within a round, so that what slows a round down drops out.
 
     Returns ``rows``, one for each network and mode (``ms``, ``spread_ms``, ``clips_per_s``, ``gflop_per_s``,
     ``share_of_matrix_product``, ``times_`` each of `BASES` as time by time, ``peak_mb``: None on a CPU),
     ``matrix_product``, and the settings.
     """
+    if script:
+        tool("script", _SCRIPT_OPTION)  # refused before anything is measured
+    if not has_tools():
+        networks = [name for name in networks if name != "naive"]
     before = torch.get_num_threads(), torch.backends.cudnn.benchmark
     torch.set_num_threads(threads or before[0])
     torch.backends.cudnn.benchmark = True

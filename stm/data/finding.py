@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from stm.data.annotations.common import VIDEO_EXTENSIONS
-from stm.data.annotations.tree import is_frame_folder, videos_below
+from stm.data.annotations.tree import is_frame_folder, videos_below, with_those_above
 from stm.data.decode.frame_names import IMAGE_EXTENSIONS
 from stm.data.shards import is_shard_path, split_shard_path
 from stm.errors import UserError
@@ -51,7 +51,8 @@ def _inside(folder: str) -> Iterator[str]:
     if is_frame_folder(folder):
         yield os.path.normpath(folder)
         return
-    for path, _ in videos_below(folder, set(), Counter()):
+    above = with_those_above(folder) - {os.path.realpath(folder)}
+    for path, _ in videos_below(folder, above, Counter()):
         yield path
 
 

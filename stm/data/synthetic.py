@@ -10,6 +10,7 @@ Try: ``python -c "from stm.data.synthetic import write_videos; write_videos('vid
 from __future__ import annotations
 
 import csv
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -149,16 +150,12 @@ def _background(size: int, generator: np.random.Generator) -> np.ndarray:
     return 140 * np.einsum("ia,jb,abc->ijc", mix, mix, coarse)
 
 
-_DIGITS: list[np.ndarray] = []
-
-
+@functools.cache
 def _digits() -> np.ndarray:
     """float [1797, 8, 8] in 0 .. 1."""
-    if not _DIGITS:
-        from sklearn.datasets import load_digits
+    from sklearn.datasets import load_digits
 
-        _DIGITS.append(load_digits().images / 16.0)
-    return _DIGITS[0]
+    return load_digits().images / 16.0
 
 
 def encode(path: Path, frames: np.ndarray, fps: int = 12) -> None:

@@ -142,11 +142,6 @@ def _score_on_cluster(
     return scores.scores_NK, {paths[i]: why[i] for i in unread}
 
 
-def _printable(path: str) -> str:
-    """A name that is not UTF-8 in a form that Arrow can hold."""
-    return path.encode(errors="backslashreplace").decode()
-
-
 def _write(
     output: str,
     paths: list[str],
@@ -158,11 +153,13 @@ def _write(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from stm.data.index.indexing import printable_path
+
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     read = [path not in errors for path in paths]
     table = pa.table(
         {
-            "path": [_printable(path) for path in paths],
+            "path": [printable_path(path) for path in paths],
             "error": [errors.get(path, "") for path in paths],
             "classes": [
                 [classes[k] for k in row] if ok else [] for row, ok in zip(best, read, strict=True)

@@ -8,6 +8,7 @@ Float clips ``[N, T, 3, H, W]`` in, float logits ``[N, num_classes]`` out::
 
 from __future__ import annotations
 
+from stm.model import variants as _variants  # registers them  # noqa: F401
 from stm.model.block import Bottleneck as Block
 from stm.model.counting import count_operations, count_parameters
 from stm.model.network import VideoResNet, build_model, check_settings

@@ -75,9 +75,7 @@ def get(name: str) -> Variant:
 
 
 def names() -> tuple[str, ...]:
-    """Of all variants, stm's own first."""
-    import stm.model.variants  # registers them  # noqa: F401
-
+    """Of all variants, stm's own first: importing ``stm.model`` registers them."""
     return tuple(_registered)
 
 

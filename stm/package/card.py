@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from stm import __version__
 from stm.checkpoint import format as checkpoints
 from stm.package.rules import Measurement
+from stm.version import __version__
 
 _MOST_CLASSES = 50
 """More are counted, and listed in ``meta.json``."""

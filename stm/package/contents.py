@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 
-import stm
 from stm.checkpoint import format as checkpoints
 from stm.checkpoint.locate import DATA
 
@@ -59,7 +58,7 @@ def save_package(
             str(path),
             loader_module="stm.package.network",
             data_path=str(data),
-            code_paths=[str(Path(stm.__file__).parent)],
+            code_paths=[str(Path(__file__).parents[1])],
             signature=_signature(),
             input_example=[example_url()],
             pip_requirements=requirements,

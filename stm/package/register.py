@@ -14,7 +14,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import stm
 from stm.checkpoint import format as checkpoints
 from stm.checkpoint.locate import CHAMPION, MODEL_ID, PREFIX, open_client, resolve
 from stm.errors import UserError
@@ -25,6 +24,7 @@ from stm.package.contents import pinned_requirements, save_package
 from stm.results import EvaluateResult
 from stm.storage import is_url
 from stm.tracking import tracking_uri
+from stm.version import __version__
 
 logger = get_logger(__name__)
 
@@ -113,7 +113,7 @@ def register(
             client.create_registered_model(name)
         tags = {
             MODEL_ID: model_id,
-            "stm.version": stm.__version__,
+            "stm.version": __version__,
             "stm.step": str(meta.step),
             "stm.dataset": meta.dataset,
             "stm.training_manifest": meta.fingerprint,

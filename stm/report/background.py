@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from stm.figures import smoothed
+from stm.markup import Html, percent
 from stm.report.facts import Facts
 from stm.report.health import Health, num_unusable
-from stm.report.markup import Html, tag
-from stm.report.parts import percent, section, table
 from stm.report.record import Series, TrainingRecord
 from stm.report.svg import Line, histogram, line_chart
 
@@ -20,21 +20,29 @@ MOST_BAD = 50
 MOST_KINDS = 8
 
 
-def training(facts: Facts) -> Html:
+class Figure(NamedTuple):
+    """A chart under its name; without one, the caption says it all."""
+
+    title: str
+    chart: Html | None
+    caption: str
+
+
+def training(facts: Facts) -> dict[str, Any]:
     """Loss, accuracy and speed, from the run's record."""
     record, meta = facts.record, facts.meta
     epochs = f"{meta.position.epoch} epochs" if meta.position.epoch != 1 else "1 epoch"
     lead = f"{meta.step:,} steps, {epochs}, {meta.world_size} worker{'s' * (meta.world_size != 1)}."
     if not record.curves:
-        return section("training", "Training", lead + " The run's record is not on this machine.")
+        return {"lead": lead + " The run's record is not on this machine.", "figures": []}
     if not record.complete:
         lead += " The run kept no record; the last checkpoint remembers the steps since the one before it."
     figures = [figure for figure in (_loss(record), _accuracy(record)) if figure is not None]
     figures += _speed(record)
-    return section("training", "Training", lead, tag("div", *figures, class_="two"))
+    return {"lead": lead, "figures": figures}
 
 
-def _loss(record: TrainingRecord) -> Html | None:
+def _loss(record: TrainingRecord) -> Figure | None:
     loss = record.curves.get("train/loss")
     if not loss:
         return None
@@ -46,10 +54,10 @@ def _loss(record: TrainingRecord) -> Html | None:
         lines.append(Line(_points(validated), "validation", "second"))
     alt = f"Training loss by step, from {loss.y[0]:.2f} to {loss.y[-1]:.2f}"
     chart = line_chart(lines, alt, x_label="step", y_range=(0.0, _ceiling(loss.y)))
-    return _figure("Loss", chart, "training" + (", dashed: validation" if validated else ""))
+    return Figure("Loss", chart, "training" + (", dashed: validation" if validated else ""))
 
 
-def _accuracy(record: TrainingRecord) -> Html | None:
+def _accuracy(record: TrainingRecord) -> Figure | None:
     validated, trained = record.curves.get("val_top1"), record.curves.get("train/top1")
     lines = []
     if trained:
@@ -63,17 +71,17 @@ def _accuracy(record: TrainingRecord) -> Html | None:
         alt += f"; validation ends at {percent(float(validated.y[-1]))}"
     chart = line_chart(lines, alt, x_label="step", y_range=(0.0, 1.0), y_format=_percent)
     shown = "validation" * bool(validated) + ", " * (len(lines) > 1)
-    return _figure("Top-1", chart, shown + "dashed: training (dropout, crops)" * bool(trained))
+    return Figure("Top-1", chart, shown + "dashed: training (dropout, crops)" * bool(trained))
 
 
-def _speed(record: TrainingRecord) -> list[Html]:
+def _speed(record: TrainingRecord) -> list[Figure]:
     clips, wait = record.speed.get("clips_per_s"), record.speed.get("data_wait_share")
     if not clips:
         return []
     pauses = f"; dashes: {len(record.restarts)} restarts" if record.restarts else ""
     alt = f"Clips per second by minutes of training, median {np.median(clips.y):.1f}"
     figures = [
-        _figure(
+        Figure(
             "Throughput",
             line_chart(
                 [Line(_points(clips), "clips/s")], alt, x_label="minutes", marks=record.restarts
@@ -88,12 +96,8 @@ def _speed(record: TrainingRecord) -> list[Html]:
             y_format=_percent, marks=record.restarts,
         )  # fmt: skip
         caption = f"share of a worker's time, median {percent(float(np.median(wait.y)))}"
-        figures.append(_figure("Waiting for data", chart, caption))
+        figures.append(Figure("Waiting for data", chart, caption))
     return figures
-
-
-def _figure(title: str, chart: Html, caption: str) -> Html:
-    return tag("div", tag("h3", title), chart, tag("p", caption, class_="muted small"))
 
 
 def _points(series: Series, most: int = 800) -> list[tuple[float, float]]:
@@ -116,7 +120,7 @@ def _percent(value: float) -> str:
     return f"{100 * value:.0f} %"
 
 
-def data(facts: Facts) -> Html:
+def data(facts: Facts) -> dict[str, Any]:
     """Which videos there are, which could not be used and why."""
     health, manifest = facts.health, facts.manifest
     bad = num_unusable(health)
@@ -124,18 +128,23 @@ def data(facts: Facts) -> Html:
     lead = f"{len(manifest):,} videos of {manifest.dataset}: {len(manifest) - bad:,} usable when indexed"
     lead += f", {bad:,} not" if bad else ""
     lead += f"; {failed_now:,} more failures while measuring." if failed_now > 0 else "."
-    lengths = _lengths(health)
-    kinds = tag(
-        "div",
-        _kinds("codec", health.codecs),
-        _kinds("size", health.sizes),
-        _kinds("frames per second", health.rates),
-        class_="three",
-    )
-    return section("data", "Data", lead, _bad_videos(facts), lengths, kinds, _guard(health))
+    # Once, whatever the number of views.
+    failures = {(f["video_id"], f["reason"]): f for f in facts.scores.failures}
+    return {
+        "lead": lead,
+        "failures": list(failures.values()),
+        "most_failures": MOST_BAD,
+        "lengths": _lengths(health),
+        "kinds": {
+            "codec": _largest(health.codecs),
+            "size": _largest(health.sizes),
+            "frames per second": _largest(health.rates),
+        },
+        "not_for_decord": _guard(health),
+    }
 
 
-def _lengths(health: Health) -> Html | None:
+def _lengths(health: Health) -> list[Figure]:
     figures = []
     for values, label in ((health.seconds_N, "seconds"), (health.frames_N, "frames")):
         if not len(values):
@@ -143,65 +152,32 @@ def _lengths(health: Health) -> Html | None:
         low, high = float(values.min()), float(values.max())
         if high <= low:
             said = f"All videos have {low:g} {label}."
-            figures.append(tag("div", tag("h3", f"Length in {label}"), tag("p", said)))
+            figures.append(Figure(f"Length in {label}", None, said))
             continue
         counts, edges = np.histogram(values, bins=min(30, max(5, round(len(values) ** 0.5))))
         alt = f"Lengths in {label}: median {np.median(values):.4g}, from {low:.4g} to {high:.4g}"
         chart = histogram(edges.tolist(), counts.tolist(), alt, x_label=label)
-        figures.append(_figure(f"Length in {label}", chart, f"videos; {alt.split(': ')[1]}"))
-    return tag("div", *figures, class_="two") if figures else None
+        figures.append(Figure(f"Length in {label}", chart, f"videos; {alt.split(': ')[1]}"))
+    return figures
 
 
-def _kinds(name: str, counts: dict[str, int]) -> Html:
+def _largest(counts: dict[str, int]) -> dict[str, int]:
     shown = dict(list(counts.items())[:MOST_KINDS])
     rest = sum(counts.values()) - sum(shown.values())
-    if rest:
-        shown[f"{len(counts) - MOST_KINDS} others"] = rest
-    rows = [
-        tag("tr", tag("td", kind), tag("td", f"{count:,}", class_="number"))
-        for kind, count in shown.items()
-    ]
-    return tag("div", table([name, "videos"], rows, numbers=(1,)))
+    return {**shown, f"{len(counts) - MOST_KINDS} others": rest} if rest else shown
 
 
-def _bad_videos(facts: Facts) -> Html | None:
-    failures = facts.scores.failures
-    if not failures:
-        return None
-    seen = {(f["video_id"], f["reason"]): f for f in failures}  # once, whatever the number of views
-    rows = [
-        tag(
-            "tr",
-            tag("td", failure["video_id"]),
-            tag("td", failure["reason"], class_="nowrap"),
-            tag("td", failure["detail"]),
-        )
-        for failure in list(seen.values())[:MOST_BAD]
-    ]
-    more = len(seen) - MOST_BAD
-    return tag(
-        "div",
-        tag("h3", "Could not be read"),
-        table(["video", "reason", "in words"], rows),
-        tag("p", f"{more:,} more are in scores.parquet.", class_="muted small")
-        if more > 0
-        else None,
-    )
-
-
-def _guard(health: Health) -> Html | None:
-    if not health.not_for_decord:
-        return None
+def _guard(health: Health) -> str:
+    """Why videos are not read by decord, and how many; "" where all are."""
     reasons: Counter[str] = Counter()
     for why, count in health.not_for_decord.items():
         reasons[re.split(r"[:(]", why)[0].strip()] += (
             count  # what follows differs from file to file
         )
-    said = ", ".join(f"{why} ({count:,})" for why, count in reasons.most_common(MOST_KINDS))
-    return tag("p", f"Not read by decord, which would not be exact: {said}.", class_="muted small")
+    return ", ".join(f"{why} ({count:,})" for why, count in reasons.most_common(MOST_KINDS))
 
 
-def provenance(facts: Facts) -> Html:
+def provenance(facts: Facts) -> dict[str, Any]:
     """What made these figures, so that they can be made again and compared."""
     import yaml
 
@@ -219,24 +195,8 @@ def provenance(facts: Facts) -> Html:
         "trained with": _versions(meta.versions),
         "measured with": _versions(facts.versions),
     }
-    items = []
-    for name, value in described.items():
-        if value:
-            items += [tag("dt", name), tag("dd", value)]
     config = yaml.safe_dump(meta.config, sort_keys=False, allow_unicode=True)
-    return section(
-        "made",
-        "How it was made",
-        "",
-        tag("h3", "Command"),
-        tag("pre", facts.command, class_="wrap"),
-        tag("dl", *items),
-        tag(
-            "details",
-            tag("summary", "The configuration that trained it (stm train --config)"),
-            tag("pre", config, tabindex="0"),
-        ),
-    )
+    return {"described": described, "config": config}
 
 
 def _versions(versions: dict[str, str]) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import io
 
 import numpy as np
 
+from stm.markup import Html, data_uri, join, tag
 from stm.report.calibration import Calibration
 from stm.report.intervals import Interval
-from stm.report.markup import Html, join, tag
 from stm.report.svg import Axes, drawing
 
 MOST_DRAWN = 40
@@ -102,10 +101,6 @@ def confusion_picture(shares_KK: np.ndarray, alt: str) -> Html:
     return tag(
         "img", class_="heat", id="heat", alt=alt, src=data_uri(buffer.getvalue(), "image/png")
     )
-
-
-def data_uri(content: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def interval_bar(value: float, interval: Interval, mean: float | None = None) -> Html:

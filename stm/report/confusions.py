@@ -34,6 +34,13 @@ def seriate(confusion_KK: np.ndarray) -> np.ndarray:
     return np.concatenate([mixed[leaves_list(tree)], alone])
 
 
+def ordered_confusion(confusion_KK: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(counts, shares of each row, `seriate`'s order): the matrix as it is drawn, rows and columns in that order."""
+    order = seriate(confusion_KK)
+    counts = confusion_KK[np.ix_(order, order)]
+    return counts, counts / np.maximum(counts.sum(1, keepdims=True), 1), order
+
+
 @dataclass(frozen=True)
 class Pair:
     """One off-diagonal cell of the matrix."""

@@ -15,6 +15,7 @@ import numpy as np
 from stm.data.isolation import CallFailed, IsolatedProcess
 from stm.data.manifest import Manifest
 from stm.data.stream.sampling import centre_indices
+from stm.markup import data_uri
 
 NUM_VIDEOS = 12
 NUM_FRAMES = 5
@@ -43,6 +44,17 @@ class HardVideo:
     @property
     def is_wrong(self) -> bool:
         return self.answers[0][0] != self.true
+
+    @property
+    def answers_and_truth(self) -> list[tuple[int, float]]:
+        """The answers, and behind them the true class where it is none of them."""
+        is_among = any(label == self.true for label, _ in self.answers)
+        return self.answers if is_among else [*self.answers, (self.true, self.true_score)]
+
+    @property
+    def picture(self) -> str | None:
+        """The strip as an address."""
+        return None if self.strip is None else data_uri(self.strip, "image/jpeg")
 
 
 def choose(

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from stm.figures import INK, MUTED, RIGHT, WRONG, new_figure, plain, save, smoothed
-from stm.report.confusions import seriate
+from stm.figures import INK, MUTED, RIGHT, WRONG, new_figure, plain, plot_training, save
+from stm.report.confusions import ordered_confusion
 from stm.report.facts import Facts
 from stm.report.hardest import HardVideo
 from stm.report.intervals import wilson
@@ -21,7 +21,8 @@ def draw(facts: Facts, videos: list[HardVideo], folder: Path) -> dict[str, Path]
     if facts.calibration is not None:
         files["calibration"] = _calibration(facts, folder / "calibration.png")
     if facts.record.curves:
-        files["training"] = _training(facts, folder / "training.png")
+        curves = {name: (series.x, series.y) for name, series in facts.record.curves.items()}
+        files["training"] = plot_training(folder / "training.png", {facts.run: curves})
     if facts.record.speed:
         files["speed"] = _speed(facts, folder / "speed.png")
     if any(video.strip for video in videos):
@@ -34,9 +35,7 @@ def plot_confusion(path: Path, confusion_KK: np.ndarray, classes: list[str], tit
     from matplotlib.colors import LinearSegmentedColormap, to_rgb
 
     size = len(classes)
-    order = seriate(confusion_KK)
-    counts = confusion_KK[np.ix_(order, order)]
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    counts, shares, order = ordered_confusion(confusion_KK)
     colours = np.ones((size, size, 3))
     for is_right, colour in ((True, RIGHT), (False, WRONG)):
         ramp = LinearSegmentedColormap.from_list("", [(1.0, 1.0, 1.0), to_rgb(colour)])
@@ -114,29 +113,6 @@ def _calibration(facts: Facts, path: Path) -> Path:
         f"calibration error {calibration.ece:.1%}; by chance {calibration.ece_by_chance[0]:.1%}"
     )
     axes.set_aspect("equal")
-    return save(figure, path)
-
-
-def _training(facts: Facts, path: Path) -> Path:
-    curves = facts.record.curves
-    figure, (loss_axes, top1_axes) = new_figure(10, 4, columns=2)
-    for axes, name, label in (
-        (loss_axes, "train/loss", "loss"),
-        (top1_axes, "train/top1", "top-1"),
-    ):
-        if name in curves:
-            series = curves[name]
-            if axes is loss_axes:
-                axes.plot(series.x, series.y, color=WRONG, alpha=0.25, linewidth=0.8)
-            axes.plot(series.x, smoothed(series.y), color=WRONG, label="training")
-        validated = curves.get("val_loss" if axes is loss_axes else "val_top1")
-        if validated is not None:
-            axes.plot(
-                validated.x, validated.y, color=INK, marker="o", markersize=4, label="validation"
-            )
-        axes.set(xlabel="step", ylabel=label, ylim=(0, 1.03 if axes is top1_axes else None))
-        if axes.has_data():
-            axes.legend(frameon=False)
     return save(figure, path)
 
 

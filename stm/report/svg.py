@@ -1,6 +1,6 @@
 """Small charts as inline SVG: no library, sharp at any size, and coloured by the page, so light and dark fit both.
 
-Lengths are CSS pixels. Classes of the style sheet (``stm.report.style``): axis, grid, faint, line, band, dot, bar.
+Lengths are CSS pixels. Classes of the style sheet (``templates/report.css``): axis, grid, faint, line, band, dot, bar.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from stm.report.markup import Html, join, tag
+from stm.markup import Html, join, tag
 
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 22.0, 12.0, 34.0
 

@@ -131,12 +131,12 @@ def require_serve() -> None:
     """``UserError`` where Ray Serve's own packages are missing."""
     missing = [
         name
-        for name in ("fastapi", "uvicorn", "watchfiles", "grpc_reflection")
+        for name in ("fastapi", "uvicorn", "watchfiles", "grpc_reflection", "python_multipart")
         if importlib.util.find_spec(name) is None
     ]
     if missing:
         raise UserError(
-            f"Ray Serve needs {', '.join(missing)}, which is not installed: pip install 'stm[serve]'"
+            f"stm serve needs {', '.join(missing)}, which is not installed: pip install 'stm[serve]'"
         )
 
 

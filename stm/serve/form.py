@@ -5,38 +5,98 @@ from __future__ import annotations
 import re
 from email.message import Message
 
-_BOUNDARY = re.compile(r'boundary=(?:"([^"]{1,70})"|([^\s;"]{1,70}))', re.IGNORECASE)
-_DISPOSITION = re.compile(rb"content-disposition:([^\r\n]*)", re.IGNORECASE)
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+_NAMED = re.compile(rb";\s*filename\*?=", re.IGNORECASE)
 
 
-def files(body: bytes, content_type: str, most: int) -> list[tuple[str, bytes]]:
-    """(name as sent, bytes) of each part that has a file name, in order, at most ``most`` of them; [] where there is
-    none, or the body is no such form, or it is cut short."""
-    found = _BOUNDARY.search(content_type)
-    if found is None:
-        return []
-    mark = b"--" + (found[1] or found[2]).encode("latin-1", "replace")
-    sent: list[tuple[str, bytes]] = []
-    # The boundary stands at the start of a line: of the body's first, or after the part before.
-    at = 0 if body.startswith(mark) else body.find(b"\r\n" + mark) + 2
-    while len(sent) < most and not body.startswith(b"--", at + len(mark)):
-        head = body.find(b"\r\n", at + len(mark))
-        blank = body.find(b"\r\n\r\n", head)
-        end = body.find(b"\r\n" + mark, blank)
-        if at == 1 or head < 0 or blank < 0 or end < 0:
-            return []
-        name = _file_name(body[head:blank])
-        if name is not None:
-            sent.append((name, body[blank + 4 : end]))
-        at = end + 2
-    return sent
+class Form:
+    """Takes a body as it arrives and keeps its files alone: values that are no file are dropped.
+
+    It holds no more bytes than it was fed. How many those may be is for its caller to say.
+    """
+
+    def __init__(self, content_type: str, most: int) -> None:
+        """At most ``most`` files are kept, the first ones."""
+        boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
+        self._mark = b"\r\n--" + boundary
+        self._before: bytes | None = b"\r\n"
+        """The end of what came before the first boundary, which stands at the start of a line; None behind it."""
+        self._most = most
+        self._sent: list[tuple[str, bytes]] = []
+        self._is_whole = False
+        self._is_broken = not boundary
+        if boundary:
+            self._parser = MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": self._begin_part,
+                    "on_header_field": self._take_field,
+                    "on_header_value": self._take_value,
+                    "on_header_end": self._end_header,
+                    "on_part_data": self._take_data,
+                    "on_part_end": self._end_part,
+                    "on_end": self._end,
+                },
+            )
+
+    def feed(self, chunk: bytes) -> None:
+        """The next bytes of the body."""
+        if self._is_broken or self._is_whole:
+            return
+        if self._before is not None:  # the parser knows no text before the first part
+            self._before += chunk
+            at = self._before.find(self._mark)
+            if at < 0:
+                self._before = self._before[1 - len(self._mark) :]
+                return
+            chunk, self._before = self._before[at + 2 :], None
+        try:
+            self._parser.write(chunk)
+        except FormParserError:
+            self._is_broken = True
+
+    def files(self) -> list[tuple[str, bytes]]:
+        """(name as sent, bytes) of each part that has a file name; [] where there is none, or the body is no such form,
+        or it is cut short."""
+        return self._sent if self._is_whole or len(self._sent) == self._most else []
+
+    # ------------------------------------------------------------------ what the parser calls
+
+    def _begin_part(self) -> None:
+        self._name: str | None = None
+        self._content = bytearray()
+        self._field, self._value = b"", b""
+
+    def _take_field(self, data: bytes, start: int, end: int) -> None:
+        self._field += data[start:end]
+
+    def _take_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _end_header(self) -> None:
+        if self._field.lower() == b"content-disposition":
+            self._name = _file_name(self._value)
+        self._field, self._value = b"", b""
+
+    def _take_data(self, data: bytes, start: int, end: int) -> None:
+        if self._name is not None and len(self._sent) < self._most:
+            self._content += data[start:end]
+
+    def _end_part(self) -> None:
+        if self._name is not None and len(self._sent) < self._most:
+            self._sent.append((self._name, bytes(self._content)))
+        self._content = bytearray()
+
+    def _end(self) -> None:
+        self._is_whole = True
 
 
-def _file_name(head: bytes) -> str | None:
+def _file_name(disposition: bytes) -> str | None:
     """What a part's head calls its file; "" where it has one without a name that can be read, None where it is none."""
-    disposition = _DISPOSITION.search(head)
-    if disposition is None or not re.search(rb";\s*filename\*?=", disposition[1], re.IGNORECASE):
+    if not _NAMED.search(disposition):
         return None
-    message = Message()
-    message["content-disposition"] = disposition[1].decode("utf-8", "replace").strip()
+    message = Message()  # knows `filename*=`, too, which the parser's own function leaves out
+    message["content-disposition"] = disposition.decode("utf-8", "replace").strip()
     return message.get_filename() or ""

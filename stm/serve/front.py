@@ -40,7 +40,7 @@ from starlette.requests import ClientDisconnect
 
 from stm.data.annotations.common import VIDEO_EXTENSIONS
 from stm.data.decode.frame_names import IMAGE_EXTENSIONS
-from stm.serve.form import files
+from stm.serve.form import Form
 from stm.serve.frames import MOST_FILES, Images
 from stm.serve.meters import Meters
 from stm.serve.page import CONTENT_SECURITY_POLICY, page
@@ -200,21 +200,22 @@ class Front:
             if announced <= 4 * most:
                 await self._discard(request, announced)
             raise too_large
-        chunks, received = [], 0
+        form = Form(kind, MOST_FILES + 1) if is_form else None
+        # Not a list of chunks: many small ones would weigh more than they hold.
+        body, received = bytearray(), 0
+        take = body.extend if form is None else form.feed
         try:
             async with asyncio.timeout(self._limits.receive_s):
                 async for chunk in request.stream():
                     received += len(chunk)
                     if received > most:
                         raise too_large
-                    chunks.append(chunk)
+                    take(chunk)
         except TimeoutError:
             detail = f"{received} bytes arrived within {self._limits.receive_s:g} s"
             raise _refused(408, "receive_time", detail) from None
-        body = b"".join(chunks)
-        if not is_form:
-            sent = [("", body)]
-        elif not (sent := files(body, kind, MOST_FILES + 1)):
+        sent = [("", bytes(body))] if form is None else form.files()
+        if not sent:
             raise _refused(400, "empty", "the form holds no file: curl -F video=@clip.mp4 URL")
         num_bytes = sum(len(data) for _, data in sent)
         if not num_bytes:

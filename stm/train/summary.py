@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stm import __version__, tracking
+from stm import tracking
 from stm.checkpoint import format as checkpoints
 from stm.checkpoint.store import CheckpointStore, best
 from stm.config import Config
@@ -12,6 +12,7 @@ from stm.data.manifest import Manifest
 from stm.figures import plot_curves
 from stm.results import TrainResult
 from stm.storage import is_url
+from stm.version import __version__
 
 
 def schedule(config: Config, train_manifest: Manifest, val_manifest: Manifest | None) -> str:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from stm import __version__, cluster, tracking
+from stm import cluster, tracking
 from stm.checkpoint import format as checkpoints
 from stm.checkpoint.store import CheckpointStore
 from stm.config import Config
@@ -19,6 +19,7 @@ from stm.train.fit import RunEnded, fit
 from stm.train.folders import working_folder
 from stm.train.recorder import Recorder
 from stm.train.summary import result_of, schedule
+from stm.version import __version__
 
 logger = get_logger(__name__)
 
@@ -38,6 +39,7 @@ def train(
     Without a Ray cluster it joins the one at ``address`` or $RAY_ADDRESS, or starts one on this machine. Raises
     ``UserError`` for anything the user can mend.
     """
+    checkpoints.check_model(config)
     root = config.data.root
     train_manifest = read_manifest(config.data.train, "data.train", root)
     val_manifest = read_manifest(config.data.val, "data.val", root) if config.data.val else None

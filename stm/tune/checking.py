@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
+from stm.bounds import broken
 from stm.errors import UserError
 from stm.tune.located_yaml import Where
 from stm.tune.settings import Sweep
@@ -32,37 +32,10 @@ def check(sweep: Sweep, counts_trials: bool, at: Where) -> Sweep:
         if not holds:
             raise at.error((key,), rule)
 
-    def whole(value: Any, least: int) -> bool:
-        return type(value) is int and value >= least
-
-    need(
-        isinstance(sweep.name, str)
-        and sweep.name not in ("", ".", "..")
-        and not set(sweep.name) & set("/\\'"),
-        "name",
-        f"{sweep.name!r} is a directory name: no slashes, no quotes, not empty",
-    )
-    for key, choices in (
-        ("searcher", ("random", "grid", "optuna")),
-        ("metric", ("val_top1", "val_top5", "val_loss")),
-    ):
-        value = getattr(sweep, key)
-        need(value in choices, key, f"{value!r} is none of {', '.join(choices)}")
-    scheduler = sweep.scheduler
-    need(
-        scheduler.name in ("fifo", "asha", "pbt"),
-        "scheduler",
-        f"{scheduler.name!r} is none of fifo, asha, pbt",
-    )
-    need(scheduler.reduction_factor >= 2, "scheduler", "reduction_factor must be at least 2")
-    need(whole(sweep.num_trials, 1), "num_trials", "must be a whole number, at least 1")
-    need(whole(sweep.seed, 0), "seed", "must be a whole number, not negative")
-    need(
-        sweep.max_concurrent is None or whole(sweep.max_concurrent, 1),
-        "max_concurrent",
-        "must be a whole number, at least 1, or null",
-    )
-    need(whole(sweep.max_failures, 0), "max_failures", "must be a whole number, not negative")
+    parts = {("scheduler",): sweep.scheduler, ("budget",): sweep.budget, (): sweep}
+    for path, part in parts.items():
+        for name, wrong in broken(part):
+            raise at.error((*path, name), f"{getattr(part, name)!r}: {wrong}")
     need(
         sweep.budget.epochs is None or sweep.budget.clips is None,
         "budget",

@@ -77,10 +77,7 @@ def parse_sweep(
         "scheduler": _read_section(Scheduler, "scheduler", values.get("scheduler"), at),
         "budget": _read_section(Budget, "budget", values.get("budget"), at),
     }
-    for key in ("searcher", "metric", "num_trials", "seed", "max_concurrent", "max_failures"):
-        if key in values:
-            given[key] = values[key]
-    sweep = Sweep(base=base, **given)
+    sweep = Sweep(**{**values, **given, "base": base})
     return check(sweep, "num_trials" in values, at)
 
 
@@ -172,9 +169,7 @@ def _read_section(section: Any, key: str, given: Any, at: Where) -> Any:
     if not isinstance(given, dict):
         raise at.error((key,), f"is a section of settings, not {given!r}")
     known = [f.name for f in fields(section)]
-    for inner, value in given.items():
+    for inner in given:
         if inner not in known:
             raise at.error((key, inner), f"there is no such setting{near(inner, known)}")
-        if inner != "name" and value is not None and (type(value) is not int or value < 1):
-            raise at.error((key, inner), f"{value!r} must be a whole number, at least 1")
     return section(**given)

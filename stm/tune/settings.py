@@ -18,10 +18,15 @@ max_failures: 2                # times that a trial is started again after a cra
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from stm.config import Config
+from stm.bounds import Bounds, Rule
+from stm.config import Config, Count
 from stm.tune.space import Domain
+
+
+def _names_a_folder(name: str) -> bool:
+    return name not in ("", ".", "..") and not set(name) & set("/\\'")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +36,13 @@ class Scheduler:
     name: Literal["fifo", "asha", "pbt"] = "fifo"
     """`fifo` ends none, `asha` ends those that fall behind, `pbt` has them take over a better one's weights."""
 
-    grace_epochs: int | None = None
+    grace_epochs: Annotated[int | None, Bounds(ge=1)] = None
     """Epochs before which no trial is ended, `asha`; null is one validation."""
 
-    reduction_factor: int = 3
+    reduction_factor: Annotated[int, Bounds(ge=2)] = 3
     """Of so many trials that reach a rung, one goes on, `asha`."""
 
-    perturb_epochs: int | None = None
+    perturb_epochs: Annotated[int | None, Bounds(ge=1)] = None
     """Epochs between the exchanges of `pbt`; null is a quarter of the budget."""
 
 
@@ -45,25 +50,27 @@ class Scheduler:
 class Budget:
     """How long a trial trains that is not ended early; one of the two."""
 
-    epochs: int | None = None
-    clips: int | None = None
+    epochs: Annotated[int | None, Bounds(ge=1)] = None
+    clips: Annotated[int | None, Bounds(ge=1)] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
     """A whole sweep, checked."""
 
-    name: str
+    name: Annotated[
+        str, Rule(_names_a_folder, "is a directory name: no slashes, no quotes, not empty")
+    ]
     base: Config
     space: dict[str, Domain]
     searcher: Literal["random", "grid", "optuna"] = "random"
     scheduler: Scheduler = field(default_factory=Scheduler)
     budget: Budget = field(default_factory=Budget)
     metric: Literal["val_top1", "val_top5", "val_loss"] = "val_top1"
-    num_trials: int = 8
-    seed: int = 0
-    max_concurrent: int | None = None
-    max_failures: int = 2
+    num_trials: Count = 8
+    seed: Annotated[int, Bounds(ge=0)] = 0
+    max_concurrent: Annotated[int | None, Bounds(ge=1)] = None
+    max_failures: Annotated[int, Bounds(ge=0)] = 2
 
     @property
     def mode(self) -> Literal["min", "max"]:

@@ -16,7 +16,7 @@ from stm import cluster, ray_compat, tracking
 from stm.checkpoint import format as checkpoints
 from stm.errors import UserError
 from stm.log import get_logger
-from stm.storage import resolved
+from stm.storage import join, resolved
 from stm.train.checks import check_network, read_manifest
 from stm.train.folders import ray_storage, working_folder
 from stm.tune import record, results
@@ -78,7 +78,7 @@ def run_sweep(sweep: Sweep, *, address: str | None = None) -> dict[str, Any]:
 
             job = Job(
                 sweep=sweep,
-                storage=f"{storage.rstrip('/')}/{sweep.name}",
+                storage=join(storage, sweep.name),
                 epochs=epochs,
                 num_videos=num_videos,
                 shares=shares,

@@ -8,15 +8,16 @@ import pytest
 import torch
 
 from pipelines import cli
+from stm import repository
 from stm.bench import model as bench
 from stm.bench import steps
-from stm.bench.naive import NaiveCMM, NaiveTemporalConv
-from stm.bench.script import Script
 from stm.model import build_model, count_operations
 from stm.model.folding import fold
 from stm.model.inputs import Autocast
 from stm.model.packed import can_pack
 from tests.model import reference
+from tests.tools.naive import NaiveCMM, NaiveTemporalConv
+from tests.tools.script import Script
 
 TINY = {"depth": 26, "num_frames": 2, "batch_size": 2, "size": 32, "width": 16, "matrix_size": 64}
 ALWAYS = {(network, mode) for network in bench.NETWORKS for mode in bench.MODES}
@@ -93,6 +94,7 @@ def test_a_training_step_trains_and_the_others_change_nothing():
     assert {"conv1.weight", "fc.bias", "layer1.0.cmm.bn.running_mean"} <= changed
 
 
+@pytest.mark.long
 def test_the_naive_network_also_runs_as_a_script_of_its_own():
     result = bench.measure(torch.device("cpu"), **TINY, rounds=2, script=True)
     rows = {(row["network"], row["mode"]): row for row in result["rows"]}
@@ -126,6 +128,7 @@ def test_a_failure_leaves_the_process_with_the_threads_it_had():
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.long
 def test_the_command_prints_a_table_or_one_object_and_draws_a_figure(capfd, tmp_path):
     arguments = ["bench", "model", "--device", "cpu", "--depth", "26", "--num_segments", "2"]
     arguments += ["--size", "32", "--batch_size", "1", "--repetitions", "1", "--threads", "1"]
@@ -145,6 +148,7 @@ def test_the_command_prints_a_table_or_one_object_and_draws_a_figure(capfd, tmp_
     assert all([network, mode] in table for network, mode in IN_FLOAT32)
 
 
+@pytest.mark.long
 def test_in_onnx_runtime_the_answers_are_those_of_the_folded_network():
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package)
@@ -153,6 +157,22 @@ def test_in_onnx_runtime_the_answers_are_those_of_the_folded_network():
     clips = torch.randn(2, 2, 3, 32, 32)
     with torch.inference_mode():
         torch.testing.assert_close(bench.in_onnx_runtime(model, clips)(), fold(model)(clips))
+
+
+def test_without_the_repository_the_naive_network_is_left_out_and_that_is_said(
+    monkeypatch, tmp_path, capfd
+):
+    monkeypatch.setattr(repository, "ROOT", tmp_path)
+    arguments = ["bench", "model", "--device", "cpu", "--depth", "26", "--num_segments", "2"]
+    arguments += ["--size", "32", "--batch_size", "1", "--repetitions", "1", "--threads", "1"]
+    arguments += ["--ablations", "false"]
+    assert cli.main(arguments) == 0
+    told = capfd.readouterr().out
+    assert "needs stm's repository" in told
+    rows = [line.split() for line in told.splitlines() if line.startswith("  ")]
+    assert {row[0] for row in rows if row[1] == "folded"} == {"stm", "tsn"}
+    assert cli.main([*arguments, "--script", "true"]) == 2
+    assert "--script true needs stm's repository" in capfd.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

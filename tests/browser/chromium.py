@@ -1,4 +1,4 @@
-"""A headless Chromium for tests, driven over its DevTools protocol with aiohttp (which Ray brings along).
+"""A headless Chromium for tests: the system's own, driven by playwright.
 
     with Chromium() as browser:
         page = browser.open("file:///tmp/report.html", width=400, dark=True)
@@ -10,24 +10,23 @@ A page that logs an error, throws, asks for anything beyond its own address or s
 
 from __future__ import annotations
 
-import asyncio
-import base64
 import os
-import re
 import shutil
-import subprocess
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-import aiohttp
 import pytest
+from playwright.sync_api import ConsoleMessage, Frame, Request, Response, sync_playwright
+from playwright.sync_api import Page as Tab
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 _START_S = 60.0
+_MOST_PIXELS = 12_000
 _BROKEN = "Array.from(document.images).filter(i => !i.complete || !i.naturalWidth).map(i => i.src.slice(0, 80))"
+_CARRIED = ("data", "blob", "about")
+"""Addresses of what a page holds itself."""
 
 
 def find() -> str:
@@ -41,54 +40,27 @@ def find() -> str:
 
 
 class Chromium:
-    """One browser process with a profile of its own, ended with the block."""
+    """One browser process, ended with the block."""
 
     def __enter__(self) -> Chromium:
         program = find()
-        self._loop = asyncio.new_event_loop()
-        self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        options = ["--headless=new", "--disable-gpu", "--hide-scrollbars", "--no-first-run"]
-        options += ["--remote-debugging-port=0", f"--user-data-dir={self._profile.name}"]
-        options += [
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-        ]
-        if os.getuid() == 0:  # as in a container: its sandbox refuses to start for root
-            options.append("--no-sandbox")
-        self._log = Path(self._profile.name) / "stderr.log"
-        with self._log.open("w") as log:
-            self._process = subprocess.Popen(
-                [program, *options, "about:blank"], stderr=log, stdout=log, start_new_session=True
-            )
+        self._playwright = sync_playwright().start()
         try:
-            self._address = self._wait_for_address()
-            self._session = self._loop.run_until_complete(_session())
+            self._browser = self._playwright.chromium.launch(
+                executable_path=program,
+                # As in a container: its sandbox refuses to start for root.
+                chromium_sandbox=os.getuid() != 0,
+                args=["--disable-gpu"],
+                timeout=1000 * _START_S,
+            )
         except BaseException:
-            self.__exit__()
+            self._playwright.stop()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        if hasattr(self, "_session"):
-            self._loop.run_until_complete(self._session.close())
-        self._process.terminate()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait(10)
-        self._loop.close()
-        self._profile.cleanup()
-
-    def _wait_for_address(self) -> str:
-        until = time.monotonic() + _START_S
-        while time.monotonic() < until:
-            if found := re.search(r"DevTools listening on ws://([^/\s]+)", self._log.read_text()):
-                return f"http://{found[1]}"
-            assert self._process.poll() is None, self._log.read_text()[-2000:]
-            time.sleep(0.05)
-        raise AssertionError(f"Chromium did not start within {_START_S:g} s")
+        self._browser.close()
+        self._playwright.stop()
 
     def open(
         self,
@@ -100,47 +72,83 @@ class Chromium:
         until: str = "true",
     ) -> Page:
         """Open ``url`` in a window of that many pixels; returns once it is loaded and ``until`` holds."""
-        page = Page(self._loop, url)
-        self._loop.run_until_complete(
-            page.open(self._session, self._address, (width, height), dark, until)
+        tab = self._browser.new_page(
+            viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light"
         )
+        tab.set_default_timeout(1000 * _START_S)
+        page = Page(tab, url)
+        tab.goto(url)
+        page.wait(until)
         return page
 
 
-async def _session() -> aiohttp.ClientSession:
-    return aiohttp.ClientSession()
+class _View:
+    """A document: a page's own, or that of a frame in it."""
+
+    def __init__(self, frame: Frame) -> None:
+        self._frame = frame
+
+    def run(self, expression: str) -> Any:
+        """The value of a JavaScript expression."""
+        return self._frame.evaluate(expression)
+
+    def wait(self, until: str) -> None:
+        """Until a JavaScript expression holds. Asked from here: a page's policy may forbid playwright's own waiting."""
+        deadline = time.monotonic() + _START_S
+        while not self.run(f"Boolean({until})"):
+            assert time.monotonic() < deadline, f"{self._frame.url}: never came to {until}"
+            self._frame.wait_for_timeout(50)
+
+    def _broken_images(self) -> list[str]:
+        return [f"broken image {source}" for source in self.run(_BROKEN)]
 
 
-class Page:
+class Inside(_View):
+    """The document of a frame; ``errors`` are its own, and its page has them, too."""
+
+    def __init__(self, frame: Frame, heard: list[tuple[str, str]]) -> None:
+        super().__init__(frame)
+        self._heard = heard
+
+    @property
+    def errors(self) -> list[str]:
+        broken = self._broken_images()
+        own = [said for place, said in self._heard if urlparse(place).scheme in _CARRIED]
+        return own + broken
+
+
+class Page(_View):
     """An open page; ``errors`` holds what a developer's console would show in red."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, url: str) -> None:
-        self._loop, self._url = loop, url
-        self._number = 0
-        self._loaded = False
-        self._errors: list[str] = []
+    def __init__(self, tab: Tab, url: str) -> None:
+        super().__init__(tab.main_frame)
+        self._tab, self._url = tab, url
+        self._heard: list[tuple[str, str]] = []
+        """(address that it is about or was said at, error)"""
+        tab.on("pageerror", lambda error: self._heard.append(("", f"exception: {error}")))
+        tab.on("console", self._hear_console)
+        tab.on("request", self._hear_request)
+        tab.on("response", self._hear_response)
 
     @property
     def errors(self) -> list[str]:
         """Console errors, exceptions, foreign requests and broken images so far."""
-        broken = [f"broken image {source}" for source in self.run(_BROKEN)]
-        return self._errors + broken
-
-    def run(self, expression: str) -> Any:
-        """The value of a JavaScript expression."""
-        return self._loop.run_until_complete(self._run(expression))
+        broken = self._broken_images()  # events come with answers
+        return [said for _, said in self._heard] + broken
 
     def hover(self, x: float, y: float) -> None:
         """Move the pointer to a place in the window."""
-        self._loop.run_until_complete(
-            self._call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
-        )
+        self._tab.mouse.move(x, y)
 
-    def inside(self, until: str) -> Page:
-        """The page in this one's sandboxed iframe, which is a process of its own, once ``until`` holds in it."""
-        page = Page(self._loop, "blob:")
-        self._loop.run_until_complete(page.enter(self._session, self._address, self._id, until))
-        return page
+    def inside(self, until: str) -> Inside:
+        """The document of this page's frame, once ``until`` holds in it."""
+        deadline = time.monotonic() + _START_S
+        while len(self._tab.frames) < 2:
+            assert time.monotonic() < deadline, f"{self._url}: no frame in it"
+            self._tab.wait_for_timeout(50)
+        frame = Inside(self._tab.frames[1], self._heard)
+        frame.wait(until)
+        return frame
 
     def screenshot(self, path: Path, *, window: bool = False) -> bytes:
         """The whole page as PNG, up to 12000 pixels high, or its ``window``; also written to ``path``.
@@ -148,104 +156,27 @@ class Page:
         For the whole page the window is another for a moment. A page that builds itself anew when that happens, as
         MLflow's does, is then pictured with placeholders.
         """
-        size = self.run(
-            "[document.documentElement.scrollWidth, document.documentElement.scrollHeight]"
-        )
-        clip = {"x": 0, "y": 0, "width": size[0], "height": min(size[1], 12000), "scale": 1}
-        whole = {} if window else {"captureBeyondViewport": True, "clip": clip}
-        answer = self._loop.run_until_complete(
-            self._call("Page.captureScreenshot", format="png", **whole)
-        )
-        content = base64.b64decode(answer["data"])
-        path.write_bytes(content)
-        return content
+        if window:
+            return self._tab.screenshot(path=path)
+        root = "document.documentElement"
+        width, height = self.run(f"[{root}.scrollWidth, {root}.scrollHeight]")
+        clip = {"x": 0, "y": 0, "width": width, "height": min(height, _MOST_PIXELS)}
+        return self._tab.screenshot(path=path, full_page=True, clip=clip)  # type: ignore[arg-type]
 
-    # ------------------------------------------------------------------ the protocol
+    # ------------------------------------------------------------------ what playwright tells
 
-    async def open(
-        self,
-        session: aiohttp.ClientSession,
-        address: str,
-        size: tuple[int, int],
-        dark: bool,
-        until: str,
-    ) -> None:
-        async with session.put(f"{address}/json/new?about:blank") as response:
-            target = await response.json(content_type=None)
-        await self._attach(session, address, target)
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        await self._call("Emulation.setEmulatedMedia", features=[scheme])
-        await self._call(
-            "Emulation.setDeviceMetricsOverride",
-            width=size[0], height=size[1], deviceScaleFactor=1, mobile=False,
-        )  # fmt: skip
-        await self._call("Page.bringToFront")  # a page behind another is sent no pointer
-        await self._call("Page.navigate", url=self._url)
-        await self._wait(until)
+    def _hear_console(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "assert"):
+            place = message.location["url"]
+            self._heard.append((place, f"console: {message.text!r} {place}"))
 
-    async def enter(
-        self, session: aiohttp.ClientSession, address: str, parent: str, until: str
-    ) -> None:
-        deadline = time.monotonic() + _START_S
-        while True:
-            async with session.get(f"{address}/json/list") as response:
-                targets = await response.json(content_type=None)
-            frames = [target for target in targets if target.get("parentId") == parent]
-            if frames:
-                break
-            assert time.monotonic() < deadline, "no iframe in a process of its own"
-            await asyncio.sleep(0.05)
-        await self._attach(session, address, frames[0])
-        self._loaded = True  # or soon: that event may have passed
-        await self._wait(until)
+    def _hear_request(self, request: Request) -> None:
+        asked = urlparse(request.url)
+        is_pages = request.is_navigation_request() or request.frame.parent_frame is None
+        own = urlparse(self._url).netloc if is_pages else ""
+        if asked.scheme not in _CARRIED and asked.netloc != own:
+            self._heard.append(("blob:" * (not is_pages), f"foreign request: {request.url}"))
 
-    async def _attach(
-        self, session: aiohttp.ClientSession, address: str, target: dict[str, Any]
-    ) -> None:
-        self._session, self._address, self._id = session, address, target["id"]
-        self._socket = await session.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=0)
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            await self._call(f"{domain}.enable")
-
-    async def _wait(self, until: str) -> None:
-        deadline = time.monotonic() + _START_S
-        while not (
-            await self._run(f"Boolean({until})") and self._loaded
-        ):  # events come with answers
-            assert time.monotonic() < deadline, f"{self._url}: never came to {until}"
-            await asyncio.sleep(0.05)
-
-    async def _run(self, expression: str) -> Any:
-        answer = await self._call("Runtime.evaluate", expression=expression, returnByValue=True)
-        assert "exceptionDetails" not in answer, answer
-        return answer["result"].get("value")
-
-    async def _call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        self._number += 1
-        number = self._number
-        await self._socket.send_json({"id": number, "method": method, "params": parameters})
-        while True:
-            message = await self._socket.receive_json(timeout=_START_S)
-            if message.get("id") == number:
-                assert "error" not in message, message
-                return message["result"]
-            self._hear(message)
-
-    def _hear(self, message: dict[str, Any]) -> None:
-        method, values = message.get("method"), message.get("params", {})
-        if method == "Page.loadEventFired":
-            self._loaded = True
-        elif method == "Runtime.exceptionThrown":
-            self._errors.append(f"exception: {values['exceptionDetails']}")
-        elif method == "Runtime.consoleAPICalled" and values["type"] in ("error", "assert"):
-            self._errors.append(f"console: {values['args']}")
-        elif method == "Log.entryAdded" and values["entry"]["level"] == "error":
-            self._errors.append(f"log: {values['entry']['text']} {values['entry'].get('url', '')}")
-        elif method == "Network.requestWillBeSent":
-            asked, own = urlparse(values["request"]["url"]), urlparse(self._url)
-            if asked.scheme not in ("data", "blob") and asked.netloc != own.netloc:
-                self._errors.append(f"foreign request: {values['request']['url']}")
-        elif method == "Network.responseReceived" and values["response"]["status"] >= 400:
-            self._errors.append(
-                f"status {values['response']['status']}: {values['response']['url']}"
-            )
+    def _hear_response(self, response: Response) -> None:
+        if response.status >= 400:
+            self._heard.append((response.url, f"status {response.status}: {response.url}"))

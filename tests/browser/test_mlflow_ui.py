@@ -30,7 +30,7 @@ from stm.train.trainer import train
 from tests.browser.chromium import Chromium
 from tests.serve.server import free_port
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.tool("chromium")]
 
 TEXT = "document.body.innerText"
 KNOWN = ("/mlflow/users/current", "ResizeObserver loop completed with undelivered notifications")

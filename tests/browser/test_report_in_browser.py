@@ -11,6 +11,8 @@ from stm.report.hardest import hardest
 from tests.browser.chromium import Chromium
 from tests.report.makers import make_facts
 
+pytestmark = pytest.mark.tool("chromium")
+
 _WIDER_THAN_WINDOW = "document.documentElement.scrollWidth > innerWidth"
 
 

@@ -66,10 +66,12 @@ def test_links_in_circles_and_upwards_are_not_followed(tmp_path: Path) -> None:
         "loop": "loop",
         "jump/loop": "loop",
         "wave/up": "..",
+        "wave/further": "../..",
         "jump/self": ".",
     }.items():
         (root / name).symlink_to(target)
     assert found(read_annotations("folder", root), root) == TWO_FOUND
+    assert len(find_videos([str(root)])) == 2
     (root / "wave" / "loop.mp4").symlink_to("loop.mp4")
     listed = read_annotations("folder", root).splits["train"]
     assert [entry.video_id for entry in listed] == ["jump/a.mp4", "wave/b.mp4", "wave/loop.mp4"]
@@ -148,12 +150,19 @@ def test_a_picture_above_videos_does_not_make_a_video_of_their_folder(tmp_path: 
     assert any("taken for groups" in text and "group 'p1/v1'" in text for text in read.notes)
 
 
+def test_an_image_beside_links_in_circles_is_a_video(tmp_path: Path) -> None:
+    root = make(tmp_path, {}, "jump/v/1.jpg")
+    for name in ("self", "again", "once"):
+        (root / "jump" / "v" / name).symlink_to(".")
+    assert found(read_annotations("folder", root), root) == {"train": [("jump/v", "jump")]}
+
+
 def test_prediction_leaves_out_flow_and_thumbnails_as_indexing_does(tmp_path: Path) -> None:
-    root = make(tmp_path, {}, "v/rgb/1.jpg|v/flow/1.jpg|w/a.mp4|w/a.jpg")
-    assert [os.path.relpath(path, root) for path in find_videos([str(root)])] == [
-        "v/rgb",
-        "w/a.mp4",
-    ]
+    media = "v/rgb/1.jpg|v/flow/1.jpg|w/a.mp4|w/a.jpg|x/frames/b/1.jpg|x/videos/b.mp4"
+    root = make(tmp_path, {}, f"{media}|y/u/1.jpg|y/v/1.jpg")
+    videos = ["v/rgb", "w/a.mp4", "x/videos/b.mp4", "y/u", "y/v"]  # of signers called u and v
+    assert [os.path.relpath(path, root) for path in find_videos([str(root)])] == videos
+    assert [entry.video_id for entry in read_annotations("folder", root).splits["train"]] == videos
 
 
 # Lists
@@ -239,6 +248,13 @@ def test_each_list_finds_its_videos_in_the_folder_of_its_split(tmp_path: Path) -
     }
 
 
+def test_paths_of_another_machine_are_found_beside_urls_and_relative_ones(tmp_path: Path) -> None:
+    text = "/home/o/set/v/a.mp4,x\nnowhere://h/c.mp4,x\nb.mp4,y\n"
+    root = make(tmp_path, {"train.csv": text}, "v/a.mp4|w/b.mp4")
+    paths = [entry.path for entry in read_annotations("list", root).splits["train"]]
+    assert paths == [str(root / "v/a.mp4"), "nowhere://h/c.mp4", str(root / "w/b.mp4")]
+
+
 def test_bare_names_are_found_in_class_folders_unless_two_hold_them(tmp_path: Path) -> None:
     text = "path,label\na.mp4,x\nb.mp4,y\n"
     root = make(tmp_path, {"train.csv": text}, TWO)
@@ -262,6 +278,37 @@ def test_listed_videos_are_found_beside_links_in_circles_and_in_closed_folders(
     read = read_annotations("list", root)
     assert found(read, root) == AB
     assert warned(read, "cannot list it (Permission denied)")
+
+
+def test_names_in_two_unicode_spellings_are_warned_of(tmp_path: Path) -> None:
+    text = "v/a.mp4,cafe\u0301\nv/b.mp4,caf\u00e9\n"
+    read = read_annotations("list", make(tmp_path, {"train.csv": text}, "v/a.mp4|v/b.mp4"))
+    assert warned(read, "nearly the same")
+
+
+def test_a_header_of_a_class_list_is_no_class(tmp_path: Path) -> None:
+    files: dict[str, str | bytes] = {
+        "train.csv": "v/a.mp4,1\nv/b.mp4,0\n",
+        "labels.csv": "Label\njump\nwave\n",
+    }
+    root = make(tmp_path, files, "v/a.mp4|v/b.mp4")
+    assert found(read_annotations("list", root), root) == AB
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[{"gloss": "book", "instances": [{"video_id": "1"}]}]', "empty path"),
+        ('[{"vid_name": "a", "label": 0, "end_frame": [1, 2]}]', ""),
+    ],
+)
+def test_lists_in_json_are_no_paths(tmp_path: Path, text: str, message: str) -> None:
+    root = make(tmp_path, {"train.json": text}, "rgb/a.mp4")
+    if not message:
+        assert found(read_annotations("list", root), root) == {"train": [("rgb/a.mp4", "0")]}
+        return
+    with pytest.raises(UserError, match=message):
+        read_annotations("list", root)
 
 
 # Published sets
@@ -309,6 +356,15 @@ def test_kinetics_is_found_behind_links_as_frames_and_with_two_suffixes(tmp_path
         f"x/{'b' * 11}_000001_000011",
         f"x/{'c' * 11}_000001_000011.mp4.mkv",
     ]
+
+
+def test_headers_of_jester_are_no_class_and_no_video(tmp_path: Path) -> None:
+    files: dict[str, str | bytes] = {
+        "jester-v1-labels.csv": "label\nA\nB\n",
+        "jester-v1-train.csv": "id;label\n1;A\n2;B\n",
+    }
+    root = make(tmp_path, files, "1/1.jpg|2/1.jpg")
+    assert found(read_annotations("jester", root), root) == {"train": [("1", "A"), ("2", "B")]}
 
 
 def test_something_v2_is_read_in_utf16(tmp_path: Path) -> None:

@@ -59,6 +59,13 @@ def test_what_is_no_video_is_named(tmp_path, name, content, reason):
         assert reason_of(probe, content) == reason
 
 
+def test_a_pointer_of_git_lfs_is_called_so(tmp_path):
+    path = tmp_path / "a.mp4"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 12345678\n")
+    with pytest.raises(VideoError, match="not_a_video: a pointer of Git LFS"):
+        probe(path)
+
+
 def test_a_single_picture_is_not_a_video(tmp_path):
     assert reason_of(probe, write_jpeg(tmp_path / "a.jpg", numbered_frame(1))) == "not_a_video"
 

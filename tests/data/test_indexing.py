@@ -242,7 +242,7 @@ def test_what_is_beyond_other_limits_now_is_probed_again() -> None:
 
 
 @pytest.mark.ray
-def test_larger_videos_than_allowed_are_refused_and_the_option_is_named(
+def test_larger_videos_than_allowed_are_refused_and_the_limit_is_named(
     ray_cluster: None, tmp_path: Path
 ) -> None:
     small = write_video(tmp_path / "small.mp4", num_frames=6)
@@ -269,7 +269,7 @@ def test_larger_videos_than_allowed_are_refused_and_the_option_is_named(
         )
         assert statuses(manifests["train"]) == expected
         refused = manifests["train"].table["detail"][2].as_py()
-        assert "--max_pixels" in refused
+        assert "max_pixels" in refused
         assert "16000x16000" in refused
     # Beyond the pixels, the memory.
     manifests, _ = index_videos(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
-import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -331,10 +329,8 @@ def read_with_decord(path: Path) -> np.ndarray:
 
 
 def read_with_torchcodec(path: Path) -> np.ndarray:
-    try:
-        from torchcodec.decoders import VideoDecoder
-    except (ImportError, RuntimeError) as error:  # RuntimeError: it finds no FFmpeg
-        pytest.skip(f"no torchcodec: {str(error).splitlines()[0]}")
+    from torchcodec.decoders import VideoDecoder
+
     return VideoDecoder(str(path), dimension_order="NHWC")[:].numpy()
 
 
@@ -346,14 +342,14 @@ def compared(theirs: np.ndarray, ours: np.ndarray) -> str:
     return "same" if not difference.any() else "rounded" if difference.mean() < 4 else "other"
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.tool(f"ffmpeg{' 9' * (name in NEED_NEW_FFMPEG)}"))
+        for name in FILES
+    ],
+)
 def test_frames_equal_those_of_the_ffmpeg_command(files, name):
-    if not shutil.which("ffmpeg"):
-        pytest.skip("no ffmpeg command on this machine")
-    version = subprocess.run(["ffmpeg", "-version"], capture_output=True, text=True).stdout
-    release = re.match(r"ffmpeg version \D*(\d+)", version)
-    if name in NEED_NEW_FFMPEG and release and int(release[1]) < 9:
-        pytest.skip(f"FFmpeg {release[1]} may crop or turn otherwise")
     path = files(name)
     command = ["ffmpeg", "-nostdin", "-v", "error", "-i", str(path)]
     command += ["-fps_mode", "passthrough", "-pix_fmt", "rgb24", "-f", "rawvideo", "-"]
@@ -375,6 +371,7 @@ def test_decord_does_what_the_page_says(files, name):
     assert compared(theirs, all_frames(path)) == FILES[name].decord
 
 
+@pytest.mark.tool("torchcodec")
 @pytest.mark.parametrize("name", FILES)
 def test_torchcodec_does_what_the_page_says(files, name):
     path = files(name)
@@ -386,7 +383,10 @@ def test_torchcodec_does_what_the_page_says(files, name):
     assert compared(theirs, all_frames(path)) == FILES[name].torchcodec
 
 
-@pytest.mark.parametrize("read", [read_with_decord, read_with_torchcodec])
+@pytest.mark.parametrize(
+    "read",
+    [read_with_decord, pytest.param(read_with_torchcodec, marks=pytest.mark.tool("torchcodec"))],
+)
 def test_others_take_a_matrix_that_they_do_not_know_for_601(tmp_path, read):
     stored, path = tmp_path / "stored.mp4", tmp_path / "a.mp4"
     write_video(stored, num_frames=2)

@@ -7,8 +7,8 @@ import pytest
 
 from stm.data import synthetic
 from stm.errors import UserError
-from stm.explain import digits, motion_check
-from stm.explain.motion_check import DIFFERENCE, UNTRAINED, check_motion, figures_of, interval
+from tests.tools import digits, motion_check
+from tests.tools.motion_check import DIFFERENCE, UNTRAINED, check_motion, figures_of, interval
 
 
 @pytest.mark.parametrize("pair", range(4))

@@ -6,10 +6,12 @@ import json
 import os
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from pipelines import cli
-from stm.data.manifest import Manifest
+from stm.data.manifest import SCHEMA, Manifest
+from stm.dataset import _log_bad
 from tests.videos import write_video
 
 
@@ -167,6 +169,18 @@ def test_index_reads_lists_from_the_field(
 
 
 @pytest.mark.ray
+def test_index_names_its_own_options_for_what_is_too_large(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    defaults = {"int": 0, "flo": 0.0, "str": ""}
+    row = {field.name: defaults[str(field.type)[:3]] for field in SCHEMA}
+    for status, is_told in (("too_large", True), ("empty", False)):
+        table = pa.Table.from_pylist([{**row, "status": status}], SCHEMA)
+        caplog.clear()
+        _log_bad(tmp_path, {"train": Manifest(table, ("a",), "d", flip=True)})
+        assert ("--max_pixels and --decode_mib" in caplog.text) == is_told
+
+
 def test_index_ends_with_status_2_where_a_split_has_no_usable_video(
     ray_cluster: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

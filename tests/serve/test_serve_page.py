@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -37,6 +39,12 @@ def test_a_models_name_cannot_write_into_the_page():
 def test_the_page_forbids_itself_to_load_from_elsewhere():
     assert "default-src 'none'" in CONTENT_SECURITY_POLICY
     assert "http" not in page("models:/actions/1", 8, 2**20)
+
+
+def test_the_one_script_that_may_run_is_the_pages_own():
+    (script,) = re.findall(r"<script>(.*?)</script>", page("a", 8, 2**20), re.S)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}';" in CONTENT_SECURITY_POLICY
 
 
 @pytest.mark.slow

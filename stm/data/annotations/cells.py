@@ -243,7 +243,7 @@ def _read_json(file: Path) -> Cells:
             if isinstance(value, list | dict) and column_role(key) not in (None, "ignored", "part"):
                 problem = f"{key} holds several values; a video has one label"
                 raise bad_line(file, number, json.dumps(item), problem, expected)
-            row.append("" if value is None else str(value))
+            row.append("" if value is None or isinstance(value, list | dict) else str(value))
         cells.append(row)
     lines = [(1, "{}"), *((number, json.dumps(item)) for number, item in items)]
     return Cells(lines, cells, "{")

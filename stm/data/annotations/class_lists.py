@@ -14,6 +14,7 @@ import difflib
 import json
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from typing import Any
 
 from stm.data.annotations.common import VIDEO_EXTENSIONS, Annotations, Entry
 from stm.data.annotations.texts import bad_line, note, read_lines, read_text, warn
+from stm.data.annotations.words import column_role
 from stm.errors import UserError
 
 _EXPECTED = "one class name a line, or `NUMBER name`"
@@ -90,7 +92,7 @@ def read_class_list(path: Path) -> ClassList:
         return ClassList(path, names, tuple(range(len(names))), numbered=False)
     if path.suffix.lower() == ".json":
         return _from_json(path)
-    lines = list(read_lines(path, _EXPECTED))
+    lines = without_header(path, list(read_lines(path, _EXPECTED)))
     if not lines:
         raise UserError(f"{path}: no class in it. Expected {_EXPECTED}.")
     pairs = _numbered_lines(lines)
@@ -103,6 +105,16 @@ def read_class_list(path: Path) -> ClassList:
             raise bad_line(path, number, text, "class listed twice", "each class once")
         seen.add(name)
     return _ordered(path, pairs, numbered)
+
+
+def without_header(path: Path, lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    """The lines of class names in a CSV file without a first one such as `label` or `name`."""
+    if len(lines) > 1 and path.suffix.lower() == ".csv":
+        first = lines[0][1].strip('"')
+        if column_role(first) == "label" or first.casefold() in ("name", "names"):
+            note(f"{path}: its first line, {first!r}, is taken for a header")
+            return lines[1:]
+    return lines
 
 
 def find_class_list(folders: Iterable[Path], exclude: Iterable[Path]) -> list[ClassList]:
@@ -169,6 +181,7 @@ def look_alike(classes: Sequence[str]) -> None:
 
 def plain(name: str) -> str:
     """A class name without letter case, blanks and marks: publishers spell one class variously."""
+    name = unicodedata.normalize("NFKC", name)
     return re.sub(r"[\W_]+", "", name).casefold() or name
 
 

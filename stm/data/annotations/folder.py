@@ -12,16 +12,16 @@ from stm.data.annotations.texts import is_utf8, note, printable, warn
 from stm.data.annotations.tree import (
     MODALITIES,
     RGB_FOLDERS,
+    VIDEO_FOLDERS,
     is_frame_folder,
     is_video_file,
     list_folder,
     videos_below,
+    with_those_above,
 )
 from stm.data.annotations.words import splits_of_folders
 from stm.errors import UserError
 from stm.storage import is_url
-
-_VIDEO_FOLDERS = frozenset({"video", "videos", "clips", "avi", "mp4"})
 
 
 def read(
@@ -63,7 +63,7 @@ def read(
         for class_name, path in _subfolders(folder)
     }
     ignored: Counter[str] = Counter()
-    outside = {os.path.realpath(folder) for folder in (base, *by_split.values())}
+    outside = with_those_above(base).union(*map(with_those_above, by_split.values()))
     found = {
         key: sorted(videos_below(path, set(outside), ignored))
         for key, path in class_folders.items()
@@ -160,8 +160,8 @@ def _check_classes(
                 f"{base}: the name of the class folder {printable(name)} is not UTF-8. Rename it."
             )
     kinds = {name.lower() for name in names}
-    telling = [kind for kind in kinds if _is_rgb_or_flow(kind) or kind in _VIDEO_FOLDERS]
-    if len(kinds) > 1 and kinds <= MODALITIES | _VIDEO_FOLDERS and telling:
+    telling = [kind for kind in kinds if _is_rgb_or_flow(kind) or kind in VIDEO_FOLDERS]
+    if len(kinds) > 1 and kinds <= MODALITIES | VIDEO_FOLDERS and telling:
         likely = next((name for name in names if name.lower() in RGB_FOLDERS), names[0])
         raise UserError(
             f"{base}: {', '.join(names)} are kinds of images or videos, no classes. Name the one "

@@ -53,13 +53,13 @@ class Places:
         for row in rows:
             by_file.setdefault(row.file, []).append(row)
         for file, listed in () if self._url else by_file.items():
-            sample = listed[:: max(1, len(listed) // 50)][:50]
-            if any(self._find(row.path, file) for row in sample):
-                continue
-            if all(row.path.startswith("/") for row in sample):
-                self._learn_move(file, sample)
-            else:
-                self._learn_folder(file, sample)
+            local = [row for row in listed if not is_url(row.path)]
+            absolute = [row for row in local if row.path.startswith("/")]
+            relative = [row for row in local if not row.path.startswith("/")]
+            for rows, learn in ((absolute, self._learn_move), (relative, self._learn_folder)):
+                sample = rows[:: max(1, len(rows) // 50)][:50]
+                if sample and not any(self._find(row.path, file) for row in sample):
+                    learn(file, sample)
 
     def _learn_folder(self, file: Path, sample: list[Row]) -> None:
         below = self._media.subfolders(self._root)

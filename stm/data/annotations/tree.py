@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 from stm.data.annotations.common import VIDEO_EXTENSIONS, is_folder, is_hidden
 from stm.data.decode.frame_names import is_image_name
@@ -15,6 +16,15 @@ MODALITIES = RGB_FOLDERS | {
     *("x", "y", "depth", "ir", "infrared", "thermal", "mask", "masks", "pose", "skeleton"),
 }
 """Names, in lower case, of folders that hold one kind of images of a video."""
+
+
+VIDEO_FOLDERS = frozenset({"video", "videos", "clips", "avi", "mp4"})
+
+
+def with_those_above(folder: str) -> set[str]:
+    """A folder and those around it, without links."""
+    real = os.path.realpath(folder)
+    return {real, *map(str, Path(real).parents)}
 
 
 def list_folder(folder: str) -> list[os.DirEntry[str]] | None:
@@ -41,6 +51,7 @@ def is_frame_folder(folder: str) -> bool:
     if not images or any(map(is_video_file, items)):
         return False
     inner = [item for item in items if is_folder(item) and item.name.lower() not in MODALITIES]
+    inner = [item for item in inner if not item.is_symlink()]  # it may lead in a circle
     if images == 1 and any(is_frame_folder(item.path) for item in inner):
         return False
     return not any(map(_holds_video_file, [item.path for item in inner]))
@@ -68,15 +79,16 @@ def videos_below(folder: str, seen: set[str], ignored: Counter[str]) -> Iterator
         yield folder, real
         return
     folders = {item.name.lower() for item in entries if is_folder(item)}
-    has_rgb = bool(folders & RGB_FOLDERS)
+    better, lesser = _choice(folders)
     only_flow = len(folders) > 1 and folders <= MODALITIES - RGB_FOLDERS
+    only_flow = only_flow and any("flow" in name for name in folders)
     for item in entries:
         at = os.path.realpath(item.path) if item.is_symlink() else os.path.join(real, item.name)
         if is_video_file(item):
             yield item.path, at
         elif is_folder(item):
-            if has_rgb and item.name.lower() in MODALITIES - RGB_FOLDERS:
-                ignored[f"folders {item.name} beside those of RGB frames"] += 1
+            if item.name.lower() in lesser:
+                ignored[f"folders {item.name} beside those of {better}"] += 1
             elif only_flow:
                 ignored[f"folders {item.name} without RGB frames beside them"] += 1
             elif is_frame_folder(item.path):
@@ -85,3 +97,12 @@ def videos_below(folder: str, seen: set[str], ignored: Counter[str]) -> Iterator
                 yield from videos_below(item.path, seen, ignored)
         else:
             ignored[os.path.splitext(item.name)[1] or "without an extension"] += 1
+
+
+def _choice(folders: set[str]) -> tuple[str, frozenset[str]]:
+    """(what some of the folders hold, names of those that hold less of the same videos)."""
+    if folders & VIDEO_FOLDERS:
+        return "videos", MODALITIES
+    if folders & RGB_FOLDERS:
+        return "RGB frames", MODALITIES - RGB_FOLDERS
+    return "", frozenset()

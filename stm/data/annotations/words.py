@@ -75,7 +75,7 @@ _COLUMNS = {
     "path": """path file filename filepath fname video videopath videoname videofile videofilename
         clip clippath clipname clipfile name relpath relativepath fullpath uri url media mediapath
         folder folderpath foldername dir directory framedir framesdir framefolder framepath
-        framespath videodir videofolder image imagepath imagedir source path2video videos files""",
+        framespath videodir videofolder image imagepath imagedir source path2video videos files vidname vidpath""",
     "id": "id videoid vid clipid uid uuid sample sampleid youtubeid ytid key",
     "label": """label labels class classes classname classlabel category categoryname action
         actionname actionlabel actionclass activity target y gesture labelname labeltext classtext

@@ -228,6 +228,8 @@ def _why_no_container(source: object, error: Exception) -> tuple[str, str]:
         return "not_a_video", f"{what}; playlists and single pictures are none"
     if _first_bytes(source)[4:8] == b"ftyp":
         return "truncated", "an mp4 whose index (moov) is missing or damaged"
+    if _first_bytes(source).startswith(b"version https://"):
+        return "not_a_video", "a pointer of Git LFS and not the file; `git lfs pull` fetches it"
     return "not_a_video", "FFmpeg recognises no container in it"
 
 

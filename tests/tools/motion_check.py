@@ -29,9 +29,9 @@ from stm.data.decode.resize import pixel_box, resize_clip
 from stm.data.manifest import Manifest
 from stm.data.stream import sampling, transforms
 from stm.errors import UserError
-from stm.explain import digits
 from stm.explain.explain import Network, titles
 from stm.log import get_logger
+from tests.tools import digits
 
 logger = get_logger(__name__)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 from typing import Any, Self
@@ -22,6 +23,7 @@ class Script:
         """``mode`` is `train` or `inference`; ``settings`` are those of `_main`."""
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__, json.dumps({"mode": mode, **settings})],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -55,8 +57,8 @@ def _main(
 ) -> None:
     import torch
 
-    from stm.bench.naive import build_naive
     from stm.bench.steps import make_step
+    from tests.tools.naive import build_naive
 
     torch.set_num_threads(threads)
     model = build_naive(depth=depth, num_classes=174, width=width)

@@ -1,0 +1,116 @@
+"""HTML in which text cannot be forgotten to be escaped: pages from Jinja2 templates, drawings from `tag`.
+
+    page_of("stm.report", "report.html", "report", title="<script>")     a whole page, with its css and js in it
+    tag("td", "<script>", class_="name")                                 <td class="name">&lt;script&gt;</td>
+
+`Html` is markup; a plain ``str`` is text, wherever it comes from. Class names, paths and messages of decoders are text.
+Secrets in URLs are hidden on the way (``stm.redaction``): a report is handed around.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import json
+from importlib import resources
+from typing import Any
+
+import jinja2
+from markupsafe import Markup as Html
+from markupsafe import escape
+
+from stm.redaction import redact, redacted
+
+_VOID = {"img", "input", "meta", "br"}
+
+
+def page_of(package: str, template: str, name: str, **values: Any) -> str:
+    """A page of the package's ``templates`` folder, with ``name.css`` and ``name.js`` from there written into it.
+
+    A template gets them as ``style`` and ``script``.
+    """
+    environment = _environment(package)
+    values |= {
+        "style": Html(asset(package, f"{name}.css")),
+        "script": Html(asset(package, f"{name}.js")),
+    }
+    return environment.get_template(template).render(values)
+
+
+@functools.cache
+def asset(package: str, name: str) -> str:
+    """The text of a file in the package's ``templates`` folder."""
+    return (resources.files(package) / "templates" / name).read_text(encoding="utf-8")
+
+
+def script_source(package: str, name: str) -> str:
+    """What a Content-Security-Policy calls the one script that may run: the file, written into the page whole."""
+    digest = hashlib.sha256(asset(package, name).encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+@functools.cache
+def _environment(package: str) -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(package),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "count": "{:,}".format}
+    return environment
+
+
+def _shown(value: object) -> object:
+    """What a template's expression writes: markup as it is, None as nothing, text without secrets."""
+    if value is None:
+        return ""
+    return value if isinstance(value, Html) else redact(str(value))
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """0.125 -> "12.5 %"."""
+    return f"{100 * share:.{digits}f} %"
+
+
+def tag(name: str, /, *children: object, **attributes: object) -> Html:
+    """An element. Children that are not `Html` are escaped; None is nothing.
+
+    An attribute's trailing underscore is dropped and others become hyphens (``class_``, ``aria_label``); a value of
+    None or False leaves it out, True gives it without a value. Coordinates are cut to a hundredth of a pixel.
+    """
+    written = "".join(_attribute(key, value) for key, value in attributes.items())
+    if name in _VOID:
+        return Html(f"<{name}{written}>")
+    return Html(f"<{name}{written}>{join(*children)}</{name}>")
+
+
+def join(*children: object) -> Html:
+    """Children one after the other; those that are not `Html` are escaped."""
+    return Html("".join(escape(_shown(child)) for child in children))
+
+
+def data_block(identity: str, value: Any) -> Html:
+    """A block of JSON that the page's script reads; nothing in it can end the block."""
+    text = json.dumps(redacted(value), separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return tag("script", Html(text), type="application/json", id=identity)
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """The address of an image that a page carries."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _attribute(key: str, value: object) -> str:
+    name = key.rstrip("_").replace("_", "-") if key != "viewBox" else key
+    if value is None or value is False:
+        return ""
+    if value is True:
+        return f" {name}"
+    text = f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+    return f' {name}="{escape(redact(text))}"'
