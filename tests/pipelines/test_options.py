@@ -334,7 +334,7 @@ def test_loading_of_slow_libraries_is_told_once_and_only_where_they_load(capfd):
     )  # fmt: skip
     assert re.fullmatch(r"\d\d:\d\d:\d\d loading PyTorch\n", done.stderr)
     before = list(sys.meta_path)
-    with console._loading_told("stm x"):
+    with console._loading_told():
         pass
     assert sys.meta_path == before
     assert capfd.readouterr().err == ""
