@@ -15,11 +15,13 @@ from types import ModuleType
 from typing import Any
 
 from pipelines.options import Options
-from pipelines.words import read
+from pipelines.words import Call, read
 from stm.errors import UserError
 from stm.log import get_logger, shown_by
 from stm.progress_view import PlainView
 from stm.redaction import redact, redacted
+
+logger = get_logger("stm.cli")
 
 _SLOW = {"torch": "PyTorch", "ray": "Ray", "mlflow": "MLflow"}
 """Libraries that take seconds to load."""
@@ -45,13 +47,10 @@ def run_verb(module: ModuleType, argv: list[str]) -> int:
     prog = options.parser.prog
     try:
         call = read(options, argv)  # --help and --print_config answer on stdout
-        with (
-            _stdout_kept_for_the_result() as stdout,
-            shown_by(PlainView(), _level(call.verbose, call.quiet)),
-            _loading_told(),
-        ):
-            for note in call.notes:
-                logger.warning(note)
+        for note in call.notes:
+            print(f"{prog}: {redact(note)}", file=sys.stderr)
+        view = shown_by(PlainView(), _level(call))
+        with _stdout_kept_for_the_result() as stdout, view, _loading_told():
             result = call()
             if call.json:
                 print(json.dumps(redacted(result)), file=stdout)
@@ -78,7 +77,7 @@ class _Loading:
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
         if name in _SLOW:
             sys.meta_path.remove(self)
-            say(f"loading {_SLOW[name]}")
+            logger.info(f"loading {_SLOW[name]}")
 
 
 @contextlib.contextmanager
@@ -122,12 +121,8 @@ def _ray_is_up() -> bool:
     return ray is not None and hasattr(ray, "is_initialized") and bool(ray.is_initialized())
 
 
-def _level(verbose: bool, quiet: bool) -> int:
+def _level(call: Call) -> int:
     """From which level on the log is shown."""
-    if verbose and quiet:
+    if call.verbose and call.quiet:
         raise UserError("--verbose and --quiet: give one of them")
-    return logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
-
-
-logger = get_logger("stm.cli")
-say = logger.info
+    return logging.DEBUG if call.verbose else logging.WARNING if call.quiet else logging.INFO

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipelines.console import say
+from pipelines.console import logger
 from pipelines.options import Address, Count
 from stm.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from stm.progress_view import progress_view
@@ -88,7 +88,7 @@ def demo(
     videos = folder / f"videos-{train_videos}-{test_videos}-{seed}"
     annotations = videos / "annotations.csv"
     if not annotations.exists():
-        say(f"[1/4] writing {train_videos} + {test_videos} videos into {videos}")
+        logger.info(f"[1/4] writing {train_videos} + {test_videos} videos into {videos}")
         write_videos(
             videos,
             num_train=train_videos,
@@ -96,7 +96,7 @@ def demo(
             seed=seed,
             tick=Ticker("videos"),
         )
-    say("[2/4] starting Ray, indexing: every file is opened and its frames are counted")
+    logger.info("[2/4] starting Ray, indexing: every file is opened and its frames are counted")
     storage = folder / f"runs-{train_videos}-{test_videos}-{seed}-{epochs}"
     manifests = {split: str(videos / f"{split}.parquet") for split in ("train", "val")}
     configs = {
@@ -112,7 +112,7 @@ def demo(
 
     result: dict[str, Any] = {}
     for variant in VARIANTS:
-        say(
+        logger.info(
             f"[3/4] training {variant}"
             + (", which sees the frames but not their order" if variant == "tsn" else "")
         )
@@ -126,8 +126,8 @@ def demo(
         kept = ("top1", "top5", "num_videos", "unreadable", "checkpoint", "per_class", "files")
         result[variant] = {name: measured[name] for name in kept}
         result[variant]["run"] = trained["run"]
-        say(f"  {variant}: top-1 {measured['top1']:.1%} of {measured['num_videos']} videos")
-    say("[4/4] drawing")
+        logger.info(f"  {variant}: top-1 {measured['top1']:.1%} of {measured['num_videos']} videos")
+    logger.info("[4/4] drawing")
     spools = {variant: storage / result[variant]["run"] / spool.NAME for variant in VARIANTS}
     result["figures"] = [
         str(figures.plot_curves(folder / "figures" / "curves.png", spools)),
@@ -153,7 +153,7 @@ def _index(videos: Path, manifests: dict[str, str]) -> None:
     )
     for split, manifest in indexed.items():
         manifest.write(manifests[split])
-    say(
+    logger.info(
         f"  {summary.num_videos} videos: {summary.status}, {summary.num_cross_checked} cross-checked with decord"
     )
 

@@ -57,8 +57,9 @@ def explain(
             raise UserError(f"--motion_check {motion_check}: no such file")
         from stm.repository import tool
 
+        check_motion = tool("motion_check", "--motion_check").check_motion
         checkpoints = [checkpoint, *([compare] if compare else [])]
-        return tool("motion_check", "--motion_check").check_motion(
+        return check_motion(
             checkpoints,
             motion_check,
             root=root,

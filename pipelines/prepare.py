@@ -12,7 +12,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pipelines.console import say
+from pipelines.console import logger
 from pipelines.options import Address, Option, Positive, Root
 from stm.dataset import writable_folder
 from stm.errors import UserError
@@ -112,9 +112,9 @@ def prepare(
     kept = target.with_suffix(".kept.txt")
     _write_lines(kept, [[each.video_id, each.path, each.detail] for each in summary.left_alone])
     timings = time_clips(before, prepared, measure) if measure else None
-    say(_table(summary, timings))
+    logger.info(_table(summary, timings))
     if summary.left_alone:
-        say(
+        logger.info(
             f"{len(summary.left_alone)} videos left as they were: prepared, they would not decode "
             f"{_faster(min_gain)}; all in {kept}"
         )
@@ -188,13 +188,13 @@ def _write_lines(path: Path, lines: list[list[str]]) -> None:
 def _show_failures(failures: list[Failure], bad: Path, same_fingerprint: bool) -> None:
     if not failures:
         return
-    say(f"{len(failures)} videos could not be prepared:")
+    logger.info(f"{len(failures)} videos could not be prepared:")
     for failure in failures[:_SHOWN_FAILURES]:
-        say(f"  {failure.path}: {failure.reason}: {failure.detail}")
+        logger.info(f"  {failure.path}: {failure.reason}: {failure.detail}")
     more = f"; {len(failures) - _SHOWN_FAILURES} more" if len(failures) > _SHOWN_FAILURES else ""
-    say(f"  all in {bad}{more}")
+    logger.info(f"  all in {bad}{more}")
     if not same_fingerprint:
-        say(
+        logger.info(
             "  a run that has begun cannot go on with this manifest, since it has fewer videos: "
             "--keep_source_on_failure keeps them as they were"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Annotated, Any
 
-from pipelines.console import say
+from pipelines.console import logger
 from pipelines.options import (
     Address,
     CheckpointOrModel,
@@ -81,9 +81,9 @@ def serve(
         ) as url,
         app.stop_signals() as stopped,
     ):
-        say(f"serving {url}  (POST /predict, GET / /health /metrics); Ctrl-C ends it")
+        logger.info(f"serving {url}  (POST /predict, GET / /health /metrics); Ctrl-C ends it")
         app.watch(stopped)
-        say("stopping: what is in work is finished")
+        logger.info("stopping: what is in work is finished")
     return {"url": url, "seconds": round(time.monotonic() - started, 1)}
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.console import say
+from pipelines.console import logger
 from pipelines.options import Address, Protocol, Workers
 from stm.config import Config
 from stm.errors import UserError
@@ -70,7 +70,7 @@ def splits(
 
     results = []
     for split in found:
-        say(f"split {split.number}: {split.train}")
+        logger.info(f"split {split.number}: {split.train}")
         trained = train(config_of_split(config, split), address=address)
         measured = evaluate(
             trained["last_checkpoint"],
@@ -81,7 +81,7 @@ def splits(
             root=config.data.root,
             address=address,
         )
-        say(
+        logger.info(
             f"split {split.number}: top-1 {measured['top1']:.2%} of {measured['num_videos']} videos"
         )
         results.append(row(split, trained, measured))

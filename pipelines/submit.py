@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.command import check
-from pipelines.console import Result, say
+from pipelines.console import Result, logger
 from pipelines.options import Address
 from stm import __version__
 from stm.errors import UserError
@@ -76,21 +76,23 @@ def submit(
 
         server = JobServer(address)
         if server.shows_token_in_the_clear:
-            say(
+            logger.info(
                 f"{server.address}: the token travels there unencrypted; a tunnel or https would hide it"
             )
         _compare_ray(server.ray_version)
-        say(f"code of {here}: {len(package.files)} files, {package.num_bytes / MIB:.1f} MiB")
+        logger.info(
+            f"code of {here}: {len(package.files)} files, {package.num_bytes / MIB:.1f} MiB"
+        )
         if job.elsewhere:
-            say(f"on the cluster there must be: {', '.join(job.elsewhere)}")
+            logger.info(f"on the cluster there must be: {', '.join(job.elsewhere)}")
         sent = server.submit(
             job.name, job.verb, entrypoint, package.path, pip, _metadata(here, pip is not None)
         )
-    say(f"job {sent.id} at {server.address}: {entrypoint}")
+    logger.info(f"job {sent.id} at {server.address}: {entrypoint}")
     result |= {"id": sent.id, "address": server.address}
     look = f"stm jobs follow {sent.id} --address {server.address}"
     if detach:
-        say(f"it runs by itself; to look: {look}")
+        logger.info(f"it runs by itself; to look: {look}")
         return {**result, "status": sent.status}
     ended = Result(result | follow(server, sent.id, look))
     return ended.ending_with(ended["exit_status"])
@@ -109,7 +111,7 @@ def follow(server: Any, id: str, look: str) -> dict[str, Any]:
     try:
         ended = server.follow(id, show)
     except KeyboardInterrupt:
-        say(
+        logger.info(
             f"\njob {id} goes on; to look again: {look}\nto end it: {look.replace('follow', 'stop', 1)}"
         )
         return {"status": "RUNNING", "exit_status": 130, "result": None}
@@ -158,7 +160,7 @@ def _compare_ray(there: str) -> None:
 
     here = version("ray")
     if here != there:
-        say(
+        logger.info(
             f"the cluster runs Ray {there}, this machine has {here}; the job runs with the cluster's"
         )
 

@@ -73,7 +73,7 @@ def index(
         raise UserError(f"--deadline_s {deadline_s:g}: must be more than 0 seconds.")
     if cross_check < 0:
         raise UserError(f"--cross_check {cross_check}: must be 0 or more files.")
-    for name, value in (("max-pixels", max_pixels), ("decode-mib", decode_mib)):
+    for name, value in (("max_pixels", max_pixels), ("decode_mib", decode_mib)):
         if value < 1:
             raise UserError(f"--{name} {value}: must be at least 1.")
     from stm.data.annotations import read_annotations

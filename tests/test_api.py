@@ -38,7 +38,7 @@ def test_importing_stm_imports_nothing_heavy():
     imported = set(python(code).stdout.split())
     assert "stm" in imported
     ours = {name for name in imported if name.startswith("stm.")}
-    assert ours == set(), "each name is imported when it is used"
+    assert ours <= {"stm.version"}, "each name is imported when it is used"
     assert not imported & {"torch", "ray", "numpy", "av", "mlflow", "rich", "yaml", "inspect"}
 
 

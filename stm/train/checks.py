@@ -43,7 +43,6 @@ def read_manifest(path: str | None, flag: str, root: str | None = None) -> Manif
 
 def check_network(config: Config, manifest: Manifest) -> None:
     """Build the network once in the driver, so that what is wrong with it is told before anything starts."""
-    checkpoints.check_model(config)
     if config.model.pretrained is None and not config.optim.groups:
         return
     from stm.model import build_model, load_pretrained

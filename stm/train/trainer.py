@@ -39,6 +39,7 @@ def train(
     Without a Ray cluster it joins the one at ``address`` or $RAY_ADDRESS, or starts one on this machine. Raises
     ``UserError`` for anything the user can mend.
     """
+    checkpoints.check_model(config)
     root = config.data.root
     train_manifest = read_manifest(config.data.train, "data.train", root)
     val_manifest = read_manifest(config.data.val, "data.val", root) if config.data.val else None
