@@ -12,11 +12,16 @@ from typing import Annotated, Any
 
 from pipelines.options import Address, Count, Option, Positive
 from stm.config import DataConfig
+from stm.data.annotations import formats
+
+Format = Annotated[
+    str, Option(help=f"of the annotations (docs/lists.md): {', '.join(formats.names())}")
+]
 
 
 def index(
     *,
-    format: str,
+    format: Format,
     root: str,
     annotations: str | None = None,
     split: int = 1,
@@ -42,7 +47,6 @@ def index(
         stm index --format list --root videos --annotations list.csv --output index/mine --json
 
     Args:
-        format: of the annotations: folder, list, ucf101, hmdb51, something-v1, something-v2, jester, kinetics400
         root: folder (or URL) of the videos
         annotations: folder or file of the lists; null looks in the root and the usual places in it
         split: published split of ucf101, hmdb51 and lists numbered so: 1, 2 or 3

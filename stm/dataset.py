@@ -51,7 +51,7 @@ def index(
 
     Args:
         root: folder or URL of the videos.
-        format: of the annotations: folder, list, ucf101, hmdb51, something-v1, something-v2, jester, kinetics400.
+        format: of the annotations: a name of ``stm.data.annotations.formats`` (docs/lists.md).
         annotations: folder or file of the lists; None looks in the root and the usual places in it.
         split: published split of ucf101, hmdb51 and lists numbered so.
         val_fraction: share of each class to hold out as val, by group, where there is one split only.

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stm.data.annotations import FORMATS, Annotations, Entry, read_annotations
+from stm.data.annotations import Annotations, Entry, formats, read_annotations
 from stm.data.annotations.mirroring import flip_rules
 from stm.data.annotations.splitting import hold_out
 from stm.errors import UserError
@@ -515,7 +515,7 @@ def test_unknown_formats_splits_and_places_are_refused(tmp_path: Path) -> None:
     refused("ucf101", tmp_path, "--split 4", split=4)
     refused("folder", tmp_path, "--split 2", split=2)
     refused("ucf101", tmp_path, "no such file or folder", annotations=tmp_path / "x")
-    for name in set(FORMATS) - {"folder"}:
+    for name in set(formats.names()) - {"folder"}:
         refused(name, tmp_path, str(tmp_path), "--annotations")
 
 

@@ -3,7 +3,7 @@
     from stm.data.annotations import read_annotations
     annotations = read_annotations("ucf101", "/data/ucf101", split=1)
 
-To add a format, write its reader (root, annotations, split) -> Annotations and name it in FORMATS.
+To add a format, put its reader into ``stm.data.annotations.formats``.
 """
 
 from __future__ import annotations
@@ -11,19 +11,9 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
-from stm.data.annotations import (
-    detect,
-    folder,
-    hmdb51,
-    jester,
-    kinetics400,
-    something_v1,
-    something_v2,
-    ucf101,
-)
+from stm.data.annotations import formats
 from stm.data.annotations.class_lists import match_classes, read_class_list
 from stm.data.annotations.common import Annotations, Entry
 from stm.data.annotations.mirroring import flip_rules
@@ -32,20 +22,7 @@ from stm.data.annotations.texts import is_utf8, listening, printable
 from stm.errors import UserError
 from stm.storage import is_url
 
-__all__ = ["FORMATS", "Annotations", "Entry", "read_annotations"]
-
-FORMATS: dict[str, Callable[[str, str | None, int], Annotations]] = {
-    "folder": folder.read,
-    "list": detect.read,
-    "csv": detect.read,
-    "ucf101": ucf101.read,
-    "hmdb51": hmdb51.read,
-    "something-v1": something_v1.read,
-    "something-v2": something_v2.read,
-    "jester": jester.read,
-    "kinetics400": kinetics400.read,
-}
-_WITH_SPLITS = ("ucf101", "hmdb51", "list", "csv")
+__all__ = ["Annotations", "Entry", "read_annotations"]
 
 
 def read_annotations(
@@ -60,7 +37,7 @@ def read_annotations(
 ) -> Annotations:
     """Read a dataset's lists: no video is opened, and one that does not exist is kept.
 
-    format: a key of FORMATS.
+    format: one of `formats.names()`.
     root: folder (or URL) of the videos.
     annotations: folder or file of the lists; None looks in `root` and the usual places in it.
     split: which of the three published splits of ucf101 and hmdb51, and of lists numbered so.
@@ -74,13 +51,13 @@ def read_annotations(
     Raises UserError naming file, line and text where a line is malformed, an id or a path is
     listed twice (in one split or two), or a split is empty.
     """
-    if format not in FORMATS:
-        raise UserError(f"--format {format}: unknown; there are {', '.join(FORMATS)}.")
-    if not (split == 1 or (format in _WITH_SPLITS and split in (2, 3))):
-        raise UserError(
-            f"--split {split}: ucf101, hmdb51 and numbered lists have the splits 1, 2 and 3; other "
-            "formats one."
-        )
+    if format not in formats.names():
+        raise UserError(f"--format {format}: unknown; there are {', '.join(formats.names())}.")
+    reader = formats.module(format)
+    num_splits = getattr(reader, "NUM_SPLITS", 1)
+    if not 1 <= split <= num_splits:
+        there = "one split" if num_splits == 1 else f"the splits 1 to {num_splits}"
+        raise UserError(f"--split {split}: --format {format} has {there}.")
     if split_folders not in ("auto", "yes", "no"):
         raise UserError(f"--split_folders {split_folders}: must be auto, yes or no.")
     if split_folders != "auto" and format != "folder":
@@ -96,10 +73,8 @@ def read_annotations(
     if classes is not None and not os.path.isfile(classes):
         raise UserError(f"--classes {os.fspath(classes)}: no such file.")
     with listening() as said:
-        if format == "folder":
-            read = folder.read(root, named, split, split_folders)
-        else:
-            read = FORMATS[format](root, named, split)
+        more = (split_folders,) if format == "folder" else ()
+        read = reader.read(root, named, split, *more)
         for name, entries in read.splits.items():
             if not entries:
                 raise UserError(f"split {name!r} of --root {root} lists no video.")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from stm.data.annotations.common import Annotations
-from stm.data.annotations.something_v1 import read_videofolder_or
+from stm.data.annotations.formats.something_v1 import read_videofolder_or
+
+LANDMARKS = ("jester-v1-labels.csv",)
 
 
 def read(root: str, annotations: str | None, split: int) -> Annotations:

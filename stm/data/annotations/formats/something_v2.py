@@ -11,6 +11,9 @@ from stm.data.annotations.media import find_media
 from stm.data.annotations.texts import read_lines, read_text
 from stm.errors import UserError
 
+LANDMARKS = ("something-something-v2-labels.json", "labels/validation.json")
+"""The second of today's download: labels.json, train.json, validation.json."""
+
 # The first release named its files in full; the current download calls them labels/train.json.
 _PREFIX = "something-something-v2-"
 _JSON = "the JSON of Something-Something v2"

@@ -6,8 +6,11 @@ Code 1 is train, 2 is test (here the split `val`), 0 is in neither.
 from __future__ import annotations
 
 from stm.data.annotations.common import Annotations, Entry, annotation_folder
+from stm.data.annotations.formats.ucf101 import Videos
 from stm.data.annotations.texts import bad_line, read_lines
-from stm.data.annotations.ucf101 import Videos
+
+LANDMARKS = ("*_test_split1.txt",)
+NUM_SPLITS = 3
 
 _CODES = {"1": "train", "2": "val", "0": ""}
 _EXPECTED = "`video.avi CODE` with code 1 (train), 2 (test) or 0 (unused)"

@@ -15,6 +15,9 @@ from stm.data.annotations.media import Media
 from stm.data.annotations.texts import bad_line, read_lines
 from stm.storage import is_url
 
+LANDMARKS = ("trainlist0*.txt",)
+NUM_SPLITS = 3
+
 _CLASS_LINE = "`NUMBER ClassName`, numbers counting from 1"
 
 

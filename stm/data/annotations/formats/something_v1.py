@@ -8,6 +8,8 @@ from stm.data.annotations import lists
 from stm.data.annotations.common import Annotations, annotation_folder
 from stm.data.annotations.semicolon import read_semicolon
 
+LANDMARKS = ("something-something-v1-labels.csv",)
+
 _PUBLISHED = "something-something-v1"
 
 
