@@ -203,10 +203,15 @@ def test_a_dry_run_lists_the_files_and_needs_no_cluster(project, capfd):
     assert (status, result["files"], result["status"]) == (0, CODE, "NOT SENT")
 
 
-def test_an_address_where_nothing_answers_is_told_with_status_2(project, capfd):
-    status = cli.main(["submit", "--address", "http://127.0.0.1:9", "--", "train", *STORED])
-    assert status == 2
-    assert "no Ray job server answers at http://127.0.0.1:9" in capfd.readouterr().err
+def test_an_address_where_nothing_answers_is_told_with_status_2(project):
+    """In a process of its own: speaking to a job server sets what Ray reads from the environment."""
+    words = ["submit", "--address", "http://127.0.0.1:9", "--", "train", *STORED]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "stm", *words], env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "no Ray job server answers at http://127.0.0.1:9" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../a", "a/b", "x" * 101, "-a"])
