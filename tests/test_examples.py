@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from stm.data.synthetic import write_videos
-
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "python.md").read_text()
 
@@ -39,7 +37,8 @@ def run(code, folder):
 def first(tmp_path_factory):
     """A folder of videos, a class a folder, in which the page's first section was run; and what that printed."""
     folder = tmp_path_factory.mktemp("python")
-    write_videos(folder, num_train=24, num_test=8, size=40, num_frames=12)
+    made = "write_videos('.', num_train=24, num_test=8, size=40, num_frames=12)"
+    run(f"from stm.data.synthetic import write_videos; {made}", folder)
     for path in sorted((folder / "videos").glob("*/*.mp4")):
         home = path.parent / path.name.partition("-")[0]
         home.mkdir(exist_ok=True)
