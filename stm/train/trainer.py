@@ -61,7 +61,7 @@ def train(
     cluster.connect(address, num_cpus=cluster.logical_cpus(config))
     placement = cluster.place(config)
     check_compiler(config, placement)
-    previous = store.latest()
+    previous = store.take_whole()
     if previous is not None:
         check_same_run(config, train_manifest.fingerprint, previous[1])
     folder = working_folder(storage, name)

@@ -351,10 +351,10 @@ def test_validation_beside_training_counts_as_the_one_inside_does(manifests, tmp
 
 @pytest.mark.slow
 def test_a_full_disk_is_told_and_the_same_command_goes_on_when_there_is_room(manifests, tmp_path):
-    """On a real file system of 32 MiB, where this user may mount one."""
+    """On a real file system of 48 MiB, where this user may mount one."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(disk)]
     if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("this user may not mount a small file system")
     try:
