@@ -17,6 +17,7 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
+from stm.checkpoint import lease
 from stm.checkpoint.format import (
     META,
     MODEL,
@@ -47,19 +48,34 @@ _MOST_WAITING = 3
 
 
 class CheckpointStore:
-    """The checkpoints of one run directory (a local path or a URL). Cheap to make and to pickle."""
+    """The checkpoints of one run directory (a local path or a URL). Cheap to make and to pickle.
 
-    def __init__(self, run_directory: str) -> None:
+    With the token of a ``lease`` it commits nothing once another driver has taken the run.
+    """
+
+    def __init__(self, run_directory: str, lease: str | None = None) -> None:
         self.run_directory = run_directory.rstrip("/")
+        self.lease = lease
 
     def commit(self, step: int, write: Callable[[Path], None]) -> str:
         """Keep what ``write(folder)`` writes as the checkpoint of ``step``; returns its path.
 
-        Raises ``OSError`` (a full disk, a store that is away); what was there before is still there then.
+        Raises ``OSError`` (a full disk, a store that is away), `Leased` where another driver has the run; what was
+        there before is still there then.
         """
+
+        def write_if_ours(folder: Path) -> None:
+            write(folder)
+            self.check_lease()  # as late as can be: writing takes its time
+
         path = join(self.run_directory, f"checkpoint-{step:08d}")
-        write_folder(path, write, last=META)
+        write_folder(path, write_if_ours, last=META)
         return path
+
+    def check_lease(self) -> None:
+        """Raise `Leased` where another driver has taken the run that this store was opened for."""
+        if self.lease is not None:
+            lease.check(self.run_directory, self.lease)
 
     def checkpoints(self) -> list[tuple[str, Meta]]:
         """Every checkpoint with its meta, in the order of steps; one whose meta is damaged is passed over, with a

@@ -76,6 +76,7 @@ def fit(
         job = Job(
             config=config,
             run_directory=store.run_directory,
+            lease=store.lease,
             classes=list(train_manifest.classes),
             dataset=train_manifest.dataset,
             fingerprint=train_manifest.fingerprint,
