@@ -16,15 +16,18 @@ import contextlib
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from stm.errors import UserError
+from stm.owner import lives, me
 from stm.redaction import redact
 
 _PARTIAL = ".partial-"
+_OLD_S = 3600.0
 _BLOCK_BYTES = 2**20
 
 
@@ -166,7 +169,7 @@ def write_folder(path: str, write: Callable[[Path], None], *, last: str) -> None
         return
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{_PARTIAL}{target.name}-{uuid.uuid4().hex[:8]}")
+    partial = target.with_name(f"{_PARTIAL}{target.name}-{me()}-{uuid.uuid4().hex[:8]}")
     try:
         partial.mkdir()
         write(partial)
@@ -181,23 +184,51 @@ def write_folder(path: str, write: Callable[[Path], None], *, last: str) -> None
         raise
 
 
-def remove_folder(path: str, *, first: str) -> None:
-    """Remove a folder, the file ``first`` before all others: without it the folder does not count."""
+def remove_file(path: str) -> None:
+    """Remove a file. Raises ``OSError``."""
     with _naming(path, "removed"):
         if not is_url(path):
-            (Path(path) / first).unlink()
+            Path(path).unlink()
+            return
+        found, name = filesystem(path, fresh=True)
+        found.rm(name)
+
+
+def move_file(path: str, target: str) -> None:
+    """Give a file another name in the same store. Raises ``OSError``."""
+    with _naming(path, "moved"):
+        if not is_url(path):
+            os.replace(path, target)
+            return
+        found, name = filesystem(path, fresh=True)
+        found.mv(name, filesystem(target)[1])
+
+
+def remove_folder(path: str, *, first: str | None = None) -> None:
+    """Remove a folder, the file ``first`` before all others where it is named: without it the folder does not count."""
+    if first is not None:
+        remove_file(join(path, first))
+    with _naming(path, "removed"):
+        if not is_url(path):
             shutil.rmtree(path)
             return
         found, name = filesystem(path, fresh=True)
-        found.rm(f"{name}/{first}")
-        found.rm(name, recursive=True)
+        with contextlib.suppress(FileNotFoundError):  # nothing but ``first`` was in it
+            found.rm(name, recursive=True)
 
 
-def remove_partial(folder: str) -> None:
-    """Remove what writers that died have left half-written in a folder; an object store has nothing such."""
-    if not is_url(folder):
-        for partial in Path(folder).glob(f"{_PARTIAL}*"):
-            shutil.rmtree(partial, ignore_errors=True)
+def remove_partial(folder: str, pattern: str) -> None:
+    """Remove what `write_folder` left of folders of that name when it was killed: the writer's process is dead, or on
+    another machine and silent for an hour. An object store has nothing such."""
+    if is_url(folder):
+        return
+    for partial in Path(folder).glob(f"{_PARTIAL}{pattern}"):
+        with contextlib.suppress(OSError):  # its writer was quicker
+            living = lives(partial.name.rpartition("-")[0].rpartition("-")[2])
+            if living is None:
+                living = time.time() - partial.stat().st_mtime < _OLD_S
+            if not living:
+                shutil.rmtree(partial, ignore_errors=True)
 
 
 def download(path: str, folder: Path) -> None:

@@ -346,6 +346,8 @@ def test_pretrained_weights_with_code_in_them_are_refused_and_it_does_not_run(ho
 
 
 def test_a_checkpoints_state_with_code_in_it_is_refused_and_it_does_not_run(tmp_path):
+    meta = checkpoints.Meta(config={}, classes=[], position=Position(), step=1, fingerprint="f")
+    (tmp_path / "meta.json").write_text(meta.to_json())
     torch.save({"optimizer": Payload(tmp_path / "ran")}, tmp_path / "state.pt")
     with pytest.raises(UserError, match=r"state\.pt .* never run here"):
         checkpoints.read_state(tmp_path)

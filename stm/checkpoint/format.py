@@ -10,11 +10,15 @@
 ``meta.json`` alone says what the network is (config, classes) and where training stood (position), so evaluation and
 prediction need nothing but the checkpoint's path. Nothing in it is pickled: weights are safetensors, the optimizer's
 state loads with ``weights_only=True``.
+
+A checkpoint knows whether it is whole: ``meta.json`` has the size and the checksum of every other file and one of
+itself, ``validation.json`` one of itself, and whoever reads a file compares. Those that older versions wrote have
+none of it and are read as they are.
 """
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import io
 import json
 from dataclasses import dataclass, field, replace
@@ -24,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from stm.config import Config
 from stm.data.stream.plan import Position
 from stm.errors import UserError
+from stm.log import get_logger
 from stm.redaction import redacted
 from stm.storage import join, read_bytes
 
@@ -34,6 +39,13 @@ if TYPE_CHECKING:
 
 MODEL, STATE, META = "model.safetensors", "state.pt", "meta.json"
 HISTORY, VALIDATION, PLUGIN = "history.json", "validation.json", "plugin.py"
+_CHECKSUM = "checksum"
+
+logger = get_logger(__name__)
+
+
+class Damaged(UserError):
+    """A file of a checkpoint is not what was written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,20 +69,24 @@ class Meta:
     """Its validation runs elsewhere (``stm.train.async_validation``), and its result is not there yet."""
     plugin: dict[str, str] | None = None
     """name and digest of the plugin that its blocks come from; the source is ``plugin.py``."""
+    files: dict[str, list[Any]] = field(default_factory=dict)
+    """File -> [bytes, checksum], of all others that were written with it; empty where an older version wrote it."""
 
     def to_json(self) -> str:
-        return json.dumps(
+        return sealed(
             {
                 **self.__dict__,
                 "config": redacted(self.config),
                 "position": [self.position.epoch, self.position.offset],
-            },
-            indent=1,
+            }
         )
 
     @classmethod
     def from_json(cls, text: str) -> Meta:
-        values = json.loads(text)
+        """Raises ``ValueError`` where the text is damaged, ``TypeError`` or ``KeyError`` where it is something else."""
+        values = unsealed(text)
+        if "files" in values and _CHECKSUM not in text:
+            raise ValueError("its own checksum is missing")
         return cls(**{**values, "position": Position(*values["position"])})
 
 
@@ -86,33 +102,50 @@ def write(
     import torch
     from safetensors.torch import save
 
-    weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    (directory / MODEL).write_bytes(
-        save(weights)
-    )  # a full disk is an OSError, not an error of safetensors
+    def keep(name: str, content: bytes | memoryview) -> None:
+        # Of what is to be written, not of what a disk made of it. A full disk is an OSError here.
+        files[name] = [len(content), _checksum(content)]
+        (directory / name).write_bytes(content)
+
+    files: dict[str, list[Any]] = {}
+    keep(MODEL, save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}))
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    (directory / STATE).write_bytes(buffer.getbuffer())
-    (directory / HISTORY).write_text(json.dumps(history or []))
+    keep(STATE, buffer.getbuffer())
+    keep(HISTORY, json.dumps(history or []).encode())
     if plugin is not None:
-        (directory / PLUGIN).write_text(plugin.source, encoding="utf-8")
+        keep(PLUGIN, plugin.source.encode())
         meta = replace(meta, plugin={"name": plugin.name, "digest": plugin.digest})
-    (directory / META).write_text(meta.to_json())
+    (directory / META).write_text(replace(meta, files=files).to_json())
 
 
 def read_meta(directory: str | Path) -> Meta:
-    """The meta of a checkpoint, with the validation that came after it; ``UserError`` where there is none."""
+    """The meta of a checkpoint, with the validation that came after it; ``UserError`` where there is none, `Damaged`
+    where it is not what was written. A validation that is damaged does not count."""
     try:
         meta = Meta.from_json(read_file(directory, META).decode())
-        if meta.awaits_validation:
-            with contextlib.suppress(FileNotFoundError):
-                later = json.loads(read_file(directory, VALIDATION))
-                return replace(meta, metrics=meta.metrics | later, awaits_validation=False)
-        return meta
     except FileNotFoundError:
         raise UserError(f"{directory} is not a checkpoint of stm: it has no {META}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, TypeError, KeyError) as error:
-        raise UserError(f"{directory}/{META} is damaged or of another version: {error}") from error
+    except UserError:
+        raise
+    except ValueError as error:
+        raise Damaged(f"{directory}/{META} is damaged: {error}") from error
+    except (TypeError, KeyError) as error:
+        raise UserError(f"{directory}/{META} is of another version: {error}") from error
+    if not meta.awaits_validation:
+        return meta
+    try:
+        later = unsealed(read_file(directory, VALIDATION).decode())
+        if not all(isinstance(value, int | float) for value in later.values()):
+            raise ValueError("it holds more than numbers")
+    except FileNotFoundError:
+        return meta
+    except UserError:
+        raise
+    except ValueError as error:
+        logger.warning(f"{directory}/{VALIDATION} is damaged ({error}): it counts as not validated")
+        return meta
+    return replace(meta, metrics=meta.metrics | later, awaits_validation=False)
 
 
 def read_weights(directory: str | Path) -> dict[str, torch.Tensor]:
@@ -123,21 +156,21 @@ def read_weights(directory: str | Path) -> dict[str, torch.Tensor]:
     try:
         return load(read_file(directory, MODEL))
     except (FileNotFoundError, SafetensorError) as error:
-        raise UserError(f"{directory}/{MODEL} cannot be read as weights: {error}") from error
+        raise Damaged(f"{directory}/{MODEL} cannot be read as weights: {error}") from error
 
 
 def read_state(directory: str | Path) -> dict[str, Any]:
     """What ``write`` was given as ``state``, on the CPU. Raises ``UserError`` where it holds more than tensors and
     plain values: that would be code, and is not run."""
-    import pickle
-
     import torch
 
-    content = io.BytesIO(read_file(directory, STATE))
     try:
+        content = io.BytesIO(read_file(directory, STATE))
         return torch.load(content, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
+    except UserError:
+        raise
+    except Exception as error:  # a cut file fails in as many ways as it has parts
+        raise Damaged(
             f"{directory}/{STATE} is damaged, or holds Python objects beside tensors, which are never run here"
         ) from error
 
@@ -146,13 +179,66 @@ def read_history(directory: str | Path) -> list[dict[str, Any]]:
     """The steps that a checkpoint brought with it."""
     try:
         return json.loads(read_file(directory, HISTORY))
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if HISTORY in read_meta(directory).files:
+            raise Damaged(f"{directory}/{HISTORY} is missing") from error
         return []
+    except UserError:
+        raise
+    except ValueError as error:
+        raise Damaged(f"{directory}/{HISTORY} is damaged: {error}") from error
 
 
 def read_file(directory: str | Path, name: str) -> bytes:
-    """One of a checkpoint's files; raises as ``stm.storage.read_bytes``."""
-    return read_bytes(join(str(directory), name))
+    """One of a checkpoint's files; raises as ``stm.storage.read_bytes``, and `Damaged` where it is another than was
+    written."""
+    content = read_bytes(join(str(directory), name))
+    if name not in (META, VALIDATION):
+        size_bytes, checksum = read_meta(directory).files.get(name, (None, None))
+        if size_bytes not in (None, len(content)):
+            raise Damaged(
+                f"{directory}/{name} is damaged: it has {len(content)} bytes, and {size_bytes} were written"
+            )
+        if checksum not in (None, _checksum(content)):
+            raise Damaged(f"{directory}/{name} is damaged: its checksum is not the one in {META}")
+    return content
+
+
+def check_whole(directory: str, meta: Meta) -> None:
+    """Read every file that a run needs to go on; raises `Damaged` for the first that is not what was written.
+
+    Of a checkpoint of an older version, which has no checksums, the files must be readable.
+    """
+    for name in meta.files:
+        try:
+            read_file(directory, name)
+        except FileNotFoundError:
+            raise Damaged(f"{directory}/{name} is missing") from None
+    if not meta.files:
+        read_weights(directory)
+        read_state(directory)
+        read_history(directory)
+
+
+def sealed(values: dict[str, Any]) -> str:
+    """JSON with a checksum of itself."""
+    checksum = _checksum(json.dumps(values, indent=1).encode())
+    return json.dumps({**values, _CHECKSUM: checksum}, indent=1)
+
+
+def unsealed(text: str) -> dict[str, Any]:
+    """What `sealed` was given. Raises ``ValueError`` where that is damaged; what has no checksum is taken as it is."""
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        raise ValueError("it is no JSON object")
+    checksum = values.pop(_CHECKSUM, None)
+    if checksum not in (None, _checksum(json.dumps(values, indent=1).encode())):
+        raise ValueError("it is not what was written, by its checksum")
+    return values
+
+
+def _checksum(content: bytes | memoryview) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def config_of(meta: Meta) -> Config:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from stm.checkpoint import format as checkpoints
-from stm.checkpoint.store import CheckpointStore, best
+from stm.checkpoint.store import CheckpointStore, best_whole
 from stm.errors import UserError
 from stm.storage import is_url
 
@@ -105,7 +105,7 @@ def resolve(path: str) -> str:
         raise UserError(
             f"--checkpoint {path}: neither a checkpoint (no {checkpoints.META} in it) nor a run directory with one"
         )
-    return best(found)[0]
+    return best_whole(found)
 
 
 def store_of(tracking: str | None) -> str:

@@ -5,59 +5,137 @@
 A checkpoint is there whole or not at all. On a disk it is written under another name, flushed and renamed; in an object
 store ``meta.json`` is written last, and what lacks it does not count. So the newest one that counts is the truth, and
 a crash, a full disk or a machine that disappears at any moment leaves the one before it.
+
+A disk may still lose or change what it was given. So who goes on from a checkpoint reads all of it first
+(`CheckpointStore.take_whole`); a damaged one is set aside and the one before it is taken. That is why the one before
+the last is always kept.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 
-from stm.checkpoint.format import META, VALIDATION, Meta, read_meta
-from stm.storage import glob, join, remove_folder, remove_partial, write_bytes, write_folder
+from stm.checkpoint import lease
+from stm.checkpoint.format import (
+    META,
+    MODEL,
+    VALIDATION,
+    Damaged,
+    Meta,
+    check_whole,
+    read_file,
+    read_meta,
+    sealed,
+)
+from stm.log import get_logger
+from stm.storage import (
+    glob,
+    join,
+    move_file,
+    remove_folder,
+    remove_partial,
+    write_bytes,
+    write_folder,
+)
 
+logger = get_logger(__name__)
+
+SET_ASIDE = "damaged-meta.json"
+"""What ``meta.json`` of a damaged checkpoint is called, so that it does not count and can be looked at."""
 _MOST_WAITING = 3
 
 
 class CheckpointStore:
-    """The checkpoints of one run directory (a local path or a URL). Cheap to make and to pickle."""
+    """The checkpoints of one run directory (a local path or a URL). Cheap to make and to pickle.
 
-    def __init__(self, run_directory: str) -> None:
+    With the token of a ``lease`` it commits nothing once another driver has taken the run.
+    """
+
+    def __init__(self, run_directory: str, lease: str | None = None) -> None:
         self.run_directory = run_directory.rstrip("/")
+        self.lease = lease
 
     def commit(self, step: int, write: Callable[[Path], None]) -> str:
         """Keep what ``write(folder)`` writes as the checkpoint of ``step``; returns its path.
 
-        Raises ``OSError`` (a full disk, a store that is away); what was there before is still there then.
+        Raises ``OSError`` (a full disk, a store that is away), `Leased` where another driver has the run; what was
+        there before is still there then.
         """
+
+        def write_if_ours(folder: Path) -> None:
+            write(folder)
+            self.check_lease()  # as late as can be: writing takes its time
+
         path = join(self.run_directory, f"checkpoint-{step:08d}")
-        write_folder(path, write, last=META)
+        write_folder(path, write_if_ours, last=META)
         return path
 
+    def check_lease(self) -> None:
+        """Raise `Leased` where another driver has taken the run that this store was opened for."""
+        if self.lease is not None:
+            lease.check(self.run_directory, self.lease)
+
     def checkpoints(self) -> list[tuple[str, Meta]]:
-        """Every whole checkpoint with its meta, in the order of steps."""
-        return [(path, read_meta(path)) for path in self._paths()]
+        """Every checkpoint with its meta, in the order of steps; one whose meta is damaged is passed over, with a
+        warning."""
+        found = []
+        for path in self._paths():
+            try:
+                found.append((path, read_meta(path)))
+            except Damaged as error:
+                logger.warning(f"{error}: this checkpoint does not count")
+        return found
 
     def latest(self) -> tuple[str, Meta] | None:
-        """The newest whole checkpoint, or None before the first."""
-        paths = self._paths()
-        return (paths[-1], read_meta(paths[-1])) if paths else None
+        """The newest checkpoint, or None before the first. Its other files are not looked at."""
+        found = self.checkpoints()
+        return found[-1] if found else None
+
+    def take_whole(self, warn: Callable[[str], None] = logger.warning) -> tuple[str, Meta] | None:
+        """The newest checkpoint of which every file is what was written, or None where there is none.
+
+        Damaged ones that are newer are set aside, so that `latest` means the same to all that ask from now on.
+        ``warn`` is told of each. Only the driver of a run calls this. Raises ``OSError``, ``UserError`` where a
+        store is away or a checkpoint is of another version: that is no damage.
+        """
+        counted = self._paths()
+        for path in reversed(self._folders()):
+            if path not in counted:
+                warn(f"{path} has no {META}, so it does not count: the one before it is taken")
+                continue
+            try:
+                meta = read_meta(path)
+                check_whole(path, meta)
+            except Damaged as error:
+                move_file(join(path, META), join(path, SET_ASIDE))
+                warn(f"{error}. This checkpoint is set aside, and the one before it is taken")
+                continue
+            return path, meta
+        return None
 
     def prune(self) -> None:
-        """Remove all but the newest checkpoint, the best by validation, the newest few that wait for theirs, and what
-        crashes left half-written.
+        """Remove all but the newest two checkpoints, the best by validation, the newest few that wait for theirs, and
+        what crashes left half-written or half-removed.
 
-        What cannot be removed stays: that is no reason to stop a run.
+        What cannot be removed stays: that is no reason to stop a run. Nor is what another process may be writing
+        touched: half-written ones go when their writer is dead, those without a meta when the run has passed them.
         """
         found = self.checkpoints()
-        if found:
-            waiting = [path for path, meta in found if meta.awaits_validation][-_MOST_WAITING:]
-            keep = {found[-1][0], best(found)[0], *waiting}
-            for path in (path for path, _ in found if path not in keep):
-                with contextlib.suppress(OSError):
+        if not found:
+            return
+        newest = found[-1][0]
+        waiting = [path for path, meta in found if meta.awaits_validation][-_MOST_WAITING:]
+        keep = {*(path for path, _ in found[-2:]), best(found)[0], *waiting}
+        counted = self._paths()
+        for path in self._folders():
+            with contextlib.suppress(OSError):
+                if path not in counted and path < newest:
+                    remove_folder(path)
+                elif path in counted and path < newest and path not in keep:
                     self.remove(path)
-        remove_partial(self.run_directory)
+        remove_partial(self.run_directory, "checkpoint-*")
 
     def remove(self, path: str) -> None:
         """Remove a checkpoint; from the first moment on it does not count. Raises ``OSError``."""
@@ -65,13 +143,35 @@ class CheckpointStore:
 
     def add_validation(self, path: str, metrics: dict[str, float]) -> None:
         """Add to a checkpoint what its validation found; nothing, where the validation is given up."""
-        write_bytes(join(path, VALIDATION), json.dumps(metrics).encode())
+        write_bytes(join(path, VALIDATION), sealed(metrics).encode())
 
     def _paths(self) -> list[str]:
         metas = glob(self.run_directory, f"checkpoint-*/{META}")
         return [meta.removesuffix(f"/{META}") for meta in metas]
 
+    def _folders(self) -> list[str]:
+        """Those without ``meta.json`` too."""
+        return glob(self.run_directory, "checkpoint-*")
+
 
 def best(found: list[tuple[str, Meta]]) -> tuple[str, Meta]:
     """The checkpoint with the highest validation top-1, the newer of two equal ones; unvalidated ones come last."""
     return max(found, key=lambda pair: (pair[1].metrics.get("val_top1", -1.0), pair[1].position))
+
+
+def best_whole(found: list[tuple[str, Meta]]) -> str:
+    """The best checkpoint whose weights are what was written; a better one that is damaged is named in a warning.
+
+    Raises `Damaged` where there is none.
+    """
+    while True:
+        pair = best(found)
+        try:
+            read_file(pair[0], MODEL)
+            return pair[0]
+        except (Damaged, FileNotFoundError) as error:
+            found = [each for each in found if each is not pair]
+            said = str(error) if isinstance(error, Damaged) else f"{pair[0]}/{MODEL} is missing"
+            if not found:
+                raise Damaged(said) from error
+            logger.warning(f"{said}: the next best checkpoint is taken")

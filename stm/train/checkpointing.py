@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from stm.checkpoint import format as checkpoints
+from stm.checkpoint.lease import Leased
 from stm.checkpoint.store import CheckpointStore
 from stm.log import get_logger
 from stm.train.events import Kept
@@ -51,6 +52,13 @@ class Checkpoints:
         limit = self._job.config.train.checkpoint_every_minutes
         return limit is not None and time.monotonic() - self._saved_at > 60 * limit
 
+    def check_lease(self) -> None:
+        """Raise ``StopRun`` where another driver has taken the run: these workers have outlived theirs."""
+        try:
+            self._store.check_lease()
+        except Leased as error:
+            raise StopRun(str(error)) from error
+
     def save(self, metrics: dict[str, Any], awaits_validation: bool = False) -> None:
         """Keep a checkpoint of this place. Rank 0 writes it; the others go on and meet it at the next step."""
         if self._group.rank != 0:
@@ -81,6 +89,8 @@ class Checkpoints:
                     folder, self._replica.shipped, state, meta, self.history, job.plugin
                 ),
             )
+        except Leased as error:
+            raise StopRun(str(error)) from error
         except OSError as error:
             self._failed(error)
             return

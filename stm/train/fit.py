@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ from stm.data.stream.plan import Position
 from stm.errors import UserError
 from stm.tracking import Tracker
 from stm.train.async_validation import AsyncValidation
-from stm.train.events import Controlled, Event, Kept
+from stm.train.events import Controlled, Event, Kept, Logged
 from stm.train.folders import ray_storage
 from stm.train.job import Job
 from stm.train.progress import board
@@ -34,11 +35,11 @@ class RunStopped(UserError):
 
 
 class RunFailed(UserError):
-    """The run lost its workers more often than it may; the same command continues it."""
+    """The run lost its workers more often than it may."""
 
 
 class RunEnded(UserError):
-    """Somebody ended the run from outside; the same command continues it."""
+    """Somebody ended the run from outside."""
 
 
 def fit(
@@ -75,6 +76,7 @@ def fit(
         job = Job(
             config=config,
             run_directory=store.run_directory,
+            lease=store.lease,
             classes=list(train_manifest.classes),
             dataset=train_manifest.dataset,
             fingerprint=train_manifest.fingerprint,
@@ -104,7 +106,11 @@ def _latest_position(store: CheckpointStore, actor: Any) -> Callable[[], Positio
 
         controller = ray.get_runtime_context().current_actor
         actor.post.remote(Controlled(controller=controller))
-        found = store.latest()
+
+        def warn(message: str) -> None:
+            actor.post.remote(Logged(message=message, level=logging.WARNING, logger=__name__))
+
+        found = store.take_whole(warn)
         return found[1].position if found else Position()
 
     return latest_position
@@ -160,18 +166,20 @@ def _outcome(trainer: Any, config: Config, store: CheckpointStore) -> dict[str, 
     except SystemExit as error:  # how Ray ends a Ctrl-C: with no word, and in a notebook too
         raise KeyboardInterrupt from error
     except ray.exceptions.RayActorError as error:
-        raise RunEnded(
-            f"run {train.name} was ended from outside; the same command continues it"
-        ) from error
+        raise RunEnded(f"run {train.name} was ended from outside; {_next_time(store)}") from error
     except TrainingFailedError as error:
         last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-        found = store.latest()
-        kept = f"the last checkpoint is {found[0]}" if found else "there is no checkpoint yet"
         raise RunFailed(
-            f"run {train.name} failed, after {train.max_failures} restarts: {last[0][:500]}; {kept}. "
-            "The same command continues it"
+            f"run {train.name} failed, after {train.max_failures} restarts: {last[0][:500]}; {_next_time(store)}"
         ) from error
     return outcome.return_value or {}
+
+
+def _next_time(store: CheckpointStore) -> str:
+    found = store.latest()
+    if found is None:
+        return "there is no checkpoint yet: the same command begins again"
+    return f"the last checkpoint is {found[0]}: the same command begins again from there"
 
 
 def training_stream(config: Config, manifest: Manifest) -> StreamSpec:

@@ -24,6 +24,8 @@ class Job:
 
     config: Config
     run_directory: str
+    lease: str | None = None
+    """The driver's, without which nothing is committed."""
     classes: list[str]
     dataset: str
     fingerprint: str

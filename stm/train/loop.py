@@ -60,7 +60,7 @@ class _Rank:
         self.pulse = Pulse(job.board, self.group.rank)
         torch.set_num_threads(self.group.num_threads(self.config.train.threads_per_worker))
         torch.manual_seed(self.config.train.seed)
-        store = CheckpointStore(job.run_directory)
+        store = CheckpointStore(job.run_directory, job.lease)
         found = store.latest()
         plugins.receive([job.plugin] if job.plugin else [])
         self.replica = Replica(
@@ -82,6 +82,7 @@ class _Rank:
 
     def run(self) -> None:
         """From the position of the last checkpoint to the end of the last epoch."""
+        self.checkpoints.check_lease()
         place = self.place
         self.group.post(
             Started(step=place.step, epoch=place.position.epoch, world_size=self.group.world_size)

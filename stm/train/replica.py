@@ -13,6 +13,7 @@ from torch import nn
 from stm.checkpoint import format as checkpoints
 from stm.config import Config
 from stm.data.stream.graph import ClipBatch
+from stm.errors import UserError
 from stm.model import build_model, load_pretrained
 from stm.model.allocator import keep_freed_memory
 from stm.model.inputs import autocast
@@ -115,8 +116,13 @@ class Replica:
         return sums, waited_s
 
     def _load(self, checkpoint: str) -> None:
-        weights = checkpoints.read_weights(checkpoint)
-        state = checkpoints.read_state(checkpoint)
+        weights, state = checkpoints.read_weights(checkpoint), checkpoints.read_state(checkpoint)
+        try:
+            self._restore(weights, state)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{checkpoint} does not fit this run: {error!r}") from error
+
+    def _restore(self, weights: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
         self._module.load_state_dict(state.get("weights", weights))
         if self._average is not None:
             self._average.module.load_state_dict(weights)

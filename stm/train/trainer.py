@@ -8,8 +8,10 @@ from dataclasses import replace
 
 from stm import cluster, tracking
 from stm.checkpoint import format as checkpoints
+from stm.checkpoint.lease import hold
 from stm.checkpoint.store import CheckpointStore
 from stm.config import Config
+from stm.data.manifest import Manifest
 from stm.log import get_logger
 from stm.results import TrainResult
 from stm.storage import join, make_writable, resolved
@@ -61,14 +63,29 @@ def train(
     cluster.connect(address, num_cpus=cluster.logical_cpus(config))
     placement = cluster.place(config)
     check_compiler(config, placement)
-    previous = store.latest()
+    make_writable(store.run_directory)
+    with hold(store.run_directory) as lease:
+        store = CheckpointStore(store.run_directory, lease.token)
+        config = replace(config, train=replace(config.train, storage=storage, name=name))
+        return _drive(config, store, placement, train_manifest, val_manifest, on_event)
+
+
+def _drive(
+    config: Config,
+    store: CheckpointStore,
+    placement: cluster.Placement,
+    train_manifest: Manifest,
+    val_manifest: Manifest | None,
+    on_event: Callable[[Event], None] | None,
+) -> TrainResult:
+    """Continue or begin the run, whose one driver this is; ``config`` has its name and its absolute storage."""
+    name, storage = str(config.train.name), config.train.storage
+    previous = store.take_whole()
     if previous is not None:
         check_same_run(config, train_manifest.fingerprint, previous[1])
     folder = working_folder(storage, name)
-    make_writable(store.run_directory)
     folder.mkdir(parents=True, exist_ok=True)
     known_run_id = previous[1].mlflow_run_id if previous else None
-    config = replace(config, train=replace(config.train, storage=storage, name=name))
     tracker = tracking.open_run(config, folder, name, known_run_id)
     recorder = Recorder(tracker)
     logger.info(f"run {name}: {placement} in {store.run_directory}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -46,7 +47,9 @@ def save(directory, model, meta):
 def test_weights_state_and_meta_come_back_exactly(tmp_path, model):
     meta = make_meta(metrics={"val_top1": 0.5})
     optimizer = save(tmp_path, model, meta)
-    assert checkpoints.read_meta(tmp_path) == meta
+    found = checkpoints.read_meta(tmp_path)
+    assert replace(found, files={}) == meta
+    assert set(found.files) == {checkpoints.MODEL, checkpoints.STATE, checkpoints.HISTORY}
     weights = checkpoints.read_weights(tmp_path)
     assert all(torch.equal(weights[key], value) for key, value in model.state_dict().items())
     state = checkpoints.read_state(tmp_path)["optimizer"]["state"]
@@ -79,7 +82,9 @@ def test_a_damaged_meta_names_the_file(tmp_path):
 def test_damaged_weights_name_the_file(tmp_path, model):
     save(tmp_path, model, make_meta())
     (tmp_path / checkpoints.MODEL).write_bytes(b"short")
-    with pytest.raises(UserError, match=r"model\.safetensors cannot be read"):
+    with pytest.raises(
+        UserError, match=r"model\.safetensors is damaged: it has 5 bytes, and \d+ were"
+    ):
         checkpoints.read_weights(tmp_path)
 
 
@@ -130,6 +135,7 @@ def test_settings_that_change_no_result_may_differ_when_a_run_is_continued():
 
 def test_a_meta_with_a_setting_of_another_version_is_refused(tmp_path):
     meta = json.loads(make_meta().to_json())
+    del meta["checksum"]
     meta["config"]["optim"]["lookahead"] = 3
     with pytest.raises(UserError, match=r"unknown setting optim\.lookahead"):
-        checkpoints.config_of(checkpoints.Meta.from_json(json.dumps(meta)))
+        checkpoints.config_of(checkpoints.Meta.from_json(checkpoints.sealed(meta)))

@@ -1,8 +1,9 @@
-"""Where checkpoints are kept: whole or not at all, the last and the best."""
+"""Where checkpoints are kept: whole or not at all, the last two and the best."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -10,9 +11,15 @@ import sys
 
 import pytest
 
-from stm.checkpoint.format import META, MODEL, Meta
-from stm.checkpoint.store import CheckpointStore
+from stm import storage
+from stm.checkpoint import format as checkpoints
+from stm.checkpoint.format import HISTORY, META, MODEL, PLUGIN, STATE, VALIDATION, Damaged, Meta
+from stm.checkpoint.locate import resolve
+from stm.checkpoint.store import SET_ASIDE, CheckpointStore
 from stm.data.stream.plan import Position
+from stm.errors import UserError
+from stm.model.plugins import Plugin
+from tests.logged import logged
 
 
 def meta(step, **metrics):
@@ -56,19 +63,20 @@ def test_the_newest_checkpoint_is_the_latest(store):
     assert found == meta(100)
 
 
-def test_the_last_and_the_best_are_kept(store):
-    for step, top1 in ((1, 0.2), (2, 0.9), (3, 0.4), (4, 0.3)):
+def test_the_last_the_one_before_it_and_the_best_are_kept(store):
+    for step, top1 in ((1, 0.2), (2, 0.9), (3, 0.4), (4, 0.3), (5, 0.1)):
         store.commit(step, writer(step, val_top1=top1))
         store.prune()
-    assert [found.step for _, found in store.checkpoints()] == [2, 4]
+    assert [found.step for _, found in store.checkpoints()] == [2, 4, 5]
 
 
 def test_of_equals_the_newer_is_the_best(store):
     for step in (1, 2, 3):
         store.commit(step, writer(step, val_top1=0.5))
-    store.commit(4, writer(4))  # not validated
+    for step in (4, 5):
+        store.commit(step, writer(step))  # not validated
     store.prune()
-    assert [found.step for _, found in store.checkpoints()] == [3, 4]
+    assert [found.step for _, found in store.checkpoints()] == [3, 4, 5]
 
 
 def test_a_checkpoint_that_could_not_be_written_leaves_the_one_before(store):
@@ -141,3 +149,234 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path):
         assert store.latest()[1].step == 3
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+# ---------------------------------------------------------------------- damage
+
+
+def whole(step, **changes):
+    """Writes a small checkpoint with every file that there can be."""
+    import torch
+
+    torch.manual_seed(step)
+    model = torch.nn.Linear(3, 2)
+    state = {"optimizer": {"momentum": torch.randn(7)}, "step": step}
+    plugin = Plugin(name="mine.py", source="BLOCKS = {}\n")
+    described = Meta(**{**meta(step).__dict__, **changes})
+    return lambda folder: checkpoints.write(
+        folder, model, state, described, [{"step": step, "loss": 0.5}], plugin
+    )
+
+
+def cut(content):
+    return content[: len(content) // 2]
+
+
+def empty(content):
+    return b""
+
+
+def flipped(content):
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+DAMAGES = {"cut": cut, "empty": empty, "gone": None, "one bit": flipped}
+
+
+def damage(path, how):
+    """Do it to a file on a disk or in a store."""
+    if DAMAGES[how] is None:
+        storage.remove_file(path)
+    else:
+        storage.write_bytes(path, DAMAGES[how](storage.read_bytes(path)))
+
+
+READERS = {
+    META: checkpoints.read_meta,
+    MODEL: checkpoints.read_weights,
+    STATE: checkpoints.read_state,
+    HISTORY: checkpoints.read_history,
+}
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("name", [META, MODEL, STATE, HISTORY, PLUGIN])
+def test_damage_is_noticed_and_the_checkpoint_before_is_taken(store, name, how):
+    for step in (1, 2):
+        store.commit(step, whole(step))
+    before, newest = (path for path, _ in store.checkpoints())
+    damage(f"{newest}/{name}", how)
+
+    if name in READERS:
+        with pytest.raises(UserError, match=name):
+            READERS[name](newest)
+    with logged() as said:
+        path, found = store.take_whole()
+    assert (path, found.step) == (before, 1)
+    warned = [line for line in said if newest in line and "the one before it is taken" in line]
+    assert len(warned) == 1, said
+    assert name in warned[0]
+    assert store.latest() == (path, found), "all that ask from now on take the same one"
+    assert checkpoints.read_state(path)["step"] == 1
+
+    store.commit(2, whole(2))  # the run comes to that step again
+    assert store.take_whole()[1].step == 2
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "one bit"])
+def test_a_damaged_validation_does_not_count_and_training_goes_on(store, how):
+    path = store.commit(1, whole(1, awaits_validation=True))
+    store.add_validation(path, {"val_top1": 0.75, "val_num_videos": 8.0})
+    assert checkpoints.read_meta(path).metrics["val_top1"] == 0.75
+    damage(f"{path}/{VALIDATION}", how)
+    with logged() as said:
+        _, found = store.take_whole()
+    assert found.awaits_validation
+    assert found.metrics == {}
+    assert any("validation.json is damaged" in line and "not validated" in line for line in said)
+
+
+def test_any_bit_of_the_meta_and_of_the_validation_is_noticed(tmp_path):
+    """But for the case of a letter in an escape, which changes nothing."""
+    store = CheckpointStore(str(tmp_path))
+    path = store.commit(1, whole(1, awaits_validation=True))
+    store.add_validation(path, {"val_top1": 0.75})
+    right = checkpoints.read_meta(path)
+    for name in (META, VALIDATION):
+        file = tmp_path / os.path.basename(path) / name
+        content = file.read_bytes()
+        for bit in range(8 * len(content)):
+            flipped = bytearray(content)
+            flipped[bit // 8] ^= 1 << bit % 8
+            file.write_bytes(flipped)
+            try:
+                found = checkpoints.read_meta(path)
+            except Damaged:
+                assert name == META
+            else:
+                assert name == VALIDATION, bytes(flipped)
+                assert found.metrics == {}, bytes(flipped)
+        file.write_bytes(content)
+    assert checkpoints.read_meta(path) == right
+
+
+def test_where_none_is_whole_each_is_named_and_the_run_begins_again(store):
+    for step in (1, 2):
+        damage(f"{store.commit(step, whole(step))}/{STATE}", "one bit")
+    said = []
+    assert store.take_whole(said.append) is None
+    assert len(said) == 2
+    assert store.latest() is None
+
+
+def test_what_is_set_aside_stays_until_the_run_has_passed_it(store):
+    for step in (1, 2):
+        store.commit(step, whole(step))
+    damage(f"{store.latest()[0]}/{MODEL}", "cut")
+    store.take_whole(lambda message: None)
+    aside = f"{store.run_directory}/checkpoint-00000002/{SET_ASIDE}"
+    assert json.loads(storage.read_bytes(aside))["step"] == 2
+    store.prune()
+    assert storage.read_bytes(aside)
+    store.commit(3, whole(3))
+    store.prune()
+    with pytest.raises(FileNotFoundError):
+        storage.read_bytes(aside)
+    assert len(storage.glob(store.run_directory, "*")) == 2
+
+
+def test_a_checkpoint_without_checksums_is_read_as_before_and_its_damage_noticed(store):
+    """As versions before 2026-11-26 wrote them."""
+
+    def old(step):
+        def write(folder):
+            whole(step)(folder)
+            values = json.loads((folder / META).read_text())
+            del values["files"], values["checksum"]
+            (folder / META).write_text(json.dumps(values))
+
+        return write
+
+    for step in (1, 2):
+        store.commit(step, old(step))
+    path, found = store.take_whole()
+    assert (found.step, found.files) == (2, {})
+    assert checkpoints.read_state(path)["step"] == 2
+    assert checkpoints.read_history(path) == [{"step": 2, "loss": 0.5}]
+    for name in (MODEL, STATE, HISTORY):
+        content = storage.read_bytes(f"{path}/{name}")
+        for how in ("cut", "empty"):
+            storage.write_bytes(f"{path}/{name}", DAMAGES[how](content))
+            with pytest.raises(Damaged, match=name):
+                READERS[name](path)
+        storage.write_bytes(f"{path}/{name}", content)
+    damage(f"{path}/{STATE}", "cut")
+    assert store.take_whole()[1].step == 1
+
+
+def test_a_checkpoint_of_another_version_is_no_damage(store):
+    store.commit(1, whole(1))
+
+    def newer(folder):
+        values = json.loads(meta(2).to_json())
+        del values["checksum"]
+        (folder / META).write_text(checkpoints.sealed({**values, "horizon": 3}))
+
+    path = store.commit(2, newer)
+    with pytest.raises(UserError, match=r"of another version.*horizon"):
+        store.take_whole()
+    assert storage.read_bytes(f"{path}/{META}"), "it is left as it is"
+
+
+def test_a_run_directory_means_the_best_checkpoint_with_whole_weights(store):
+    for step, top1 in ((1, 0.2), (2, 0.9), (3, 0.4)):
+        store.commit(step, whole(step, metrics={"val_top1": top1}))
+    best = resolve(store.run_directory)
+    assert best.endswith("checkpoint-00000002")
+    damage(f"{best}/{MODEL}", "one bit")
+    with logged() as said:
+        assert resolve(store.run_directory).endswith("checkpoint-00000003")
+    assert any(best in line and "next best checkpoint is taken" in line for line in said), said
+    damage(f"{store.run_directory}/checkpoint-00000003/{MODEL}", "gone")
+    damage(f"{store.run_directory}/checkpoint-00000001/{MODEL}", "empty")
+    with pytest.raises(UserError, match=r"model\.safetensors"):
+        resolve(store.run_directory)
+
+
+def test_what_a_killed_prune_left_is_removed(store):
+    for step in (1, 2, 3, 4):
+        store.commit(step, whole(step))
+    storage.remove_file(f"{store.run_directory}/checkpoint-00000001/{META}")
+    store.prune()
+    assert [path.rpartition("-")[2] for path in storage.glob(store.run_directory, "*")] == [
+        "00000003",
+        "00000004",
+    ]
+
+
+def test_what_a_living_process_is_writing_is_not_pruned(tmp_path):
+    script = f"""
+import sys
+from pathlib import Path
+from stm.checkpoint.store import CheckpointStore
+def write(folder):
+    (folder / "model.safetensors").write_bytes(b"x")
+    print("writing", flush=True)
+    sys.stdin.readline()
+CheckpointStore({str(tmp_path)!r}).commit(9, write)
+"""
+    other = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert other.stdout.readline() == "writing\n"
+        store = CheckpointStore(str(tmp_path))
+        store.commit(8, whole(8))
+        store.prune()
+        assert len(list(tmp_path.glob(".partial-checkpoint-00000009-*"))) == 1
+    finally:
+        other.kill()
+        other.communicate()
+    store.prune()
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000008"]

@@ -165,6 +165,39 @@ def test_ctrl_c_ends_a_run_with_a_word_and_a_record_that_says_so(manifests, tmp_
     assert client.get_run(run_id).info.status == "KILLED"
 
 
+def test_a_second_driver_of_a_run_is_refused_until_the_first_is_dead(manifests, tmp_path):
+    config = config_for(manifests, tmp_path, "twice", epochs=1)
+    run = tmp_path / "twice"
+    run.mkdir()
+    script = (
+        "import sys\nfrom stm.checkpoint.lease import hold\n"
+        f"with hold({str(run)!r}):\n    print('held', flush=True)\n    sys.stdin.readline()\n"
+    )
+    first = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    try:
+        assert first.stdout.readline() == "held\n"
+        second = start(config)
+        _, said = second.communicate(timeout=250)
+        assert second.returncode == 2, said[-2000:]
+        assert f"is driven by process {first.pid} on " in said
+        assert "Traceback" not in said
+        assert sorted(file.name for file in run.iterdir()) == ["driver.json"]
+    finally:
+        first.kill()
+        first.communicate()
+    with logged() as said:
+        result = train(config)
+    assert result["steps"] == 6
+    assert any(f"process {first.pid} on" in line and "which is dead" in line for line in said)
+    assert not (run / "driver.json").exists()
+
+
 def committed_step(run):
     found = CheckpointStore(str(run)).latest()
     return found[1].step if found else 0
@@ -351,10 +384,10 @@ def test_validation_beside_training_counts_as_the_one_inside_does(manifests, tmp
 
 @pytest.mark.slow
 def test_a_full_disk_is_told_and_the_same_command_goes_on_when_there_is_room(manifests, tmp_path):
-    """On a real file system of 32 MiB, where this user may mount one."""
+    """On a real file system of 48 MiB, where this user may mount one."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(disk)]
     if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("this user may not mount a small file system")
     try:

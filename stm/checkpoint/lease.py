@@ -1,0 +1,178 @@
+"""One driver a run: a lease in the run directory says which process drives it, and is renewed while that lives.
+
+    with hold("runs/first") as lease:    # UserError while another driver lives
+        lease.check()                    # UserError where another took it meanwhile
+
+``RUN/driver.json`` names the host, the process, when it took the run, and counts heartbeats. A second driver on
+the same machine looks whether that process lives. On another one, or in another container, it watches for `SILENT_S`
+whether heartbeats come: no clocks are compared. The lease of a dead driver is taken, and whoever held it finds that at
+its next heartbeat, and its workers at their next checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from stm.errors import UserError
+from stm.log import get_logger
+from stm.owner import lives, me
+from stm.storage import StorageError, join, read_bytes, remove_file, write_bytes
+
+logger = get_logger(__name__)
+
+NAME = "driver.json"
+BEAT_S = 5.0
+SILENT_S = 30.0
+"""A driver on another machine that shows no heartbeat for so long is taken for dead."""
+
+_SETTLE_S = 0.2
+
+
+class Leased(UserError):
+    """Another driver has the run."""
+
+
+class Lease:
+    """This driver's hold on the run in ``run_directory``; ``token`` names it to the run's workers."""
+
+    def __init__(self, run_directory: str) -> None:
+        self.token = uuid.uuid4().hex
+        self._run_directory = run_directory
+        self._beats = 0
+        self._since = time.strftime("%Y-%m-%d %H:%M:%S")
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+
+    def take(self) -> None:
+        """Take the run, from a dead driver too. Raises `Leased` while another lives."""
+        before = _read(self._run_directory)
+        if before is not None and _drives(self._run_directory, before):
+            raise _refusal(self._run_directory, before)
+        if before is not None:
+            logger.info(f"taking the run over from {_where(before)}, which is dead")
+        try:
+            self._write()
+        except StorageError:
+            raise
+        except (
+            OSError
+        ) as error:  # a full disk is told at each checkpoint, and there may be room again
+            logger.warning(
+                f"no lease in {self._run_directory} yet, so a second driver goes unseen: {error}"
+            )
+        time.sleep(
+            _SETTLE_S
+        )  # another that began at this moment sees whose lease it is, and so do we
+        self.check()
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raise `Leased` where another driver has taken the run."""
+        check(self._run_directory, self.token)
+
+    def release(self) -> None:
+        """Give the run back, if it is still ours."""
+        self._ended.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        with contextlib.suppress(
+            OSError, Leased
+        ):  # the lease of a process that is gone holds nobody up
+            self.check()
+            remove_file(join(self._run_directory, NAME))
+
+    def _beat(self) -> None:
+        while not self._ended.wait(BEAT_S):
+            try:
+                self.check()
+                self._write()
+            except Leased as error:
+                logger.warning(f"{error} This one ends at its next checkpoint")
+                return
+            except OSError:  # a full disk, a store that is away: the next one may succeed
+                continue
+
+    def _write(self) -> None:
+        self._beats += 1
+        content = {
+            "token": self.token,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "process": me(),
+            "since": self._since,
+            "heartbeats": self._beats,
+        }
+        write_bytes(join(self._run_directory, NAME), json.dumps(content, indent=1).encode())
+
+
+@contextlib.contextmanager
+def hold(run_directory: str) -> Iterator[Lease]:
+    """Drive the run in ``run_directory``, which must be there, and nobody else meanwhile.
+
+    Raises `Leased` while another driver lives, `StorageError` where the lease cannot be written; on a full
+    disk there is a warning instead.
+    """
+    lease = Lease(run_directory)
+    try:
+        lease.take()
+        yield lease
+    finally:
+        lease.release()
+
+
+def check(run_directory: str, token: str) -> None:
+    """Raise `Leased` where another driver than that of ``token`` has taken the run. A lease that is gone or unreadable
+    is nobody's."""
+    found = _read(run_directory)
+    if found is not None and found["token"] != token:
+        raise _refusal(run_directory, found)
+
+
+def _drives(run_directory: str, lease: dict[str, Any]) -> bool:
+    """Whether the driver of a lease lives; watches for `SILENT_S` where only its heartbeats can tell."""
+    living = lives(lease["process"])
+    if living is not None:
+        return living
+    logger.info(
+        f"{_where(lease)} drives this run, or did: waiting up to {SILENT_S:.0f} s for a sign of life"
+    )
+    deadline = time.monotonic() + SILENT_S
+    while time.monotonic() < deadline:
+        time.sleep(min(1.0, SILENT_S / 10))
+        found = _read(run_directory)
+        if found is None:  # it ended
+            return False
+        if found != lease:
+            return True
+    return False
+
+
+def _read(run_directory: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(read_bytes(join(run_directory, NAME)))
+        return found if {"token", "host", "pid", "process", "since"} <= found.keys() else None
+    except FileNotFoundError:
+        return None
+    except UserError:
+        raise
+    except (ValueError, AttributeError):  # damaged: nobody can be asked
+        return None
+
+
+def _where(lease: dict[str, Any]) -> str:
+    return f"process {lease['pid']} on {lease['host']} (since {lease['since']})"
+
+
+def _refusal(run_directory: str, lease: dict[str, Any]) -> Leased:
+    return Leased(
+        f"the run in {run_directory} is driven by {_where(lease)}. One driver at a time: wait for it, "
+        "end it, or choose another --train.name."
+    )
