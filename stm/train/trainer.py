@@ -49,6 +49,7 @@ def train(
             name=f"--data.val {config.data.val}",
             of=f"--data.train {config.data.train}",
         )
+    named = config.train.name is not None
     name = (
         config.train.name
         or f"{config.model.variant}{config.model.depth}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -70,41 +71,51 @@ def train(
     known_run_id = previous[1].mlflow_run_id if previous else None
     config = replace(config, train=replace(config.train, storage=storage, name=name))
     tracker = tracking.open_run(config, folder, name, known_run_id)
-    recorder = Recorder(tracker)
-    logger.info(f"run {name}: {placement} in {store.run_directory}")
-    if tracker.uri:
-        logger.info(
-            f"record: {tracking.how_to_look(tracker.uri)}"
-            + ("" if tracker.run_id else "  (not reachable)")
-        )
-    if previous is None:
-        tracker.params(flat(config.to_dict()))
-        tracker.tags(
-            {
-                "stm.run": name,
-                "stm.version": __version__,
-                "stm.dataset": train_manifest.dataset,
-                "stm.manifest": train_manifest.fingerprint,
-            }
-        )
-    else:
-        path, meta = previous
-        recorder.history(checkpoints.read_history(path))
-        logger.info(
-            f"continuing at epoch {meta.position.epoch + 1}, sample {meta.position.offset} (step {meta.step})"
-        )
-    tracker.status("RUNNING")
+    again = "the same command" if named else f"the same command with --train.name {name}"
     status = "FAILED"
     try:
+        recorder = Recorder(tracker)
+        logger.info(f"run {name}: {placement} in {store.run_directory}")
+        if tracker.uri:
+            logger.info(
+                f"record: {tracking.how_to_look(tracker.uri)}"
+                + ("" if tracker.run_id else "  (not reachable)")
+            )
+        if previous is None:
+            tracker.params(flat(config.to_dict()))
+            tracker.tags(
+                {
+                    "stm.run": name,
+                    "stm.version": __version__,
+                    "stm.dataset": train_manifest.dataset,
+                    "stm.manifest": train_manifest.fingerprint,
+                }
+            )
+        else:
+            path, meta = previous
+            recorder.history(checkpoints.read_history(path))
+            logger.info(
+                f"continuing at epoch {meta.position.epoch + 1}, sample {meta.position.offset} (step {meta.step})"
+            )
+        tracker.status("RUNNING")
         if previous is None or previous[1].position.epoch < config.optim.epochs:
             logger.info(schedule(config, train_manifest, val_manifest))
             fit(
                 config, store, placement, train_manifest, val_manifest, tracker, recorder,
-                on_event,
+                on_event, again,
             )  # fmt: skip
         result = result_of(store, folder, name, tracker)
         status = "FINISHED"
-    except (KeyboardInterrupt, RunEnded):
+    except KeyboardInterrupt as error:
+        status = "KILLED"
+        found = store.latest()
+        error.add_note(
+            f"{again} continues at step {found[1].step}"
+            if found
+            else "no checkpoint was kept: the same command begins anew"
+        )
+        raise
+    except RunEnded:
         status = "KILLED"
         raise
     finally:
