@@ -1,4 +1,4 @@
-"""From the workers to the driver: a small actor that ranks post to and the driver drains.
+"""Between the workers and the driver: a small actor that ranks post to and the driver drains.
 
 Two kinds of things travel. Events (steps taken, an epoch done, a checkpoint kept) come from rank 0 and are handled in
 order. Pulses say every few seconds what each rank is doing; only the last of each rank counts.
@@ -29,11 +29,18 @@ SHORT_S = 5.0
 
 
 class _Board:
-    """Actor: holds what was posted and not yet read."""
+    """Actor: holds what was posted and not yet read, and whether the driver asks for a checkpoint."""
 
     def __init__(self) -> None:
         self._events: list[Event] = []
         self._pulses: Pulses = []
+        self._checkpoints_asked = 0
+
+    def ask_for_checkpoint(self) -> None:
+        self._checkpoints_asked += 1
+
+    def checkpoints_asked(self) -> int:
+        return self._checkpoints_asked
 
     def post(self, event: Event) -> None:
         self._events.append(event)

@@ -158,7 +158,7 @@ def test_ctrl_c_ends_a_run_with_a_word_and_a_record_that_says_so(manifests, tmp_
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=100)
     assert process.returncode == 130, said[-2000:]
-    assert "interrupted; the same command continues where it was" in said
+    assert f"interrupted; the same command continues at step {committed_step(run)}\n" in said
     assert "Traceback" not in said
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     run_id = (run / "tracking.run_id").read_text().strip()
