@@ -68,15 +68,16 @@ def train(
     make_writable(store.run_directory)
     folder.mkdir(parents=True, exist_ok=True)
     known_run_id = previous[1].mlflow_run_id if previous else None
-    config = replace(config, train=replace(config.train, storage=storage, name=name))
+    config = replace(
+        config,
+        train=replace(config.train, storage=storage, name=name),
+        tracking=tracking.named(config.tracking),  # whoever opens a checkpoint looks there, too
+    )
     tracker = tracking.open_run(config, folder, name, known_run_id)
     recorder = Recorder(tracker)
     logger.info(f"run {name}: {placement} in {store.run_directory}")
     if tracker.uri:
-        logger.info(
-            f"record: {tracking.how_to_look(tracker.uri)}"
-            + ("" if tracker.run_id else "  (not reachable)")
-        )
+        logger.info(f"record: {tracking.how_to_look(tracker.uri)}")
     if previous is None:
         tracker.params(flat(config.to_dict()))
         tracker.tags(
