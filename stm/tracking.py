@@ -13,11 +13,16 @@ A new MLflow run is made where the server has none of these, or where it was del
 
 from __future__ import annotations
 
+import contextlib
+import getpass
 import itertools
 import json
 import os
+import re
+import subprocess
+import sys
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +31,7 @@ from stm.config import Config, TrackingConfig
 from stm.errors import UserError
 from stm.log import get_logger
 from stm.redaction import redact, redacted
+from stm.repository import ROOT
 from stm.storage import is_url, write_bytes
 
 logger = get_logger(__name__)
@@ -36,6 +42,7 @@ RETRY_S = 30.0
 _BATCH = 1000  # MLflow's limit of metrics a request
 _PARAMS = 100  # and of parameters
 _ARTIFACT_TRIES = 3
+_DIGEST = 36  # characters that MLflow takes of a dataset's digest
 _KEPT_TAGS = ("mlflow.parentRunId", "stm.trial_id")  # what a run made anew has of the one before
 
 
@@ -76,7 +83,6 @@ class Home:
     artifacts: str | None
     """Where a new experiment keeps its files; None leaves it to the server."""
     run_name: str
-    tags: dict[str, str] = field(default_factory=dict)
 
 
 class _Away(Exception):
@@ -112,8 +118,23 @@ class Tracker:
     def tags(self, values: dict[str, str]) -> None:
         self._append({"kind": "tags", "values": values})
 
-    def params(self, values: dict[str, Any]) -> None:
-        self._append({"kind": "params", "values": {k: str(v)[:6000] for k, v in values.items()}})
+    def params(self, values: dict[str, Any], step: int = 0) -> None:
+        """Settings. One that changed when the run was continued at ``step`` is recorded beside the first, which MLflow
+        never changes: as ``optim.lr from step 120``."""
+        before: dict[str, str] = {}
+        for record in spool.read(self.spool):
+            if record["kind"] == "params":
+                before |= record["values"]
+        texts = redacted({key: str(value)[:6000] for key, value in values.items()})
+        if news := {key: text for key, text in texts.items() if before.get(key) != text}:
+            self._append({"kind": "params", "values": news, "step": step})
+
+    def dataset(
+        self, context: str, name: str, fingerprint: str, source: str, profile: dict[str, int]
+    ) -> None:
+        """What the run reads for ``context`` ("train" or "val"): a manifest at ``source``, with counts to show."""
+        self._append({"kind": "dataset", "context": context, "name": name, "fingerprint": fingerprint,
+                      "source": source, "profile": profile})  # fmt: skip
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """A file, which must stay where it is until it is delivered."""
@@ -257,6 +278,10 @@ class Tracker:
             self._send_params(client, record)
         elif kind == "artifact":
             return self._send_artifact(client, record)
+        elif kind == "dataset":
+            sends[f"the dataset {record['name']}"] = lambda: client.log_inputs(
+                run_id, [_dataset_input(record)]
+            )
         elif kind == "status":
             sends[f"the status {record['status']}"] = lambda: (
                 client.update_run(run_id, status="RUNNING")
@@ -272,7 +297,22 @@ class Tracker:
     def _send_params(self, client: Any, record: dict[str, Any]) -> None:
         from mlflow.entities import Param
 
-        params = [Param(key, value) for key, value in record["values"].items()]
+        step, have = record.get("step", 0), {}
+        if step:
+            error = self._try(client, lambda: have.update(client.get_run(self.run_id).data.params))
+            if error is not None:
+                raise error
+        params = []
+        for key, value in record["values"].items():
+            later = f"{key} from step {step}"
+            if key in have and (
+                have[key] != value or any(k.startswith(f"{key} from ") for k in have)
+            ):
+                while have.get(later, value) != value:
+                    later += " again"
+                params.append(Param(later, value))
+            else:
+                params.append(Param(key, value))
         for first in range(0, len(params), _PARAMS):
             batch = params[first : first + _PARAMS]
             if self._try(client, lambda: client.log_batch(self.run_id, params=batch)) is None:  # noqa: B023
@@ -340,7 +380,7 @@ class Tracker:
                 return self._take(run_id, runs, place)
             found = found or run
         previous = next(filter(None, (runs.get(place), known_run(folder), self.run_id)), None)
-        tags = dict(self.home.tags)
+        tags = _origin()
         if found is not None:
             tags |= {key: found.data.tags[key] for key in _KEPT_TAGS if key in found.data.tags}
         if previous is not None:
@@ -456,11 +496,39 @@ def _reason(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
+def _dataset_input(record: dict[str, Any]) -> Any:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    dataset = Dataset(
+        name=record["name"],
+        digest=record["fingerprint"][:_DIGEST],
+        source_type="local",
+        source=json.dumps({"uri": record["source"]}),
+        profile=json.dumps({**record["profile"], "fingerprint": record["fingerprint"]}),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", record["context"])])
+
+
+def _origin() -> dict[str, str]:
+    """Who made a run, with what: tags that MLflow's pages show."""
+    tags = {"mlflow.source.name": Path(sys.argv[0]).name, "mlflow.source.type": "LOCAL"}
+    with contextlib.suppress(Exception):  # a process may run as nobody
+        tags["mlflow.user"] = getpass.getuser()
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        said = subprocess.run(
+            ["git", "-C", str(ROOT), "rev-parse", "HEAD"],
+            check=True, capture_output=True, text=True, timeout=10,
+        )  # fmt: skip
+        tags["mlflow.source.git.commit"] = said.stdout.strip()
+    return tags
+
+
 def _metric_entities(record: dict[str, Any]) -> list[Any]:
+    """MLflow shows metrics in groups by what is before a slash: ``val_top1`` of a checkpoint is its ``val/top1``."""
     from mlflow.entities import Metric
 
     return [
-        Metric(key, value, record["time_ms"], record["step"])
+        Metric(re.sub("^val_", "val/", key), value, record["time_ms"], record["step"])
         for key, value in record["values"].items()
     ]
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
+import json
 import logging
 import shutil
 import socket
+import subprocess
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,6 +18,7 @@ import pytest
 from stm import tracking
 from stm.config import Config, TrackingConfig, TrainConfig
 from stm.errors import UserError
+from stm.repository import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -389,3 +393,41 @@ def test_mlflows_variables_name_place_experiment_and_run_and_an_option_wins(tmp_
     other = opened(tmp_path / "runs", ours.uri, "c")
     assert client_of(other).get_run(other.run_id).info.experiment_id == experiment
     assert opened(tmp_path / "runs", "none", "d").uri is None
+
+
+def test_a_setting_that_changed_when_the_run_was_continued_stands_beside_the_first(store, tmp_path):
+    tracker = opened(tmp_path, store[1].uri)
+    for step, lr in ((0, 0.1), (0, 0.1), (120, 0.05), (120, 0.02), (200, 0.1)):
+        tracker.params({"optim.lr": lr, "model.depth": 50}, step)
+    tracker.params({"optim.lr": 0.1, "model.depth": 50, "train.new": "x"}, 300)
+    wanted = {
+        "optim.lr": "0.1",
+        "optim.lr from step 120": "0.05",
+        "optim.lr from step 120 again": "0.02",
+        "optim.lr from step 200": "0.1",
+        "model.depth": "50",
+        "train.new": "x",
+    }
+    assert tracker.deliver()
+    assert client_of(tracker).get_run(tracker.run_id).data.params == wanted
+    (tmp_path / "run" / "tracking.delivered").unlink()
+    assert tracker.deliver()  # the same once more, as after a killed driver
+    assert client_of(tracker).get_run(tracker.run_id).data.params == wanted
+
+
+def test_the_page_of_a_run_says_who_made_it_with_what_and_from_what(store, tmp_path):
+    tracker = opened(tmp_path, store[1].uri)
+    tracker.dataset("train", "digits", "ab" * 32, "/data/train.parquet", {"videos": 3})
+    tracker.dataset("val", "digits", "cd" * 32, "/data/val.parquet", {"videos": 2})
+    tracker.metrics({"val_top1": 0.5, "train/loss": 1.0}, 1)
+    assert tracker.deliver()
+    run = client_of(tracker).get_run(tracker.run_id)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=ROOT)
+    assert run.data.tags.get("mlflow.source.git.commit", "") == head.stdout.strip()
+    assert run.data.tags["mlflow.user"] == getpass.getuser()
+    assert run.data.tags["mlflow.source.name"]
+    used = {each.tags[0].value: each.dataset for each in run.inputs.dataset_inputs}
+    assert used["train"].digest == ("ab" * 32)[:36]
+    assert json.loads(used["val"].profile) == {"videos": 2, "fingerprint": "cd" * 32}
+    assert json.loads(used["val"].source) == {"uri": "/data/val.parquet"}
+    assert run.data.metrics == {"val/top1": 0.5, "train/loss": 1.0}
