@@ -19,6 +19,7 @@ from stm import tracking
 from stm.config import Config, TrackingConfig, TrainConfig
 from stm.errors import UserError
 from stm.repository import ROOT
+from stm.tune import record
 
 
 @pytest.fixture(scope="module")
@@ -431,3 +432,21 @@ def test_the_page_of_a_run_says_who_made_it_with_what_and_from_what(store, tmp_p
     assert json.loads(used["val"].profile) == {"videos": 2, "fingerprint": "cd" * 32}
     assert json.loads(used["val"].source) == {"uri": "/data/val.parquet"}
     assert run.data.metrics == {"val/top1": 0.5, "train/loss": 1.0}
+
+
+def test_a_trial_of_a_sweep_that_goes_on_elsewhere_is_recorded_there(store, tmp_path):
+    made = []
+    for name in ("a.db", "b.db", "a.db"):
+        uri = (
+            database(store, tmp_path / name) if name not in made else f"sqlite:///{tmp_path / name}"
+        )
+        made.append(name)
+        sweep = opened(tmp_path, uri, "sweep")
+        trial = tmp_path / "sweep" / "trial"
+        trial.mkdir(exist_ok=True)
+        parent = record.Parent(uri, sweep.run_id)
+        record.open_child(parent, trial, "trial", "1")
+        tracker = opened(tmp_path / "sweep", uri, "trial")
+        assert [run.info.run_id for run in record.find_children(parent).values()] == [
+            tracker.run_id
+        ]
