@@ -88,7 +88,8 @@ def fit(
     with contextlib.ExitStack() as stack:
         if validator is not None:
             stack.enter_context(validator)
-        actor = stack.enter_context(board(handle))
+        stack.callback(recorder.catch_up, store)
+        actor = stack.enter_context(board(handle, catch_up=lambda: recorder.catch_up(store)))
         job = Job(
             config=config,
             run_directory=store.run_directory,

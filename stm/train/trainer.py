@@ -20,7 +20,7 @@ from stm.train.events import Event
 from stm.train.fit import RunEnded, fit
 from stm.train.folders import working_folder
 from stm.train.recorder import Recorder
-from stm.train.summary import result_of, schedule
+from stm.train.summary import record_manifest, result_of, schedule
 from stm.version import __version__
 
 logger = get_logger(__name__)
@@ -89,26 +89,30 @@ def _drive(
     folder = working_folder(storage, name)
     folder.mkdir(parents=True, exist_ok=True)
     known_run_id = previous[1].mlflow_run_id if previous else None
+    # Whoever opens a checkpoint looks at this record, too.
+    config = replace(config, tracking=tracking.named(config.tracking))
     tracker = tracking.open_run(config, folder, name, known_run_id)
     status = "FAILED"
     try:
         recorder = Recorder(tracker)
         logger.info(f"run {name}: {placement} in {store.run_directory}")
         if tracker.uri:
-            logger.info(
-                f"record: {tracking.how_to_look(tracker.uri)}"
-                + ("" if tracker.run_id else "  (not reachable)")
-            )
+            logger.info(f"record: {tracking.how_to_look(tracker.uri)}")
+        tracker.params(flat(config.to_dict()), previous[1].step if previous else 0)
+        tracker.tags(
+            {
+                "stm.run": name,
+                "stm.version": __version__,
+                "stm.dataset": train_manifest.dataset,
+                "stm.manifest": train_manifest.fingerprint,
+            }
+        )
+        record_manifest(tracker, "train", config.data.train, train_manifest)
+        if val_manifest is not None:
+            record_manifest(tracker, "val", config.data.val, val_manifest)
         if previous is None:
-            tracker.params(flat(config.to_dict()))
-            tracker.tags(
-                {
-                    "stm.run": name,
-                    "stm.version": __version__,
-                    "stm.dataset": train_manifest.dataset,
-                    "stm.manifest": train_manifest.fingerprint,
-                }
-            )
+            described = schedule(config, train_manifest, val_manifest)
+            tracker.tags({"mlflow.note.content": described})
         else:
             path, meta = previous
             recorder.history(checkpoints.read_history(path))
