@@ -247,7 +247,7 @@ def test_a_wrong_option_names_the_nearest(words, meant):
         ("bench speed", "what speed: must be one of decode, data, model, train"),
         ("jobs stop a b", "'b' belongs to no option"),
         ("predict --checkpoint x", "VIDEOS is missing: video files"),
-        ("index --root .", "--format is missing: of the annotations: folder"),
+        ("index --root .", "--format is missing: of the annotations (docs/lists.md): folder"),
         ("plan --depth 18", "--depth 18: must be one of 26, 50, 101, 152"),
         ("serve --checkpoint x --port 70000", "--port 70000: must be at most 65535"),
         ("prepare --manifest m --output o --gop 0", "--gop 0: must be at least 1"),
