@@ -1,6 +1,7 @@
 """What every verb shares: one JSON object on stdout, messages on stderr, exit statuses.
 
-Exit status: 0 done, 2 bad input (one message, no traceback), 130 interrupted, 1 a defect (with its traceback).
+Exit status: 0 done, 2 bad input (one message, no traceback), 130 interrupted, 143 or 129 ended by SIGTERM or SIGHUP, 1
+a defect (with its traceback).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from pipelines.options import Options
 from pipelines.words import Call, read
+from stm import ending
 from stm.errors import UserError
 from stm.log import get_logger, shown_by
 from stm.progress_view import PlainView
@@ -43,6 +45,11 @@ def run_verb(module: ModuleType, argv: list[str]) -> int:
     Libraries that print do so on stderr: stdout belongs to the result alone, either the JSON object or what
     ``show`` of the module makes of it. ``leave`` of the module, where there is one, is called last with the status.
     """
+    with ending.by_signals():
+        return _run_verb(module, argv)
+
+
+def _run_verb(module: ModuleType, argv: list[str]) -> int:
     options = Options.of(module)
     prog = options.parser.prog
     try:
@@ -61,9 +68,9 @@ def run_verb(module: ModuleType, argv: list[str]) -> int:
         hint = "" if "call" in locals() else f"\n{prog} --help lists every option"
         print(f"{prog}: {redact(str(error))}{hint}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"{prog}: interrupted; the same command continues where it was", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        print(f"{prog}: {redact(ending.told(error))}", file=sys.stderr)
+        return ending.status_of(error)
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         return 0
     if (leave := getattr(module, "leave", None)) is not None:

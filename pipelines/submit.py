@@ -16,7 +16,7 @@ from typing import Any
 from pipelines.command import check
 from pipelines.console import Result, logger
 from pipelines.options import Address
-from stm import __version__
+from stm import __version__, ending
 from stm.errors import UserError
 from stm.jobs.package import MIB, commit_of, pack
 
@@ -110,11 +110,11 @@ def follow(server: Any, id: str, look: str) -> dict[str, Any]:
 
     try:
         ended = server.follow(id, show)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         logger.info(
             f"\njob {id} goes on; to look again: {look}\nto end it: {look.replace('follow', 'stop', 1)}"
         )
-        return {"status": "RUNNING", "exit_status": 130, "result": None}
+        return {"status": "RUNNING", "exit_status": ending.status_of(error), "result": None}
     return {
         "status": ended.status,
         "message": ended.message,

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from stm import authentication, autoscaling, ray_compat
 from stm.config import Config
 from stm.errors import UserError
+from stm.log import get_logger
+
+logger = get_logger(__name__)
+
+TRIES = 3
+"""How often Ray is started or joined before it is given up."""
 
 # Read by Ray when it starts; a value the user has set wins.
 RAY_ENVIRONMENT = {
@@ -18,6 +27,8 @@ RAY_ENVIRONMENT = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",  # a notice may leave no more than 30 s
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths keep their meaning inside workers
+    "RAY_raylet_start_wait_time_s": "60",  # by default a busy machine has 30 s to start
+    "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "180",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -35,7 +46,8 @@ def connect(
     Ray's: through it Ray learns that a training run has been killed, and gives its reserved CPUs back. A cluster
     started here asks for a token (``stm.authentication``), and its dashboard listens on loopback.
 
-    Raises ``UserError`` where there is no cluster at the address, or it does not accept our token.
+    A machine or network that is busy is given three tries. Raises ``UserError`` where Ray does not start, where there
+    is no cluster at the address, or where it does not accept our token.
     """
     for key, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
@@ -46,26 +58,85 @@ def connect(
     address = address or os.environ.get("RAY_ADDRESS")
     if address in (None, "local"):
         authentication.for_new_cluster()
-        ray.init(
-            address="local",
-            num_cpus=max(num_cpus or 0, os.cpu_count() or 1),
-            include_dashboard=dashboard,
-            dashboard_host="127.0.0.1",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
+        logger.info("starting Ray on this machine")
+        _try_hard(
+            lambda: ray.init(
+                address="local",
+                num_cpus=max(num_cpus or 0, os.cpu_count() or 1),
+                include_dashboard=dashboard,
+                dashboard_host="127.0.0.1",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            ),
+            "Ray does not start on this machine",
+            "wait until the machine is less busy (`uptime`), look for room in /tmp and /dev/shm (`df`) and for memory "
+            "(`free`), then run the same command again; or join a cluster that runs: --address HOST:6379",
         )
         ray_compat.hush_process_counts()
         return
     authentication.for_joining()
+    logger.info(f"joining the Ray cluster at {address}")
+    _try_hard(
+        lambda: ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR),
+        f"no Ray cluster answers at {address}, or it asks for a token and ours is not the one",
+        "start a cluster with `ray start --head`; or copy ~/.ray/auth_token of its head to "
+        f"{authentication.token_path()}; or leave --address out to use this machine alone",
+    )
+
+
+def _try_hard(start: Callable[[], Any], failed: str, advice: str) -> None:
+    """Call ``start`` until it works, ``TRIES`` times at most; what a failed try has started is ended before the next.
+
+    Ray raises bare ``Exception``s where it gave up waiting, so each is taken for a reason that may pass, but those that
+    say of themselves that they stay. Raises ``UserError`` with ``failed``, Ray's reason and ``advice``.
+    """
+    import ray
+
+    stays = (ray.exceptions.AuthenticationError, ValueError)
+    for attempt in range(1, TRIES + 1):
+        try:
+            with ray_compat.signals_are_ours(), _ended_where_it_fails():
+                start()
+            return
+        except (NameError, AttributeError, TypeError, LookupError, ImportError):
+            raise  # a defect, which no second try mends
+        except Exception as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            last = isinstance(error, stays) or _is_of_the_system(error) or attempt == TRIES
+            if last:
+                raise UserError(
+                    f"{failed}: {lines[0].rstrip('.:')}. Tried {_times(attempt)}: {advice}"
+                ) from error
+            logger.warning(f"{failed} yet: {lines[0]}; trying again ({attempt + 1} of {TRIES})")
+
+
+@contextlib.contextmanager
+def _ended_where_it_fails() -> Iterator[None]:
+    """Ray leaves the processes of a start that failed to the end of this one, where they would slow the next try."""
+    import psutil
+    import ray
+
+    me = psutil.Process()
+    before = set(me.children(recursive=True))
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ray.exceptions.AuthenticationError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"no Ray cluster answers at {address}, or it asks for a token and ours is not the one: {reason} Start a "
-            f"cluster with `ray start --head`; or copy ~/.ray/auth_token of its head to {authentication.token_path()}; "
-            "or leave --address out to use this machine alone"
-        ) from error
+        yield
+    except BaseException:
+        with contextlib.suppress(Exception):
+            ray.shutdown()
+        for child in set(me.children(recursive=True)) - before:
+            with contextlib.suppress(psutil.Error):
+                if any("/ray/" in word for word in child.cmdline()):
+                    child.kill()
+        raise
+
+
+def _is_of_the_system(error: Exception) -> bool:
+    """A full disk, a folder that may not be written, a name too long: not a machine or network that is busy."""
+    return isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError)
+
+
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number} times"
 
 
 @dataclass(frozen=True)

@@ -332,10 +332,10 @@ class TrackingConfig:
     """The MLflow record of a run (``stm.tracking``)."""
 
     uri: str | None = None
-    """Tracking server or database; null is `sqlite` beside the runs. `none` switches tracking off."""
+    """Tracking server or database; null is $MLFLOW_TRACKING_URI, else `sqlite` beside the runs. `none` is off."""
 
     experiment: str = "stm"
-    """MLflow experiment."""
+    """MLflow experiment; the default gives way to $MLFLOW_EXPERIMENT_ID and $MLFLOW_EXPERIMENT_NAME."""
 
     def __post_init__(self) -> None:
         check("tracking", self)

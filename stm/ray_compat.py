@@ -3,10 +3,12 @@
 | what | of Ray | without it |
 |---|---|---|
 | `hush_process_counts` | ``ray._private.worker.print_to_stdstream`` | a warning shows in the terminal |
+| `torch_trainer` | ``TorchTrainer._register_sigint_handler`` | Ctrl-C ends a training as Ray does |
 | `has_dashboard` | ``ray._private.worker.get_dashboard_url`` | a dashboard is taken to run |
 | `most_of` | ``ray._private.state.state`` | what nodes may come is not known |
 | `execution_callback` | ``ray.data._internal.execution.execution_callback`` | an executor that waits uses a core |
 | `task_attempt` | ``ray._private.worker.global_worker`` | no second try is isolated: a bad file ends the run |
+| `signals_are_ours` | ``ray._private.utils.set_sigterm_handler``, `set_kill_on_...` | SIGTERM keeps no checkpoint |
 | `server_version` | ``JobSubmissionClient._server_ray_version`` | our version is taken for the cluster's |
 
 No import of Ray is made before a function here is called.
@@ -14,6 +16,11 @@ No import of Ray is made before a function here is called.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 SEEN_WITH = "2.60"
@@ -39,6 +46,53 @@ def hush_process_counts() -> None:
 
     show_the_rest.leaves_out = True  # type: ignore[attr-defined]
     worker.print_to_stdstream = show_the_rest
+
+
+@contextlib.contextmanager
+def signals_are_ours() -> Iterator[None]:
+    """While Ray starts: signals for this command stay its own.
+
+    Ray would replace a handler of SIGTERM that the program has set, twice: in Python, and below it by one that prints
+    addresses and aborts after 3 s. And its processes would be ended by a signal that is sent to the command's group, as
+    `timeout` and a terminal that closes do, before the command can keep anything.
+    """
+    from ray._private import utils
+
+    set_handler: Any = getattr(utils, "set_sigterm_handler", None)
+    in_child: Any = getattr(utils, "set_kill_on_parent_death_linux", None)
+    handler = signal.getsignal(signal.SIGTERM)
+    elsewhere = threading.current_thread() is not threading.main_thread()
+    if None in (set_handler, in_child) or handler in (signal.SIG_DFL, None) or elsewhere:
+        yield
+        return
+
+    def apart() -> None:
+        os.setpgrp()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+        in_child()
+
+    utils.set_sigterm_handler = lambda _: None
+    utils.set_kill_on_parent_death_linux = apart
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = set_handler
+        utils.set_kill_on_parent_death_linux = in_child
+        signal.signal(signal.SIGTERM, handler)
+
+
+def torch_trainer(started: Callable[[Any], None]) -> type:
+    """``ray.train.torch.TorchTrainer`` that leaves Ctrl-C to us, and calls ``started(controller)``.
+
+    Ray's own handler ends the process with exit status 0 when Ctrl-C is pressed three times.
+    """
+    from ray.train.torch import TorchTrainer
+
+    class Trainer(TorchTrainer):
+        def _register_sigint_handler(self, controller: Any) -> None:
+            started(controller)
+
+    return Trainer
 
 
 def has_dashboard() -> bool:

@@ -1,37 +1,60 @@
 """The MLflow record of a run, which can never stop the run.
 
 Whatever is to be recorded is first appended to a spool file, then delivered in order. If the tracking server is away,
-records wait in the spool and follow with the next delivery; training does not notice. There is one writer: the driver.
+records wait in the spool and follow with a later delivery; training does not notice. There is one writer: the driver.
 
     spool        <run>/tracking.jsonl          one JSON record a line
-    delivered    <run>/tracking.delivered      how many bytes of it MLflow has confirmed
+    delivered    <run>/tracking.delivered      how many bytes of it MLflow has confirmed, and in which run
+    run          <run>/tracking.run_id         the MLflow run
+    runs         <run>/tracking.runs           the MLflow run at each server or database that had the record so far
+
+A new MLflow run is made where the server has none of these, or where it was deleted; it gets the whole spool.
 """
 
 from __future__ import annotations
 
+import contextlib
+import getpass
+import itertools
+import json
 import os
+import re
+import subprocess
+import sys
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from stm import spool
 from stm.config import Config, TrackingConfig
 from stm.errors import UserError
+from stm.log import get_logger
 from stm.redaction import redact, redacted
-from stm.storage import is_url
+from stm.repository import ROOT
+from stm.storage import is_url, write_bytes
+
+logger = get_logger(__name__)
 
 RETRY_S = 30.0
 """Pause after a failed delivery; an absent server costs at most one short timeout in this time."""
 
 _BATCH = 1000  # MLflow's limit of metrics a request
+_PARAMS = 100  # and of parameters
+_ARTIFACT_TRIES = 3
+_DIGEST = 36  # characters that MLflow takes of a dataset's digest
+_KEPT_TAGS = ("mlflow.parentRunId", "stm.trial_id")  # what a run made anew has of the one before
 
 
 def tracking_uri(config: TrackingConfig, storage: str) -> str | None:
-    """Where records go: the configured URI, by default a database beside the runs; None when switched off."""
+    """Where records go: the configured URI, else $MLFLOW_TRACKING_URI, else a database beside the runs.
+
+    None where tracking is switched off. Raises ``UserError`` where there is no such place.
+    """
     if config.uri == "none":
         return None
-    if config.uri:
-        return config.uri
+    if uri := named(config).uri:
+        return uri
     if is_url(storage):
         raise UserError(
             f"--train.storage {storage} is a URL, and a tracking database cannot live there: "
@@ -40,17 +63,49 @@ def tracking_uri(config: TrackingConfig, storage: str) -> str | None:
     return f"sqlite:///{Path(storage).resolve() / 'mlflow.db'}"
 
 
+def named(config: TrackingConfig) -> TrackingConfig:
+    """With the server or database that $MLFLOW_TRACKING_URI names, where no option does."""
+    return replace(config, uri=config.uri or os.environ.get("MLFLOW_TRACKING_URI") or None)
+
+
 def how_to_look(uri: str) -> str:
     """The line that tells how to open the record."""
     return redact(uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}")
 
 
-class Tracker:
-    """Records of one MLflow run, spooled to disk and delivered when the server can be reached."""
+@dataclass(frozen=True, kw_only=True)
+class Home:
+    """Where the MLflow run of a record is looked for, and how a new one is made."""
 
-    def __init__(self, uri: str | None, run_id: str | None, path: Path) -> None:
-        self.uri, self.run_id, self.spool = uri, run_id, path
+    experiment: str
+    experiment_id: str | None
+    """Of $MLFLOW_EXPERIMENT_ID; it goes before the name."""
+    artifacts: str | None
+    """Where a new experiment keeps its files; None leaves it to the server."""
+    run_name: str
+
+
+class _Away(Exception):
+    """The server does not take what it is sent, so nothing of it counts as delivered."""
+
+
+class _MadeAnew(Exception):
+    """The run was gone; there is a new one, which gets everything."""
+
+
+class Tracker:
+    """Records of one MLflow run, spooled to disk and delivered when the server can be reached.
+
+    Without a ``home`` nothing is looked for and nothing made: ``run_id`` is there, or nothing can be delivered.
+    """
+
+    def __init__(
+        self, uri: str | None, run_id: str | None, path: Path, home: Home | None = None
+    ) -> None:
+        self.uri, self.run_id, self.spool, self.home = uri, run_id, path, home
         self._retry_at = 0.0
+        self.away = False
+        """Whether the last delivery failed."""
 
     # ------------------------------------------------------------------ what is recorded
 
@@ -63,8 +118,23 @@ class Tracker:
     def tags(self, values: dict[str, str]) -> None:
         self._append({"kind": "tags", "values": values})
 
-    def params(self, values: dict[str, Any]) -> None:
-        self._append({"kind": "params", "values": {k: str(v)[:6000] for k, v in values.items()}})
+    def params(self, values: dict[str, Any], step: int = 0) -> None:
+        """Settings. One that changed when the run was continued at ``step`` is recorded beside the first, which MLflow
+        never changes: as ``optim.lr from step 120``."""
+        before: dict[str, str] = {}
+        for record in spool.read(self.spool):
+            if record["kind"] == "params":
+                before |= record["values"]
+        texts = redacted({key: str(value)[:6000] for key, value in values.items()})
+        if news := {key: text for key, text in texts.items() if before.get(key) != text}:
+            self._append({"kind": "params", "values": news, "step": step})
+
+    def dataset(
+        self, context: str, name: str, fingerprint: str, source: str, profile: dict[str, int]
+    ) -> None:
+        """What the run reads for ``context`` ("train" or "val"): a manifest at ``source``, with counts to show."""
+        self._append({"kind": "dataset", "context": context, "name": name, "fingerprint": fingerprint,
+                      "source": source, "profile": profile})  # fmt: skip
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """A file, which must stay where it is until it is delivered."""
@@ -77,17 +147,50 @@ class Tracker:
     # ------------------------------------------------------------------ delivery
 
     def deliver(self, patient: bool = False) -> bool:
-        """Send what waits, in order; True when nothing is left. ``patient`` tries even right after a failure."""
-        if self.uri is None or self.run_id is None or not self.spool.exists():
+        """Send what waits, in order; True when nothing is left. ``patient`` tries even right after a failure.
+
+        What a server that takes others refuses alone is left out, with a word in the log; so nothing holds the rest up.
+        """
+        if self.uri is None or (self.run_id is None and self.home is None):
+            return True
+        if not self.spool.exists():
             return True
         if not patient and time.monotonic() < self._retry_at:
             return False
         try:
-            self._send_waiting()
-        except Exception:  # whatever MLflow raises must not reach the training loop
-            self._retry_at = time.monotonic() + RETRY_S
+            complete = self._send_waiting()
+        except Exception as error:  # whatever MLflow raises must not reach the training loop
+            self._failed(error)
             return False
-        return True
+        if self.away:
+            self.away = False
+            logger.info(f"MLflow at {self.uri} answers again; what waited is delivered")
+        if not complete:
+            self._retry_at = time.monotonic() + RETRY_S
+        return complete
+
+    def open(self) -> None:
+        """Find or make the MLflow run; where the server is away that is left to a delivery. Raises ``UserError`` where
+        the URI can never work."""
+        try:
+            self._settle(_client(self.uri))
+        except Exception as error:
+            if _is_hopeless(error):
+                raise UserError(
+                    f"the MLflow record cannot go to {redact(str(self.uri))}: {redact(str(error).strip())[:500]}. Mend "
+                    "--tracking.uri or $MLFLOW_TRACKING_URI (with its credentials in the environment), or give "
+                    "--tracking.uri none"
+                ) from error
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        self._retry_at = time.monotonic() + RETRY_S
+        if not self.away:
+            self.away = True
+            logger.warning(
+                f"MLflow at {self.uri} takes no records: {_reason(error)}. They wait in {self.spool} and are sent "
+                "when it answers"
+            )
 
     def _append(self, record: dict[str, Any]) -> None:
         if self.uri is None:
@@ -99,59 +202,333 @@ class Tracker:
         except OSError:
             return  # a full disk costs records, not the run
 
-    def _send_waiting(self) -> None:
-        mark = self.spool.with_suffix(".delivered")
-        done = int(mark.read_text() or 0) if mark.exists() else 0
+    def _send_waiting(self) -> bool:
+        if self.run_id is not None and self._delivered() == self.spool.stat().st_size:
+            return True
+        client = _client(self.uri)
+        for _ in range(3):
+            try:
+                if self._settle(client):
+                    continue
+                return self._send_all(client)
+            except _MadeAnew:
+                continue
+        raise _Away("its run disappears as often as it is made")
+
+    def _send_all(self, client: Any) -> bool:
+        done = self._delivered()
         with self.spool.open("rb") as file:
             file.seek(done)
             lines = file.read().split(b"\n")
-        if len(lines) < 2:
-            return
-        client = _client(self.uri)
         pending: list[Any] = []
+        complete = True
         for line in lines[:-1]:  # the last piece is empty, or a record still being written
             record = spool.parse(line)
-            if record is None:  # cut short
-                done += len(line) + 1
-                continue
-            if record["kind"] == "metrics":
+            if record is not None and record["kind"] == "metrics":
                 pending += _metric_entities(record)
-            if record["kind"] != "metrics" or len(pending) >= _BATCH - 100:
+                record = None
+            if record is not None or len(pending) >= _BATCH - 100:
                 self._send_metrics(client, pending)
                 pending = []
-                self._send(client, record)
-                mark.write_text(str(done + len(line) + 1))
+                if record is not None:
+                    complete = self._send(client, record) and complete
+                self._mark(done + len(line) + 1)
             done += len(line) + 1
         self._send_metrics(client, pending)
-        mark.write_text(str(done))
+        self._mark(done)
+        return complete
+
+    def _try(self, client: Any, send: Any) -> Exception | None:
+        """Send something; returns what was wrong with it, if a server that is there does not take it."""
+        try:
+            send()
+        except Exception as error:
+            if self._settle(client):
+                raise _MadeAnew from error
+            try:  # a server that writes nothing at all is as good as away
+                client.set_tag(self.run_id, "stm.delivered", time.strftime("%FT%TZ", time.gmtime()))
+            except Exception:
+                raise error from None
+            return error
+        return None
+
+    def _say_left_out(self, what: str, error: Exception) -> None:
+        logger.warning(f"MLflow did not take {what}, which is left out: {_reason(error)}")
 
     def _send_metrics(self, client: Any, pending: list[Any]) -> None:
         for first in range(0, len(pending), _BATCH):
-            client.log_batch(self.run_id, metrics=pending[first : first + _BATCH])
+            batch = pending[first : first + _BATCH]
+            error = self._try(client, lambda batch=batch: client.log_batch(self.run_id, batch))
+            if error is not None and len(batch) > 1:
+                self._send_metrics(client, batch[: len(batch) // 2])
+                self._send_metrics(client, batch[len(batch) // 2 :])
+            elif error is not None:
+                self._say_left_out(
+                    f"{batch[0].key} = {batch[0].value} (step {batch[0].step})", error
+                )
 
-    def _send(self, client: Any, record: dict[str, Any]) -> None:
-        kind = record["kind"]
+    def _send(self, client: Any, record: dict[str, Any]) -> bool:
+        """Send a record that is no metric; False where it is to be tried again."""
+        kind, run_id = record["kind"], self.run_id
+        sends: dict[str, Any] = {}
         if kind == "tags":
             for key, value in record["values"].items():
-                client.set_tag(self.run_id, key, value)
+                sends[f"the tag {key}"] = lambda k=key, v=value: client.set_tag(run_id, k, v)
         elif kind == "params":
-            from mlflow.entities import Param
-
-            client.log_batch(self.run_id, params=[Param(k, v) for k, v in record["values"].items()])
+            self._send_params(client, record)
         elif kind == "artifact":
-            if Path(record["path"]).exists():
-                client.log_artifact(self.run_id, record["path"], record["folder"])
-        elif kind == "status":
-            client.update_run(self.run_id, status="RUNNING") if record["status"] == "RUNNING" else (
-                client.set_terminated(self.run_id, record["status"], record["time_ms"])
+            return self._send_artifact(client, record)
+        elif kind == "dataset":
+            sends[f"the dataset {record['name']}"] = lambda: client.log_inputs(
+                run_id, [_dataset_input(record)]
             )
+        elif kind == "status":
+            sends[f"the status {record['status']}"] = lambda: (
+                client.update_run(run_id, status="RUNNING")
+                if record["status"] == "RUNNING"
+                else client.set_terminated(run_id, record["status"], record["time_ms"])
+            )
+        for what, send in sends.items():
+            error = self._try(client, send)
+            if error is not None:
+                self._say_left_out(what, error)
+        return True
+
+    def _send_params(self, client: Any, record: dict[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        step, have = record.get("step", 0), {}
+        if step:
+            error = self._try(client, lambda: have.update(client.get_run(self.run_id).data.params))
+            if error is not None:
+                raise error
+        params = []
+        for key, value in record["values"].items():
+            later = f"{key} from step {step}"
+            if key in have and (
+                have[key] != value or any(k.startswith(f"{key} from ") for k in have)
+            ):
+                while have.get(later, value) != value:
+                    later += " again"
+                params.append(Param(later, value))
+            else:
+                params.append(Param(key, value))
+        for first in range(0, len(params), _PARAMS):
+            batch = params[first : first + _PARAMS]
+            if self._try(client, lambda: client.log_batch(self.run_id, params=batch)) is None:  # noqa: B023
+                continue
+            for param in batch:
+                error = self._try(client, lambda: client.log_batch(self.run_id, params=[param]))  # noqa: B023
+                if error is not None:
+                    self._say_left_out(f"the parameter {param.key} = {param.value}", error)
+
+    def _send_artifact(self, client: Any, record: dict[str, Any]) -> bool:
+        path, tries = record["path"], record.get("tries", 1)
+        if not Path(path).exists():
+            self._say_left_out(f"the file {path}", FileNotFoundError("it is gone"))
+            return True
+        error = self._try(client, lambda: client.log_artifact(self.run_id, path, record["folder"]))
+        if error is None:
+            return True
+        if tries >= _ARTIFACT_TRIES:
+            self._say_left_out(f"the file {path}", error)
+            return True
+        logger.warning(
+            f"MLflow did not take the file {path}, which is tried again: {_reason(error)}"
+        )
+        self._append(
+            {**record, "tries": tries + 1}
+        )  # files have a store of their own: others go on
+        return False
+
+    # ------------------------------------------------------------------ how far, and in which run
+
+    def _delivered(self) -> int:
+        """Bytes of the spool that this run has; 0 where the mark is another run's, or tells of more than there is."""
+        try:
+            count, *of = self.spool.with_suffix(".delivered").read_text().split() or ["0"]
+            done = int(count)
+        except (OSError, ValueError):
+            return 0
+        if of and of[0] != self.run_id:
+            return 0
+        if done > self.spool.stat().st_size:
+            logger.warning(
+                f"{self.spool} is shorter than what was delivered of it; it is delivered again from its beginning"
+            )
+            self._mark(0)
+            return 0
+        return done
+
+    def _mark(self, done: int) -> None:
+        write_bytes(str(self.spool.with_suffix(".delivered")), f"{done} {self.run_id}".encode())
+
+    def _settle(self, client: Any) -> bool:
+        """Make sure that the run is there; True where ``run_id`` changed. Raises what MLflow raises."""
+        if self.home is None:
+            if self.run_id is None or _run(client, self.run_id) is None:
+                raise _Away(f"there is no run {self.run_id}")
+            return False
+        folder = self.spool.parent
+        runs = known_runs(folder)
+        place = place_of(str(self.uri), folder)
+        candidates = (self.run_id, runs.get(place), known_run(folder))
+        found: Any = None
+        for run_id in dict.fromkeys(filter(None, candidates)):
+            run = _run(client, run_id)
+            if run is not None and run.info.lifecycle_stage == "active":
+                return self._take(run_id, runs, place)
+            found = found or run
+        previous = next(filter(None, (runs.get(place), known_run(folder), self.run_id)), None)
+        tags = _origin()
+        if found is not None:
+            tags |= {key: found.data.tags[key] for key in _KEPT_TAGS if key in found.data.tags}
+        if previous is not None:
+            of = next((place for place, run_id in runs.items() if run_id == previous), None)
+            tags["stm.continues"] = f"{previous} in {of}" if of and of != place else previous
+            logger.warning(
+                f"MLflow at {self.uri} has no run {previous} (any more): the record goes on in a new run, from its "
+                "beginning"
+            )
+        run = client.create_run(
+            _experiment(client, self.home),
+            start_time=next((r["time_ms"] for r in spool.read(self.spool) if "time_ms" in r), None),
+            run_name=self.home.run_name,
+            tags=tags,
+        )
+        return self._take(run.info.run_id, runs, place)
+
+    def _take(self, run_id: str, runs: dict[str, str], place: str) -> bool:
+        before, self.run_id = self.run_id, run_id
+        folder = self.spool.parent
+        if runs.get(place) != run_id:
+            write_bytes(str(folder / "tracking.runs"), json.dumps({**runs, place: run_id}).encode())
+        if known_run(folder) != run_id:
+            write_bytes(str(folder / "tracking.run_id"), run_id.encode())
+        if before not in (None, run_id):
+            self._mark(0)
+        return before != run_id
+
+
+def known_run(folder: Path) -> str | None:
+    """The MLflow run that the record of ``folder`` went to last."""
+    try:
+        return (folder / "tracking.run_id").read_text().strip() or None
+    except OSError:
+        return None
+
+
+def known_runs(folder: Path) -> dict[str, str]:
+    """The MLflow run of each place (`place_of`) that the record of ``folder`` went to."""
+    try:
+        found = json.loads((folder / "tracking.runs").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def place_of(uri: str, folder: Path) -> str:
+    """A server or database as ``folder`` remembers it: without secrets, and relative where it moves along."""
+    database = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    if database is not None and database.parent in folder.resolve().parents:
+        return f"sqlite:///{os.path.relpath(database, folder.resolve())}"
+    return redact(uri)
+
+
+def _run(client: Any, run_id: str) -> Any:
+    """The run, deleted or not; None where this server never had it."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def _experiment(client: Any, home: Home) -> str:
+    """The experiment's id. One that was deleted stays so, and another is made with a number behind its name."""
+    if home.experiment_id is not None:
+        return home.experiment_id
+    for number in itertools.count(1):
+        name = home.experiment if number == 1 else f"{home.experiment}-{number}"
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                made: str = client.create_experiment(name, home.artifacts)
+            except Exception:
+                found = client.get_experiment_by_name(name)  # another run may just have made it
+                if found is None:
+                    raise
+            else:
+                if number > 1:
+                    logger.warning(f"the experiment {home.experiment} is deleted: {name} is used")
+                return made
+        if found.lifecycle_stage == "active":
+            return str(found.experiment_id)
+    raise AssertionError
+
+
+def _is_hopeless(error: Exception) -> bool:
+    """Whether an error tells that the URI can never work as it is: its scheme, its driver, or who is asking."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import ArgumentError
+
+    if isinstance(error, MlflowException):
+        wrong = (
+            "INVALID_PARAMETER_VALUE",
+            "RESOURCE_DOES_NOT_EXIST",
+        )  # a scheme; $MLFLOW_EXPERIMENT_ID
+        return error.error_code in wrong or error.get_http_status_code() in (401, 403)
+    return isinstance(
+        error, ImportError | ArgumentError | ValueError
+    )  # ArgumentError: no such driver
+
+
+def _reason(error: BaseException) -> str:
+    """The system's own word where a connection failed (`Connection refused`), else the first line of what is said."""
+    innermost = error
+    while inner := innermost.__cause__ or innermost.__context__:
+        innermost = inner
+    if isinstance(innermost, OSError) and innermost.strerror:
+        return innermost.strerror
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def _dataset_input(record: dict[str, Any]) -> Any:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    dataset = Dataset(
+        name=record["name"],
+        digest=record["fingerprint"][:_DIGEST],
+        source_type="local",
+        source=json.dumps({"uri": record["source"]}),
+        profile=json.dumps({**record["profile"], "fingerprint": record["fingerprint"]}),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", record["context"])])
+
+
+def _origin() -> dict[str, str]:
+    """Who made a run, with what: tags that MLflow's pages show."""
+    tags = {"mlflow.source.name": Path(sys.argv[0]).name, "mlflow.source.type": "LOCAL"}
+    with contextlib.suppress(Exception):  # a process may run as nobody
+        tags["mlflow.user"] = getpass.getuser()
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        said = subprocess.run(
+            ["git", "-C", str(ROOT), "rev-parse", "HEAD"],
+            check=True, capture_output=True, text=True, timeout=10,
+        )  # fmt: skip
+        tags["mlflow.source.git.commit"] = said.stdout.strip()
+    return tags
 
 
 def _metric_entities(record: dict[str, Any]) -> list[Any]:
+    """MLflow shows metrics in groups by what is before a slash: ``val_top1`` of a checkpoint is its ``val/top1``."""
     from mlflow.entities import Metric
 
     return [
-        Metric(key, value, record["time_ms"], record["step"])
+        Metric(re.sub("^val_", "val/", key), value, record["time_ms"], record["step"])
         for key, value in record["values"].items()
     ]
 
@@ -173,34 +550,28 @@ def open_run(config: Config, folder: Path, name: str, known_run_id: str | None =
 
     ``folder`` is on this machine and keeps the spool. A database is the one beside it, also where the run was moved or
     copied since: the record of a copy must not go to the original. ``known_run_id`` is what the last checkpoint says,
-    for a driver that finds the run on another machine. If the server cannot be reached the run trains without a
-    record, and says so in the tracker's ``run_id``: None.
+    for a driver that finds the run on another machine. If the server cannot be reached, that is said, the tracker's
+    ``run_id`` is the one known from before or None, and a delivery looks again. Raises ``UserError`` where the URI can
+    never work.
     """
     storage = config.train.storage
     uri = tracking_uri(config.tracking, storage if is_url(storage) else str(folder.parent))
     path = folder / spool.NAME
     if uri is None:
         return Tracker(None, None, path)
-    known = folder / "tracking.run_id"
-    if known.exists():
-        return Tracker(uri, known.read_text().strip(), path)
-    try:
-        client = _client(uri)
-        run_id = known_run_id
-        if run_id is None:
-            found = client.get_experiment_by_name(config.tracking.experiment)
-            root = (
-                None
-                if uri.startswith("http")
-                else (folder.parent / "mlflow-artifacts").resolve().as_uri()
-            )
-            experiment = (
-                found.experiment_id
-                if found
-                else client.create_experiment(config.tracking.experiment, root)
-            )
-            run_id = client.create_run(experiment, run_name=name).info.run_id
-    except Exception:  # no record is better than no training
-        return Tracker(uri, None, path)
-    known.write_text(run_id)
-    return Tracker(uri, run_id, path)
+    chosen = config.tracking.experiment != TrackingConfig().experiment
+    home = Home(
+        experiment=(not chosen and os.environ.get("MLFLOW_EXPERIMENT_NAME"))
+        or config.tracking.experiment,
+        experiment_id=None if chosen else os.environ.get("MLFLOW_EXPERIMENT_ID"),
+        artifacts=None
+        if uri.startswith("http")
+        else (folder.parent / "mlflow-artifacts").resolve().as_uri(),
+        run_name=os.environ.get("MLFLOW_RUN_NAME") or name,
+    )
+    runs = known_runs(folder)
+    earlier = known_run(folder) or known_run_id
+    here = runs.get(place_of(uri, folder)) or (None if earlier in runs.values() else earlier)
+    tracker = Tracker(uri, here, path, home)
+    tracker.open()
+    return tracker

@@ -17,6 +17,7 @@ EXPERIMENT = "stm-doctor"
 
 def check(here: Node, uri: str | None, deadline_s: float) -> Finding:
     """Records are written by the driver alone, so one node is asked: that of this process."""
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
     if uri == "none":
         return ok("mlflow", "switched off")
     where = "a new database" if uri is None else redact(uri)

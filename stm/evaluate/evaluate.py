@@ -137,13 +137,15 @@ def _record(
     result: EvaluateResult,
 ) -> None:
     """Add the result to the MLflow run that trained the checkpoint, where its run directory is still there."""
-    if meta.mlflow_run_id is None or not (run_directory / "tracking.run_id").exists():
+    if not (run_directory / "tracking.run_id").exists():
         return
-    known = tracking.open_run(config, run_directory, run_directory.name)
+    try:
+        tracker = tracking.open_run(config, run_directory, run_directory.name)
+    except UserError as error:  # the figures are there all the same
+        logger.warning(str(error))
+        return
     # A spool of its own: the run itself may be in training, and a spool has one writer.
-    tracker = tracking.Tracker(
-        known.uri, known.run_id, run_directory / f"tracking-{protocol}.jsonl"
-    )
+    tracker.spool = run_directory / f"tracking-{protocol}.jsonl"
     counted = ("top1", "top5", "mean_class_accuracy", "num_videos", "unreadable")
     tracker.metrics({f"{protocol}/{name}": result[name] for name in counted}, meta.step)
     for path in result.files.values():

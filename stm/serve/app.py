@@ -109,7 +109,7 @@ def watch(stopped: threading.Event) -> None:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set; a second signal acts as always."""
+    """An event that Ctrl-C, SIGTERM and SIGHUP set; a second signal acts as always."""
     stopped = threading.Event()
     before: dict[int, Any] = {}
 
@@ -118,7 +118,7 @@ def stop_signals() -> Iterator[threading.Event]:
         for each, handler in before.items():
             signal.signal(each, handler)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         before[number] = signal.signal(number, stop)
     try:
         yield stopped

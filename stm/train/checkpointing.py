@@ -37,10 +37,15 @@ class Checkpoints:
         self._replica, self._store = replica, store
         self.history = history
         self._saved_at = time.monotonic()
-        self._preemption = PreemptionWatch(group.rank, group.world_size, group.device, place.step)
+        self._preemption = PreemptionWatch(
+            group.rank, group.world_size, group.device, place.step, job.board
+        )
 
     def due(self) -> bool:
-        """Whether this step must be kept, by its number or because a node goes; all ranks must ask, and agree."""
+        """Whether this step must be kept: by its number, as a node goes, or as the driver is ended.
+
+        All ranks must ask, and agree.
+        """
         save = self._job.config.train.checkpoint_every_steps
         step = self._place.step
         return bool(save and step % save == 0) or self._preemption.wants_checkpoint(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections.abc import Callable
 from typing import Any
 
-from stm import cluster
+from stm import cluster, ending, ray_compat
 from stm.checkpoint import format as checkpoints
 from stm.checkpoint.store import CheckpointStore
 from stm.config import Config
@@ -17,9 +18,10 @@ from stm.data.stream.graph import SHARD, StreamSpec, Validation, plan_data_confi
 from stm.data.stream.guarded import quarantine
 from stm.data.stream.plan import Position
 from stm.errors import UserError
+from stm.log import get_logger
 from stm.tracking import Tracker
 from stm.train.async_validation import AsyncValidation
-from stm.train.events import Controlled, Event, Kept, Logged
+from stm.train.events import Controlled, Event, Kept, Logged, Started
 from stm.train.folders import ray_storage
 from stm.train.job import Job
 from stm.train.progress import board
@@ -28,6 +30,11 @@ from stm.train.summary import versions
 
 RESIZE_CHECK_S = 60.0
 """How often an elastic run looks for room to grow. Growing starts the workers anew from the last checkpoint."""
+
+ABORT_S = 20.0
+"""So long the workers of a run that is ended have to leave."""
+
+logger = get_logger(__name__)
 
 
 class RunStopped(UserError):
@@ -51,8 +58,11 @@ def fit(
     tracker: Tracker,
     recorder: Recorder,
     on_event: Callable[[Event], None] | None = None,
+    again: str = "the same command",
 ) -> None:
     """Train from the last checkpoint to the end of the last epoch, on the workers of ``placement``.
+
+    Where a signal is to end the command, a checkpoint is asked for before. ``again`` says what continues the run.
 
     Raises ``RunStopped``, ``RunFailed`` or ``RunEnded`` where it does not come to that.
     """
@@ -60,8 +70,14 @@ def fit(
     if val_manifest is not None and placement.validation_cpus:
         validator = AsyncValidation(config, val_manifest, store, recorder)
 
+    started, kept = threading.Event(), threading.Event()
+
     def handle(event: Event) -> None:
         recorder.handle(event)
+        if isinstance(event, Started):
+            started.set()
+        if isinstance(event, Kept):
+            kept.set()
         if on_event is not None:
             on_event(event)
         if validator is not None and isinstance(event, Kept):
@@ -72,7 +88,8 @@ def fit(
     with contextlib.ExitStack() as stack:
         if validator is not None:
             stack.enter_context(validator)
-        actor = stack.enter_context(board(handle))
+        stack.callback(recorder.catch_up, store)
+        actor = stack.enter_context(board(handle, catch_up=lambda: recorder.catch_up(store)))
         job = Job(
             config=config,
             run_directory=store.run_directory,
@@ -92,7 +109,19 @@ def fit(
         streams = plan_data_config(
             train_stream, validation, _latest_position(store, actor), placement.cpus_per_worker
         )
-        stop = _outcome(_trainer(job, placement, streams), config, store)
+
+        def keep(seconds: float) -> None:
+            """Have the workers keep a checkpoint; where they have not begun there is nothing to keep."""
+            if not started.is_set():
+                return
+            logger.warning(f"the run is to end: keeping a checkpoint, for up to {seconds:g} s")
+            kept.clear()
+            actor.ask_for_checkpoint.remote()
+            if not kept.wait(seconds):
+                logger.warning(f"no checkpoint was written within {seconds:g} s")
+
+        with ending.keeping(keep):
+            stop = _outcome(job, placement, streams, store, again)
     if stop.get("stopped"):
         ids = train_manifest.table.column("video_id").take(train_manifest.usable[stop["rows"]])
         named = f": {', '.join(ids.to_pylist())}" if stop["rows"] else ""
@@ -116,10 +145,12 @@ def _latest_position(store: CheckpointStore, actor: Any) -> Callable[[], Positio
     return latest_position
 
 
-def _trainer(job: Job, placement: cluster.Placement, streams: Any) -> Any:
+def _trainer(
+    job: Job, placement: cluster.Placement, streams: Any, started: Callable[[Any], None]
+) -> Any:
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
 
     from stm.train.loop import train_loop
 
@@ -127,8 +158,8 @@ def _trainer(job: Job, placement: cluster.Placement, streams: Any) -> Any:
     workers: Any = train.num_workers
     if train.min_workers is not None:
         workers = (train.min_workers, train.num_workers)
-    return TorchTrainer(
-        train_loop,  # type: ignore[arg-type]  # what it returns reaches us as `return_value`
+    return ray_compat.torch_trainer(started)(
+        train_loop,  # what it returns reaches us as `return_value`
         train_loop_config={"job": job},
         torch_config=TorchConfig(
             backend="nccl" if placement.use_gpu else "gloo",
@@ -155,31 +186,40 @@ def _trainer(job: Job, placement: cluster.Placement, streams: Any) -> Any:
     )
 
 
-def _outcome(trainer: Any, config: Config, store: CheckpointStore) -> dict[str, Any]:
+def _outcome(
+    job: Job, placement: cluster.Placement, streams: Any, store: CheckpointStore, again: str
+) -> dict[str, Any]:
     """What the training loop returned; how it ended otherwise is raised by its name."""
     import ray
     from ray.train import TrainingFailedError
 
-    train = config.train
+    train = job.config.train
+    controllers: list[Any] = []
+    trainer = _trainer(job, placement, streams, controllers.append)
     try:
         outcome: Any = trainer.fit()
-    except SystemExit as error:  # how Ray ends a Ctrl-C: with no word, and in a notebook too
-        raise KeyboardInterrupt from error
+    except KeyboardInterrupt:
+        for controller in controllers:  # on a cluster that goes on, its workers must not
+            with contextlib.suppress(Exception):
+                ray.get(controller.abort.remote(), timeout=ABORT_S)
+        raise
     except ray.exceptions.RayActorError as error:
-        raise RunEnded(f"run {train.name} was ended from outside; {_next_time(store)}") from error
+        raise RunEnded(
+            f"run {train.name} was ended from outside; {_next_time(store, again)}"
+        ) from error
     except TrainingFailedError as error:
         last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         raise RunFailed(
-            f"run {train.name} failed, after {train.max_failures} restarts: {last[0][:500]}; {_next_time(store)}"
+            f"run {train.name} failed, after {train.max_failures} restarts: {last[0][:500]}; {_next_time(store, again)}"
         ) from error
     return outcome.return_value or {}
 
 
-def _next_time(store: CheckpointStore) -> str:
+def _next_time(store: CheckpointStore, again: str) -> str:
     found = store.latest()
     if found is None:
-        return "there is no checkpoint yet: the same command begins again"
-    return f"the last checkpoint is {found[0]}: the same command begins again from there"
+        return f"there is no checkpoint yet: {again} begins again"
+    return f"the last checkpoint is {found[0]}: {again} begins again from there"
 
 
 def training_stream(config: Config, manifest: Manifest) -> StreamSpec:

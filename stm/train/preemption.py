@@ -1,9 +1,11 @@
-"""Notice that a node is about to be taken away, in time to keep a checkpoint."""
+"""Notice that a node is about to be taken away or the command to be ended, in time to keep a checkpoint."""
 
 from __future__ import annotations
 
 import time
+from typing import Any
 
+import ray
 import ray.train
 import torch
 import torch.distributed as dist
@@ -20,16 +22,22 @@ REPEAT_S = 10.0
 
 
 class PreemptionWatch:
-    """Asks Ray Train for notices at steps that all ranks agree on; every rank must call it after the same steps."""
+    """Asks Ray Train and the driver for notices at steps that all ranks agree on.
 
-    def __init__(self, rank: int, world_size: int, device: torch.device, step: int) -> None:
+    Every rank must call it after the same steps. ``board`` is the driver's (``stm.train.progress``), or None.
+    """
+
+    def __init__(
+        self, rank: int, world_size: int, device: torch.device, step: int, board: Any = None
+    ) -> None:
         self._rank, self._world_size, self._device = rank, world_size, device
+        self._board, self._num_asked = board, 0
         self._asked: tuple[float, int] | None = None
         self._ask_next = step
         self._answered: object = None
 
     def wants_checkpoint(self, step: int, checkpoint_age_s: float) -> bool:
-        """Whether this state should be kept now, because a node goes; all ranks answer the same.
+        """Whether this state should be kept now, as a node goes or the driver is ended; all ranks answer the same.
 
         ``checkpoint_age_s`` is rank 0's: how long ago it kept the last one.
         """
@@ -42,12 +50,16 @@ class PreemptionWatch:
             asked_at, asked_in = self._asked
             step_s = (now - asked_at) / (step - asked_in)
         # Clocks differ, and ranks must agree on when to ask again and on what to do.
-        of_rank_0 = torch.tensor([step_s, checkpoint_age_s], device=self._device)
+        of_rank_0 = torch.tensor(
+            [step_s, checkpoint_age_s, float(self._driver_asks())], device=self._device
+        )
         if self._world_size > 1:
             dist.broadcast(of_rank_0, src=0)
-        step_s, checkpoint_age_s = of_rank_0.tolist()
+        step_s, checkpoint_age_s, driver_asks = of_rank_0.tolist()
         self._asked = (now, step)
         self._ask_next = step + max(1, int(CHECK_S / max(step_s, 1e-3)))
+        if driver_asks:
+            return True
         if info is None:
             return False
         if info == self._answered:
@@ -63,3 +75,16 @@ class PreemptionWatch:
             + f": keeping a checkpoint of step {step} now"
         )
         return True
+
+    def _driver_asks(self) -> bool:
+        """On rank 0: whether the driver has asked since the last call."""
+        if self._rank != 0 or self._board is None:
+            return False
+        try:
+            asked = ray.get(self._board.checkpoints_asked.remote(), timeout=5)
+        except (
+            Exception
+        ):  # a driver that is gone asks for nothing; what is wrong with Ray shows elsewhere
+            return False
+        before, self._num_asked = self._num_asked, asked
+        return bool(asked > before)

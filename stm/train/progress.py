@@ -1,4 +1,4 @@
-"""From the workers to the driver: a small actor that ranks post to and the driver drains.
+"""Between the workers and the driver: a small actor that ranks post to and the driver drains.
 
 Two kinds of things travel. Events (steps taken, an epoch done, a checkpoint kept) come from rank 0 and are handled in
 order. Pulses say every few seconds what each rank is doing; only the last of each rank counts.
@@ -29,11 +29,19 @@ SHORT_S = 5.0
 
 
 class _Board:
-    """Actor: holds what was posted and not yet read."""
+    """Actor: holds what was posted and not yet read, and whether the driver asks for a checkpoint."""
 
     def __init__(self) -> None:
         self._events: list[Event] = []
         self._pulses: Pulses = []
+        self._process = os.getpid()
+        self._checkpoints_asked = 0
+
+    def ask_for_checkpoint(self) -> None:
+        self._checkpoints_asked += 1
+
+    def checkpoints_asked(self) -> int:
+        return self._checkpoints_asked
 
     def post(self, event: Event) -> None:
         self._events.append(event)
@@ -41,40 +49,64 @@ class _Board:
     def pulse(self, pulse: dict[str, Any]) -> None:
         self._pulses.append(pulse)
 
-    def drain(self) -> tuple[list[Event], Pulses]:
-        drained = self._events, self._pulses
+    def drain(self) -> tuple[list[Event], Pulses, int]:
+        """What was posted since, and the process that held it: another one has lost what the last one held."""
+        drained = self._events, self._pulses, self._process
         self._events, self._pulses = [], []
         return drained
 
 
 @contextlib.contextmanager
-def board(handle: Callable[[Event], None], interval_s: float = 0.5) -> Iterator[Any]:
+def board(
+    handle: Callable[[Event], None],
+    interval_s: float = 0.5,
+    catch_up: Callable[[], None] | None = None,
+) -> Iterator[Any]:
     """Yield an actor handle with ``post.remote(event)`` and ``pulse.remote(pulse)``.
 
     Every event reaches ``handle`` in this process, in order. Ranks that fall silent or stay behind are named in
-    the log. The actor lives on this process's node: it leaves only with the driver.
+    the log. The actor lives on this process's node: it leaves only with the driver. If its process dies, Ray starts it
+    anew behind the same handle; what it held is lost, which is said, and ``catch_up`` is called.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor: Any = ray.remote(_Board).options(num_cpus=0, scheduling_strategy=here).remote()
+    anew = {"max_restarts": -1, "max_task_retries": -1}  # what is posted meanwhile waits
+    made: Any = ray.remote(_Board).options(num_cpus=0, scheduling_strategy=here, **anew)
+    actor = made.remote()
     done = threading.Event()
     watch = RankWatch()
 
     def poll() -> None:
+        process, asked = 0, None
         while True:
             last = done.wait(interval_s)
             try:
-                events, pulses = ray.get(actor.drain.remote(), timeout=10)
-            except Exception:
+                asked = asked or actor.drain.remote()
+                events, pulses, now_in = ray.get(asked, timeout=10)
+                asked = None
+            except ray.exceptions.GetTimeoutError:  # asked again, its answer would be lost
                 if last:
                     return
                 continue
+            except Exception:
+                asked = None
+                if last:
+                    return
+                continue
+            if process not in (0, now_in):
+                logger.warning(
+                    f"the process that passes progress on (process {process}) died and was started again; lines of "
+                    "progress may be missing, the record is taken from the checkpoints"
+                )
+                if catch_up is not None:
+                    _guarded(catch_up)
+            process = now_in
             for event in events:
                 if isinstance(event, Failed | Started):
                     watch.forget(until_start=isinstance(event, Failed))
-                handle(event)
+                _guarded(handle, event)
             watch.see(pulses)
             for warning in watch.check():
                 logger.warning(warning)
@@ -89,6 +121,14 @@ def board(handle: Callable[[Event], None], interval_s: float = 0.5) -> Iterator[
         done.set()
         thread.join(timeout=15)
         ray.kill(actor)
+
+
+def _guarded(handle: Callable[..., None], *given: Any) -> None:
+    """One event that cannot be handled must not silence all that follow."""
+    try:
+        handle(*given)
+    except Exception as error:
+        logger.warning(f"progress could not be handled: {type(error).__name__}: {error}")
 
 
 class BoardHandler(logging.Handler):

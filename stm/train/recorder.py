@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import Any
 
+from stm.checkpoint import format as checkpoints
+from stm.checkpoint.store import CheckpointStore
 from stm.log import get_logger
 from stm.spool import series
 from stm.tracking import Tracker
@@ -21,20 +24,27 @@ class Recorder:
 
     def __init__(self, tracker: Tracker) -> None:
         self._tracker = tracker
-        self._last_step = max(series(tracker.spool, "train/loss"), default=0)
-        self._last_epoch = max(series(tracker.spool, "epoch"), default=0)
+        self._steps_known = set(series(tracker.spool, "train/loss"))
+        self._epochs_known = set(series(tracker.spool, "epoch"))
 
     def history(self, rows: list[dict[str, Any]]) -> None:
-        """Record the steps and epochs that a checkpoint brought with it."""
+        """Record the steps and epochs that a checkpoint brought with it, and that are not recorded yet."""
         for row in rows:
-            if "epoch" in row:
-                if row["step"] > self._last_epoch:
-                    self._last_epoch = row["step"]
-                    self._tracker.metrics(row["epoch"], row["step"], row["time"])
-            elif row["step"] > self._last_step:
-                self._last_step = row["step"]
-                values = {f"train/{key}": row[key] for key in ("loss", "top1", "lr")}
-                self._tracker.metrics(values, row["step"], row["time"])
+            is_epoch = "epoch" in row
+            known = self._epochs_known if is_epoch else self._steps_known
+            if row["step"] in known:
+                continue
+            known.add(row["step"])
+            values = (
+                row["epoch"] if is_epoch else {f"train/{k}": row[k] for k in ("loss", "top1", "lr")}
+            )
+            self._tracker.metrics(values, row["step"], row["time"])
+
+    def catch_up(self, store: CheckpointStore) -> None:
+        """Record what the checkpoints hold and no event told of; nothing of what cannot be read."""
+        with contextlib.suppress(Exception):  # whoever needs the checkpoint says so
+            for path, _ in store.checkpoints():
+                self.history(checkpoints.read_history(path))
 
     def validation(self, step: int, metrics: dict[str, float]) -> None:
         """Record what a validation beside training found."""
@@ -75,6 +85,8 @@ class Recorder:
             speed["memory_gib"] = event.memory_bytes / 2**30
         values = {f"speed/{key}": value for key, value in speed.items()}
         self._tracker.metrics(values, event.step, event.time)
+        if self._tracker.away:
+            self._tracker.deliver()
 
     def _epoch(self, event: EpochEnded) -> None:
         said = f"epoch {event.epoch}/{event.epochs} done"

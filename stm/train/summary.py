@@ -34,6 +34,18 @@ def schedule(config: Config, train_manifest: Manifest, val_manifest: Manifest | 
     )
 
 
+def record_manifest(
+    tracker: tracking.Tracker, context: str, path: str | None, manifest: Manifest
+) -> None:
+    """Add what is trained ("train") or validated on ("val") to the record."""
+    counts = {
+        "videos": len(manifest),
+        "usable": len(manifest.usable),
+        "classes": manifest.num_classes,
+    }
+    tracker.dataset(context, manifest.dataset or context, manifest.fingerprint, str(path), counts)
+
+
 def result_of(
     store: CheckpointStore, folder: Path, name: str, tracker: tracking.Tracker
 ) -> TrainResult:

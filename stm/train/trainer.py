@@ -20,7 +20,7 @@ from stm.train.events import Event
 from stm.train.fit import RunEnded, fit
 from stm.train.folders import working_folder
 from stm.train.recorder import Recorder
-from stm.train.summary import result_of, schedule
+from stm.train.summary import record_manifest, result_of, schedule
 from stm.version import __version__
 
 logger = get_logger(__name__)
@@ -51,6 +51,7 @@ def train(
             name=f"--data.val {config.data.val}",
             of=f"--data.train {config.data.train}",
         )
+    named = config.train.name is not None
     name = (
         config.train.name
         or f"{config.model.variant}{config.model.depth}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -64,10 +65,11 @@ def train(
     placement = cluster.place(config)
     check_compiler(config, placement)
     make_writable(store.run_directory)
+    again = "the same command" if named else f"the same command with --train.name {name}"
     with hold(store.run_directory) as lease:
         store = CheckpointStore(store.run_directory, lease.token)
         config = replace(config, train=replace(config.train, storage=storage, name=name))
-        return _drive(config, store, placement, train_manifest, val_manifest, on_event)
+        return _drive(config, store, placement, train_manifest, val_manifest, on_event, again)
 
 
 def _drive(
@@ -77,6 +79,7 @@ def _drive(
     train_manifest: Manifest,
     val_manifest: Manifest | None,
     on_event: Callable[[Event], None] | None,
+    again: str,
 ) -> TrainResult:
     """Continue or begin the run, whose one driver this is; ``config`` has its name and its absolute storage."""
     name, storage = str(config.train.name), config.train.storage
@@ -86,16 +89,16 @@ def _drive(
     folder = working_folder(storage, name)
     folder.mkdir(parents=True, exist_ok=True)
     known_run_id = previous[1].mlflow_run_id if previous else None
+    # Whoever opens a checkpoint looks at this record, too.
+    config = replace(config, tracking=tracking.named(config.tracking))
     tracker = tracking.open_run(config, folder, name, known_run_id)
-    recorder = Recorder(tracker)
-    logger.info(f"run {name}: {placement} in {store.run_directory}")
-    if tracker.uri:
-        logger.info(
-            f"record: {tracking.how_to_look(tracker.uri)}"
-            + ("" if tracker.run_id else "  (not reachable)")
-        )
-    if previous is None:
-        tracker.params(flat(config.to_dict()))
+    status = "FAILED"
+    try:
+        recorder = Recorder(tracker)
+        logger.info(f"run {name}: {placement} in {store.run_directory}")
+        if tracker.uri:
+            logger.info(f"record: {tracking.how_to_look(tracker.uri)}")
+        tracker.params(flat(config.to_dict()), previous[1].step if previous else 0)
         tracker.tags(
             {
                 "stm.run": name,
@@ -104,24 +107,37 @@ def _drive(
                 "stm.manifest": train_manifest.fingerprint,
             }
         )
-    else:
-        path, meta = previous
-        recorder.history(checkpoints.read_history(path))
-        logger.info(
-            f"continuing at epoch {meta.position.epoch + 1}, sample {meta.position.offset} (step {meta.step})"
-        )
-    tracker.status("RUNNING")
-    status = "FAILED"
-    try:
+        record_manifest(tracker, "train", config.data.train, train_manifest)
+        if val_manifest is not None:
+            record_manifest(tracker, "val", config.data.val, val_manifest)
+        if previous is None:
+            described = schedule(config, train_manifest, val_manifest)
+            tracker.tags({"mlflow.note.content": described})
+        else:
+            path, meta = previous
+            recorder.history(checkpoints.read_history(path))
+            logger.info(
+                f"continuing at epoch {meta.position.epoch + 1}, sample {meta.position.offset} (step {meta.step})"
+            )
+        tracker.status("RUNNING")
         if previous is None or previous[1].position.epoch < config.optim.epochs:
             logger.info(schedule(config, train_manifest, val_manifest))
             fit(
                 config, store, placement, train_manifest, val_manifest, tracker, recorder,
-                on_event,
+                on_event, again,
             )  # fmt: skip
         result = result_of(store, folder, name, tracker)
         status = "FINISHED"
-    except (KeyboardInterrupt, RunEnded):
+    except KeyboardInterrupt as error:
+        status = "KILLED"
+        found = store.latest()
+        error.add_note(
+            f"{again} continues at step {found[1].step}"
+            if found
+            else "no checkpoint was kept: the same command begins anew"
+        )
+        raise
+    except RunEnded:
         status = "KILLED"
         raise
     finally:

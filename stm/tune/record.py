@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stm import tracking
+from stm.storage import write_bytes
+
 TRIAL = "stm.trial_id"
 PARENT = "mlflow.parentRunId"
 
@@ -39,8 +42,8 @@ def open_child(parent: Parent, folder: Path, name: str, trial_id: str) -> None:
 
     Without an answer from the server the trial is recorded later, or not at all; it trains either way.
     """
-    known = folder / "tracking.run_id"
-    if known.exists():
+    runs, known = tracking.known_runs(folder), folder / "tracking.run_id"
+    if tracking.place_of(parent.uri, folder) in runs or (known.exists() and not runs):
         return
     with contextlib.suppress(Exception):
         child = find_children(parent).get(trial_id)
@@ -49,7 +52,7 @@ def open_child(parent: Parent, folder: Path, name: str, trial_id: str) -> None:
             experiment = client.get_run(parent.run_id).info.experiment_id
             tags = {PARENT: parent.run_id, TRIAL: trial_id}
             child = client.create_run(experiment, run_name=name, tags=tags)
-        known.write_text(child.info.run_id)
+        write_bytes(str(known), child.info.run_id.encode())
 
 
 def close_children(parent: Parent, ends: dict[str, tuple[str, str]]) -> None:

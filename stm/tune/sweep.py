@@ -6,13 +6,14 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stm import cluster, ray_compat, tracking
+from stm import cluster, ending, ray_compat, tracking
 from stm.checkpoint import format as checkpoints
 from stm.errors import UserError
 from stm.log import get_logger
@@ -85,7 +86,8 @@ def run_sweep(sweep: Sweep, *, address: str | None = None) -> dict[str, Any]:
                 parent=parent,
                 plugin=checkpoints.load_plugin(sweep.base),
             )
-            _run_trials(job, folder)
+            with ending.stopping(_stop_tune):
+                _run_trials(job, folder)
         found = results.read_reports(folder / results.REPORTS)
         interrupted = not _is_complete(sweep, folder)
         for trial in found:
@@ -96,15 +98,24 @@ def run_sweep(sweep: Sweep, *, address: str | None = None) -> dict[str, Any]:
         result = _result(sweep, folder, found, epochs, shares, tracker)
         result["seconds"] = round(time.monotonic() - started, 1)
         if interrupted:
-            raise KeyboardInterrupt
+            raise ending.Ended(ending.received() or signal.SIGINT)
         status = "FINISHED"
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         status = "KILLED"
+        error.add_note("the same command continues the sweep, each trial at its last checkpoint")
         raise
     finally:
         tracker.status(status)
         tracker.deliver(patient=True)
     return result
+
+
+def _stop_tune() -> bool:
+    """Have Ray Tune keep the sweep's state and return; False where it does not listen yet."""
+    if not callable(signal.getsignal(signal.SIGUSR1)):
+        return False
+    signal.raise_signal(signal.SIGUSR1)
+    return True
 
 
 def _check_data(sweep: Sweep) -> tuple[int, int]:

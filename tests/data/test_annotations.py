@@ -515,6 +515,8 @@ def test_unknown_formats_splits_and_places_are_refused(tmp_path: Path) -> None:
     refused("ucf101", tmp_path, "--split 4", split=4)
     refused("folder", tmp_path, "--split 2", split=2)
     refused("ucf101", tmp_path, "no such file or folder", annotations=tmp_path / "x")
+    os.mkfifo(tmp_path / "pipe")
+    refused("list", tmp_path, "neither a file nor a folder", annotations=tmp_path / "pipe")
     for name in set(formats.names()) - {"folder"}:
         refused(name, tmp_path, str(tmp_path), "--annotations")
 

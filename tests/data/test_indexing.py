@@ -278,7 +278,7 @@ def test_larger_videos_than_allowed_are_refused_and_the_limit_is_named(
         limits=Limits(max_pixels=2**28, memory_bytes=400 * 2**20),
     )
     assert statuses(manifests["train"]) == {"small.mp4": "ok", "bomb.gif": "too_large"}
-    assert "--decode_mib" in manifests["train"].table["detail"][1].as_py()
+    assert "decode_mib" in manifests["train"].table["detail"][1].as_py()
 
 
 def test_the_latest_result_of_a_path_counts() -> None:

@@ -14,12 +14,12 @@ State = dict[str, Tensor]
 
 
 def temporal_conv(frames: Tensor, weight: Tensor, num_frames: int) -> Tensor:
-    """Conv1d over T of every pixel; ``weight: [C, C / groups, 3, 1]``."""
+    """Conv1d over T of every pixel; ``weight: [C, C / groups, K, 1]``."""
     batch, channels, height, width = frames.shape
     pixels = frames.reshape(batch // num_frames, num_frames, channels, height, width)
     pixels = pixels.permute(0, 3, 4, 2, 1).reshape(-1, channels, num_frames)
     groups = channels // weight.shape[1]
-    mixed = F.conv1d(pixels, weight[..., 0], padding=1, groups=groups)
+    mixed = F.conv1d(pixels, weight[..., 0], padding=weight.shape[2] // 2, groups=groups)
     mixed = mixed.reshape(batch // num_frames, height, width, channels, num_frames)
     return mixed.permute(0, 4, 3, 1, 2).reshape(frames.shape)
 

@@ -115,32 +115,46 @@ def test_index_reads_lists_and_bad_names_and_takes_classes_of_another_manifest(
 @pytest.mark.parametrize(
     ("lists", "videos", "expected"),
     [
-        ({"hf_metadata.csv": "metadata.csv"}, ["videos/a", "videos/b", "videos/c"], "jump wave"),
-        ({"video_path_class.csv": "train.csv"}, ["a", "b"], "jump wave"),
-        ({"slowfast.csv": "train.csv"}, ["vid/a", "vid/b"], "0 1"),
         (
-            {"mmaction2_train.txt": "mmaction2_train.txt"},
+            {
+                "metadata.csv": "file_name,label\nvideos/a.mp4,wave\nvideos/b.mp4,jump\nvideos/c.mp4,wave\n"
+            },
+            ["videos/a", "videos/b", "videos/c"],
+            "jump wave",
+        ),
+        ({"train.csv": "video_path,class\na.mp4,wave\nb.mp4,jump\n"}, ["a", "b"], "jump wave"),
+        ({"train.csv": "vid/a.mp4 0\nvid/b.mp4 1\n"}, ["vid/a", "vid/b"], "0 1"),
+        (
+            {"mmaction2_train.txt": "class/drinking (31).mp4 0\nclass/lecture (31).mp4 1\n"},
             ["class/drinking (31)", "class/lecture (31)"],
             "0 1",
         ),
-        ({"windows.csv": "windows.csv"}, ["videos/a/x", "videos/a/y"], "jump wave"),
         (
-            {"kinetics_train.csv": "train.csv", "kinetics_test.csv": "test.csv"},
+            {
+                "windows.csv": "\ufeffpath,label\r\nvideos\\a\\x.mp4,wave\r\nvideos\\a\\y.mp4,jump\r\n"
+            },
+            ["videos/a/x", "videos/a/y"],
+            "jump wave",
+        ),
+        (
+            {
+                "train.csv": "label,youtube_id,time_start,time_end,split\nabseiling,-3B32lodo2M,59,69,train\n",
+                "test.csv": "youtube_id,time_start,time_end,split\n_kbyuCg9lhI,10,20,test\n",
+            },
             ["abseiling/-3B32lodo2M"],
             "abseiling",
         ),
     ],
 )
-def test_index_reads_lists_from_the_field(
+def test_index_reads_lists_as_people_have_them(
     ray_cluster: None,
-    real_data: Path,
     tmp_path: Path,
     lists: dict[str, str],
     videos: list[str],
     expected: str,
 ) -> None:
-    for source, name in lists.items():
-        (tmp_path / name).write_bytes((real_data / "field" / "lists" / source).read_bytes())
+    for name, text in lists.items():
+        (tmp_path / name).write_text(text, newline="")
     for name in videos:
         path = tmp_path / f"{name}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)

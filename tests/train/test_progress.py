@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+
+import pytest
+
 from stm.spool import series
 from stm.tracking import Tracker
-from stm.train.progress import RankWatch, slow_rank
+from stm.train.events import Kept
+from stm.train.progress import RankWatch, board, slow_rank
 from stm.train.recorder import Recorder
 
 
@@ -89,6 +96,14 @@ def test_a_step_is_recorded_once_whatever_is_told_again(tmp_path):
     assert series(tracker.spool, "train/loss") == {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4, 5: 0.5}
 
 
+def test_steps_that_were_told_too_late_are_recorded_all_the_same(tmp_path):
+    tracker = Tracker("sqlite:///unused.db", None, tmp_path / "tracking.jsonl")
+    Recorder(tracker).history(rows(1, 2, 6))
+    Recorder(tracker).history(rows(1, 2, 3, 4, 5, 6))
+    assert sorted(series(tracker.spool, "train/loss")) == [1, 2, 3, 4, 5, 6]
+    assert len(tracker.spool.read_text().splitlines()) == 6
+
+
 def test_an_epochs_figures_are_recorded_once(tmp_path):
     tracker = Tracker("sqlite:///unused.db", None, tmp_path / "tracking.jsonl")
     ends = [{"time": 1.0, "step": 6, "epoch": {"epoch": 1, "val_top1": 0.5}}]
@@ -105,3 +120,32 @@ def test_a_record_cut_short_by_a_full_disk_hides_no_other(tmp_path):
         file.write('{"kind": "metr')
     tracker.metrics({"train/loss": 2.0}, 2)
     assert series(tracker.spool, "train/loss") == {1: 1.0, 2: 2.0}
+
+
+@pytest.mark.ray
+def test_the_process_that_passes_progress_on_is_made_anew_and_that_is_said(ray_cluster, caplog):
+    import ray
+
+    caught_up, arrived, heard = threading.Event(), threading.Event(), []
+
+    def handle(event):
+        heard.append(event.step)
+        if event.step == 2:
+            raise OSError("no room")  # of whoever listens: what follows is heard all the same
+        arrived.set()
+
+    def post(actor, step):
+        arrived.clear()
+        ray.get(actor.post.remote(Kept(path="", step=step, history=[])))
+
+    with board(handle, catch_up=caught_up.set) as actor:
+        post(actor, 1)
+        assert arrived.wait(60)
+        os.kill(ray.get(actor.__ray_call__.remote(lambda self: os.getpid())), signal.SIGKILL)
+        post(actor, 2)
+        post(actor, 3)
+        assert arrived.wait(60)
+        assert caught_up.is_set()
+    assert heard == [1, 2, 3]
+    assert caplog.text.count("died and was started again") == 1
+    assert "progress could not be handled: OSError: no room" in caplog.text

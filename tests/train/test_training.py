@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import ray
 import torch
 from mlflow import MlflowClient
 
@@ -34,8 +35,10 @@ from stm.data.index.indexing import index_videos
 from stm.data.manifest import Manifest
 from stm.data.synthetic import write_videos
 from stm.errors import UserError
-from stm.spool import series
+from stm.spool import NAME, series
+from stm.train import fit
 from stm.train.async_validation import validate_checkpoint
+from stm.train.events import Kept
 from stm.train.trainer import train
 from tests.chaos.runs import arguments
 from tests.logged import logged
@@ -176,7 +179,7 @@ def test_ctrl_c_ends_a_run_with_a_word_and_a_record_that_says_so(manifests, tmp_
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=100)
     assert process.returncode == 130, said[-2000:]
-    assert "interrupted; the same command continues where it was" in said
+    assert f"interrupted; the same command continues at step {committed_step(run)}\n" in said
     assert "Traceback" not in said
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     run_id = (run / "tracking.run_id").read_text().strip()
@@ -214,6 +217,41 @@ def test_a_second_driver_of_a_run_is_refused_until_the_first_is_dead(manifests, 
     assert result["steps"] == 6
     assert any(f"process {first.pid} on" in line and "which is dead" in line for line in said)
     assert not (run / "driver.json").exists()
+
+
+def test_a_progress_process_that_is_killed_costs_no_step_of_the_record(
+    manifests, tmp_path, monkeypatch
+):
+    actors, killed = [], []
+    real = fit.board
+
+    @contextlib.contextmanager
+    def seen(*given, **more):
+        with real(*given, **more) as actor:
+            actors.append(actor)
+            yield actor
+
+    def kill(event):
+        if isinstance(event, Kept) and event.step >= 4 and not killed:
+            killed.append(ray.get(actors[0].__ray_call__.remote(lambda self: os.getpid())))
+            os.kill(killed[0], signal.SIGKILL)
+
+    monkeypatch.setattr(fit, "board", seen)
+    config = replace(config_for(manifests, tmp_path, "told"), tracking=TrackingConfig())
+    result = train(config, on_event=kill)
+    assert killed
+    assert sorted(series(tmp_path / "told" / NAME, "train/loss")) == list(
+        range(1, result.steps + 1)
+    )
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    points = client.get_metric_history(result.run_id, "train/loss")
+    assert sorted(point.step for point in points) == list(range(1, result.steps + 1))
+    run = client.get_run(result.run_id)
+    assert run.info.status == "FINISHED"
+    assert "22 videos" in run.data.tags["mlflow.note.content"]
+    used = {each.tags[0].value: each.dataset.digest for each in run.inputs.dataset_inputs}
+    digests = {split: Manifest.read(path).fingerprint[:36] for split, path in manifests.items()}
+    assert used == digests
 
 
 def committed_step(run):

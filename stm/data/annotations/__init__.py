@@ -70,6 +70,11 @@ def read_annotations(
     named = None if annotations is None else os.fspath(annotations)
     if named is not None and not os.path.exists(named):
         raise UserError(f"--annotations {named}: no such file or folder.")
+    if named is not None and not (os.path.isfile(named) or os.path.isdir(named)):
+        raise UserError(
+            f"--annotations {named}: is neither a file nor a folder, but a pipe or a device, which can be read "
+            "only once. Write the list to a file."
+        )
     if classes is not None and not os.path.isfile(classes):
         raise UserError(f"--classes {os.fspath(classes)}: no such file.")
     with listening() as said:

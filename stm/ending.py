@@ -1,0 +1,167 @@
+"""How a command ends where a signal asks it to: in order, with what is to be kept, and with the signal's exit status.
+
+    with by_signals():              # the command line does this, around a verb
+        with keeping(checkpoint):   # training does this, while there is something to keep
+            ...                     # SIGTERM: `checkpoint(30.0)` is called, and then `Ended` raised here
+
+SIGTERM, SIGHUP and Ctrl-C raise `Ended` in the main thread; the first two ask for what is to be kept before. Signals
+that follow within ``AGAIN_S`` change nothing, so that an end is not cut by impatience; but one that comes while
+something is being kept ends the wait. A command that has not ended ``LIMIT_S`` after its signal is left as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from stm.log import get_logger
+
+logger = get_logger(__name__)
+
+KEEP_S = 30.0
+"""So long a signal waits for what is to be kept. Slurm kills 30 s after SIGTERM, `docker stop` after 10 s: both can be
+told to wait longer."""
+
+AGAIN_S = 10.0
+"""So long after a signal the next ones change nothing."""
+
+LIMIT_S = 90.0
+"""After so long a command that does not come to its end is left by its process."""
+
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+
+Keep = Callable[[float], None]
+"""Keeps what is to be kept, in so many seconds at most."""
+
+
+class Ended(KeyboardInterrupt):
+    """A signal ended the command. Its notes say what became of the work."""
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        super().__init__()
+        self.number = number
+
+
+def status_of(error: KeyboardInterrupt) -> int:
+    """Exit status of a command that ended so: 128 and the number of the signal."""
+    return 128 + _number_of(error)
+
+
+def told(error: KeyboardInterrupt) -> str:
+    """How the command ended and what became of the work, as a line."""
+    number = _number_of(error)
+    how = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
+    return "; ".join([how, *getattr(error, "__notes__", [])])
+
+
+def _number_of(error: KeyboardInterrupt) -> int:
+    """Where `Ended` is raised in a call to Ray, Ray makes a bare KeyboardInterrupt of it."""
+    return getattr(error, "number", None) or received() or signal.SIGINT
+
+
+class _Command:
+    """What this process does about signals while it runs a command."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.keep: Keep | None = None
+        self.stop: Callable[[], bool] | None = None
+        self._waits = False
+        self._raised_at = 0.0
+
+    def handle(self, number: int, frame: Any) -> None:
+        del frame
+        if self.number is not None:
+            # A second signal gives up what is being kept.
+            if self._waits or time.monotonic() - self._raised_at > AGAIN_S:
+                self._raise(self.number)
+            return
+        self.number = number
+        threading.Thread(target=self._limit, args=(number,), name="limit", daemon=True).start()
+        self._raised_at = time.monotonic()
+        if self.stop is not None and self.stop():
+            return
+        if self.keep is not None and number != signal.SIGINT:
+            self._waits = True
+            try:
+                self.keep(KEEP_S)
+            except Exception as error:  # whatever it is, the command ends
+                logger.warning(f"nothing could be kept: {error}")
+        self._raise(number)
+
+    def _raise(self, number: int) -> None:
+        self._waits, self._raised_at = False, time.monotonic()
+        raise Ended(number)
+
+    def _limit(self, number: int) -> None:
+        time.sleep(KEEP_S + LIMIT_S)
+        print(f"stm: no end in {KEEP_S + LIMIT_S:g} s: left as it is", file=sys.stderr, flush=True)
+        os._exit(128 + number)
+
+
+_command: _Command | None = None
+
+
+@contextlib.contextmanager
+def by_signals() -> Iterator[None]:
+    """While the body runs, signals raise `Ended` in it; those that the process was told to ignore stay ignored.
+
+    A process that got one is about to end: it ignores further ones from then on. Does nothing outside the main thread.
+    """
+    global _command
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    outer, _command = _command, _Command()
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    taken = [number for number in SIGNALS if before[number] != signal.SIG_IGN]
+    for number in taken:
+        signal.signal(number, _command.handle)
+    try:
+        yield
+    finally:
+        ended = _command.number is not None
+        for number in taken:
+            signal.signal(number, signal.SIG_IGN if ended else before[number])
+        _command = outer
+
+
+@contextlib.contextmanager
+def keeping(keep: Keep) -> Iterator[None]:
+    """While the body runs, SIGTERM and SIGHUP call ``keep(seconds)`` before they end the command."""
+    command = _command
+    if command is None:
+        yield
+        return
+    outer, command.keep = command.keep, keep
+    try:
+        yield
+    finally:
+        command.keep = outer
+
+
+@contextlib.contextmanager
+def stopping(stop: Callable[[], bool]) -> Iterator[None]:
+    """While the body runs, a signal calls ``stop()``; where that is True, the body ends by itself."""
+    command = _command
+    if command is None:
+        yield
+        return
+    outer, command.stop = command.stop, stop
+    try:
+        yield
+    finally:
+        command.stop = outer
+
+
+def received() -> int | None:
+    """The signal that this command has got."""
+    return None if _command is None else _command.number

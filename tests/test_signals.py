@@ -1,0 +1,301 @@
+"""Signals, sent to real verbs: what is kept, recorded and said, the exit status, and that nothing stays behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+from stm.checkpoint.store import CheckpointStore
+from stm.config import Config, DataConfig, ModelConfig, OptimConfig, TrackingConfig, TrainConfig
+from tests.chaos.runs import arguments
+
+ROOT = Path(__file__).parents[1]
+MARK = "STM_TEST_COMMAND"
+
+
+class Command:
+    """``stm ARGUMENTS`` in a process group of its own; its stderr goes to a file, and its processes can be found."""
+
+    def __init__(self, folder: Path, *words: str, module: str = "stm") -> None:
+        self._mark = uuid.uuid4().hex
+        self._stderr = folder / f"{self._mark}.stderr"
+        self._shm = set(os.listdir("/dev/shm"))
+        with self._stderr.open("w") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", module, *words],
+                cwd=ROOT,
+                stdout=subprocess.DEVNULL,
+                stderr=file,
+                start_new_session=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1", MARK: self._mark},
+            )
+
+    @property
+    def said(self) -> str:
+        return self._stderr.read_text()
+
+    def wait_for(self, text: str, timeout_s: float = 200) -> None:
+        deadline = time.monotonic() + timeout_s
+        while text not in self.said:
+            assert self.process.poll() is None, self.said[-3000:]
+            assert time.monotonic() < deadline, self.said[-3000:]
+            time.sleep(0.02)
+
+    def send_to_all(self, number: int) -> None:
+        """As `timeout` and a terminal that closes do."""
+        os.killpg(self.process.pid, number)
+
+    def ended(self, timeout_s: float = 150) -> int:
+        """Exit status; no process and no shared memory of it may be left."""
+        status = self.process.wait(timeout_s)
+        deadline = time.monotonic() + 60
+        while (left := self._left()) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert not left
+        assert "Traceback" not in self.said
+        return status
+
+    def _left(self) -> list[str]:
+        maps, left = "", []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.environ().get(MARK) == self._mark:
+                    left.append(process.name())
+                maps += Path(f"/proc/{process.pid}/maps").read_text()
+        return left + [name for name in set(os.listdir("/dev/shm")) - self._shm if name not in maps]
+
+
+@pytest.fixture(scope="module")
+def manifest(ray_cluster, tmp_path_factory):
+    """An epoch of 400 steps of one video."""
+    from stm.data.annotations import read_annotations
+    from stm.data.index.indexing import index_videos
+    from stm.data.synthetic import write_videos
+
+    root = tmp_path_factory.mktemp("videos")
+    annotations = write_videos(root, num_train=400, num_test=0, size=32, num_frames=8)
+    indexed, _ = index_videos(read_annotations("csv", root, annotations), cross_check=0)
+    indexed["train"].write(root / "train.parquet")
+    return str(root / "train.parquet")
+
+
+def train(manifest, storage, *words):
+    config = Config(
+        model=ModelConfig(depth=26, width=16),
+        data=DataConfig(train=manifest, num_segments=4, size=32, clips_per_task=4),
+        optim=OptimConfig(batch_size=1, epochs=3, milestones=[2]),
+        train=TrainConfig(
+            name="run",
+            storage=str(storage),
+            num_workers=1,
+            cpus_per_worker=0.5,
+            threads_per_worker=1,
+            log_every_steps=2,
+        ),
+        tracking=TrackingConfig(),
+    )
+    return Command(storage, "train", *arguments(config), "--address=local", *words)
+
+
+def recorded(storage):
+    """MLflow's status of the run."""
+    run_id = (storage / "run" / "tracking.run_id").read_text().strip()
+    return MlflowClient(f"sqlite:///{storage}/mlflow.db").get_run(run_id).info.status
+
+
+def kept(storage):
+    return CheckpointStore(str(storage / "run")).latest()
+
+
+# ---------------------------------------------------------------------- training
+
+
+@pytest.mark.ray
+def test_sigterm_to_the_whole_group_keeps_a_checkpoint_of_the_next_step(manifest, tmp_path):
+    command = train(manifest, tmp_path)
+    command.wait_for("clips/s")
+    command.send_to_all(signal.SIGTERM)
+    assert command.ended() == 143, command.said[-3000:]
+    found = kept(tmp_path)
+    assert found is not None
+    assert found[1].position.offset > 0, "no epoch had ended: it was asked for"
+    assert f"ended by SIGTERM; the same command continues at step {found[1].step}\n" in command.said
+    assert recorded(tmp_path) == "KILLED"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGHUP, 129), (signal.SIGTERM, 143)])
+def test_a_signal_before_the_first_step_is_recorded(manifest, tmp_path, number, status):
+    command = train(manifest, tmp_path)
+    command.wait_for("run run: ")
+    command.send_to_all(number)
+    assert command.ended() == status, command.said[-3000:]
+    assert kept(tmp_path) is None
+    assert "; no checkpoint was kept: the same command begins anew\n" in command.said
+    assert recorded(tmp_path) == "KILLED"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ctrl_c_however_often_is_130(manifest, tmp_path):
+    command = train(manifest, tmp_path)
+    command.wait_for("clips/s")
+    for _ in range(30):
+        if command.process.poll() is None:
+            command.send_to_all(signal.SIGINT)
+        time.sleep(0.1)
+    assert command.ended() == 130, command.said[-3000:]
+    assert "interrupted; " in command.said
+    assert recorded(tmp_path) == "KILLED"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_run_without_a_name_says_how_it_is_continued(manifest, tmp_path):
+    command = train(manifest, tmp_path, "--train.name", "null")
+    command.wait_for("clips/s")
+    command.send_to_all(signal.SIGTERM)
+    assert command.ended() == 143
+    (meta,) = tmp_path.glob("*/checkpoint-*/meta.json")
+    name = meta.parent.parent.name
+    assert f"; the same command with --train.name {name} continues at step " in command.said
+
+
+# ---------------------------------------------------------------------- other verbs
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)]
+)
+def test_a_verb_that_starts_ray_ends_by_a_signal(manifest, tmp_path, number, status):
+    command = Command(
+        tmp_path, "prepare", "--manifest", manifest, "--output", str(tmp_path), "--address=local"
+    )
+    command.wait_for("starting Ray on this machine")
+    time.sleep(1.5)
+    command.send_to_all(number)
+    assert command.ended() == status, command.said[-3000:]
+    assert "continues" not in command.said
+
+
+# ---------------------------------------------------------------------- the rules
+
+RULES = """
+import signal, sys, time
+from stm import ending
+
+def keep(seconds):
+    print("keeping", file=sys.stderr, flush=True)
+    time.sleep(float(sys.argv[1]))
+    print("kept", file=sys.stderr, flush=True)
+
+with ending.by_signals():
+    try:
+        with ending.keeping(keep):
+            print("ready", file=sys.stderr, flush=True)
+            time.sleep(60)
+    except KeyboardInterrupt as error:
+        print(ending.told(error), file=sys.stderr, flush=True)
+        time.sleep(1)  # a signal in the middle of the end
+        print("cleaned", file=sys.stderr, flush=True)
+        status = ending.status_of(error)
+time.sleep(0.2)
+sys.exit(status)
+"""
+
+
+@pytest.fixture
+def rules(tmp_path, monkeypatch):
+    (tmp_path / "rules.py").write_text(RULES)
+    python_path = os.environ.get("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{tmp_path}{os.pathsep}{python_path}")
+
+    def start(keep_s):
+        command = Command(tmp_path, str(keep_s), module="rules")
+        command.wait_for("ready")
+        return command
+
+    return start
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_something_is_kept_once_and_the_end_is_not_cut(rules, number, status):
+    command = rules(0.0)
+    command.process.send_signal(number)
+    command.wait_for("ended by")
+    command.process.send_signal(signal.SIGTERM)
+    command.process.send_signal(signal.SIGINT)
+    assert command.ended() == status
+    name = signal.Signals(number).name
+    assert command.said.split("\n") == [
+        "ready",
+        "keeping",
+        "kept",
+        f"ended by {name}",
+        "cleaned",
+        "",
+    ]
+
+
+def test_a_second_signal_gives_up_what_is_being_kept(rules):
+    command = rules(50.0)
+    command.process.send_signal(signal.SIGTERM)
+    command.wait_for("keeping")
+    command.process.send_signal(signal.SIGINT)
+    assert command.ended() == 143, "the first signal counts"
+    assert command.said.split("\n") == ["ready", "keeping", "ended by SIGTERM", "cleaned", ""]
+
+
+def test_ctrl_c_keeps_nothing(rules):
+    command = rules(50.0)
+    command.process.send_signal(signal.SIGINT)
+    assert command.ended() == 130
+    assert command.said.split("\n") == ["ready", "interrupted", "cleaned", ""]
+
+
+# ---------------------------------------------------------------------- Slurm
+
+FAKES = {
+    "scontrol": "echo node0",
+    "srun": 'case "$*" in *hostname*) echo 127.0.0.1 ;; *) while [ "$1" != -- ]; do shift; done; shift; "$@" ;; esac',
+    "ray": "true",
+    "stm": 'trap "sleep 1; exit 143" TERM; echo "$*" > "$SAW"; for i in $(seq 600); do sleep 0.1; done',
+}
+
+
+def test_the_slurm_script_hands_its_signal_to_the_run_and_waits_for_it(tmp_path, monkeypatch):
+    """Slurm is not here: four small scripts stand for its commands and ours."""
+    for name, body in FAKES.items():
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    saw = tmp_path / "saw"
+    environment = {
+        "PATH": f"{tmp_path}:/usr/bin:/bin", "VIRTUAL_ENV": "none", "SAW": str(saw), "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NODELIST": "node0", "SLURM_JOB_NUM_NODES": "1", "SLURM_CPUS_PER_TASK": "2", "TMPDIR": str(tmp_path),
+    }  # fmt: skip
+    job = subprocess.Popen(
+        ["bash", "clusters/slurm.sh", "--config", "two words"], cwd=ROOT, env=environment
+    )
+    deadline = time.monotonic() + 60
+    while not saw.exists() or not saw.read_text():
+        assert job.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert saw.read_text() == "train --address auto --config two words\n"
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(60) == 143
+    assert not list(tmp_path.glob("tmp.*")), "the file with the run's id is taken away"
+    assert "#SBATCH --signal=B:TERM@120\n" in (ROOT / "clusters" / "slurm.sh").read_text()
