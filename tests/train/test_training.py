@@ -153,6 +153,24 @@ def test_a_killed_run_continues_to_the_same_weights_bit_for_bit(
     assert resumed["val_top1"] == whole["val_top1"]
 
 
+def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before(
+    manifests, undisturbed, tmp_path
+):
+    _, whole, _ = undisturbed(1)
+    config = config_for(manifests, tmp_path, "damaged")
+    newest = train(replace(config, optim=replace(config.optim, epochs=1)))["last_checkpoint"]
+    file = Path(newest) / checkpoints.STATE
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with logged() as said:
+        resumed = train(config)
+    assert any(f"{file} is damaged" in line and "the one before it" in line for line in said), said
+    assert any("continuing at epoch 1" in line and "(step 4)" in line for line in said), said
+    assert resumed["steps"] == 18
+    assert_same_weights(final(resumed), final(whole))
+
+
 def test_ctrl_c_ends_a_run_with_a_word_and_a_record_that_says_so(manifests, tmp_path):
     config = config_for(manifests, tmp_path, "interrupted", epochs=40)
     process = start(replace(config, tracking=TrackingConfig()))
