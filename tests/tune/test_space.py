@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import math
+import signal
 from dataclasses import replace
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from ray.tune.tune import _setup_signal_catching
 
 from stm import cluster
 from stm.errors import UserError
-from stm.tune import reading
+from stm.tune import reading, results
+from stm.tune import sweep as sweep_module
 from stm.tune.placement import share
 from stm.tune.space import parse_domain, proposals
 
@@ -270,6 +273,37 @@ def test_a_choice_means_the_values_that_were_written(values):
 def test_no_text_does_more_than_raise_a_user_error(text):
     with contextlib.suppress(UserError):
         parse_domain(text)
+
+
+# ---------------------------------------------------------------------- reports, signals
+
+
+def test_a_trial_that_ray_tune_never_noted_does_not_keep_a_sweep_open(tmp_path):
+    """A driver killed as a trial began: its report was written, Ray Tune's own state was not."""
+    path = tmp_path / "reports.jsonl"
+    for trial in ("lost", "known"):
+        results.append(path, kind="start", trial=trial, settings={})
+    results.close_unknown(path, {"known"})
+    results.close_unknown(path, {"known"})
+    lost, known = results.read_reports(path)
+    assert (lost.state, known.state) == ("interrupted", "training")
+    assert len(path.read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("number", [None, signal.SIGINT, signal.SIGUSR1])
+def test_only_a_signal_is_an_interruption(number):
+    """With the handlers that Ray Tune sets for itself, which are gone afterwards."""
+
+    class Tuner:
+        def fit(self):
+            _setup_signal_catching()
+            if number is not None:
+                signal.raise_signal(number)
+            return []
+
+    before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGUSR1)]
+    assert sweep_module._fit(Tuner()) == ([], number is not None)
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGUSR1)] == before
 
 
 # ---------------------------------------------------------------------- placement
