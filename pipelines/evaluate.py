@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipelines.options import Address, Count, CountOrNull, Protocol, Root
 from stm.errors import UserError
@@ -20,6 +20,7 @@ def evaluate(
     output: str | None = None,
     report: bool = True,
     num_segments: CountOrNull = None,
+    which: Literal["best", "last"] = "best",
     root: Root = None,
     workers: Count = 1,
     batch_size: Count = 8,
@@ -37,13 +38,14 @@ def evaluate(
         stm evaluate --fuse rgb/scores.parquet longer/scores.parquet --shares 2 1
 
     Args:
-        checkpoint: checkpoint, or run directory for its best one
+        checkpoint: checkpoint, or run directory for its best one (see --which)
         manifest: manifest to measure on
         fuse: instead of a checkpoint: score files of earlier evaluations, to be averaged
         shares: what each of them counts for; equal by default
         output: directory for scores, figures and report.html; null is one beside the checkpoint
         report: write report.html, a page that shows the result
         num_segments: T of the test clip; null is the training's
+        which: of a run directory, the checkpoint that is best by validation, or the last one
         workers: processes that run the network
         batch_size: clips a process takes at once
     """
@@ -72,6 +74,7 @@ def evaluate(
             address=address,
             root=root,
             report=report,
+            which=which,
             tick=view.counting("clips"),
         ).as_dict()
 

@@ -28,8 +28,12 @@ def train(
 def show(result: dict[str, Any]) -> str:
     lines = [f"checkpoint {result['checkpoint']}"]
     if result["val_top1"] is not None:
+        last = result["last_val_top1"]
         lines.append(
-            f"validation top-1 {result['val_top1']:.1%} of {result['val_num_videos']:.0f} videos"
+            f"validation top-1: best {result['val_top1']:.1%} (epoch {result['best_epoch']:.0f}), last "
+            f"{'not validated' if last is None else f'{last:.1%}'}, of {result['val_num_videos']:.0f} videos"
         )
+        if result["last_checkpoint"] != result["checkpoint"]:
+            lines.append(f"last checkpoint {result['last_checkpoint']}")
     lines.append(f"next: stm evaluate --checkpoint {result['checkpoint']} --manifest MANIFEST")
     return "\n".join(lines)

@@ -364,6 +364,11 @@ class Config:
                 f"--optim.accumulate {self.optim.accumulate}: a worker's share of a batch is "
                 f"{batch_size // num_workers} clips, and cannot be taken in more parts than that"
             )
+        if self.train.compile and self.model.gradient_checkpointing:
+            raise UserError(
+                "--train.compile true and --model.gradient_checkpointing true do not go together: torch.compile cannot "
+                "trace the second pass, and decides itself what it computes again. Leave one of them out"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dict, as in YAML."""

@@ -80,6 +80,8 @@ class TrainResult(Result):
     val_top5: float | None
     val_num_videos: float | None
     """Every video of the manifest: one that cannot be read counts as wrong."""
+    last_val_top1: float | None = None
+    """Of ``last_checkpoint``; None where it was not validated."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -162,7 +162,7 @@ def test_the_keys_that_scripts_read_are_those_of_version_0_1():
 
     assert names(TrainResult) == [
         "run", "run_id", "checkpoint", "last_checkpoint", "steps", "epochs", "best_epoch", "val_top1", "val_top5",
-        "val_num_videos",
+        "val_num_videos", "last_val_top1",
     ]  # fmt: skip
     assert names(EvaluateResult) == [
         "protocol", "checkpoint", "manifest", "num_videos", "unreadable", "top1", "top5", "mean_class_accuracy",

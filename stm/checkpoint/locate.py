@@ -22,7 +22,10 @@ from typing import Any
 from stm.checkpoint import format as checkpoints
 from stm.checkpoint.store import CheckpointStore, best_whole
 from stm.errors import UserError
+from stm.log import get_logger
 from stm.storage import is_url
+
+logger = get_logger(__name__)
 
 CHAMPION = "champion"
 DATA = "data/checkpoint"
@@ -93,8 +96,11 @@ def locate(checkpoint: str, tracking: str | None = None) -> Located:
         ) from error
 
 
-def resolve(path: str) -> str:
-    """The checkpoint that ``path`` means: itself, or the best (else last) one of a run directory."""
+def resolve(path: str, which: str = "best") -> str:
+    """The checkpoint that ``path`` means: itself, or of a run directory the best (else last) one, or the ``last``.
+
+    Of a run directory the log says which one was taken, and its validation.
+    """
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         checkpoints.read_file(path, checkpoints.META)
         return path
@@ -105,7 +111,13 @@ def resolve(path: str) -> str:
         raise UserError(
             f"--checkpoint {path}: neither a checkpoint (no {checkpoints.META} in it) nor a run directory with one"
         )
-    return best_whole(found)
+    taken = found[-1][0] if which == "last" else best_whole(found)
+    meta = next(each for place, each in found if place == taken)
+    top1 = meta.metrics.get("val_top1")
+    validated = "not validated" if top1 is None else f"validation top-1 {top1:.1%}"
+    kind = "last" if which == "last" or top1 is None else "best"
+    logger.info(f"{path}: its {kind} checkpoint, step {meta.step}, {validated}")
+    return taken
 
 
 def store_of(tracking: str | None) -> str:

@@ -41,6 +41,7 @@ def evaluate(
     address: str | None = None,
     root: str | None = None,
     report: bool = True,
+    which: str = "best",
     tick: Callable[[int, int], None] | None = None,
 ) -> EvaluateResult:
     """Score every video of the manifest once and report: scores, figures and a page that shows them.
@@ -48,13 +49,14 @@ def evaluate(
     They go into ``output``, by default ``evaluate-PROTOCOL-MANIFEST`` beside the checkpoint. Without ``report`` only a
     named ``output`` is written to, and gets no page. ``tick(done, total)`` counts clips; by default the log tells.
 
-    Every video must lie in the folder or URL ``root``, where one is given.
+    Every video must lie in the folder or URL ``root``, where one is given. Of a run directory the ``which`` checkpoint
+    is measured, ``best`` or ``last``.
 
     Without a Ray cluster it joins the one at ``address`` or $RAY_ADDRESS, or starts one on this machine. Raises
     ``UserError`` for what the user can mend.
     """
     chosen = named_protocol(protocol)
-    directory = resolve(checkpoint)
+    directory = resolve(checkpoint, which)
     meta = checkpoints.read_meta(directory)
     checkpoints.check_plugin(meta, directory)
     read = Manifest.read(manifest_path, root)

@@ -70,6 +70,7 @@ def result_of(
         val_top1=meta.metrics.get("val_top1"),
         val_top5=meta.metrics.get("val_top5"),
         val_num_videos=meta.metrics.get("val_num_videos"),
+        last_val_top1=last_meta.metrics.get("val_top1"),
     )
 
 

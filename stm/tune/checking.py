@@ -8,7 +8,7 @@ from stm.bounds import broken
 from stm.errors import UserError
 from stm.tune.located_yaml import Where
 from stm.tune.settings import Sweep
-from stm.tune.space import combinations
+from stm.tune.space import Domain, combinations
 
 _MOST_CHECKED = 512
 """Combinations of a grid that are checked before the start; a larger one is checked at its edges."""
@@ -60,9 +60,15 @@ def check(sweep: Sweep, counts_trials: bool, at: Where) -> Sweep:
 def _check_search(sweep: Sweep, counts_trials: bool, at: Where) -> Sweep:
     for name, domain in sweep.space.items():
         if sweep.searcher == "grid" and not domain.is_list:
-            raise at.error(("space", name), f"{domain} has no end: a grid needs grid(a, b, ...)")
+            ends = Domain("grid", tuple(domain.examples())).written
+            raise at.error(
+                ("space", name), f"{domain} has no end: a grid needs every value, as {ends}"
+            )
         if sweep.searcher != "grid" and domain.kind == "grid":
-            raise at.error(("space", name), "grid(...) needs searcher: grid; or write choice(...)")
+            choice = replace(domain, kind="choice").written
+            raise at.error(
+                ("space", name), f"{domain} needs searcher: grid; or write {choice}, to draw from"
+            )
         if sweep.scheduler.name == "pbt" and name not in _PBT:
             raise at.error(
                 ("space", name), f"pbt changes settings during training: it can search {_PBT}"

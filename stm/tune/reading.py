@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from stm.errors import UserError
 from stm.tune.checking import check
 from stm.tune.located_yaml import Where, load, near
 from stm.tune.settings import Budget, Scheduler, Sweep
-from stm.tune.space import Domain, parse_domain
+from stm.tune.space import Domain, parse_domain, proposals
 
 FOLDER = Path(__file__).parent / "sweeps"
 
@@ -99,10 +100,12 @@ def _read_base(given: Any, at: Where, changes: dict[str, Any]) -> Config:
 
 
 def _read_settings(recipe: Any, at: Where) -> dict[str, Any]:
+    """Settings of a file beside the sweep's, else of one where the command was typed, else of a recipe."""
     import yaml
 
+    beside = Path(at.file).parent / str(recipe)
     try:
-        path = Path(recipes.path_of(str(recipe)))
+        path = beside if beside.is_file() else Path(recipes.path_of(str(recipe)))
         values = yaml.safe_load(path.read_text())
     except (UserError, OSError, yaml.YAMLError) as error:
         raise at.error(("base",), str(error)) from None
@@ -151,14 +154,28 @@ def _read_space(given: Any, base: Config, at: Where) -> dict[str, Domain]:
         if name not in known:
             raise at.error(here, f"there is no such setting{near(str(name), known)}")
         try:
-            domain = space[name] = parse_domain(expression)
+            space[name] = _tried(parse_domain(expression), name, values)
         except UserError as error:
-            raise at.error(here, str(error)) from None
-        section, setting = name.split(".", 1)
-        for example in domain.examples():
-            tried = {**values, section: {**values[section], setting: example}}
-            _settings(tried, lambda message, here=here: at.error(here, message))
+            better = _proposed(expression, name, values)
+            raise at.error(here, f"{error}{better and f'; write {better}, for example'}") from None
     return space
+
+
+def _tried(domain: Domain, name: str, values: dict[str, Any]) -> Domain:
+    """The domain of the setting ``name``; ``UserError`` where one of its values does not go with the others."""
+    section, setting = name.split(".", 1)
+    for example in domain.examples():
+        _settings({**values, section: {**values[section], setting: example}}, UserError)
+    return domain
+
+
+def _proposed(expression: object, name: str, values: dict[str, Any]) -> str:
+    """What the sweep accepts in place of ``expression``; "" where the setting has no value that it accepts."""
+    section, setting = name.split(".", 1)
+    for domain in proposals(expression, values[section][setting]):
+        with contextlib.suppress(UserError):
+            return _tried(parse_domain(domain.written), name, values).written
+    return ""
 
 
 def _read_section(section: Any, key: str, given: Any, at: Where) -> Any:

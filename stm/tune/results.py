@@ -86,6 +86,17 @@ def _apply(records: dict[str, TrialRecord], row: dict[str, Any]) -> None:
         records[trial].state, records[trial].why = row["state"], row["why"]
 
 
+def close_unknown(path: Path, known: set[str]) -> None:
+    """End the trials in the reports that Ray Tune does not know: a killed driver had noted them here and not there.
+
+    Another trial has taken the place of each, and nothing will ever end it.
+    """
+    for trial in read_reports(path):
+        if trial.state == "training" and trial.trial not in known:
+            why = "the driver was killed as it began, and another trial took its place"
+            append(path, kind="end", trial=trial.trial, state="interrupted", why=why)
+
+
 def best_of(records: Iterable[TrialRecord], sweep: Sweep) -> TrialRecord | None:
     """The trial with the best validated epoch; of equal ones, the cheaper."""
     sign = -1.0 if sweep.mode == "max" else 1.0

@@ -13,9 +13,12 @@ Expressions are parsed, never evaluated: nothing in a sweep file can run.
 from __future__ import annotations
 
 import ast
+import difflib
 import itertools
 import json
 import math
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +38,11 @@ class Domain:
 
     def __str__(self) -> str:
         return f"{self.kind}({', '.join(map(str, self.arguments))})"
+
+    @property
+    def written(self) -> str:
+        """The expression that means it, with quotes where a word needs them."""
+        return f"{self.kind}({', '.join(map(_written, self.arguments))})"
 
     @property
     def is_list(self) -> bool:
@@ -73,9 +81,7 @@ class Domain:
 def parse_domain(expression: object) -> Domain:
     """The domain that an expression means. Raises ``UserError`` that says what is wrong with it."""
     if not isinstance(expression, str):
-        raise UserError(
-            f"{expression!r} is a value, not a space: write choice({expression!r}, ...)"
-        )
+        raise UserError(f"{expression!r} is a value, not a space")
     try:
         call = ast.parse(expression.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -88,6 +94,87 @@ def parse_domain(expression: object) -> Domain:
     arguments = tuple(_literal(argument, expression) for argument in call.args)
     _check(kind, arguments, expression)
     return Domain(kind, arguments)
+
+
+def proposals(given: object, current: object) -> Iterator[Domain]:
+    """What may have been meant by what is no space, likeliest first, and last the value that the setting has now.
+
+    Not all of them are right for the setting: take the first that it accepts.
+    """
+    kind, values = _guess(given)
+    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    numbers = [number for number in numbers if abs(number) < 1e300]
+    if kind in _NUM_ARGUMENTS and len(numbers) > 1:
+        low, high = min(numbers), max(numbers)
+        if kind == "quniform":
+            yield Domain(kind, (*sorted(numbers[:2]), *numbers[2:3]))
+        else:
+            yield Domain(kind, (low, high))
+        yield Domain("uniform", (low, high))
+        yield Domain("loguniform", (high / 1000, high))
+        yield Domain("randint", (math.ceil(low), math.floor(high) + 1))
+    unique = {_written(value): value for value in values}
+    yield Domain("grid" if kind == "grid" else "choice", tuple(unique.values()))
+    yield Domain("choice", (given,))
+    yield Domain("choice", (current,))
+
+
+_LOWS, _HIGHS = ("min", "low", "lower", "from", "start"), ("max", "high", "upper", "to", "end")
+_STEPS, _VALUES = ("step", "q"), ("values", "choices", "options", "grid", "list")
+
+
+def _guess(given: object) -> tuple[str, list[Any]]:
+    """The kind and the values that something that is no space may have meant."""
+    if isinstance(given, dict):
+        words = {str(key).lower(): value for key, value in given.items()}
+        for key in _VALUES:
+            if isinstance(words.get(key), list):
+                return ("grid" if key == "grid" else "choice"), words[key]
+        numbers = [_value(words[key]) for key in (*_LOWS, *_HIGHS) if key in words]
+        steps = [_value(words[key]) for key in _STEPS if key in words]
+        if steps:
+            return "quniform", [*numbers, *steps]
+        return ("loguniform" if "log" in str(given) else "uniform"), numbers
+    if isinstance(given, list):
+        return "choice", [_value(value) for value in given]
+    if not isinstance(given, str):
+        return "choice", [] if given is None else [given]
+    called = re.fullmatch(r"\s*(\w+)\s*\((.*)\)\s*", given, re.DOTALL)
+    if called is None:
+        return "choice", [_value(part) for part in _parts(given)]
+    known = difflib.get_close_matches(called[1], [*_NUM_ARGUMENTS, *_LISTS], n=1, cutoff=0.5)
+    named = [re.sub(r"^\s*[a-z_]\w*\s*=", "", part) for part in _parts(called[2])]
+    return (known or ["choice"])[0], [_value(part) for part in named]
+
+
+def _parts(text: str) -> list[str]:
+    """Text at its commas, but those inside of brackets."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _value(given: Any) -> Any:
+    """A number, a word, or a list of what was written; else the text itself."""
+    if not isinstance(given, str):
+        return given
+    try:
+        return _literal(ast.parse(given.strip(), mode="eval").body, given)
+    except (UserError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return given.strip().strip("'\"")
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    if isinstance(value, str) and value.isidentifier() and value not in _WORDS:
+        return value
+    return repr(value)
 
 
 def combinations(space: dict[str, Domain]) -> list[dict[str, Any]]:

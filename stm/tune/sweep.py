@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import signal
+import threading
 import time
 from collections import Counter
 from dataclasses import replace
@@ -72,7 +73,7 @@ def run_sweep(sweep: Sweep, *, address: str | None = None) -> dict[str, Any]:
     tracker.params({**sweep.identity()["space"], "searcher": sweep.searcher, "epochs": epochs})
     tracker.status("RUNNING")
     tracker.deliver(patient=True)
-    status = "FAILED"
+    status, interrupted = "FAILED", False
     try:
         if not _is_complete(sweep, folder):
             from stm.tune.trial import Job
@@ -87,9 +88,9 @@ def run_sweep(sweep: Sweep, *, address: str | None = None) -> dict[str, Any]:
                 plugin=checkpoints.load_plugin(sweep.base),
             )
             with ending.stopping(_stop_tune):
-                _run_trials(job, folder)
+                interrupted = _run_trials(job, folder)
         found = results.read_reports(folder / results.REPORTS)
-        interrupted = not _is_complete(sweep, folder)
+        complete = _is_complete(sweep, folder)
         for trial in found:
             if trial.state == "training":
                 trial.state, trial.why = "interrupted", "the sweep was interrupted"
@@ -97,8 +98,13 @@ def run_sweep(sweep: Sweep, *, address: str | None = None) -> dict[str, Any]:
             record.close_children(parent, {trial.trial: _end(trial) for trial in found})
         result = _result(sweep, folder, found, epochs, shares, tracker)
         result["seconds"] = round(time.monotonic() - started, 1)
-        if interrupted:
+        if interrupted and not complete:
             raise ending.Ended(ending.received() or signal.SIGINT)
+        if not complete:
+            raise UserError(
+                f"sweep {sweep.name}: Ray Tune ended with {len(found)} of {sweep.num_trials} trials begun, or one of "
+                "them unfinished, though no signal came; the same command continues it"
+            )
         status = "FINISHED"
     except KeyboardInterrupt as error:
         status = "KILLED"
@@ -154,7 +160,8 @@ def _is_complete(sweep: Sweep, folder: Path) -> bool:
     return len(found) >= sweep.num_trials and all(trial.state != "training" for trial in found)
 
 
-def _run_trials(job: Any, folder: Path) -> None:
+def _run_trials(job: Any, folder: Path) -> bool:
+    """Run what is left of the trials; whether a signal ended that."""
     from ray import tune
 
     from stm.tune.trial import Trial
@@ -208,7 +215,29 @@ def _run_trials(job: Any, folder: Path) -> None:
                 verbose=0,
             ),
         )
-    tuner.fit()
+    ended, interrupted = _fit(tuner)
+    interrupted = interrupted or ending.received() is not None
+    if not interrupted:
+        results.close_unknown(folder / results.REPORTS, {Path(trial.path).name for trial in ended})
+    return interrupted
+
+
+def _fit(tuner: Any) -> tuple[Any, bool]:
+    """What Ray Tune found, and whether a signal ended it.
+
+    Ray Tune returns in both cases alike. But its handlers of signals put back the one of SIGINT that was there before
+    them, when they are called and only then.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return tuner.fit(), False  # where Ray Tune handles no signal
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
+    try:
+        found = tuner.fit()
+        return found, signal.getsignal(signal.SIGINT) is before[signal.SIGINT]
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # None is one that was not set from Python
+                signal.signal(number, handler)
 
 
 def _trial_id(trial: Any) -> str:

@@ -250,3 +250,20 @@ def test_parameter_groups_are_given_on_the_command_line(capfd, tmp_path):
     status, _, err = stm(capfd, "train", "--optim.groups", "[{match: fc, scale: 5}]")
     assert status == 2
     assert "scale" in err
+
+
+@pytest.mark.parametrize(("last", "said"), [(0.589, "last 58.9%"), (None, "last not validated")])
+def test_training_ends_with_the_best_and_the_last(last, said):
+    from pipelines.train import show
+
+    result = {
+        "checkpoint": "runs/a/checkpoint-00000006",
+        "last_checkpoint": "runs/a/checkpoint-00000008",
+        "val_top1": 0.72,
+        "best_epoch": 6.0,
+        "val_num_videos": 50.0,
+        "last_val_top1": last,
+    }
+    shown = show(result)
+    assert f"best 72.0% (epoch 6), {said}, of 50 videos" in shown
+    assert "last checkpoint runs/a/checkpoint-00000008" in shown

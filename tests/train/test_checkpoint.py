@@ -139,3 +139,17 @@ def test_a_meta_with_a_setting_of_another_version_is_refused(tmp_path):
     meta["config"]["optim"]["lookahead"] = 3
     with pytest.raises(UserError, match=r"unknown setting optim\.lookahead"):
         checkpoints.config_of(checkpoints.Meta.from_json(checkpoints.sealed(meta)))
+
+
+def test_of_a_run_directory_best_or_last_is_taken_and_said(tmp_path, model, caplog):
+    for number, top1 in [(1, 0.5), (2, 0.75), (3, 0.25)]:
+        meta = make_meta(step=number, position=Position(number, 0), metrics={"val_top1": top1})
+        save(tmp_path / f"checkpoint-{number}", model, meta)
+    with caplog.at_level("INFO", "stm"):
+        assert resolve(str(tmp_path)).endswith("checkpoint-2")
+        assert resolve(str(tmp_path), "last").endswith("checkpoint-3")
+    assert [record.getMessage().partition(": its ")[2] for record in caplog.records] == [
+        "best checkpoint, step 2, validation top-1 75.0%",
+        "last checkpoint, step 3, validation top-1 25.0%",
+    ]
+    assert resolve(str(tmp_path / "checkpoint-1"), "last").endswith("checkpoint-1")

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import math
+import signal
 from dataclasses import replace
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from ray.tune.tune import _setup_signal_catching
 
 from stm import cluster
 from stm.errors import UserError
-from stm.tune import reading
+from stm.tune import reading, results
+from stm.tune import sweep as sweep_module
 from stm.tune.placement import share
-from stm.tune.space import parse_domain
+from stm.tune.space import parse_domain, proposals
 
 SWEEP = """\
 base:
@@ -96,7 +99,7 @@ def test_each_trial_has_settings_of_its_own():
         ("num_trials: 6", "metric: top1", r"x.yaml:9: metric: 'top1': must be one of val_top1, "),
         ("num_trials: 6", "name: a/b", r"x.yaml:9: name: 'a/b': is a directory name: no slashes"),
         ("num_trials: 6", "name: 5", r"x.yaml:9: name: 5: must be a str, not an int"),
-        ("num_trials: 6", "searcher: grid", r"space.optim.lr: .*a grid needs"),
+        ("num_trials: 6", "searcher: grid", r"a grid needs .*as grid\(0.0001, 0.1\)"),
         ("num_trials: 6", "searcher: gird", r"x.yaml:9: searcher: 'gird'"),
         (
             "name: asha",
@@ -120,6 +123,86 @@ def test_what_is_wrong_with_a_sweep_is_named_with_line_and_field(old, new, messa
     assert old in SWEEP
     with pytest.raises(UserError, match=message):
         reading.parse_sweep(SWEEP.replace(old, new), where="x.yaml")
+
+
+PROPOSED = [
+    ("optim.lr", [0.1, 0.01], "choice(0.1, 0.01)"),
+    ("optim.lr", {"min": 0.01, "max": 0.1}, "uniform(0.01, 0.1)"),
+    ("optim.lr", {"low": "1e-4", "high": 0.1, "log": True}, "loguniform(0.0001, 0.1)"),
+    ("optim.lr", {"min": 0.1, "max": 0.5, "step": 0.1}, "quniform(0.1, 0.5, 0.1)"),
+    ("optim.lr", {"values": [0.1, 0.2]}, "choice(0.1, 0.2)"),
+    ("optim.lr", 0.1, "choice(0.1)"),
+    ("optim.lr", "1e-3", "choice(0.001)"),
+    ("optim.lr", None, "choice(0.01)"),
+    ("optim.lr", {}, "choice(0.01)"),
+    ("optim.lr", "uniform(0.2, 0.1)", "uniform(0.1, 0.2)"),
+    ("optim.lr", "uniform(0.1, 0.5, 0.9)", "uniform(0.1, 0.9)"),
+    ("optim.lr", "uniform(low=0.1, high=0.2)", "uniform(0.1, 0.2)"),
+    ("optim.lr", "lognormal(0.1, 1)", "loguniform(0.1, 1)"),
+    ("optim.lr", "loguniform(0, 1)", "loguniform(0.001, 1)"),
+    ("optim.lr", "choice(0.1, 0.1)", "choice(0.1)"),
+    ("data.num_segments", {"min": 4, "max": 16}, "randint(4, 17)"),
+    ("data.num_segments", "uniform(4, 8)", "randint(4, 9)"),
+    ("model.variant", "stm, tsm", "choice(stm, tsm)"),
+    ("model.stages", [2, 3], "choice([2, 3])"),
+    ("model.stages", [[2, 3], [4]], "choice([2, 3], [4])"),
+    ("train.compile", [True, False], "choice(true, false)"),
+    ("model.pretrained", "weights/a.pth", "choice('weights/a.pth')"),
+    ("model.pretrained", "choice(a/b.pth, /c/d-1.pth)", "choice('a/b.pth', '/c/d-1.pth')"),
+    ("model.pretrained", "choice(s3://a/b.pth, null)", "choice('s3://a/b.pth', null)"),
+]
+
+
+def space_of(name, expression):
+    base = {"data": {"train": "a.parquet", "val": "b.parquet"}}
+    return reading.parse_sweep(yaml.safe_dump({"base": base, "space": {name: expression}})).space
+
+
+@pytest.mark.parametrize(("name", "expression", "proposal"), PROPOSED)
+def test_a_refusal_proposes_what_is_accepted(name, expression, proposal):
+    with pytest.raises(UserError) as refused:
+        space_of(name, expression)
+    assert str(refused.value).endswith(f"; write {proposal}, for example")
+    assert space_of(name, proposal)[name].written == proposal
+
+
+_ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["min", "max", "step", "values", "x"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@given(_ANYTHING)
+def test_whatever_is_refused_its_proposals_can_be_written(expression):
+    """Each is refused by its reader or means what it is; the last, what the setting is now, always does."""
+    domains = list(proposals(expression, 0.01))
+    assert parse_domain(domains[-1].written) == domains[-1]
+    for domain in domains:
+        with contextlib.suppress(UserError):
+            assert parse_domain(domain.written) == domain
+
+
+def test_the_base_is_looked_for_beside_the_sweep_first(tmp_path, monkeypatch):
+    """A recipe of the same name, and a file where the command is typed, come after it."""
+    (tmp_path / "sweeps").mkdir()
+    monkeypatch.chdir(tmp_path)
+    data = "data: {train: a, val: b}\n"
+    (tmp_path / "sweeps" / "base.yaml").write_text(data + "optim: {lr: 0.5}")
+    (tmp_path / "base.yaml").write_text(data + "optim: {lr: 0.25}")
+    (tmp_path / "only-here.yaml").write_text(data + "optim: {lr: 0.125}")
+    sweep = tmp_path / "sweeps" / "sweep.yaml"
+    for base, lr in [
+        ("base.yaml", 0.5),
+        (str(tmp_path / "base.yaml"), 0.25),
+        ("only-here.yaml", 0.125),
+        ("something-v2-t8", 0.01),
+    ]:
+        sweep.write_text(f"base: {base}\nspace: {{optim.momentum: choice(0.5)}}")
+        assert reading.read_sweep(sweep).base.optim.lr == lr
 
 
 @pytest.mark.parametrize("missing", ["base", "space"])
@@ -190,6 +273,37 @@ def test_a_choice_means_the_values_that_were_written(values):
 def test_no_text_does_more_than_raise_a_user_error(text):
     with contextlib.suppress(UserError):
         parse_domain(text)
+
+
+# ---------------------------------------------------------------------- reports, signals
+
+
+def test_a_trial_that_ray_tune_never_noted_does_not_keep_a_sweep_open(tmp_path):
+    """A driver killed as a trial began: its report was written, Ray Tune's own state was not."""
+    path = tmp_path / "reports.jsonl"
+    for trial in ("lost", "known"):
+        results.append(path, kind="start", trial=trial, settings={})
+    results.close_unknown(path, {"known"})
+    results.close_unknown(path, {"known"})
+    lost, known = results.read_reports(path)
+    assert (lost.state, known.state) == ("interrupted", "training")
+    assert len(path.read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("number", [None, signal.SIGINT, signal.SIGUSR1])
+def test_only_a_signal_is_an_interruption(number):
+    """With the handlers that Ray Tune sets for itself, which are gone afterwards."""
+
+    class Tuner:
+        def fit(self):
+            _setup_signal_catching()
+            if number is not None:
+                signal.raise_signal(number)
+            return []
+
+    before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGUSR1)]
+    assert sweep_module._fit(Tuner()) == ([], number is not None)
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGUSR1)] == before
 
 
 # ---------------------------------------------------------------------- placement
