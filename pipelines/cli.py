@@ -92,7 +92,9 @@ def _run(arguments: list[str]) -> int:
     try:
         module = module_of(verb)
     except UserError as error:
-        print(f"stm: {error}", file=sys.stderr)
+        from stm.redaction import harmless
+
+        print(f"stm: {harmless(str(error))}", file=sys.stderr)
         return 2
     from pipelines.console import run_verb
 

@@ -21,7 +21,7 @@ from stm import ending
 from stm.errors import UserError
 from stm.log import get_logger, shown_by
 from stm.progress_view import PlainView
-from stm.redaction import redact, redacted
+from stm.redaction import harmless, redact, redacted
 
 logger = get_logger("stm.cli")
 
@@ -55,18 +55,18 @@ def _run_verb(module: ModuleType, argv: list[str]) -> int:
     try:
         call = read(options, argv)  # --help and --print_config answer on stdout
         for note in call.notes:
-            print(f"{prog}: {redact(note)}", file=sys.stderr)
+            print(f"{prog}: {harmless(redact(note))}", file=sys.stderr)
         view = shown_by(PlainView(), _level(call))
         with _stdout_kept_for_the_result() as stdout, view, _loading_told():
             result = call()
             if call.json:
                 print(json.dumps(redacted(result)), file=stdout)
             elif (show := getattr(module, "show", None)) is not None:
-                print(redact(show(result)), file=stdout)
+                print(harmless(redact(show(result))), file=stdout)
         status = getattr(result, "exit_status", 0)
     except UserError as error:
         hint = "" if "call" in locals() else f"\n{prog} --help lists every option"
-        print(f"{prog}: {redact(str(error))}{hint}", file=sys.stderr)
+        print(f"{prog}: {harmless(redact(str(error)))}{hint}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         print(f"{prog}: {redact(ending.told(error))}", file=sys.stderr)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pipelines.options import Address, Count, CountOrNull, Protocol, Root
 from stm.errors import UserError
 from stm.progress_view import progress_view
+from stm.redaction import one_line
 
 
 def evaluate(
@@ -89,12 +90,13 @@ def show(result: dict[str, Any]) -> str:
         f"N = {result['num_videos']}, of which {result['unreadable']} unreadable and counted as wrong"
     ]
     if len(result["per_class"]) <= 30:
-        width = max(map(len, result["per_class"]))
+        width = max(len(one_line(name)) for name in result["per_class"])
         for name, accuracy in result["per_class"].items():
             said = "   -" if accuracy is None else f"{accuracy:6.1%}"
-            lines.append(f"  {name:<{width}}  {said}  of {result['class_counts'][name]}")
+            lines.append(f"  {one_line(name):<{width}}  {said}  of {result['class_counts'][name]}")
     lines += [
-        f"  unreadable: {f['path']}: {f['reason']}: {f['detail']}" for f in result["failures"][:10]
+        one_line(f"  unreadable: {f['path']}: {f['reason']}: {f['detail']}")
+        for f in result["failures"][:10]
     ]
     lines += [f"{kind}: {path}" for kind, path in result["files"].items()]
     return "\n".join(lines)

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipelines.options import Address, Checkpoint, Root, Videos
 from stm.errors import UserError
+from stm.redaction import one_line
 
 
 def explain(
@@ -109,11 +110,13 @@ def show(result: dict[str, Any]) -> str:
         )
     lines = []
     for video in result["videos"]:
-        lines.append(video["path"])
+        lines.append(one_line(video["path"]))
         if "error" in video:
-            lines.append(f"    unreadable: {video['error']}")
+            lines.append(f"    unreadable: {one_line(video['error'])}")
             continue
-        lines += [f"  {answer['score']:6.1%}  {answer['class']}" for answer in video["top5"]]
+        lines += [
+            f"  {answer['score']:6.1%}  {one_line(answer['class'])}" for answer in video["top5"]
+        ]
         lines += [f"  {video['picture']}", f"  {video['film']}"]
     return "\n".join(lines)
 

@@ -12,6 +12,7 @@ from pipelines.options import (
     Tracking,
     Videos,
 )
+from stm.redaction import one_line
 
 
 def predict(
@@ -53,11 +54,13 @@ def predict(
 def show(result: dict[str, Any]) -> str:
     lines = []
     for video in result["videos"]:
-        lines.append(video["path"])
+        lines.append(one_line(video["path"]))
         if "error" in video:
-            lines.append(f"    unreadable: {video['error']}")
+            lines.append(f"    unreadable: {one_line(video['error'])}")
         else:
-            lines += [f"  {answer['score']:6.1%}  {answer['class']}" for answer in video["top5"]]
+            lines += [
+                f"  {answer['score']:6.1%}  {one_line(answer['class'])}" for answer in video["top5"]
+            ]
     if result["output"]:
         lines.append(
             f"{result['num_videos']} videos, {result['unreadable']} unreadable: {result['output']}"

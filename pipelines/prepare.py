@@ -16,6 +16,7 @@ from pipelines.console import logger
 from pipelines.options import Address, Option, Positive, Root
 from stm.dataset import writable_folder
 from stm.errors import UserError
+from stm.redaction import one_line
 from stm.ticker import Ticker
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def _write_lines(path: Path, lines: list[list[str]]) -> None:
     if not lines:
         path.unlink(missing_ok=True)
         return
-    path.write_text("".join(" ".join("\t".join(line).splitlines()) + "\n" for line in lines))
+    path.write_text("".join("\t".join(map(one_line, line)) + "\n" for line in lines))
 
 
 def _show_failures(failures: list[Failure], bad: Path, same_fingerprint: bool) -> None:
@@ -190,7 +191,7 @@ def _show_failures(failures: list[Failure], bad: Path, same_fingerprint: bool) -
         return
     logger.info(f"{len(failures)} videos could not be prepared:")
     for failure in failures[:_SHOWN_FAILURES]:
-        logger.info(f"  {failure.path}: {failure.reason}: {failure.detail}")
+        logger.info(one_line(f"  {failure.path}: {failure.reason}: {failure.detail}"))
     more = f"; {len(failures) - _SHOWN_FAILURES} more" if len(failures) > _SHOWN_FAILURES else ""
     logger.info(f"  all in {bad}{more}")
     if not same_fingerprint:

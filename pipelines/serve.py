@@ -31,6 +31,8 @@ def serve(
     answer_s: Positive = 30.0,
     decode_s: Positive = 10.0,
     decode_mib: Positive = 2048.0,
+    allowed_hosts: list[str] | None = None,
+    token: str | None = None,
     address: Address = None,
 ) -> dict[str, Any]:
     """Answer videos over HTTP.
@@ -43,7 +45,7 @@ def serve(
         curl --data-binary @clip.mp4 http://127.0.0.1:8000/predict
 
     Args:
-        host: address to listen on; 0.0.0.0 lets other machines in, and nobody is asked who he is
+        host: address to listen on; 0.0.0.0 lets other machines in, and without --token nobody is asked who he is
         port: port to listen on
         replicas: processes that run the network
         decoders: processes that decode; null is one a core, up to four
@@ -53,6 +55,9 @@ def serve(
         answer_s: time from then to the answer (504)
         decode_s: time to decode one video (504)
         decode_mib: memory to decode one video in, in MiB
+        allowed_hosts: names that clients may call the server by, without ports (421); null is any
+        token: what clients must send as a bearer's token or a browser's password (401); null takes
+            STM_SERVE_TOKEN, which is better, as others see a command's options
     """
     from stm.serve import app
 
@@ -78,6 +83,8 @@ def serve(
             num_decoders=decoders,
             tracking=tracking,
             address=address,
+            allowed_hosts=allowed_hosts,
+            token=token,
         ) as url,
         app.stop_signals() as stopped,
     ):

@@ -28,6 +28,7 @@ def submit(
     name: str | None = None,
     detach: bool = False,
     exclude: list[str] = [],  # noqa: B006  (never changed)
+    include: list[str] = [],  # noqa: B006
     max_mib: float = 50.0,
     install: bool = False,
     dry_run: bool = False,
@@ -49,13 +50,14 @@ def submit(
         name: name of the job and of its run; null takes the run's, else makes one from verb and time
         detach: return once the job is accepted, without its log
         exclude: files and folders not to send, as in .gitignore, besides what git ignores
+        include: files that look like secrets (docs/security.md), and are to be sent all the same; as in .gitignore
         max_mib: refuse to send more code than this
         install: have the nodes install requirements.lock for this job; minutes, and from their package index
         dry_run: check the command and list what would be sent
     """
     here = Path.cwd()
     with tempfile.TemporaryDirectory(prefix="stm-submit-") as folder:
-        package = pack(here, Path(folder) / "code.zip", exclude, int(max_mib * MIB))
+        package = pack(here, Path(folder) / "code.zip", exclude, int(max_mib * MIB), include)
         job = check(list(command), name, package.files)
         pip = _locked(here) if install else None
         entrypoint = job.entrypoint(json)
@@ -71,7 +73,7 @@ def submit(
             "result": None,
         }
         if dry_run:
-            return {**result, "files": list(package.files)}
+            return {**result, "files": list(package.files), "left_out": package.left_out}
         from stm.jobs.client import JobServer
 
         server = JobServer(address)
@@ -167,6 +169,7 @@ def _compare_ray(there: str) -> None:
 
 def show(result: dict[str, Any]) -> str:
     if "files" in result:
-        return "\n".join([*result["files"], f"would run: {result['entrypoint']}"])
+        left_out = [f"not sent: {name}: {why}" for name, why in result["left_out"].items()]
+        return "\n".join([*result["files"], *left_out, f"would run: {result['entrypoint']}"])
     more = f": {result['message']}" if result.get("message") else ""
     return f"job {result['id']} {result['status'].lower()}{more}"

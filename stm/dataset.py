@@ -155,19 +155,19 @@ def _write_bad(path: Path, manifest: Manifest, entries: list[Any]) -> None:
 
     Characters that cannot be printed are escaped. No file where there is none.
     """
-    from stm.data.annotations.texts import printable
+    from stm.redaction import one_line
 
     bad = _bad_rows(manifest)
     if not bad:
         path.unlink(missing_ok=True)
         return
     rows = ([*item.values(), entries[row].line] for row, item in bad)
-    lines = ("\t".join(printable(value) for value in values) + "\n" for values in rows)
+    lines = ("\t".join(one_line(value) for value in values) + "\n" for values in rows)
     path.write_text("".join(lines), encoding="utf-8")
 
 
 def _log_bad(output: Path, manifests: dict[str, Manifest]) -> None:
-    from stm.data.annotations.texts import printable
+    from stm.redaction import one_line
 
     for name, manifest in manifests.items():
         bad = _bad_rows(manifest)
@@ -176,8 +176,8 @@ def _log_bad(output: Path, manifests: dict[str, Manifest]) -> None:
         logger.warning(f"{len(bad)} of {len(manifest)} {name} videos cannot be used:")
         for _, item in bad[:_SHOWN_BAD]:
             logger.warning(
-                f"  {printable(item['path'])}: {item['status']}"
-                + f": {item['detail']}" * bool(item["detail"])
+                one_line(f"  {item['path']}: {item['status']}")
+                + one_line(f": {item['detail']}") * bool(item["detail"])
             )
         more = f"; {len(bad) - _SHOWN_BAD} more" if len(bad) > _SHOWN_BAD else ""
         logger.warning(f"  all in {output / name}.bad.txt{more}")

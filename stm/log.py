@@ -3,7 +3,8 @@
     import logging
     logging.basicConfig(level=logging.INFO)  # in a program of your own: every line of progress
 
-Nothing is printed before a program asks for it. Secrets in URLs are hidden before a handler sees a line. The command
+Nothing is printed before a program asks for it. Before a handler sees a line, secrets in URLs are hidden
+and control characters escaped (``stm.redaction``). The command
 line shows the log through ``stm.progress_view``; workers of Ray send theirs to the driver (``stm.train.progress``).
 """
 
@@ -13,13 +14,13 @@ import contextlib
 import logging
 from collections.abc import Iterator
 
-from stm.redaction import redact
+from stm.redaction import harmless, redact
 
 ROOT = logging.getLogger("stm")
 
 
 def get_logger(name: str) -> logging.Logger:
-    """The logger ``name``, which is "stm" or below it, with secrets in URLs hidden."""
+    """The logger ``name``, which is "stm" or below it, with secrets in URLs hidden and control characters escaped."""
     logger = logging.getLogger(name)
     logger.addFilter(_hide_secrets)
     return logger
@@ -45,5 +46,5 @@ def flush() -> None:
 
 
 def _hide_secrets(record: logging.LogRecord) -> bool:
-    record.msg, record.args = redact(record.getMessage()), None
+    record.msg, record.args = harmless(redact(record.getMessage())), None
     return True

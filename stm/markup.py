@@ -20,7 +20,7 @@ import jinja2
 from markupsafe import Markup as Html
 from markupsafe import escape
 
-from stm.redaction import redact, redacted
+from stm.redaction import harmless, redact, redacted
 
 _VOID = {"img", "input", "meta", "br"}
 
@@ -68,7 +68,7 @@ def _shown(value: object) -> object:
     """What a template's expression writes: markup as it is, None as nothing, text without secrets."""
     if value is None:
         return ""
-    return value if isinstance(value, Html) else redact(str(value))
+    return value if isinstance(value, Html) else harmless(redact(str(value)))
 
 
 def percent(share: float, digits: int = 1) -> str:
@@ -95,7 +95,7 @@ def join(*children: object) -> Html:
 
 def data_block(identity: str, value: Any) -> Html:
     """A block of JSON that the page's script reads; nothing in it can end the block."""
-    text = json.dumps(redacted(value), separators=(",", ":"))
+    text = json.dumps(redacted(value, harmless), separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return tag("script", Html(text), type="application/json", id=identity)
@@ -113,4 +113,4 @@ def _attribute(key: str, value: object) -> str:
     if value is True:
         return f" {name}"
     text = f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
-    return f' {name}="{escape(redact(text))}"'
+    return f' {name}="{escape(harmless(redact(text)))}"'

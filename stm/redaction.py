@@ -10,6 +10,7 @@ is part of a path, or a bare word. The right place for a secret is the environme
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 HIDDEN = "***"
@@ -33,14 +34,43 @@ def redact(text: str) -> str:
     return text
 
 
-def redacted(value: Any) -> Any:
-    """A copy of plain data (dicts, lists, scalars, as in YAML) with every string redacted, keys excepted."""
+_HARMFUL = re.compile(  # controls, what turns the order of letters around (bidi), and bytes that are no text
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def harmless(text: str) -> str:
+    """``text`` as a terminal, a log or a page may show it: names of files and classes can hold anything.
+
+    Control characters but line ends and tabs are written as escapes, so that none of them moves a cursor, and none of
+    those that turn text around (bidi) makes a name look like another. The same object where there are none.
+    """
+    return _HARMFUL.sub(_escape, text) if _HARMFUL.search(text) else text
+
+
+def one_line(text: str) -> str:
+    """A name, as `harmless`, that cannot begin a line of its own."""
+    return harmless(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found.group())
+    if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte of a name that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return found.group().encode("unicode_escape").decode()
+
+
+def redacted(value: Any, also: Callable[[str], str] = str) -> Any:
+    """A copy of plain data (dicts, lists, scalars, as in YAML) with every string redacted, keys excepted.
+
+    ``also`` is done to each of the strings, too, such as `harmless`.
+    """
     if isinstance(value, str):
-        return redact(value)
+        return also(redact(value))
     if isinstance(value, dict):
-        return {key: redacted(each) for key, each in value.items()}
+        return {key: redacted(each, also) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [redacted(each) for each in value]
+        return [redacted(each, also) for each in value]
     return value
 
 

@@ -22,6 +22,7 @@ from stm.explain import frames, maps, picture
 from stm.explain.colours import Scale
 from stm.explain.film import Layer, write_film
 from stm.log import get_logger
+from stm.redaction import one_line
 
 logger = get_logger(__name__)
 
@@ -134,11 +135,11 @@ def explain(
                 pictures = frames.read(decoder, path, network.data)
             except VideoError as error:
                 rows.append({"path": path, "error": error.why})
-                logger.warning(f"{path}: {rows[-1]['error']}")
+                logger.warning(one_line(f"{path}: {rows[-1]['error']}"))
                 continue
             shown = _explain(network, pictures, names, class_name, folder / stem)
             rows.append({"path": path, **shown})
-            logger.info(f"{path}: {rows[-1]['top5'][0]['class']}")
+            logger.info(one_line(f"{path}: {rows[-1]['top5'][0]['class']}"))
     unread = [row for row in rows if "error" in row]
     if len(unread) == len(rows):
         first = unread[0]

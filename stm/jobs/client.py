@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from stm import authentication, ray_compat
 from stm.errors import UserError
-from stm.redaction import redact
+from stm.redaction import harmless, redact
 
 Show = Callable[[str], None]
 
@@ -206,7 +206,7 @@ class JobServer:
                 at += len(text)
                 if new:
                     shown = at
-                    show(redact(new))
+                    show(harmless(redact(new)))
         except Exception as error:  # aiohttp's, requests' and Ray's own
             raise _Lost(shown, at > 0, f"{type(error).__name__}: {error}") from error
         return shown

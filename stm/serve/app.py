@@ -7,6 +7,7 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import threading
@@ -27,6 +28,9 @@ from stm.storage import absolute
 logger = get_logger(__name__)
 
 APPLICATION = "stm"
+TOKEN = "STM_SERVE_TOKEN"
+CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
+"""What Ray Serve's proxy runs when it starts: ``stm.serve.wire``. Its processes get it from the cluster's start."""
 _WATCH_S = 5.0
 
 
@@ -41,6 +45,8 @@ def running(
     num_decoders: int | None = None,
     tracking: str | None = None,
     address: str | None = None,
+    allowed_hosts: list[str] | None = None,
+    token: str | None = None,
 ) -> Iterator[str]:
     """Serve a checkpoint while the block runs; yields the server's URL. Requests in work are finished at the end.
 
@@ -49,11 +55,15 @@ def running(
         limits: a ``stm.serve.front.Limits``.
         num_replicas: processes with the network.
         num_decoders: processes that decode; None is one a core, up to four.
+        allowed_hosts: names that clients may call the server by, without ports; None is any.
+        token: what clients must send, 16 printable ASCII characters or more; None takes the variable `TOKEN`, and where
+            there is none, asks for nothing.
 
     Raises:
         UserError: no such checkpoint, the port is taken, the cluster is too small, Ray Serve is not installed.
     """
     require_serve()
+    doors = _doors(allowed_hosts, token)
     located = locate(checkpoint, tracking)
     if not located.label.startswith(PREFIX):  # strangers need not know this machine's folders
         located = replace(located, label="/".join(located.directory.rstrip("/").split("/")[-2:]))
@@ -61,7 +71,8 @@ def running(
     checkpoints.check_plugin(meta, located.directory)
     decoders = num_decoders or min(4, os.cpu_count() or 1)
     _require_free(host, port)
-    cluster.connect(address, num_cpus=num_replicas + decoders)
+    with _limited():
+        cluster.connect(address, num_cpus=num_replicas + decoders)
     joined = (address or os.environ.get("RAY_ADDRESS")) not in (None, "local")
 
     from ray import serve
@@ -76,12 +87,12 @@ def running(
             logging_config={"log_level": "WARNING", "enable_access_log": False},
         )
         serve.run(
-            _application(located, meta, limits, num_replicas, decoders, gpus),
+            _application(located, meta, limits, num_replicas, decoders, gpus, doors),
             name=APPLICATION,
             route_prefix="/",
         )
         url = f"http://{host}:{port}"
-        if not _answers(url, located.label):
+        if not _answers(url, located.label, doors):
             logger.warning(
                 f"nothing answers at {url} from this machine: on a cluster elsewhere its head node listens there, "
                 "and where Ray Serve ran before, it listens where it did"
@@ -89,6 +100,19 @@ def running(
         yield url
     finally:
         _stop(joined)
+
+
+@contextlib.contextmanager
+def _limited() -> Iterator[None]:
+    """A cluster that is started inside limits connections, unless the user has Ray Serve call something else."""
+    if CALLBACK in os.environ:
+        yield
+        return
+    os.environ[CALLBACK] = "stm.serve.wire.guard"
+    try:
+        yield
+    finally:
+        del os.environ[CALLBACK]
 
 
 def watch(stopped: threading.Event) -> None:
@@ -147,6 +171,7 @@ def _application(
     num_replicas: int,
     decoders: int,
     gpus: int,
+    doors: Any,
 ) -> Any:
     """Front, decoders and networks, bound together."""
     from ray.serve import deployment as untyped
@@ -184,7 +209,26 @@ def _application(
         data.size,
         plugins.loaded(),
     )
-    return front.bind(decoder, network, limits, meta.classes, located.label)
+    return front.bind(decoder, network, limits, meta.classes, located.label, doors)
+
+
+def _doors(hosts: list[str] | None, token: str | None) -> Any:
+    from stm.serve.front import Doors
+
+    token = os.environ.get(TOKEN) if token is None else token
+    # Nothing of it is shown: messages end in logs.
+    if token is not None and not re.fullmatch(r"[!-~]{16,}", token):
+        raise UserError(
+            f"--token (or {TOKEN}): it must have 16 characters or more, ASCII and none of them blank; "
+            "`openssl rand -hex 32` makes one"
+        )
+    for host in hosts or []:
+        if not re.fullmatch(r"[\w.-]+|\[[0-9A-Fa-f:.]+\]", host):
+            raise UserError(
+                f"--allowed_hosts {host}: must be a host's name or address without scheme and port, as "
+                "videos.example.org or [::1]"
+            )
+    return Doors(hosts=tuple(host.lower() for host in hosts or []), token=token or "")
 
 
 def _require_free(host: str, port: int) -> None:
@@ -213,12 +257,17 @@ def _require_room(num_replicas: int, decoders: int) -> int:
     return int(has.get("GPU", 0) >= num_replicas)
 
 
-def _answers(url: str, label: str) -> bool:
+def _answers(url: str, label: str, doors: Any) -> bool:
     """Whether this model is what answers at the URL."""
+    request = urllib.request.Request(f"{url}/health")
+    if doors.token:
+        request.add_header("Authorization", f"Bearer {doors.token}")
+    if doors.hosts:
+        request.add_header("Host", doors.hosts[0])
     for _ in range(20):
         with (
             contextlib.suppress(OSError, ValueError),
-            urllib.request.urlopen(f"{url}/health", timeout=5) as reply,
+            urllib.request.urlopen(request, timeout=5) as reply,
         ):
             return bool(json.load(reply).get("model") == label)
         time.sleep(0.25)

@@ -16,6 +16,8 @@ GET  /metrics    counts and times, for Prometheus
 408 receive_time   the upload took too long to arrive
 413 too_large      it has more bytes than the limit
 422 ...            it cannot be decoded: `reason` and `detail` say why, as everywhere in stm
+401 token          a token is asked for, and this is none
+421 host           the server is not called so
 503 busy           as many uploads as the limit are in work: come back after `Retry-After` seconds
 503 unavailable    a process behind was lost; Ray is starting it anew
 504 decode_time    this video takes too long to decode
@@ -24,10 +26,14 @@ GET  /metrics    counts and times, for Prometheus
 
 # Annotations are not postponed here: FastAPI reads them, in another process than this module's.
 import asyncio
+import base64
+import binascii
+import hmac
 import logging
 import os
 import time
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -74,6 +80,40 @@ class Limits:
     """Uploads that are received, decoded or scored at once; further ones are sent away."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Doors:
+    """Whom one server answers."""
+
+    hosts: tuple[str, ...] = ()
+    """Names that it may be called by, without ports; none are any. Against pages elsewhere (DNS rebinding)."""
+    token: str = field(default="", repr=False)
+    """What a client must know; "" is nothing."""
+
+    def refused(self, headers: Any) -> Refused | None:
+        """Why a request with these headers is not answered; None where it is."""
+        host = headers.get("host", "").lower()
+        name = host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]
+        if self.hosts and name not in self.hosts:
+            return Refused(
+                421, "host", "this server does not answer by that name (--allowed_hosts)"
+            )
+        if self.token and not hmac.compare_digest(_token_in(headers), self.token.encode()):
+            detail = "send the server's token: curl -H 'Authorization: Bearer TOKEN'"
+            return Refused(401, "token", detail)
+        return None
+
+
+def _token_in(headers: Any) -> bytes:
+    """The token of a request: a bearer's, or the password that a browser has asked for."""
+    kind, _, value = headers.get("authorization", "").strip().partition(" ")
+    if kind.lower() != "basic":
+        return value.strip().encode() if kind.lower() == "bearer" else b""
+    try:
+        return base64.b64decode(value.strip(), validate=True).partition(b":")[2]
+    except (binascii.Error, ValueError):
+        return b""
+
+
 class RefusedError(Exception):
     """Carries a `Refused` to where it is answered."""
 
@@ -87,6 +127,14 @@ def _refused(status: int, reason: str, detail: str) -> RefusedError:
     return RefusedError(Refused(status, reason, detail))
 
 
+def _answered(refused: Refused) -> Response:
+    asked = (
+        {"WWW-Authenticate": 'Basic realm="stm", charset="UTF-8"'} if refused.status == 401 else {}
+    )
+    answer = {"error": {"reason": refused.reason, "detail": refused.detail}}
+    return JSONResponse(answer, refused.status, {"Cache-Control": "no-store", **asked})
+
+
 def _ms(seconds: float) -> float:
     return round(seconds * 1000, 1)
 
@@ -97,34 +145,52 @@ class Front:
     """One process: it only passes bytes on, and it alone counts what is in flight."""
 
     def __init__(
-        self, decoder: Any, network: Any, limits: Limits, classes: list[str], label: str
+        self,
+        decoder: Any,
+        network: Any,
+        limits: Limits,
+        classes: list[str],
+        label: str,
+        doors: Doors = Doors(),
     ) -> None:
         self._decoder, self._network = decoder, network
         self._limits, self._classes, self._label = limits, classes, label
-        self._in_flight = 0
+        self._doors = doors
+        self._in_flight = self._discarding = 0
+        # One for all: the loop shares Python's lock with it alone, whatever strangers send.
+        self._forms = ThreadPoolExecutor(1)
         self._meters = Meters(lambda: self._in_flight)
 
     @app.get("/")
-    async def look(self) -> Response:
+    async def look(self, request: Request) -> Response:
+        if refused := self._doors.refused(request.headers):
+            return _answered(refused)
         html = page(self._label, len(self._classes), self._limits.max_bytes)
         return HTMLResponse(html, headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY})
 
     @app.get("/health")
-    async def health(self) -> Response:
+    async def health(self, request: Request) -> Response:
         try:
             async with asyncio.timeout(_PING_S):
                 await self._call(self._network.ping)
         except (RefusedError, TimeoutError):
             return JSONResponse({"status": "the network does not answer"}, 503)
+        if self._doors.refused(request.headers):  # a balancer asks without name and token
+            return JSONResponse({"status": "ok"})
         return JSONResponse({"status": "ok", "model": self._label, "in_flight": self._in_flight})
 
     @app.get("/metrics")
-    async def metrics(self) -> Response:
+    async def metrics(self, request: Request) -> Response:
+        if refused := self._doors.refused(request.headers):
+            return _answered(refused)
         return PlainTextResponse(self._meters.text(), media_type=self._meters.media_type)
 
     @app.post("/predict")
     async def predict(self, request: Request) -> Response:
         started = time.perf_counter()
+        if refused := self._doors.refused(request.headers):
+            self._meters.count(refused.status, refused.reason, 0.0)
+            return _answered(refused)
         headers, reason = {"Cache-Control": "no-store"}, ""
         try:
             status, answer = 200, await self._answer(request, started)
@@ -203,14 +269,17 @@ class Front:
         form = Form(kind, MOST_FILES + 1) if is_form else None
         # Not a list of chunks: many small ones would weigh more than they hold.
         body, received = bytearray(), 0
-        take = body.extend if form is None else form.feed
+        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._limits.receive_s):
                 async for chunk in request.stream():
                     received += len(chunk)
                     if received > most:
                         raise too_large
-                    take(chunk)
+                    if form is None:
+                        body += chunk
+                    else:
+                        await loop.run_in_executor(self._forms, form.feed, chunk)
         except TimeoutError:
             detail = f"{received} bytes arrived within {self._limits.receive_s:g} s"
             raise _refused(408, "receive_time", detail) from None
@@ -231,7 +300,10 @@ class Front:
         return sent
 
     async def _discard(self, request: Request, most: int) -> None:
-        """Let up to so many bytes of an unwanted upload arrive, keeping none."""
+        """Let up to so many bytes of an unwanted upload arrive, keeping none; of so many uploads at once."""
+        if self._discarding >= self._limits.max_in_flight:
+            return
+        self._discarding += 1
         try:
             async with asyncio.timeout(self._limits.receive_s):
                 async for chunk in request.stream():
@@ -240,6 +312,8 @@ class Front:
                         return
         except TimeoutError:
             return
+        finally:
+            self._discarding -= 1
 
     async def _call(self, method: Any, *arguments: Any) -> Any:
         """Call a deployment; once more where its process is lost, for nothing here has an effect that could double."""

@@ -9,6 +9,7 @@ from typing import Any
 from stm.checkpoint import format as checkpoints
 from stm.checkpoint.store import CheckpointStore
 from stm.log import get_logger
+from stm.redaction import one_line
 from stm.spool import series
 from stm.tracking import Tracker
 from stm.train.events import EpochEnded, Event, Failed, Kept, Logged, Stepped
@@ -96,7 +97,9 @@ class Recorder:
         logger.info(said)
         for failure in event.failures[:10]:
             logger.warning(
-                f"  unreadable: {failure['path']}: {failure['reason']}: {failure['detail']}"
+                one_line(
+                    f"  unreadable: {failure['path']}: {failure['reason']}: {failure['detail']}"
+                )
             )
 
 

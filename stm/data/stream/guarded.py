@@ -25,6 +25,7 @@ from stm.data.decode import VideoError
 from stm.data.isolation import CallFailed, IsolatedProcess
 from stm.data.stream.clips import ClipSpec, load_views
 from stm.ray_compat import task_attempt
+from stm.redaction import one_line
 
 Result = TypeVar("Result")
 
@@ -63,8 +64,8 @@ class Watchdog:
             until = self._until
             if until is not None and time.monotonic() > until:
                 print(
-                    f"stm: decoding {self._what} took longer than {self._deadline_s:g} s; the process ends and Ray "
-                    "decodes the block again, each video in a process of its own",
+                    f"stm: decoding {one_line(self._what)} took longer than {self._deadline_s:g} s; the process ends "
+                    "and Ray decodes the block again, each video in a process of its own",
                     file=sys.stderr,
                     flush=True,
                 )

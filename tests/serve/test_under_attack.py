@@ -1,0 +1,261 @@
+"""Strangers' requests: none keeps `/health` from answering, and none is kept whole. ``-s`` prints the figures."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+
+from stm.errors import UserError
+from stm.serve import app, wire
+from stm.serve.front import Doors
+from tests.package.untrained import write_checkpoint
+from tests.serve.server import serving
+from tests.videos import write_video
+
+TOKEN = "correct-horse-battery-staple"
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+FORM = {**BEARER, "Content-Type": "multipart/form-data; boundary=b"}
+HEAD = b'Content-Disposition: form-data; name="v"; filename="v"\r\n\r\n'
+
+# ---------------------------------------------------------------------- whom it answers
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"host": "a.example:8000", **BEARER}, None),
+        ({"host": "A.Example", "authorization": f"bearer {TOKEN}"}, None),
+        ({"host": "[::1]:80", "authorization": "Basic dXNlcjpjb3JyZWN0LWhvcnNlLWJhdHRlcnktc3RhcGxl"}, None),
+        ({"host": "a.example.evil", **BEARER}, 421),
+        ({"host": "", **BEARER}, 421),
+        (BEARER, 421),
+        ({"host": "a.example"}, 401),
+        ({"host": "a.example", "authorization": "Bearer "}, 401),
+        ({"host": "a.example", "authorization": f"Bearer {TOKEN}x"}, 401),
+        ({"host": "a.example", "authorization": f"Digest {TOKEN}"}, 401),
+        ({"host": "a.example", "authorization": "Basic ä"}, 401),
+        ({"host": "a.example", "authorization": f"Bearer {TOKEN}ä"}, 401),
+    ],
+)  # fmt: skip
+def test_who_knows_the_token_and_calls_the_server_by_its_name_is_answered(headers, status):
+    doors = Doors(hosts=("a.example", "[::1]"), token=TOKEN)
+    refused = doors.refused({name.lower(): value for name, value in headers.items()})
+    assert (refused and refused.status) == status
+    assert TOKEN not in repr(doors)
+    assert Doors().refused({}) is None
+
+
+@pytest.mark.parametrize(
+    ("hosts", "token"),
+    [(["http://a"], None), (["a:80"], None), ([""], None), (None, ""), (None, "short"), (None, "with blanks in it")],
+)  # fmt: skip
+def test_a_name_or_token_that_no_client_could_send_is_refused_and_not_shown(hosts, token):
+    with pytest.raises(UserError, match="--allowed_hosts" if hosts else "--token") as error:
+        app._doors(hosts, token)
+    assert not token or token not in str(error.value)
+
+
+def test_the_token_of_the_environment_is_taken(monkeypatch):
+    assert app._doors(None, None).token == ""
+    monkeypatch.setenv(app.TOKEN, TOKEN)
+    assert app._doors(None, None).token == TOKEN
+    assert app._doors(None, TOKEN[::-1]).token == TOKEN[::-1]
+
+
+# ---------------------------------------------------------------------- attacks
+
+
+def form_bodies():
+    near = b"--b\r\n" + HEAD
+    return {
+        "a quadratic head": near[:35] + b"; filename" * 40_000 + b"\r\n\r\nx\r\n--b--\r\n",
+        "a head of blanks": b"--b\r\n" + b" " * 400_000 + b"\r\n\r\nx\r\n--b--\r\n",
+        "line ends": near + b"\r\n" * 200_000 + b"\r\n--b--\r\n",
+        "almost boundaries": near + b"\r\n--a" * 100_000 + b"\r\n--b--\r\n",
+        "half boundaries": near + b"\r\n-" * 130_000 + b"\r\n--b--\r\n",
+        "no first boundary": b"\r\n--" * 100_000,
+        "many heads": b"--b\r\n" + b"a: b\r\n" * 66_000 + b"\r\nx\r\n--b--\r\n",
+        "many parts": b"".join(b"--b\r\n" + HEAD + b"\r\n" for _ in range(60_000)) + b"--b--\r\n",
+        "a giant head": b"--b\r\nX: " + b"a" * 30_000_000 + b"\r\n\r\nx\r\n--b--\r\n",
+    }  # fmt: skip
+
+
+class Health:
+    """Asks for `/health` all the time, each time by a connection of its own."""
+
+    def __init__(self, url: str) -> None:
+        self._url, self._over = url, threading.Event()
+        self.tried, self.answered, self.longest_s = 0, 0, 0.0
+        self._thread = threading.Thread(target=self._ask)
+
+    def _ask(self) -> None:
+        last = time.monotonic()
+        while not self.tried or not self._over.wait(0.05):
+            self.tried += 1
+            with contextlib.suppress(requests.RequestException):
+                self.answered += requests.get(f"{self._url}/health", timeout=20).status_code == 200
+                now = time.monotonic()
+                self.longest_s, last = max(self.longest_s, now - last), now
+
+    def __enter__(self) -> Health:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("attacked")
+    checkpoint = write_checkpoint(folder / "run" / "checkpoint-00000007")
+    words = ["--checkpoint", checkpoint, "--decoders", "1", "--receive_s", "3", "--max_mib", "40"]
+    words += ["--allowed_hosts", "127.0.0.1", "localhost"]
+    with contextlib.ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(app.TOKEN, TOKEN)
+            started = stack.enter_context(serving(folder / "log", *words))
+        video = write_video(folder / "clip.mp4", num_frames=8).read_bytes()
+        yield SimpleNamespace(url=started.url, log=started.log, video=video)
+
+
+def connected(server) -> socket.socket:
+    at = urlsplit(server.url)
+    return socket.create_connection((at.hostname, at.port), timeout=30)
+
+
+def pushed(server, start: bytes, block: bytes, most: int) -> tuple[int, bytes]:
+    """How many bytes of an endless request the server took until it closed, and its answer."""
+    sent = 0
+    with connected(server) as connection:
+        with contextlib.suppress(OSError):
+            connection.sendall(start)
+            while sent < most:
+                sent += connection.send(block)
+        with contextlib.suppress(OSError):
+            return sent, connection.recv(200)
+    return sent, b""
+
+
+def closed(connection: socket.socket) -> bool:
+    """Whether the server has closed a connection, or does within the socket's patience."""
+    with contextlib.suppress(ConnectionError):
+        while connection.recv(4096):
+            pass
+    return True
+
+
+def post(url: str, data: bytes) -> int:
+    with contextlib.suppress(requests.ConnectionError):
+        return requests.post(f"{url}/predict", data=data, headers=FORM, timeout=120).status_code
+    return 0  # closed while it was sending
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_health_answers_during_all_attacks_and_a_video_after_them(server):
+    @contextlib.contextmanager
+    def attack(name):
+        began, seen = time.monotonic(), Counter()
+        with Health(server.url) as health:
+            yield seen
+        print(
+            f"{name}: {dict(seen)} in {time.monotonic() - began:.1f} s; /health tried {health.tried}, answered "
+            f"{health.answered}, longest silence {health.longest_s:.2f} s"
+        )
+        assert health.answered == health.tried > 0
+
+    for name, body in form_bodies().items():
+        with attack(f"form: {name}") as seen, ThreadPoolExecutor(8) as pool:
+            seen.update(pool.map(lambda _, body=body: post(server.url, body), range(8)))
+        assert set(seen) <= {0, 400, 408, 413, 422, 503}, (name, seen)
+
+    endless = {
+        "one header": (b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: ", b"a" * 2**16),
+        "many headers": (b"GET /health HTTP/1.1\r\nHost: localhost\r\n", b"a: b\r\n" * 10_000),
+        "a path": (b"GET /", b"a" * 2**16),
+        "trailers": (
+            b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
+            b"a: b\r\n" * 10_000,
+        ),
+        "chunks of a byte": (
+            b"POST /predict HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer " + TOKEN.encode()
+            + b"\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n" * 10_000
+        ),
+    }  # fmt: skip
+    for name, (start, block) in endless.items():
+        with (
+            attack(f"100 MiB of {name}, 40 times, 8 at once") as seen,
+            ThreadPoolExecutor(8) as pool,
+        ):
+            for sent, answer in pool.map(
+                lambda _, of=(start, block): pushed(server, *of, 100 * 2**20), range(40)
+            ):
+                assert sent < 20 * 2**20, name  # what lies in buffers on the way
+                seen[answer[9:12].decode() or "closed"] += 1
+
+    with attack("300 requests without an end") as seen, contextlib.ExitStack() as stack:
+        held = [stack.enter_context(connected(server)) for _ in range(300)]
+        for connection in held:
+            with contextlib.suppress(ConnectionError):
+                connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
+        seen["closed"] = sum(map(closed, held))
+    assert seen["closed"] == 300
+
+    with attack("1500 kept connections") as seen, contextlib.ExitStack() as stack:
+        held = [stack.enter_context(connected(server)) for _ in range(1500)]
+        seen["closed"] = sum(map(closed, held[:1300]))
+    assert seen["closed"] == 1300
+
+    with attack("60 slow bodies") as seen, contextlib.ExitStack() as stack:
+        held = [stack.enter_context(connected(server)) for _ in range(60)]
+        for number, connection in enumerate(held):
+            where = b"POST /predict" if number % 2 else b"GET /health"
+            known = b"Authorization: Bearer " + TOKEN.encode()
+            connection.sendall(
+                where
+                + b" HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999\r\n"
+                + known
+                + b"\r\n\r\n"
+            )
+        for _ in range(int(wire.LINGER_S) + 4):
+            for connection in held:
+                with contextlib.suppress(ConnectionError):
+                    connection.send(b"x")
+            time.sleep(1)
+        for connection in held[::2]:
+            seen["closed after an answer"] += closed(connection)
+        for connection in held[1::2]:
+            seen[connection.recv(4096)[9:12].decode()] += 1
+    assert seen == {"closed after an answer": 30, "408": 30}
+
+    done = requests.post(f"{server.url}/predict", data=server.video, headers=BEARER, timeout=120)
+    assert done.status_code == 200, done.text
+    assert TOKEN not in server.log.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_without_the_token_or_by_another_name_nobody_is_served(server):
+    url = server.url
+    assert requests.get(f"{url}/health", timeout=30).json() == {"status": "ok"}
+    assert requests.get(f"{url}/health", headers=BEARER, timeout=30).json()["model"]
+    for path in ("/", "/metrics"):
+        refused = requests.get(f"{url}{path}", timeout=30)
+        assert refused.status_code == 401
+        assert refused.headers["WWW-Authenticate"].startswith("Basic ")
+        assert requests.get(f"{url}{path}", auth=("any", TOKEN), timeout=30).status_code == 200
+    assert requests.post(f"{url}/predict", data=server.video, timeout=30).status_code == 401
+    headers = {**BEARER, "Host": "evil.example"}
+    refused = requests.post(f"{url}/predict", data=server.video, headers=headers, timeout=30)
+    assert (refused.status_code, refused.json()["error"]["reason"]) == (421, "host")
