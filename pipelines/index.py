@@ -12,16 +12,11 @@ from typing import Annotated, Any
 
 from pipelines.options import Address, Count, Option, Positive
 from stm.config import DataConfig
-from stm.data.annotations import formats
-
-Format = Annotated[
-    str, Option(help=f"of the annotations (docs/lists.md): {', '.join(formats.names())}")
-]
 
 
 def index(
     *,
-    format: Format,
+    format: str,
     root: str,
     annotations: str | None = None,
     split: int = 1,
@@ -47,6 +42,7 @@ def index(
         stm index --format list --root videos --annotations list.csv --output index/mine --json
 
     Args:
+        format: of the annotations, such as folder, list or ucf101 (docs/lists.md has them all)
         root: folder (or URL) of the videos
         annotations: folder or file of the lists; null looks in the root and the usual places in it
         split: published split of ucf101, hmdb51 and lists numbered so: 1, 2 or 3

@@ -129,7 +129,9 @@ def test_names_of_options_are_written_with_underscores_everywhere():
         f"{path.relative_to(ROOT)}: --{name}"
         for path in files
         if path.is_file() and path.name != "words.py"
-        for name in re.findall(r"--([a-z][\w.-]*-[\w.-]*\w)", path.read_text())
+        for line in path.read_text().splitlines()
+        if "mlflow server" not in line  # whose option it is
+        for name in re.findall(r"--([a-z][\w.-]*-[\w.-]*\w)", line)
         if name.replace("-", "_") in options
     ]
     assert not wrong
@@ -247,7 +249,7 @@ def test_a_wrong_option_names_the_nearest(words, meant):
         ("bench speed", "what speed: must be one of decode, data, model, train"),
         ("jobs stop a b", "'b' belongs to no option"),
         ("predict --checkpoint x", "VIDEOS is missing: video files"),
-        ("index --root .", "--format is missing: of the annotations (docs/lists.md): folder"),
+        ("index --root .", "--format is missing: of the annotations, such as folder, list or"),
         ("plan --depth 18", "--depth 18: must be one of 26, 50, 101, 152"),
         ("serve --checkpoint x --port 70000", "--port 70000: must be at most 65535"),
         ("prepare --manifest m --output o --gop 0", "--gop 0: must be at least 1"),

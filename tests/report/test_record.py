@@ -6,6 +6,8 @@ import json
 
 import numpy as np
 
+from stm.checkpoint.format import Meta
+from stm.data.stream.plan import Position
 from stm.report.record import read_record
 
 
@@ -39,6 +41,8 @@ def test_a_run_without_a_record_shows_what_its_checkpoint_remembers(tmp_path):
     row = {"time": 0.0, "step": 7, "loss": 1.0, "top1": 0.5, "lr": 0.1}
     epoch = {"time": 0.0, "step": 7, "epoch": {"val_top1": 0.6, "unreadable": 0}}
     (tmp_path / "history.json").write_text(json.dumps([row, epoch]))
+    meta = Meta(config={}, classes=[], position=Position(), step=7, fingerprint="")
+    (tmp_path / "meta.json").write_text(meta.to_json())
     record = read_record(tmp_path / "no such folder", str(tmp_path))
     assert not record.complete
     assert record.curves["val_top1"].y.tolist() == [0.6]
