@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.process_state import ProcessState
+from tests.process_state import OF_MLFLOW, ProcessState
 
 # Time decides no test: machines are shared and slow at times.
 settings.register_profile("stm", deadline=None, max_examples=60)
@@ -64,6 +64,8 @@ _found = pytest.StashKey[ProcessState]()
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
+    for name in OF_MLFLOW:
+        os.environ.pop(name, None)
     item.stash[_found] = ProcessState.now()
     yield
 

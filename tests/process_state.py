@@ -17,8 +17,15 @@ _OF_OTHERS = {
     "PYTHONBREAKPOINT",
 }
 """Set by pytest for each test, by PyTorch when it first compiles, by an import of scikit-learn, by Ray's start."""
-_DEFAULTS = ("MLFLOW_", "RAY_")
+_DEFAULTS = ("MLFLOW_", "RAY_", "TUNE_")
 """stm sets some of these for its whole process where the user has set none: they stay. One that was set must."""
+OF_MLFLOW = (
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_EXPERIMENT_NAME",
+    "MLFLOW_EXPERIMENT_ID",
+    "MLFLOW_RUN_ID",
+)
+"""What MLflow's own calls leave in the environment, and what would lead the records of later tests elsewhere."""
 _DECORD = f":{sysconfig.get_path('platlib')}/decord"
 
 

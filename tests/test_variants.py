@@ -17,11 +17,10 @@ from stm.model import build_model, plugins, registry
 from stm.model.folding import fold
 from stm.model.inputs import normalise
 from stm.model.packed import can_pack, pack
-from tests import foreign_blocks
 from tests.package.untrained import SIZE, T, write_checkpoint
 from tests.videos import write_video
 
-PLUGIN = foreign_blocks.__file__
+PLUGIN = str(Path(__file__).with_name("foreign_blocks.py"))
 FOREIGN = ("gated", "wrapped")
 EVERY = (*registry.names(), *FOREIGN)
 
