@@ -270,7 +270,10 @@ def _flush(path: Path) -> None:
 
 @contextlib.contextmanager
 def _naming(path: str, done: str, *, every: bool = False) -> Iterator[None]:
-    """Turn what the block raises about a store into a `StorageError`; of a disk, a refusal alone, else ``every`` error.
+    """Turn what the block raises about a store into a `StorageError`; of a disk what will not pass by itself.
+
+    That is a refusal, and whatever keeps a file that is there from being read (a circle of links, a name that is too
+    long, a broken disk); or ``every`` error. That nothing is there stays what it is.
 
     The libraries that speak to stores raise errors of all kinds, many of which are no ``OSError``.
     """
@@ -279,7 +282,9 @@ def _naming(path: str, done: str, *, every: bool = False) -> Iterator[None]:
     except StorageError:
         raise
     except Exception as error:
-        if not is_url(path) and not isinstance(error, OSError if every else PermissionError):
+        absent = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
+        lasting = isinstance(error, PermissionError) or (done == "read" and not absent)
+        if not is_url(path) and not (isinstance(error, OSError) and (every or lasting)):
             raise
         if isinstance(error, FileNotFoundError) and done != "written":
             raise

@@ -129,6 +129,14 @@ def test_what_is_not_there_is_told_as_python_tells_it(folder):
     assert storage.glob(storage.join(folder, "none"), "*") == []
 
 
+@pytest.mark.parametrize("name", ["circle", "n" * 300])
+def test_a_run_directory_that_cannot_be_read_is_one_message(tmp_path, name):
+    if name == "circle":
+        (tmp_path / name).symlink_to(name)
+    with pytest.raises(StorageError, match=r"cannot be read: .*\. Name another folder"):
+        resolve(str(tmp_path / name))
+
+
 def test_a_file_on_a_disk_is_replaced_whole(tmp_path, monkeypatch):
     path = str(tmp_path / "cost.json")
     storage.write_bytes(path, b"1")
