@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import Any, Literal
 
 from pipelines.options import Address, Count, CountOrNull, Protocol, Root
@@ -59,7 +59,7 @@ def evaluate(
     if checkpoint is None or manifest is None:
         name = "manifest" if checkpoint else "checkpoint"
         raise UserError(f"--{name} is not set (or give --fuse, with score files)")
-    if not Path(manifest).exists():
+    if not os.path.exists(manifest):
         raise UserError(f"--manifest {manifest}: no such file; `stm index` writes one")
     from stm.evaluate.evaluate import evaluate as measure
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import Any
 
 from pipelines.options import Address, Checkpoint, Root, Videos
@@ -54,7 +54,7 @@ def explain(
     if motion_check:
         if videos:
             raise UserError("--motion_check takes the videos of the manifest: name no others")
-        if not Path(motion_check).exists():
+        if not os.path.exists(motion_check):
             raise UserError(f"--motion_check {motion_check}: no such file")
         from stm.repository import tool
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
@@ -320,7 +321,7 @@ def _check_file(options: Options, value: str | None) -> str:
         raise UserError("--config '': name a YAML file or a recipe")
     if is_url(value):
         raise UserError(f"--config {value}: settings are read from a file of this machine alone")
-    if Path(value).is_dir() and value not in recipes.names():
+    if os.path.isdir(value) and value not in recipes.names():
         raise UserError(f"--config {value}: is a folder; name a YAML file in it, or a recipe")
     path = recipes.path_of(value)
     _check_text(options, path, f"--config {value}")
@@ -329,7 +330,7 @@ def _check_file(options: Options, value: str | None) -> str:
 
 def _check_section(options: Options, name: str, value: str) -> None:
     """Of a section given as a whole, as ``--optim '{lr: 0.1}'`` or ``--optim optim.yaml``."""
-    if not Path(value).is_file() and "{" not in value:
+    if not os.path.isfile(value) and "{" not in value:
         raise UserError(
             f"--{name} {value}: must be a YAML file of settings, or settings as '{{NAME: VALUE}}'"
         )
@@ -339,7 +340,7 @@ def _check_section(options: Options, name: str, value: str) -> None:
 def _check_text(options: Options, value: str, option: str, prefix: str = "") -> None:
     """Raises ``UserError`` for the first setting of a file, or of YAML in its place, that is wrong."""
     text, where = value, option.partition(" ")[0]
-    if Path(value).is_file():
+    if os.path.isfile(value):
         where = value
         try:
             text = Path(value).read_text()

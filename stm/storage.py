@@ -65,7 +65,7 @@ def absolute(path: str) -> str:
 
 def resolved(path: str) -> str:
     """As `absolute`, with links followed: a link may point elsewhere tomorrow."""
-    return path if is_url(path) else str(Path(path).resolve())
+    return path if is_url(path) else os.path.realpath(path)
 
 
 # ---------------------------------------------------------------------- files

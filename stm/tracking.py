@@ -60,7 +60,7 @@ def tracking_uri(config: TrackingConfig, storage: str) -> str | None:
             f"--train.storage {storage} is a URL, and a tracking database cannot live there: "
             "give --tracking.uri the address of an MLflow server, or `none`"
         )
-    return f"sqlite:///{Path(storage).resolve() / 'mlflow.db'}"
+    return f"sqlite:///{os.path.realpath(storage)}/mlflow.db"
 
 
 def named(config: TrackingConfig) -> TrackingConfig:

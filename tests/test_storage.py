@@ -36,6 +36,8 @@ def test_a_path_is_made_absolute_and_a_url_stays(tmp_path, monkeypatch):
     (tmp_path / "link").symlink_to("real")
     assert storage.absolute("link") == str(tmp_path / "link")
     assert storage.resolved("link") == str((tmp_path / "real").resolve())
+    (tmp_path / "circle").symlink_to("circle")
+    assert storage.resolved("circle") == str(tmp_path.resolve() / "circle")
     for made_absolute in (storage.absolute, storage.resolved):
         assert made_absolute("s3://bucket/a/../b") == "s3://bucket/a/../b"
 

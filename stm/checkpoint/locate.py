@@ -104,7 +104,7 @@ def resolve(path: str, which: str = "best") -> str:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         checkpoints.read_file(path, checkpoints.META)
         return path
-    if not is_url(path) and not Path(path).exists():
+    if not is_url(path) and not os.path.exists(path):
         raise UserError(f"--checkpoint {path}: no such directory")
     found = CheckpointStore(path).checkpoints()
     if not found:

@@ -111,14 +111,14 @@ def require(name: str, digest: str, where: str) -> Plugin:
 
 def _read(name: str) -> Plugin:
     path = Path(name)
-    if not path.is_file() and not name.endswith(".py"):
+    if not os.path.isfile(path) and not name.endswith(".py"):
         with contextlib.suppress(
             ImportError, ValueError
         ):  # no such package, or no name of a module
             spec = importlib.util.find_spec(name)
             if spec is not None and (spec.origin or "").endswith(".py"):
                 path = Path(str(spec.origin))
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"plugin {name}: no such file, and no module of this name can be imported")
     try:
         return Plugin(name, path.read_text(encoding="utf-8"))

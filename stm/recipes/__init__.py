@@ -6,6 +6,7 @@ Try: ``stm train --config something-v1-t8 --print_config``.
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 
 from stm.errors import UserError
@@ -24,7 +25,7 @@ def path_of(config: str) -> str:
     YAML in place of a file (`--config "optim: {lr: 0.02}"`) and URLs are returned as they are.
     Raises UserError, with the recipes there are, where it is none of these.
     """
-    if ":" in config or (Path(config).exists() and not Path(config).is_dir()):
+    if ":" in config or (os.path.exists(config) and not os.path.isdir(config)):
         return config
     if config in names():
         return str(FOLDER / f"{config}.yaml")

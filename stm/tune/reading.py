@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def samples() -> list[str]:
 
 def path_of(config: str) -> Path:
     """The file that ``--config CONFIG`` means: a file, else a sample of that name."""
-    if Path(config).is_file():
+    if os.path.isfile(config):
         return Path(config)
     if config in samples():
         return FOLDER / f"{config}.yaml"
