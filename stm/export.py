@@ -66,7 +66,7 @@ def export(
     if kind == "onnx":
         require_onnx()
     target = Path(output)
-    if target.is_dir():
+    if os.path.isdir(target):
         raise UserError(f"--output {output}: is a directory; name the file")
     directory = resolve(checkpoint)
     meta = checkpoints.read_meta(directory)

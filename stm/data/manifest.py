@@ -265,7 +265,7 @@ class Manifest:
             with pa.OSFile(os.fspath(path)) as stream:
                 table = pq.ParquetFile(stream).read()
         except OSError as error:
-            hint = " It is a folder: name the .parquet file in it." if Path(path).is_dir() else ""
+            hint = " It is a folder: name the .parquet file in it." if os.path.isdir(path) else ""
             raise UserError(
                 f"{path}: cannot read the manifest ({error.strerror or error}).{hint} "
                 "`stm index --output DIR` writes DIR/train.parquet and DIR/val.parquet."
