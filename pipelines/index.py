@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pipelines.options import Address, Count, Option, Positive
+from pipelines.options import Address, Count, Positive
+from stm.bounds import Bounds
 from stm.config import DataConfig
 
 
@@ -28,7 +29,7 @@ def index(
     deadline_s: Positive = 30.0,
     max_pixels: Count = DataConfig.max_pixels,
     decode_mib: Count = DataConfig.decode_mib,
-    cross_check: Annotated[int, Option(least=0)] = 20,
+    cross_check: Annotated[int, Bounds(ge=0)] = 20,
     address: Address = None,
 ) -> dict[str, Any]:
     """Probe every video of a dataset once, write its manifest.

@@ -29,6 +29,7 @@ import docstring_parser
 import jsonargparse
 
 from stm import recipes
+from stm.bounds import Bounds, what_is_wrong
 from stm.config import Config
 from stm.errors import UserError
 
@@ -37,35 +38,18 @@ jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """What a type does not say, as in ``Annotated[int, Option(least=1)]``."""
+    """What a type does not say, beside its `Bounds`, as in ``Annotated[str, Option(also="model")]``."""
 
     help: str = ""
     also: str = ""
     """A second name, such as ``data.root``."""
     sets: str = ""
     """The setting that takes this value where it is not null."""
-    least: float | None = None
-    above: float | None = None
-    most: float | None = None
-    below: float | None = None
-
-    def check(self, name: str, value: Any) -> None:
-        """Raises ``UserError`` where the value is out of range; null is in it."""
-        if value is None:
-            return
-        for wrong, rule in (
-            (self.least is not None and not value >= self.least, f"at least {self.least}"),
-            (self.above is not None and not value > self.above, f"above {self.above}"),
-            (self.most is not None and not value <= self.most, f"at most {self.most}"),
-            (self.below is not None and not value < self.below, f"below {self.below}"),
-        ):
-            if wrong:
-                raise UserError(f"--{name} {value:g}: must be {rule}")
 
 
-Count = Annotated[int, Option(least=1)]
-CountOrNull = Annotated[int | None, Option(least=1)]
-Positive = Annotated[float, Option(above=0)]
+Count = Annotated[int, Bounds(ge=1)]
+CountOrNull = Annotated[int | None, Bounds(ge=1)]
+Positive = Annotated[float, Bounds(gt=0)]
 
 Address = Annotated[
     str | None,
@@ -148,6 +132,8 @@ class Options:
         self.types: dict[str, Any] = dict.fromkeys(SHARED, bool)
         """The type of each option and word."""
         self.rules: dict[str, Option] = {}
+        self.bounded: dict[str, Any] = {}
+        """The verb's own options that have `Bounds`, and their types with these; a dataclass checks its own."""
         self.required: set[str] = set()
         self.words: list[str] = []
         """Words without a name, in order; the last may be a list."""
@@ -195,6 +181,8 @@ class Options:
                 self.types[key], self.rules[key] = each
             return
         self.types[name], self.rules[name] = hint, option
+        if any(isinstance(each, Bounds) for each in get_args(parameter.annotation)):
+            self.bounded[name] = parameter.annotation
         more: dict[str, Any] = {"type": hint, "help": said or option.help}
         if required := parameter.default is parameter.empty:
             self.required.add(name)
@@ -219,8 +207,9 @@ class Options:
         for name, option in self.rules.items():
             if option.sets and parsed[name] is not None:
                 parsed[option.sets] = parsed[name]
-        for name, option in self.rules.items():
-            option.check(name, parsed[name])
+        for name, hint in self.bounded.items():
+            if wrong := what_is_wrong(parsed[name], hint):
+                raise UserError(f"--{name} {parsed[name]:g}: {wrong}")
         instantiated = self.parser.instantiate(parsed)
         given: dict[str, Any] = {}
         for each in inspect.signature(self.function).parameters.values():

@@ -8,12 +8,12 @@ The same command again makes only what is missing or has changed.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pipelines.console import logger
-from pipelines.options import Address, Option, Positive, Root
+from pipelines.options import Address, Positive, Root
+from stm.bounds import Bounds
 from stm.dataset import writable_folder
 from stm.errors import UserError
 from stm.redaction import one_line
@@ -33,15 +33,15 @@ def prepare(
     root: Root = None,
     output: str,
     layout: Literal["files", "shards"] = "files",
-    short_side: Annotated[int, Option(least=16)] = 256,
+    short_side: Annotated[int, Bounds(ge=16)] = 256,
     codec: Literal["h264", "jpeg"] = "h264",
-    gop: Annotated[int, Option(least=1, most=250)] = 16,
-    min_gain: Annotated[float, Option(least=0, below=math.inf)] = 1.0,
+    gop: Annotated[int, Bounds(ge=1, le=250)] = 16,
+    min_gain: Annotated[float, Bounds(ge=0)] = 1.0,
     keep_jpeg: bool = False,
     keep_source_on_failure: bool = False,
     deadline_s: Positive = 60.0,
-    deadline_s_per_frame: Annotated[float, Option(least=0)] = 0.5,
-    measure: Annotated[int, Option(least=0)] = 40,
+    deadline_s_per_frame: Annotated[float, Bounds(ge=0)] = 0.5,
+    measure: Annotated[int, Bounds(ge=0)] = 40,
     address: Address = None,
 ) -> dict[str, Any]:
     """Make training data that is cheap to decode, as files or in shards.

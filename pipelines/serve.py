@@ -11,10 +11,10 @@ from pipelines.options import (
     CheckpointOrModel,
     Count,
     CountOrNull,
-    Option,
     Positive,
     Tracking,
 )
+from stm.bounds import Bounds
 
 
 def serve(
@@ -22,7 +22,7 @@ def serve(
     checkpoint: CheckpointOrModel,
     tracking: Tracking = None,
     host: str = "127.0.0.1",
-    port: Annotated[int, Option(least=1, most=65535)] = 8000,
+    port: Annotated[int, Bounds(ge=1, le=65535)] = 8000,
     replicas: Count = 1,
     decoders: CountOrNull = None,
     max_mib: Positive = 64.0,

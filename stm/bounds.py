@@ -72,7 +72,7 @@ def broken(settings: Any) -> Iterator[tuple[str, str]]:
     type says so.
     """
     for name, hint in _hints(settings.__class__).items():
-        if wrong := _wrong(getattr(settings, name), hint):
+        if wrong := what_is_wrong(getattr(settings, name), hint):
             yield name, wrong
 
 
@@ -82,14 +82,14 @@ def _hints(settings: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(settings)}
 
 
-def _wrong(value: Any, hint: Any, or_null: str = "") -> str | None:
-    """What is wrong with a value of that type, in words; None where nothing is."""
+def what_is_wrong(value: Any, hint: Any, or_null: str = "") -> str | None:
+    """What is wrong with a value of that type and its `Bounds` and `Rule`s, in words; None where nothing is."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        return _wrong(value, inner[0]) or (None if value is None else _broken(value, *inner))
+        return what_is_wrong(value, inner[0]) or (None if value is None else _broken(value, *inner))
     if origin in (Union, UnionType):
         (kind,) = set(inner) - {NoneType}  # the settings have no other unions
-        return None if value is None else _wrong(value, kind, " or null")
+        return None if value is None else what_is_wrong(value, kind, " or null")
     if origin is Literal:
         return None if value in inner else f"must be one of {', '.join(map(str, inner))}{or_null}"
     wanted = origin or hint
@@ -102,13 +102,13 @@ def _wrong(value: Any, hint: Any, or_null: str = "") -> str | None:
     parts = [(value, inner[0])] if wanted is list else []
     if wanted is dict:
         parts = [(value.keys(), inner[0]), (value.values(), inner[1])]
-    wrongs = (_wrong(item, kind) for items, kind in parts for item in items)
+    wrongs = (what_is_wrong(item, kind) for items, kind in parts for item in items)
     return next((f"each {wrong}" for wrong in wrongs if wrong), None)
 
 
-def _broken(value: Any, hint: Any, *rules: Bounds | Rule) -> str | None:
+def _broken(value: Any, hint: Any, *rules: Any) -> str | None:
     for rule in rules:
-        if words := rule.broken_by(value):
+        if isinstance(rule, Bounds | Rule) and (words := rule.broken_by(value)):
             takes_none = NoneType in typing.get_args(hint) and isinstance(rule, Bounds)
             return f"{words}, or null" if takes_none else words
     return None

@@ -251,8 +251,8 @@ def test_a_wrong_option_names_the_nearest(words, meant):
         ("predict --checkpoint x", "VIDEOS is missing: video files"),
         ("index --root .", "--format is missing: of the annotations, such as folder, list or"),
         ("plan --depth 18", "--depth 18: must be one of 26, 50, 101, 152"),
-        ("serve --checkpoint x --port 70000", "--port 70000: must be at most 65535"),
-        ("prepare --manifest m --output o --gop 0", "--gop 0: must be at least 1"),
+        ("serve --checkpoint x --port 70000", "--port 70000: must be in [1, 65535]"),
+        ("prepare --manifest m --output o --gop 0", "--gop 0: must be in [1, 250]"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_says_option_value_and_what_is_allowed(words, said):
