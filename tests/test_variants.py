@@ -176,12 +176,13 @@ def test_another_source_of_the_same_name_is_not_taken(network, tmp_path, monkeyp
     [
         ("x = (", r"blocks.py, line 1: "),
         ("import torch\n1 / 0\n", r"blocks.py, line 2: ZeroDivisionError"),
+        ("from stm.model import Block, register\nregister('half')(Block)\n1 / 0\n", r"line 3: ZeroDiv"),
         ("import no_such_package\n", r"line 1: ModuleNotFoundError.*imports nothing but installed"),
         ("x = 1\n", "it registers no block"),
         ("from stm.model import register\n@register('stm')\ndef a(i, c, s): ...\n", "stm's own"),
         ("from stm.model import register\n@register('a')\ndef a(i, c, s, heads): ...\n", "heads has no default"),
     ],
-    ids=["syntax", "crash", "import", "empty", "taken", "no default"],
+    ids=["syntax", "crash", "half", "import", "empty", "taken", "no default"],
 )  # fmt: skip
 def test_a_plugin_that_cannot_be_used_says_why(tmp_path, source, message):
     path = tmp_path / "blocks.py"
@@ -189,6 +190,7 @@ def test_a_plugin_that_cannot_be_used_says_why(tmp_path, source, message):
     with pytest.raises(ValueError, match=message):
         plugins.load(str(path))
     assert registry.get("stm").origin == ""
+    assert "half" not in registry.names()
 
 
 @pytest.mark.parametrize(

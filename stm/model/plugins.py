@@ -151,6 +151,7 @@ def _run(plugin: Plugin) -> None:
     except SyntaxError as error:
         raise UserError(f"plugin {plugin.name}, line {error.lineno}: {error.msg}") from error
     except Exception as error:
+        registry.forget(digest)  # what stands above the line that failed
         numbers = [
             f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == filename
         ]
