@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.bench_tables import show as show
-from pipelines.options import Address, Count, CountOrNull, Root
+from pipelines.options import Address, Count, CountOrNull, OutputOrNull, Root
 from stm.errors import UserError
 from stm.ticker import Ticker
 
@@ -59,7 +59,7 @@ class Settings:
     """TSM, CSTM and CMM beside STM, TSN and the naive layout; without them, more rounds in the time (model)."""
     script: bool = False
     """And the naive layout in processes of its own with malloc's defaults, on a CPU; takes its memory (model)."""
-    output: str | None = None
+    output: OutputOrNull = None
     """Directory for the figure."""
 
 

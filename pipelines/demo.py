@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.console import logger
-from pipelines.options import Address, Count
+from pipelines.options import Address, Count, Output
 from stm.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from stm.progress_view import progress_view
 from stm.ticker import Ticker
@@ -53,7 +53,7 @@ def demo_config(
 
 def demo(
     *,
-    output: str = "demo",
+    output: Output = "demo",
     train_videos: Count = 256,
     test_videos: Count = 96,
     epochs: Count = 8,

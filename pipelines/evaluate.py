@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any, Literal
 
-from pipelines.options import Address, Count, CountOrNull, Protocol, Root
+from pipelines.options import Address, Count, CountOrNull, OutputOrNull, Protocol, Root
 from stm.errors import UserError
 from stm.progress_view import progress_view
 from stm.redaction import one_line
@@ -18,7 +18,7 @@ def evaluate(
     fuse: list[str] | None = None,
     shares: list[float] | None = None,
     protocol: Protocol = "efficient",
-    output: str | None = None,
+    output: OutputOrNull = None,
     report: bool = True,
     num_segments: CountOrNull = None,
     which: Literal["best", "last"] = "best",

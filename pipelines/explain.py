@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from pipelines.options import Address, Checkpoint, Root, Videos
+from pipelines.options import Address, Checkpoint, Output, OutputOrNull, Root, Videos
 from stm.errors import UserError
 from stm.redaction import one_line
 
@@ -16,8 +16,8 @@ def explain(
     checkpoint: Checkpoint,
     block: list[str] | None = None,
     class_: str | None = None,
-    output: str = "explain",
-    backwards: str | None = None,
+    output: Output = "explain",
+    backwards: OutputOrNull = None,
     motion_check: str | None = None,
     root: Root = None,
     compare: str | None = None,

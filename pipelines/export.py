@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pipelines.options import Address, Checkpoint
+from pipelines.options import Address, Checkpoint, Output
 
 
 def export(
     *,
     checkpoint: Checkpoint,
     format: Literal["onnx", "torch_export", "safetensors"] = "onnx",
-    output: str,
+    output: Output,
     address: Address = None,
 ) -> dict[str, Any]:
     """Write a trained network as one file for other programs, checked against the network.

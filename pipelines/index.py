@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pipelines.options import Address, Count, Positive
+from pipelines.options import Address, Count, Output, Positive
 from stm.bounds import Bounds
 from stm.config import DataConfig
 
@@ -21,7 +21,7 @@ def index(
     root: str,
     annotations: str | None = None,
     split: int = 1,
-    output: str,
+    output: Output,
     val_fraction: float | None = None,
     classes: str | None = None,
     split_folders: str = "auto",

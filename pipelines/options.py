@@ -32,6 +32,7 @@ from stm import recipes
 from stm.bounds import Bounds, what_is_wrong
 from stm.config import Config
 from stm.errors import UserError
+from stm.storage import on_this_machine
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -43,6 +44,8 @@ class Option:
     help: str = ""
     also: str = ""
     """A second name, such as ``data.root``."""
+    here: bool = False
+    """A file or folder that is written on this machine, so no URL."""
     sets: str = ""
     """The setting that takes this value where it is not null."""
 
@@ -50,6 +53,8 @@ class Option:
 Count = Annotated[int, Bounds(ge=1)]
 CountOrNull = Annotated[int | None, Bounds(ge=1)]
 Positive = Annotated[float, Bounds(gt=0)]
+Output = Annotated[str, Option(here=True)]
+OutputOrNull = Annotated[str | None, Option(here=True)]
 
 Address = Annotated[
     str | None,
@@ -207,6 +212,9 @@ class Options:
         for name, option in self.rules.items():
             if option.sets and parsed[name] is not None:
                 parsed[option.sets] = parsed[name]
+        for name, option in self.rules.items():
+            if option.here and parsed[name] is not None:
+                on_this_machine(parsed[name], f"--{name}")
         for name, hint in self.bounded.items():
             if wrong := what_is_wrong(parsed[name], hint):
                 raise UserError(f"--{name} {parsed[name]:g}: {wrong}")

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines.options import Count, CountOrNull, Root
+from pipelines.options import Count, CountOrNull, OutputOrNull, Root
 from stm.errors import UserError
 from stm.planning.model import Assumptions
 
@@ -35,7 +35,7 @@ def plan(
     start_s: float = 120.0,
     restart_s: float = 120.0,
     assumed: Assumptions,
-    output: str | None = None,
+    output: OutputOrNull = None,
 ) -> dict[str, Any]:
     """Say how many nodes a training takes, how long and how dear, from measured rates.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pipelines.console import logger
-from pipelines.options import Address, Positive, Root
+from pipelines.options import Address, Output, Positive, Root
 from stm.bounds import Bounds
 from stm.dataset import writable_folder
 from stm.errors import UserError
@@ -31,7 +31,7 @@ def prepare(
     *,
     manifest: str,
     root: Root = None,
-    output: str,
+    output: Output,
     layout: Literal["files", "shards"] = "files",
     short_side: Annotated[int, Bounds(ge=16)] = 256,
     codec: Literal["h264", "jpeg"] = "h264",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.console import logger
-from pipelines.options import Address, Protocol, Workers
+from pipelines.options import Address, OutputOrNull, Protocol, Workers
 from stm.config import Config
 from stm.errors import UserError
 from stm.results import EvaluateResult, TrainResult
@@ -39,7 +39,7 @@ def splits(
     manifests: str,
     splits: list[int] = [1, 2, 3],  # noqa: B006  (never changed)
     protocol: Protocol = "accurate",
-    output: str | None = None,
+    output: OutputOrNull = None,
     workers: Workers = None,
     address: Address = None,
 ) -> dict[str, Any]:

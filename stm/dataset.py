@@ -16,7 +16,7 @@ from stm.config import DataConfig
 from stm.errors import UserError
 from stm.log import get_logger
 from stm.results import IndexResult
-from stm.storage import make_writable
+from stm.storage import make_writable, on_this_machine
 from stm.ticker import Ticker
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def index(
 
 def writable_folder(name: str) -> Path:
     """The folder, made and tried before hours of probing go by."""
-    output = Path(name).absolute()
+    output = Path(on_this_machine(name, "--output")).absolute()
     try:
         make_writable(output)
     except OSError as error:

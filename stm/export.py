@@ -25,6 +25,7 @@ from stm.checkpoint import format as checkpoints
 from stm.checkpoint.locate import resolve
 from stm.errors import UserError
 from stm.log import get_logger
+from stm.storage import on_this_machine
 from stm.version import __version__
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def export(
     """
     if kind == "onnx":
         require_onnx()
-    target = Path(output)
+    target = Path(on_this_machine(output, "--output"))
     if os.path.isdir(target):
         raise UserError(f"--output {output}: is a directory; name the file")
     directory = resolve(checkpoint)

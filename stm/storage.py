@@ -68,6 +68,20 @@ def resolved(path: str) -> str:
     return path if is_url(path) else os.path.realpath(path)
 
 
+def on_this_machine(path: str, option: str) -> str:
+    """The path, where it is none of a store: what is written as a whole folder or file goes to a disk.
+
+    Raises:
+        UserError: (a ValueError) it is a URL, of which a disk would make folders called like it.
+    """
+    if is_url(path):
+        raise UserError(
+            f"{option} {redact(path)}: is a URL, and this is written on this machine alone: name a file or folder "
+            "here, and copy it to the store afterwards"
+        )
+    return path
+
+
 # ---------------------------------------------------------------------- files
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ast
 import errno
+import io
 import os
 import sys
 import urllib.request
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from stm import storage
@@ -16,6 +19,7 @@ from stm.checkpoint import format as checkpoints
 from stm.checkpoint.locate import resolve
 from stm.checkpoint.store import CheckpointStore
 from stm.errors import UserError
+from stm.evaluate.predict import _write, predict
 from stm.storage import StorageAway, StorageError
 from tests.stores import environment_of, s3_server
 
@@ -137,6 +141,16 @@ def test_a_run_directory_that_cannot_be_read_is_one_message(tmp_path, name):
         (tmp_path / name).symlink_to(name)
     with pytest.raises(StorageError, match=r"cannot be read: .*\. Name another folder"):
         resolve(str(tmp_path / name))
+
+
+def test_predictions_go_to_a_store_that_is_tried_before_the_work():
+    _write(
+        "memory://answers/a.parquet", ["a.mp4"], {"a.mp4": "empty"}, ["x"], np.zeros((1, 1)), [[0]]
+    )
+    table = pq.read_table(io.BytesIO(storage.read_bytes("memory://answers/a.parquet")))
+    assert table["error"].to_pylist() == ["empty"]
+    with pytest.raises(StorageError, match="no store is known by nosuch://"):
+        predict("no such checkpoint", [__file__], output="nosuch://answers/a.parquet")
 
 
 def test_a_file_on_a_disk_is_replaced_whole(tmp_path, monkeypatch):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import os
-from pathlib import Path
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from stm.evaluate.protocols import protocol as named_protocol
 from stm.log import get_logger
 from stm.results import Prediction, PredictResult
 from stm.scoring.inference import Classifier, score_manifest
+from stm.storage import make_writable, write_bytes
 
 logger = get_logger(__name__)
 
@@ -43,6 +44,8 @@ def predict(
     machine. Raises ``UserError`` if no video at all can be read.
     """
     paths = find_videos([sources] if isinstance(sources, str) else sources)
+    if output is not None:  # better now than after hours of work
+        make_writable(os.path.dirname(output) or ".")
     located = locate(checkpoint, tracking)
     directory = located.directory
     meta = checkpoints.read_meta(directory)
@@ -155,7 +158,6 @@ def _write(
 
     from stm.data.index.indexing import printable_path
 
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
     read = [path not in errors for path in paths]
     table = pa.table(
         {
@@ -170,4 +172,6 @@ def _write(
             ],
         }
     )
-    pq.write_table(table, output)
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    write_bytes(output, buffer.getvalue())

@@ -116,6 +116,21 @@ def test_every_option_has_help_and_every_example_parses(verb):
             call(words[1], *words[2:])
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "index --format folder --root .", "prepare --manifest m", "export --checkpoint x --format onnx",
+        "explain a.mp4 --checkpoint x", "evaluate --checkpoint x --manifest m", "plan --bench b", "demo",
+        "splits --manifests m", "bench decode --videos v",
+    ],
+)  # fmt: skip
+def test_a_url_is_no_place_for_what_is_written_on_this_machine(tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    said = refused(*words.split(), "--output", "s3://bucket/x")
+    assert "--output s3://bucket/x: is a URL, and this is written on this machine alone" in said
+    assert not list(tmp_path.iterdir())
+
+
 def test_names_of_options_are_written_with_underscores_everywhere():
     options = {name for verb in VERBS for name in Options.of(cli.module_of(verb)).types}
     files = [
