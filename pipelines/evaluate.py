@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Literal
+from typing import Any
 
-from pipelines.options import Address, Count, CountOrNull, OutputOrNull, Protocol, Root
+from pipelines.options import Address, Count, CountOrNull, OutputOrNull, Protocol, Root, Which
 from stm.errors import UserError
 from stm.progress_view import progress_view
 from stm.redaction import one_line
@@ -14,6 +14,7 @@ from stm.redaction import one_line
 def evaluate(
     *,
     checkpoint: str | None = None,
+    which: Which = "best",
     manifest: str | None = None,
     fuse: list[str] | None = None,
     shares: list[float] | None = None,
@@ -21,7 +22,6 @@ def evaluate(
     output: OutputOrNull = None,
     report: bool = True,
     num_segments: CountOrNull = None,
-    which: Literal["best", "last"] = "best",
     root: Root = None,
     workers: Count = 1,
     batch_size: Count = 8,
@@ -46,7 +46,6 @@ def evaluate(
         output: directory for scores, figures and report.html; null is one beside the checkpoint
         report: write report.html, a page that shows the result
         num_segments: T of the test clip; null is the training's
-        which: of a run directory, the checkpoint that is best by validation, or the last one
         workers: processes that run the network
         batch_size: clips a process takes at once
     """
@@ -89,6 +88,8 @@ def show(result: dict[str, Any]) -> str:
         f"mean class {result['mean_class_accuracy']:.2%}{over}   "
         f"N = {result['num_videos']}, of which {result['unreadable']} unreadable and counted as wrong"
     ]
+    if result["flattered"]:
+        lines.append(f"  {result['flattered']}")
     if len(result["per_class"]) <= 30:
         width = max(len(one_line(name)) for name in result["per_class"])
         for name, accuracy in result["per_class"].items():

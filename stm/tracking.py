@@ -169,6 +169,15 @@ class Tracker:
             self._retry_at = time.monotonic() + RETRY_S
         return complete
 
+    def is_settled(self) -> bool:
+        """Whether the server has the whole record of a run that finished, as far as is known here: nobody is asked."""
+        if self.uri is None:
+            return True
+        if self.run_id is None or not self.spool.exists():
+            return False
+        states = [row["status"] for row in spool.read(self.spool) if row["kind"] == "status"]
+        return states[-1:] == ["FINISHED"] and self._delivered() == self.spool.stat().st_size
+
     def open(self) -> None:
         """Find or make the MLflow run; where the server is away that is left to a delivery. Raises ``UserError`` where
         the URI can never work."""
@@ -391,7 +400,8 @@ class Tracker:
                 "beginning"
             )
         run = client.create_run(
-            _experiment(client, self.home),
+            self.home.experiment_id
+            or experiment_of(client, self.home.experiment, self.home.artifacts),
             start_time=next((r["time_ms"] for r in spool.read(self.spool) if "time_ms" in r), None),
             run_name=self.home.run_name,
             tags=tags,
@@ -447,23 +457,24 @@ def _run(client: Any, run_id: str) -> Any:
         raise
 
 
-def _experiment(client: Any, home: Home) -> str:
-    """The experiment's id. One that was deleted stays so, and another is made with a number behind its name."""
-    if home.experiment_id is not None:
-        return home.experiment_id
+def experiment_of(client: Any, experiment: str, artifacts: str | None) -> str:
+    """The id of the experiment of that name, made where it is missing, with its files in ``artifacts``.
+
+    One that was deleted stays so, and another is made with a number behind its name.
+    """
     for number in itertools.count(1):
-        name = home.experiment if number == 1 else f"{home.experiment}-{number}"
+        name = experiment if number == 1 else f"{experiment}-{number}"
         found = client.get_experiment_by_name(name)
         if found is None:
             try:
-                made: str = client.create_experiment(name, home.artifacts)
+                made: str = client.create_experiment(name, artifacts)
             except Exception:
                 found = client.get_experiment_by_name(name)  # another run may just have made it
                 if found is None:
                     raise
             else:
                 if number > 1:
-                    logger.warning(f"the experiment {home.experiment} is deleted: {name} is used")
+                    logger.warning(f"the experiment {experiment} is deleted: {name} is used")
                 return made
         if found.lifecycle_stage == "active":
             return str(found.experiment_id)
@@ -548,11 +559,21 @@ def _client(uri: str | None) -> Any:
 def open_run(config: Config, folder: Path, name: str, known_run_id: str | None = None) -> Tracker:
     """Open the MLflow run of a training run: the one it had before, else a new one.
 
+    As `tracker_of`. If the server cannot be reached, that is said, the tracker's ``run_id`` is the one known from
+    before or None, and a delivery looks again. Raises ``UserError`` where the URI can never work.
+    """
+    tracker = tracker_of(config, folder, name, known_run_id)
+    if tracker.uri is not None:
+        tracker.open()
+    return tracker
+
+
+def tracker_of(config: Config, folder: Path, name: str, known_run_id: str | None = None) -> Tracker:
+    """The record of a training run, before any server is asked.
+
     ``folder`` is on this machine and keeps the spool. A database is the one beside it, also where the run was moved or
     copied since: the record of a copy must not go to the original. ``known_run_id`` is what the last checkpoint says,
-    for a driver that finds the run on another machine. If the server cannot be reached, that is said, the tracker's
-    ``run_id`` is the one known from before or None, and a delivery looks again. Raises ``UserError`` where the URI can
-    never work.
+    for a driver that finds the run on another machine.
     """
     storage = config.train.storage
     uri = tracking_uri(config.tracking, storage if is_url(storage) else str(folder.parent))
@@ -572,6 +593,4 @@ def open_run(config: Config, folder: Path, name: str, known_run_id: str | None =
     runs = known_runs(folder)
     earlier = known_run(folder) or known_run_id
     here = runs.get(place_of(uri, folder)) or (None if earlier in runs.values() else earlier)
-    tracker = Tracker(uri, here, path, home)
-    tracker.open()
-    return tracker
+    return Tracker(uri, here, path, home)

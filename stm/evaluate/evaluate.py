@@ -11,7 +11,7 @@ import numpy as np
 
 from stm import cluster, tracking
 from stm.checkpoint import format as checkpoints
-from stm.checkpoint.locate import resolve
+from stm.checkpoint.locate import find
 from stm.config import Config
 from stm.data.manifest import Manifest
 from stm.data.roots import IF_MOVED, absolute_root
@@ -56,14 +56,17 @@ def evaluate(
     ``UserError`` for what the user can mend.
     """
     chosen = named_protocol(protocol)
-    directory = resolve(checkpoint, which)
-    meta = checkpoints.read_meta(directory)
+    located = find(checkpoint, which)
+    directory, meta = located.directory, located.meta
     checkpoints.check_plugin(meta, directory)
     read = Manifest.read(manifest_path, root)
     manifest = read.with_classes(
         meta.classes, name=f"--manifest {manifest_path}", of=f"the network in {directory}"
     )
     config = checkpoints.config_of(meta)
+    flattered = None
+    if located.was_chosen:
+        flattered = checkpoints.chosen_on(meta, read.fingerprint, read.dataset)
     folder = output_folder(output, directory, protocol, manifest_path, report)
     segments = num_segments or config.data.num_segments
     cluster.connect(address, num_cpus=num_workers + 1)
@@ -101,6 +104,8 @@ def evaluate(
             protocol=protocol,
             num_segments=segments,
             checkpoint=directory,
+            which=located.which,
+            flattered=flattered,
             meta=meta,
             manifest_path=manifest_path,
             manifest=manifest,
@@ -126,6 +131,8 @@ def evaluate(
         },
         failures=scores.failures,
         files=files,
+        taken=located.taken,
+        flattered=flattered,
     )
     _record(config, run_folder(directory), meta, protocol, result)
     return result

@@ -32,10 +32,12 @@ class AsyncValidation:
         self,
         config: Config,
         manifest: Manifest,
+        fingerprint: str,
         store: CheckpointStore,
         recorder: Recorder,
     ) -> None:
         self._config, self._manifest, self._store = config, manifest, store
+        self._fingerprint = fingerprint
         self._recorder = recorder
         self._asked = threading.Event()
         self._done = False
@@ -62,10 +64,13 @@ class AsyncValidation:
             self._asked.wait()
             self._asked.clear()
             last_round = self._done
-            waiting = [path for path, meta in self._store.checkpoints() if meta.awaits_validation]
+            found = [pair for pair in self._store.checkpoints() if pair[1].awaits_validation]
+            ours = ("", self._fingerprint)  # of an older version, and those of this manifest
+            waiting = [path for path, meta in found if meta.val_fingerprint in ours]
             if waiting:
+                older = [path for path, _ in found if path != waiting[-1]]
                 try:
-                    self._validate(waiting[-1], passed_over=waiting[:-1])
+                    self._validate(waiting[-1], passed_over=older)
                 except Exception as error:  # training must not end for it
                     reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
                     logger.warning(f"validation of {waiting[-1]} failed: {reason[0][:300]}")

@@ -55,6 +55,7 @@ def fit(
     placement: cluster.Placement,
     train_manifest: Manifest,
     val_manifest: Manifest | None,
+    val_fingerprint: str,
     tracker: Tracker,
     recorder: Recorder,
     on_event: Callable[[Event], None] | None = None,
@@ -62,13 +63,14 @@ def fit(
 ) -> None:
     """Train from the last checkpoint to the end of the last epoch, on the workers of ``placement``.
 
-    Where a signal is to end the command, a checkpoint is asked for before. ``again`` says what continues the run.
+    ``val_fingerprint`` is that of the validation manifest as it was read. Where a signal is to end the command, a
+    checkpoint is asked for before. ``again`` says what continues the run.
 
     Raises ``RunStopped``, ``RunFailed`` or ``RunEnded`` where it does not come to that.
     """
     validator = None
     if val_manifest is not None and placement.validation_cpus:
-        validator = AsyncValidation(config, val_manifest, store, recorder)
+        validator = AsyncValidation(config, val_manifest, val_fingerprint, store, recorder)
 
     started, kept = threading.Event(), threading.Event()
 
@@ -97,6 +99,8 @@ def fit(
             classes=list(train_manifest.classes),
             dataset=train_manifest.dataset,
             fingerprint=train_manifest.fingerprint,
+            val_fingerprint=val_fingerprint,
+            val_dataset=val_manifest.dataset if val_manifest else "",
             num_videos=len(train_manifest.usable),
             num_val_videos=len(val_manifest) if val_manifest else 0,
             num_val_usable=len(val_manifest.usable) if val_manifest else 0,

@@ -29,6 +29,9 @@ class Job:
     classes: list[str]
     dataset: str
     fingerprint: str
+    val_fingerprint: str = ""
+    """Of the validation manifest, as it was read."""
+    val_dataset: str = ""
     num_videos: int
     """Usable rows of the training manifest."""
     num_val_videos: int = 0

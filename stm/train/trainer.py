@@ -17,10 +17,16 @@ from stm.results import TrainResult
 from stm.storage import join, make_writable, resolved
 from stm.train.checks import check_compiler, check_network, check_same_run, flat, read_manifest
 from stm.train.events import Event
-from stm.train.fit import RunEnded, fit
+from stm.train.finished import end_of, say_finished
 from stm.train.folders import working_folder
 from stm.train.recorder import Recorder
-from stm.train.summary import record_manifest, result_of, schedule
+from stm.train.summary import (
+    record_manifest,
+    record_result,
+    result_of,
+    say_if_chosen_anew,
+    schedule,
+)
 from stm.version import __version__
 
 logger = get_logger(__name__)
@@ -41,10 +47,10 @@ def train(
     Without a Ray cluster it joins the one at ``address`` or $RAY_ADDRESS, or starts one on this machine. Raises
     ``UserError`` for anything the user can mend.
     """
-    checkpoints.check_model(config)
     root = config.data.root
     train_manifest = read_manifest(config.data.train, "data.train", root)
     val_manifest = read_manifest(config.data.val, "data.val", root) if config.data.val else None
+    val_fingerprint = val_manifest.fingerprint if val_manifest else ""
     if val_manifest is not None:
         val_manifest = val_manifest.with_classes(
             train_manifest.classes,
@@ -59,29 +65,52 @@ def train(
     # Absolute: checkpoints outlive the directory this command was typed in.
     storage = resolved(config.train.storage)
     store = CheckpointStore(join(storage, name))
-    check_network(config, train_manifest)
-
-    cluster.connect(address, num_cpus=cluster.logical_cpus(config))
-    placement = cluster.place(config)
-    check_compiler(config, placement)
+    # Whoever opens a checkpoint looks at this record, too.
+    config = replace(
+        config,
+        train=replace(config.train, storage=storage, name=name),
+        tracking=tracking.named(config.tracking),
+    )
+    end = end_of(config, store) if named else None
+    placement = None
+    if end is not None:
+        check_same_run(config, train_manifest.fingerprint, end)
+        folder = working_folder(storage, name)
+        tracker = tracking.tracker_of(config, folder, name, end.mlflow_run_id)
+        say_finished(config, store, end, val_fingerprint, tracker.uri)
+        if tracker.is_settled():
+            return result_of(store, name, tracker.run_id)
+    else:
+        checkpoints.check_model(config)
+        check_network(config, train_manifest)
+        cluster.connect(address, num_cpus=cluster.logical_cpus(config))
+        placement = cluster.place(config)
+        check_compiler(config, placement)
     make_writable(store.run_directory)
     again = "the same command" if named else f"the same command with --train.name {name}"
     with hold(store.run_directory) as lease:
         store = CheckpointStore(store.run_directory, lease.token)
-        config = replace(config, train=replace(config.train, storage=storage, name=name))
-        return _drive(config, store, placement, train_manifest, val_manifest, on_event, again)
+        return _drive(
+            config, store, placement, train_manifest, val_manifest, val_fingerprint, on_event, again
+        )
 
 
 def _drive(
     config: Config,
     store: CheckpointStore,
-    placement: cluster.Placement,
+    placement: cluster.Placement | None,
     train_manifest: Manifest,
     val_manifest: Manifest | None,
+    val_fingerprint: str,
     on_event: Callable[[Event], None] | None,
     again: str,
 ) -> TrainResult:
-    """Continue or begin the run, whose one driver this is; ``config`` has its name and its absolute storage."""
+    """Continue or begin the run, whose one driver this is; ``config`` has its name and its absolute storage.
+
+    Without a ``placement`` the run is trained to its end already, and its record is completed.
+    """
+    from stm.train.fit import RunEnded, fit  # with PyTorch, which a finished run does without
+
     name, storage = str(config.train.name), config.train.storage
     previous = store.take_whole()
     if previous is not None:
@@ -89,14 +118,13 @@ def _drive(
     folder = working_folder(storage, name)
     folder.mkdir(parents=True, exist_ok=True)
     known_run_id = previous[1].mlflow_run_id if previous else None
-    # Whoever opens a checkpoint looks at this record, too.
-    config = replace(config, tracking=tracking.named(config.tracking))
     tracker = tracking.open_run(config, folder, name, known_run_id)
     status = "FAILED"
     try:
         recorder = Recorder(tracker)
-        logger.info(f"run {name}: {placement} in {store.run_directory}")
-        if tracker.uri:
+        if placement is not None:
+            logger.info(f"run {name}: {placement} in {store.run_directory}")
+        if placement is not None and tracker.uri:
             logger.info(f"record: {tracking.how_to_look(tracker.uri)}")
         tracker.params(flat(config.to_dict()), previous[1].step if previous else 0)
         tracker.tags(
@@ -116,17 +144,20 @@ def _drive(
         else:
             path, meta = previous
             recorder.history(checkpoints.read_history(path))
-            logger.info(
-                f"continuing at epoch {meta.position.epoch + 1}, sample {meta.position.offset} (step {meta.step})"
-            )
+            if placement is not None:
+                say_if_chosen_anew(store, val_fingerprint)
+                logger.info(
+                    f"continuing at epoch {meta.position.epoch + 1}, sample {meta.position.offset} (step {meta.step})"
+                )
         tracker.status("RUNNING")
-        if previous is None or previous[1].position.epoch < config.optim.epochs:
+        if placement is not None:
             logger.info(schedule(config, train_manifest, val_manifest))
             fit(
-                config, store, placement, train_manifest, val_manifest, tracker, recorder,
-                on_event, again,
+                config, store, placement, train_manifest, val_manifest, val_fingerprint, tracker,
+                recorder, on_event, again,
             )  # fmt: skip
-        result = result_of(store, folder, name, tracker)
+        result = result_of(store, name, tracker.run_id)
+        record_result(tracker, folder, result)
         status = "FINISHED"
     except KeyboardInterrupt as error:
         status = "KILLED"

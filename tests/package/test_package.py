@@ -15,9 +15,13 @@ import pytest
 
 from pipelines import cli
 from stm.checkpoint import locate as registry_module
+from stm.checkpoint.format import Meta
 from stm.checkpoint.locate import locate, open_client
+from stm.data.stream.plan import Position
 from stm.errors import UserError
 from stm.package.network import PackagedNetwork
+from stm.package.register import home_of
+from stm.tracking import place_of
 from tests.package.untrained import CLASSES, SIZE, T, write_checkpoint
 from tests.videos import write_video
 
@@ -107,6 +111,30 @@ def test_a_registered_network_answers_as_its_checkpoint_does(folder, registry, c
     assert "f" * 64 in card
     assert all(name in card for name in CLASSES)
     assert "Not measured" in card
+
+
+def test_a_version_belongs_to_the_run_that_its_record_has_now(tmp_path):
+    folder = tmp_path / "runs" / "first"
+    folder.mkdir(parents=True)
+    uri = f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}"
+    client = open_client(uri)
+    experiment = client.create_experiment("stm")
+    first, anew = (client.create_run(experiment).info.run_id for _ in range(2))
+    meta = Meta(
+        config={}, classes=["a"], position=Position(1, 0), step=7, fingerprint="f", mlflow_run_id=first
+    )  # fmt: skip
+    checkpoint = str(folder / "checkpoint-00000007")
+    assert home_of(client, uri, "actions", checkpoint, meta) == (experiment, first)
+    (folder / "tracking.runs").write_text(json.dumps({place_of(uri, folder): anew}))
+    assert home_of(client, uri, "actions", checkpoint, meta) == (experiment, anew)
+    client.delete_run(first)
+    client.delete_run(anew)
+    here, made = home_of(client, uri, "actions", checkpoint, meta)
+    assert here == experiment
+    assert made not in (first, anew)
+    client.delete_experiment(experiment)
+    other, _ = home_of(client, uri, "actions", checkpoint, meta)
+    assert client.get_experiment(other).name == "stm-2"
 
 
 def test_paths_urls_bytes_and_clips_in_one_call_come_back_in_order(folder, registry):
