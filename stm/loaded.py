@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stm.checkpoint.locate import locate
-from stm.package.network import TOP_K, PackagedNetwork
+from stm.package.network import PackagedNetwork
+from stm.packing.contents import TOP_K
 from stm.results import Prediction
 
 if TYPE_CHECKING:

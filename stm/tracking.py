@@ -22,6 +22,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,10 @@ class Home:
     run_name: str
 
 
+Pack = Callable[[Any, str, str], None]
+"""Takes an ``MlflowClient``, a run's id and a checkpoint, and logs that as a model of the run."""
+
+
 class _Away(Exception):
     """The server does not take what it is sent, so nothing of it counts as delivered."""
 
@@ -103,6 +108,8 @@ class Tracker:
         self, uri: str | None, run_id: str | None, path: Path, home: Home | None = None
     ) -> None:
         self.uri, self.run_id, self.spool, self.home = uri, run_id, path, home
+        self.pack: Pack | None = None
+        """How a model is logged (``stm.packing``, which this room does not know); without it, models are left out."""
         self._retry_at = 0.0
         self.away = False
         """Whether the last delivery failed."""
@@ -139,6 +146,10 @@ class Tracker:
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """A file, which must stay where it is until it is delivered."""
         self._append({"kind": "artifact", "path": str(path), "folder": folder})
+
+    def model(self, checkpoint: str) -> None:
+        """A checkpoint, as a model of the run; it is packed when it is delivered, and must be there then."""
+        self._append({"kind": "model", "path": checkpoint})
 
     def status(self, status: str) -> None:
         """RUNNING, FINISHED, FAILED or KILLED."""
@@ -204,7 +215,7 @@ class Tracker:
     def _append(self, record: dict[str, Any]) -> None:
         if self.uri is None:
             return
-        if record["kind"] != "artifact":  # a file of this machine, whose name must stay as it is
+        if record["kind"] not in ("artifact", "model"):  # a file, whose name must stay as it is
             record = redacted(record)
         try:
             spool.append(self.spool, record)
@@ -285,8 +296,8 @@ class Tracker:
                 sends[f"the tag {key}"] = lambda k=key, v=value: client.set_tag(run_id, k, v)
         elif kind == "params":
             self._send_params(client, record)
-        elif kind == "artifact":
-            return self._send_artifact(client, record)
+        elif kind in ("artifact", "model"):
+            return self._send_file(client, record)
         elif kind == "dataset":
             sends[f"the dataset {record['name']}"] = lambda: client.log_inputs(
                 run_id, [_dataset_input(record)]
@@ -331,20 +342,30 @@ class Tracker:
                 if error is not None:
                     self._say_left_out(f"the parameter {param.key} = {param.value}", error)
 
-    def _send_artifact(self, client: Any, record: dict[str, Any]) -> bool:
-        path, tries = record["path"], record.get("tries", 1)
-        if not Path(path).exists():
-            self._say_left_out(f"the file {path}", FileNotFoundError("it is gone"))
+    def _send_file(self, client: Any, record: dict[str, Any]) -> bool:
+        """Send a file, or a checkpoint as a model."""
+        path, tries, run_id = record["path"], record.get("tries", 1), str(self.run_id)
+        model, pack = record["kind"] == "model", self.pack
+        what = f"the {'model of' if model else 'file'} {path}"
+        if not is_url(path) and not Path(path).exists():
+            self._say_left_out(what, FileNotFoundError("it is gone"))
             return True
-        error = self._try(client, lambda: client.log_artifact(self.run_id, path, record["folder"]))
+        if model and pack is None:
+            return True
+        error = self._try(
+            client,
+            lambda: (
+                pack(client, run_id, path)
+                if model and pack
+                else client.log_artifact(run_id, path, record["folder"])
+            ),
+        )
         if error is None:
             return True
         if tries >= _ARTIFACT_TRIES:
-            self._say_left_out(f"the file {path}", error)
+            self._say_left_out(what, error)
             return True
-        logger.warning(
-            f"MLflow did not take the file {path}, which is tried again: {_reason(error)}"
-        )
+        logger.warning(f"MLflow did not take {what}, which is tried again: {_reason(error)}")
         self._append(
             {**record, "tries": tries + 1}
         )  # files have a store of their own: others go on

@@ -10,7 +10,6 @@ import hashlib
 import json
 import re
 import shlex
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,9 @@ from stm.errors import UserError
 from stm.evaluate.reporting import run_folder
 from stm.log import get_logger
 from stm.package import rules
-from stm.package.card import model_card
-from stm.package.contents import pinned_requirements, save_package
+from stm.packing.card import model_card
+from stm.packing.contents import pinned_requirements
+from stm.packing.logged import log_package, num_parameters
 from stm.results import EvaluateResult
 from stm.storage import is_url
 from stm.tracking import experiment_of, known_runs, place_of, tracking_uri
@@ -106,11 +106,14 @@ def register(
         ]
     )
     card = model_card(
-        name, meta, _num_parameters(directory), measured, per_class, command, requirements
+        name, meta, num_parameters(directory), measured, per_class, command, requirements
     )
     logger.info(f"packing {directory}")
     with _registry_errors(uri):
-        model_id = _log(client, uri, name, directory, meta, card, requirements)
+        experiment, run_id = home_of(client, uri, name, directory, meta)
+        model_id = log_package(
+            client, experiment, run_id, name, directory, meta, lambda _: card, requirements
+        )
         with contextlib.suppress(Exception):  # it is there already; if not, the next call says so
             client.create_registered_model(name)
         tags = {
@@ -164,47 +167,6 @@ def champion(client: Any, name: str) -> rules.Champion | None:
             return None  # no such model, or no such alias
         raise
     return rules.Champion(str(version.version), rules.Measurement.from_tags(version.tags))
-
-
-def _log(
-    client: Any,
-    uri: str,
-    name: str,
-    directory: str,
-    meta: checkpoints.Meta,
-    card: str,
-    requirements: list[str],
-) -> str:
-    """Write the package into the store, as a model of the run that trained it where that is known; returns its id."""
-    from mlflow.models import Model
-
-    experiment, run_id = home_of(client, uri, name, directory, meta)
-    logged = client.create_logged_model(
-        experiment,
-        name=re.sub(r"[ .]", "-", name),
-        source_run_id=run_id,
-        model_type="video-classifier",
-    )
-    try:
-        with tempfile.TemporaryDirectory(prefix="stm-model-") as temporary:
-            path = Path(temporary) / "model"
-            model = Model(
-                artifact_path=logged.artifact_location,
-                run_id=run_id,
-                model_uuid=logged.model_id,
-                model_id=logged.model_id,
-            )
-            save_package(path, directory, meta, card, requirements, model)
-            for cache in path.rglob("__pycache__"):
-                for file in cache.iterdir():
-                    file.unlink()
-                cache.rmdir()
-            client.log_model_artifacts(logged.model_id, str(path))
-    except BaseException:
-        client.finalize_logged_model(logged.model_id, "FAILED")
-        raise
-    client.finalize_logged_model(logged.model_id, "READY")
-    return str(logged.model_id)
 
 
 def home_of(
@@ -272,16 +234,6 @@ def _description(card: str) -> str:
     head = card.partition("## Training")[0]
     ending = "\n\nThe whole card is README.md among the artifacts.\n"
     return head[: _MOST_DESCRIPTION - len(ending)] + ending
-
-
-def _num_parameters(directory: str) -> int:
-    """Trained numbers; running statistics of batch normalisation are none."""
-    weights = checkpoints.read_weights(directory)
-    return sum(
-        value.numel()
-        for key, value in weights.items()
-        if not key.endswith(("running_mean", "running_var", "num_batches_tracked"))
-    )
 
 
 @contextlib.contextmanager

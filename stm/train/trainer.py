@@ -13,6 +13,7 @@ from stm.checkpoint.store import CheckpointStore
 from stm.config import Config
 from stm.data.manifest import Manifest
 from stm.log import get_logger
+from stm.packing.logged import log_checkpoint
 from stm.results import TrainResult
 from stm.storage import join, make_writable, resolved
 from stm.train.checks import check_compiler, check_network, check_same_run, flat, read_manifest
@@ -119,6 +120,7 @@ def _drive(
     folder.mkdir(parents=True, exist_ok=True)
     known_run_id = previous[1].mlflow_run_id if previous else None
     tracker = tracking.open_run(config, folder, name, known_run_id)
+    tracker.pack = log_checkpoint
     status = "FAILED"
     try:
         recorder = Recorder(tracker)
@@ -157,7 +159,7 @@ def _drive(
                 recorder, on_event, again,
             )  # fmt: skip
         result = result_of(store, name, tracker.run_id)
-        record_result(tracker, folder, result)
+        record_result(tracker, folder, result, config.tracking.log_model)
         status = "FINISHED"
     except KeyboardInterrupt as error:
         status = "KILLED"

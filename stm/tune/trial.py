@@ -83,7 +83,9 @@ class Job:
                 storage=self.storage,
                 use_gpu=self.shares.trial.use_gpu,
             ),
-            tracking=replace(config.tracking, uri=self.parent.uri if self.parent else "none"),
+            tracking=replace(
+                config.tracking, uri=self.parent.uri if self.parent else "none", log_model=False
+            ),
         )
 
 
