@@ -193,7 +193,7 @@ class Tracker:
         """Find or make the MLflow run; where the server is away that is left to a delivery. Raises ``UserError`` where
         the URI can never work."""
         try:
-            self._settle(_client(self.uri))
+            self._settle(client_of(self.uri))
         except Exception as error:
             if _is_hopeless(error):
                 raise UserError(
@@ -225,7 +225,7 @@ class Tracker:
     def _send_waiting(self) -> bool:
         if self.run_id is not None and self._delivered() == self.spool.stat().st_size:
             return True
-        client = _client(self.uri)
+        client = client_of(self.uri)
         for _ in range(3):
             try:
                 if self._settle(client):
@@ -565,7 +565,8 @@ def _metric_entities(record: dict[str, Any]) -> list[Any]:
     ]
 
 
-def _client(uri: str | None) -> Any:
+def client_of(uri: str | None) -> Any:
+    """An ``MlflowClient`` that gives an absent server up soon, unless the user has told it to be patient."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

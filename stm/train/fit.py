@@ -138,7 +138,7 @@ def _latest_position(store: CheckpointStore, actor: Any) -> Callable[[], Positio
         import ray
 
         controller = ray.get_runtime_context().current_actor
-        actor.post.remote(Controlled(controller=controller))
+        actor.post.remote(Controlled(controller=controller, board=actor))
 
         def warn(message: str) -> None:
             actor.post.remote(Logged(message=message, level=logging.WARNING, logger=__name__))
