@@ -16,6 +16,7 @@ from typing import Any
 
 from stm import cluster, ending, ray_compat, tracking
 from stm.checkpoint import format as checkpoints
+from stm.data.annotations.formats import test_list_of
 from stm.errors import UserError
 from stm.log import get_logger
 from stm.storage import join, resolved
@@ -179,6 +180,11 @@ def _check_data(sweep: Sweep) -> tuple[int, int]:
     val.with_classes(
         train.classes, name=f"data.val {base.data.val}", of=f"data.train {base.data.train}"
     )
+    if name := test_list_of(val.dataset):
+        logger.warning(
+            f"{name} publishes no validation list: trials are compared on its test list, so the best one's figure "
+            "flatters"
+        )
     check_network(base, train)
     num_videos = len(train.usable)
     epochs = sweep.epochs(num_videos)

@@ -22,7 +22,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from stm.checkpoint.format import META, Meta, read_meta
+from stm.checkpoint.format import META, Meta, config_of, read_meta
 from stm.checkpoint.store import CheckpointStore
 from stm.config import Config
 from stm.errors import UserError
@@ -158,6 +158,9 @@ class Trial(tune.Trainable):
         ours = replace(
             meta, config=run.to_dict(), mlflow_run_id=newest[1].mlflow_run_id if newest else None
         )
+        theirs = config_of(meta).data
+        if (theirs.num_segments, theirs.size) != (run.data.num_segments, run.data.size):
+            ours = replace(ours, metrics={})  # of other clips: no figure of this trial
         for path, _ in self._store.checkpoints():
             self._store.remove(path)
         self._store.commit(meta.step, lambda folder: _adopt(Path(checkpoint_dir), folder, ours))
