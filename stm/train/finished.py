@@ -50,7 +50,8 @@ def say_finished(
         for key, before, now in changed_settings(config, meta)
         if key not in _NO_MATTER and not key.startswith("tracking.")
     ]
-    if val_fingerprint not in ("", validated_on(store.checkpoints())):
+    on = validated_on(store.checkpoints())
+    if on and val_fingerprint not in ("", on):
         idle.append(
             "data.val (another manifest than chose the best: `stm evaluate` measures on it)"
         )
