@@ -125,6 +125,10 @@ class DataConfig:
     """Mirror half the training clips: `auto` where no class says left or right, `swap` also where mirroring turns a
     class into another, which becomes the label, `never` nowhere."""
 
+    balance: Annotated[float, Bounds(ge=0, le=1)] = 0.0
+    """Show rare classes more often: 0 shows every video once an epoch, 1 all classes equally often, 0.5 in proportion
+    to the square roots of their sizes. An epoch keeps its length."""
+
     decoder: Decoder = "auto"
     """`auto` takes the fastest exact decoder for each file."""
 
@@ -225,6 +229,17 @@ class OptimConfig:
 
     label_smoothing: Annotated[float, Bounds(ge=0, lt=1)] = 0.0
     """Share of the target spread over all classes."""
+
+    class_weights: str | None = None
+    """Weight of each class in the loss, 1 on average over the samples: `inverse` to its number of videos, `effective`
+    (by `effective_beta`), or a file of class names and weights (CSV or JSON)."""
+
+    effective_beta: Annotated[float, Bounds(ge=0, lt=1)] = 0.999
+    """Of `class_weights effective`: a class of n videos weighs (1 - beta) / (1 - beta^n)."""
+
+    logit_adjustment: NotNegative = 0.0
+    """Add this x the log of a class's share to its logit while training, so that answers favour no class; 1 is usual,
+    0 is off."""
 
     accumulate: Count = 1
     """Parts that a worker's share of a batch is taken in, one after the other, before the one optimizer step."""
@@ -369,6 +384,16 @@ class Config:
                 "--train.compile true and --model.gradient_checkpointing true do not go together: torch.compile cannot "
                 "trace the second pass, and decides itself what it computes again. Leave one of them out"
             )
+
+    @property
+    def rare_classes(self) -> str:
+        """What is done for rare classes, such as "balance 1, class weights inverse"; "" is nothing."""
+        done = {
+            "balance": self.data.balance or None,
+            "class weights": self.optim.class_weights,
+            "logit adjustment": self.optim.logit_adjustment or None,
+        }
+        return ", ".join(f"{name} {value}" for name, value in done.items() if value is not None)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dict, as in YAML."""

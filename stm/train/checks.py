@@ -11,6 +11,7 @@ from stm.checkpoint import format as checkpoints
 from stm.config import Config
 from stm.data.manifest import Manifest
 from stm.errors import UserError
+from stm.train.rarity import class_terms
 
 # What may differ when a run is continued, because it does not change what is computed.
 _FREE_ON_RESUME = {
@@ -42,7 +43,8 @@ def read_manifest(path: str | None, flag: str, root: str | None = None) -> Manif
 
 
 def check_network(config: Config, manifest: Manifest) -> None:
-    """Build the network once in the driver, so that what is wrong with it is told before anything starts."""
+    """Build network and loss once in the driver, so that what is wrong with them is told before anything starts."""
+    class_terms(config, manifest.class_counts, manifest.classes)
     if config.model.pretrained is None and not config.optim.groups:
         return
     from stm.model import build_model, load_pretrained

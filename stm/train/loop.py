@@ -69,6 +69,7 @@ class _Rank:
             self.group.device,
             self.group.world_size,
             found[0] if found else None,
+            job.class_terms,
         )
         position, history = Position(), list[dict[str, Any]]()
         if found is not None:

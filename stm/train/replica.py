@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,8 @@ from stm.model.inputs import autocast
 from stm.model.sync_batchnorm import count_batch, synchronise_batchnorm
 from stm.train.average import MovingAverage
 from stm.train.mixing import mix_pairs
-from stm.train.optim import build_optimizer, set_learning_rate
+from stm.train.optim import build_optimizer, set_learning_rate, weighted_loss_sum
+from stm.train.rarity import ClassTerms
 from stm.train.step import Batch, gradients, set_arithmetic, usable_rows
 from stm.train.transfer import Transfer
 
@@ -35,6 +38,7 @@ class Replica:
         device: torch.device,
         world_size: int,
         checkpoint: str | None,
+        class_terms: ClassTerms | None = None,
     ) -> None:
         self._config, self._device, self._world_size = config, device, world_size
         if device.type == "cpu":
@@ -57,6 +61,7 @@ class Replica:
         elif config.model.pretrained:
             load_pretrained(self._module, config.model.pretrained)
         self._model = self._data_parallel()
+        self._loss = self._build_loss(class_terms or ClassTerms())
 
     @property
     def shipped(self) -> nn.Module:
@@ -102,7 +107,7 @@ class Replica:
             global_weight,
             world_size=self._world_size,
             accumulate=optim.accumulate,
-            label_smoothing=optim.label_smoothing,
+            loss=self._loss,
             autocast=self.autocast,
             scaler=self._scaler,
         )
@@ -114,6 +119,17 @@ class Replica:
         if self._average is not None:
             self._average.update(self._module)
         return sums, waited_s
+
+    def _build_loss(self, terms: ClassTerms) -> Callable[..., torch.Tensor]:
+        def on_device(values: list[float] | None) -> torch.Tensor | None:
+            return None if values is None else torch.tensor(values, device=self._device)
+
+        return functools.partial(
+            weighted_loss_sum,
+            label_smoothing=self._config.optim.label_smoothing,
+            class_weights_K=on_device(terms.weights),
+            adjustment_K=on_device(terms.adjustment),
+        )
 
     def _load(self, checkpoint: str) -> None:
         weights, state = checkpoints.read_weights(checkpoint), checkpoints.read_state(checkpoint)
