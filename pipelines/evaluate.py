@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any, Literal
 
-from pipelines.options import Address, Count, CountOrNull, OutputOrNull, Protocol, Root
+from pipelines.options import Address, Count, CountOrNull, FilesOrNull, OutputOrNull, Protocol, Root
 from stm.errors import UserError
 from stm.progress_view import progress_view
 from stm.redaction import one_line
@@ -16,7 +16,7 @@ def evaluate(
     *,
     checkpoint: str | None = None,
     manifest: str | None = None,
-    fuse: list[str] | None = None,
+    fuse: FilesOrNull = None,
     shares: list[float] | None = None,
     protocol: Protocol = "efficient",
     output: OutputOrNull = None,

@@ -14,6 +14,7 @@ Within `stm.patience.patience` a store that does not answer is tried again befor
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import shutil
@@ -75,16 +76,17 @@ def resolved(path: str) -> str:
     return path if is_url(path) else os.path.realpath(path)
 
 
-def on_this_machine(path: str, option: str) -> str:
-    """The path, where it is none of a store: what is written as a whole folder or file goes to a disk.
+def on_this_machine(path: str, option: str, done: str = "written") -> str:
+    """The path, where it is none of a store; ``done`` is what is done with it, "written" or "read".
 
     Raises:
         UserError: (a ValueError) it is a URL, of which a disk would make folders called like it.
     """
     if is_url(path):
+        copy = "copy it to the store afterwards" if done == "written" else "copy it here before"
         raise UserError(
-            f"{option} {redact(path)}: is a URL, and this is written on this machine alone: name a file or folder "
-            "here, and copy it to the store afterwards"
+            f"{option} {redact(path)}: is a URL, and this is {done} on this machine alone: name a file or folder "
+            f"here, and {copy}"
         )
     return path
 
@@ -187,7 +189,7 @@ def read_blocks(path: str) -> Iterator[bytes]:
 @_patiently("read")
 def _read_block(path: str, start: int, end: int) -> bytes:
     found, name = _store(path)
-    block: bytes = found.cat_file(name, start, end)
+    block: bytes = found.cat_file(name, start=start, end=end)
     return block
 
 
@@ -415,10 +417,11 @@ def _naming(path: str, done: str, *, every: bool = False) -> Iterator[None]:
 
 def _reason(path: str, error: Exception) -> tuple[type[StorageError], str, str]:
     """(kind, why, what to do)."""
+    error_number = getattr(error, "errno", None)
     said = (getattr(error, "strerror", None) or str(error)).strip().splitlines() or [
         type(error).__name__
     ]
-    why = said[0].rstrip(".")
+    why = " ".join(said[: 1 + said[0].endswith(":")]).rstrip(".")
     if isinstance(error, ImportError):
         return StorageError, f"a package is missing. {why}", "Every node needs it"
     if isinstance(error, ValueError) and "rotocol" in why:
@@ -432,7 +435,9 @@ def _reason(path: str, error: Exception) -> tuple[type[StorageError], str, str]:
         return StorageError, why, "Name one of ~/.aws/config in AWS_PROFILE"
     if isinstance(error, FileNotFoundError) and is_url(path):
         return StorageError, f"no such bucket or folder ({why})", "Make it first, or name another"
-    if is_url(path) and isinstance(error, ValueError | TypeError):
+    # Both of S3, the first for a name that no bucket can have.
+    invalid = type(error).__name__ == "ParamValidationError" or error_number == errno.EINVAL
+    if is_url(path) and (invalid or isinstance(error, ValueError | TypeError)):
         return StorageError, why, "Look at the address, and at the settings of the store"
     if is_url(path):
         return StorageAway, why, "Look whether the store answers, then try again"
