@@ -31,7 +31,8 @@ def _are_rising(milestones: list[int]) -> bool:
 
 
 def _names_a_directory(name: str) -> bool:
-    return name not in ("", ".", "..") and "/" not in name and "\\" not in name
+    parts = name not in ("", ".", "..") and not any(sign in name for sign in ("/", "\\", "::"))
+    return parts and name.isprintable() and len(name.encode()) <= 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,7 +274,11 @@ class TrainConfig:
     """Where and how a run executes (``stm.train``)."""
 
     name: Annotated[
-        str | None, Rule(_names_a_directory, "is a directory name: no slashes, not empty")
+        str | None,
+        Rule(
+            _names_a_directory,
+            "is a directory name: no slashes, no ::, nothing that cannot be printed, 1 to 200 bytes",
+        ),
     ] = None
     """Name of the run; the same name continues it. Null makes a new one from variant and time."""
 
@@ -328,6 +333,10 @@ class TrainConfig:
 
     collective_timeout_s: Positive = 300.0
     """How long a rank waits for the others before the step fails by name."""
+
+    store_patience_s: NotNegative = 300.0
+    """How long a `storage` that is a URL may be away in mid-run before the run does without it: a checkpoint is left
+    out, or, where it must be read or is the last one, the run ends. 0 waits for nothing."""
 
     wait_for_nodes_s: NotNegative = 0.0
     """How long to wait for nodes where the job needs more than the cluster has now; an autoscaler is asked for them.

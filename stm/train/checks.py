@@ -47,14 +47,14 @@ def check_network(config: Config, manifest: Manifest) -> None:
     class_terms(config, manifest.class_counts, manifest.classes)
     if config.model.pretrained is None and not config.optim.groups:
         return
-    from stm.model import build_model, load_pretrained
+    from stm.model import build_model
     from stm.train.optim import parameter_groups
 
     model = build_model(**checkpoints.model_arguments(config), num_classes=manifest.num_classes)
     parameter_groups(model, config.optim)
     if config.model.pretrained is not None:
         try:
-            load_pretrained(model, config.model.pretrained)
+            checkpoints.load_pretrained(model, config.model.pretrained)
         except (ValueError, OSError) as error:
             raise UserError(f"--model.pretrained: {error}") from error
 

@@ -16,7 +16,7 @@ from stm.checkpoint import format as checkpoints
 from stm.config import Config
 from stm.data.stream.graph import ClipBatch
 from stm.errors import UserError
-from stm.model import build_model, load_pretrained
+from stm.model import build_model
 from stm.model.allocator import keep_freed_memory
 from stm.model.inputs import autocast
 from stm.model.sync_batchnorm import count_batch, synchronise_batchnorm
@@ -59,7 +59,7 @@ class Replica:
         if checkpoint is not None:
             self._load(checkpoint)
         elif config.model.pretrained:
-            load_pretrained(self._module, config.model.pretrained)
+            checkpoints.load_pretrained(self._module, config.model.pretrained)
         self._model = self._data_parallel()
         self._loss = self._build_loss(class_terms or ClassTerms())
 
