@@ -13,6 +13,7 @@ from stm.report.confusions import most_confused, ordered_confusion
 from stm.report.facts import Facts
 from stm.report.hardest import NUM_VIDEOS, HardVideo
 from stm.report.intervals import wilson
+from stm.report.time_use import NAMES
 
 MOST_PAIRS = 15
 UNEQUAL = 2
@@ -136,3 +137,31 @@ def hardest(facts: Facts, videos: list[HardVideo]) -> dict[str, Any]:
     else:
         lead += f"These are the {NUM_VIDEOS} that the network was surest of."
     return {"lead": lead, "videos": videos}
+
+
+def time(facts: Facts) -> dict[str, Any] | None:
+    """What the order of frames is worth; None where it was not asked for."""
+    use = facts.time_use
+    if use is None:
+        return None
+    heads = ["reversed, called the other" if o == "reversed" else NAMES[o] for o in use.scores]
+    shuffles = "A shuffle is any order but that of the video"
+    each = ", another in each of its samplings" if facts.num_views > 1 else ""
+    return {
+        "chart": charts.orders(use),
+        "says": use.says,
+        "how": f"{shuffles}, drawn for each video{each}; one frame is the middle one of the clip."
+        if len(use.scores) > 1
+        else "",
+        "found": f"The pairs are {facts.pairs_from}.",
+        "heads": ["pair", "videos", *heads],
+        "numbers": tuple(range(1, 2 + len(heads))),
+        "pairs": [
+            {
+                "names": [facts.classes[label] for label in pair.labels],
+                "total": pair.shares["played"].total,
+                "shares": list(pair.shares.values()),
+            }
+            for pair in use.pairs
+        ],
+    }
