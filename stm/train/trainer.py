@@ -15,12 +15,18 @@ from stm.data.manifest import Manifest
 from stm.log import get_logger
 from stm.results import TrainResult
 from stm.storage import join, make_writable, resolved
-from stm.train.checks import check_compiler, check_network, check_same_run, flat, read_manifest
+from stm.train.checks import (
+    check_compiler,
+    check_network,
+    check_optimizer,
+    check_same_run,
+    read_manifest,
+)
 from stm.train.events import Event
 from stm.train.fit import RunEnded, fit
 from stm.train.folders import working_folder
 from stm.train.recorder import Recorder
-from stm.train.summary import record_manifest, result_of, schedule
+from stm.train.summary import parameters, record_manifest, result_of, schedule, schedule_warnings
 from stm.version import __version__
 
 logger = get_logger(__name__)
@@ -60,6 +66,7 @@ def train(
     storage = resolved(config.train.storage)
     store = CheckpointStore(join(storage, name))
     check_network(config, train_manifest)
+    check_optimizer(config)
 
     cluster.connect(address, num_cpus=cluster.logical_cpus(config))
     placement = cluster.place(config)
@@ -98,7 +105,7 @@ def _drive(
         logger.info(f"run {name}: {placement} in {store.run_directory}")
         if tracker.uri:
             logger.info(f"record: {tracking.how_to_look(tracker.uri)}")
-        tracker.params(flat(config.to_dict()), previous[1].step if previous else 0)
+        tracker.params(parameters(config), previous[1].step if previous else 0)
         tracker.tags(
             {
                 "stm.run": name,
@@ -122,6 +129,8 @@ def _drive(
         tracker.status("RUNNING")
         if previous is None or previous[1].position.epoch < config.optim.epochs:
             logger.info(schedule(config, train_manifest, val_manifest))
+            for warning in schedule_warnings(config, train_manifest, previous and previous[1]):
+                logger.warning(warning)
             fit(
                 config, store, placement, train_manifest, val_manifest, tracker, recorder,
                 on_event, again,
