@@ -38,7 +38,7 @@ def demo_config(
             batch_size=8,
             lr=0.005,
             epochs=epochs,
-            milestones=sorted({max(1, epochs * 3 // 4)}),
+            milestones=[0.75],
             warmup_epochs=1.0,
         ),
         train=TrainConfig(
