@@ -98,7 +98,7 @@ def build_optimizer(
         for group in parameter_groups(model, config)
     ]
     if config.name == "adamw":
-        beta1, beta2 = config.betas
+        beta1, beta2 = map(float, config.betas)  # PyTorch refuses an int beside a float
         return torch.optim.AdamW(
             groups, lr=config.effective_lr, betas=(beta1, beta2), eps=config.eps, foreach=True
         )
