@@ -28,8 +28,6 @@ SETTINGS = {
     "mixup": ("optim", "mixup", 0.4),
     "cutmix": ("optim", "cutmix", 1.0),
     "adamw": ("optim", "name", "adamw"),
-    "groups": ("optim", "preset", "tsn"),
-    "layerwise": ("optim", "layerwise_decay", 0.75),
     "freeze": ("optim", "freeze", ["stem", "layer1"]),
     "partial_bn": ("optim", "partial_bn", True),
     "bfloat16": ("train", "precision", "bfloat16"),
@@ -135,18 +133,19 @@ def check(pair, variant, folder):
     config = config_of(pair, variant)
     replica = built(config)
     before = {name: value.clone() for name, value in replica.shipped.state_dict().items()}
-    stepped(replica, [1, 2])
+    first = [1, 2, 3] if "float16" in pair else [1, 2]  # it may skip two, till its scale fits
+    stepped(replica, first)
     checkpoint = kept(replica, config, folder / "checkpoint")
     weights = {name: value.clone() for name, value in replica.shipped.state_dict().items()}
     still = {name for name in weights if torch.equal(weights[name], before[name])}
-    assert still == frozen(pair, before), "two steps move every other weight and statistic"
-    assert_equal(stepped(built(config, checkpoint), [3]), stepped(replica, [3]))
+    assert still == frozen(pair, before), "the steps move every other weight and statistic"
+    assert_equal(stepped(built(config, checkpoint), [4]), stepped(replica, [4]))
     for name, other in (pair, pair[::-1]):
         if name in LEAVE_A_STEP_AS_IT_IS:
             alone = built(config_of([other], variant))
             if name == "compile" and other in ("bfloat16", "float16"):
                 continue  # a fused kernel rounds in other places, by more than a test could tell from a fault
-            assert_equal(weights, stepped(alone, [1, 2]), LEAVE_A_STEP_AS_IT_IS[name])
+            assert_equal(weights, stepped(alone, first), LEAVE_A_STEP_AS_IT_IS[name])
 
 
 @pytest.mark.long
@@ -193,7 +192,8 @@ def one_rank(rank, pairs, folder):
 @pytest.mark.parametrize(
     "pairs",
     [
-        pytest.param(PLAIN, marks=pytest.mark.long, id="plain"),
+        pytest.param(PLAIN[::2], marks=pytest.mark.long, id="plain"),
+        pytest.param(PLAIN[1::2], marks=pytest.mark.long, id="plain too"),
         pytest.param(COMPILED, marks=compiles, id="compiled"),
     ],
 )
