@@ -21,8 +21,9 @@ from stm.model.allocator import keep_freed_memory
 from stm.model.inputs import autocast
 from stm.model.sync_batchnorm import count_batch, synchronise_batchnorm
 from stm.train.average import MovingAverage
+from stm.train.freezing import freeze, keep_still
 from stm.train.mixing import mix_pairs
-from stm.train.optim import build_optimizer, set_learning_rate, weighted_loss_sum
+from stm.train.optim import build_optimizer, restore, set_learning_rate, weighted_loss_sum
 from stm.train.rarity import ClassTerms
 from stm.train.step import Batch, gradients, set_arithmetic, usable_rows
 from stm.train.transfer import Transfer
@@ -49,6 +50,7 @@ class Replica:
         if config.optim.sync_batchnorm:
             synchronise_batchnorm(self._module)
         self._module.to(device)
+        self._still = freeze(self._module, config.optim)
         decay = config.optim.ema_decay
         self._average = MovingAverage(self._module, decay) if decay else None
         self.autocast = autocast(config.train.precision, device)
@@ -92,6 +94,7 @@ class Replica:
         rows = usable_rows(batch.weights)
         # A rank with nothing to learn from joins the collectives but leaves the statistics of BN alone.
         self._model.train(rows is not None or optim.sync_batchnorm)
+        keep_still(self._still)
         if optim.sync_batchnorm:
             count_batch(self._module, rows is not None)
         share = self._on_device(batch, rows, seed)
@@ -135,6 +138,8 @@ class Replica:
         weights, state = checkpoints.read_weights(checkpoint), checkpoints.read_state(checkpoint)
         try:
             self._restore(weights, state)
+        except UserError as error:
+            raise UserError(f"{checkpoint} does not fit this run: {error}") from None
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{checkpoint} does not fit this run: {error!r}") from error
 
@@ -143,7 +148,7 @@ class Replica:
         if self._average is not None:
             self._average.module.load_state_dict(weights)
             self._average.num_updates = state["averaged"]
-        self._optimizer.load_state_dict(state["optimizer"])
+        restore(self._optimizer, state["optimizer"])
         if state["scaler"]:
             self._scaler.load_state_dict(state["scaler"])
 

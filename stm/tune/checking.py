@@ -95,8 +95,10 @@ def _check_search(sweep: Sweep, counts_trials: bool, at: Where) -> Sweep:
 def _check_networks(sweep: Sweep, at: Where) -> None:
     """Try every network that the search may come to: one that cannot be built would fail its trial, hours later."""
     from stm.checkpoint.format import check_model
+    from stm.train.checks import check_optimizer
 
     check_model(sweep.base)
+    check_optimizer(sweep.base)
     lists = {
         name: domain
         for name, domain in sweep.space.items()
