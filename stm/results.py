@@ -106,7 +106,9 @@ class EvaluateResult(Result):
     failures: list[dict[str, str]]
     """video_id, path, reason and detail of each video that could not be read."""
     files: dict[str, str]
-    """What was written, by kind: scores, confusion, per_class, report."""
+    """What was written, by kind: scores, confusion, per_class, report, ... (docs/reports.md)."""
+    frames: dict[str, Any] | None = None
+    """What the order of frames is worth (docs/reports.md); None where only clips as played were measured."""
     taken: dict[str, Any] | None = None
     """Which checkpoint it is: ``which`` (best or last of a run directory, or named), ``step`` and ``epoch``."""
     flattered: str | None = None

@@ -15,6 +15,7 @@ from stm.report.confusions import seriate
 from stm.report.health import Health, inspect
 from stm.report.intervals import Interval, mean_of_shares, wilson
 from stm.report.record import TrainingRecord
+from stm.report.time_use import TimeUse
 from stm.scoring.inference import Scores
 from stm.scoring.metrics import Metrics
 from stm.storage import join, read_blocks
@@ -50,6 +51,10 @@ class Facts:
     """``best`` or ``last`` of its run, or ``named`` itself."""
     flattered: str | None = None
     """Why the figures flatter, where the checkpoint was chosen on these videos."""
+    time_use: TimeUse | None = None
+    """None where only clips as played were measured."""
+    pairs_from: str = "found from the names of classes"
+    """Where the pairs of ``time_use`` are from."""
     when: str = ""
     """UTC, such as 2026-11-22 19:30."""
 

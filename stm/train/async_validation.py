@@ -20,6 +20,7 @@ from stm.data.stream.clips import ClipSpec
 from stm.log import get_logger
 from stm.scoring.inference import score_manifest
 from stm.scoring.metrics import measure
+from stm.storage import StorageAway, StorageError
 from stm.train.recorder import Recorder
 
 logger = get_logger(__name__)
@@ -64,13 +65,21 @@ class AsyncValidation:
             self._asked.wait()
             self._asked.clear()
             last_round = self._done
-            found = [pair for pair in self._store.checkpoints() if pair[1].awaits_validation]
+            try:
+                found = [pair for pair in self._store.checkpoints() if pair[1].awaits_validation]
+            except StorageError as error:
+                logger.warning(f"checkpoints wait for their validation: {error}")
+                if last_round:
+                    return
+                continue
             ours = ("", self._fingerprint)  # of an older version, and those of this manifest
             waiting = [path for path, meta in found if meta.val_fingerprint in ours]
             if waiting:
                 older = [path for path, _ in found if path != waiting[-1]]
                 try:
                     self._validate(waiting[-1], passed_over=older)
+                except StorageAway as error:  # it is tried again when the store answers
+                    logger.warning(f"validation of {waiting[-1]} waits: {error}")
                 except Exception as error:  # training must not end for it
                     reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
                     logger.warning(f"validation of {waiting[-1]} failed: {reason[0][:300]}")

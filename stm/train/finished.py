@@ -7,6 +7,7 @@ from stm.checkpoint.format import Damaged, Meta, check_whole
 from stm.checkpoint.store import CheckpointStore, validated_on
 from stm.config import Config
 from stm.log import get_logger
+from stm.storage import StorageError
 from stm.train.checks import changed_settings
 
 logger = get_logger(__name__)
@@ -20,7 +21,10 @@ _NO_MATTER = {
 
 def end_of(config: Config, store: CheckpointStore) -> Meta | None:
     """The meta of the last checkpoint, where it ends the last epoch, is whole, and waits for no validation."""
-    found = store.latest()
+    try:
+        found = store.latest()
+    except StorageError:  # whoever tries to write there says what is wrong
+        return None
     if found is None:
         return None
     path, meta = found

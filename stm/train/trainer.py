@@ -14,19 +14,28 @@ from stm.config import Config
 from stm.data.manifest import Manifest
 from stm.log import get_logger
 from stm.packing.logged import log_checkpoint
+from stm.patience import patience
 from stm.results import TrainResult
-from stm.storage import join, make_writable, resolved
-from stm.train.checks import check_compiler, check_network, check_same_run, flat, read_manifest
+from stm.storage import StorageError, is_url, join, make_writable, resolved
+from stm.train.checks import (
+    check_compiler,
+    check_network,
+    check_optimizer,
+    check_same_run,
+    read_manifest,
+)
 from stm.train.events import Event
 from stm.train.finished import end_of, say_finished
 from stm.train.folders import working_folder
 from stm.train.recorder import Recorder
 from stm.train.summary import (
+    parameters,
     record_manifest,
     record_result,
     result_of,
     say_if_chosen_anew,
     schedule,
+    schedule_warnings,
 )
 from stm.version import __version__
 
@@ -84,12 +93,16 @@ def train(
     else:
         checkpoints.check_model(config)
         check_network(config, train_manifest)
+        check_optimizer(config)
+        if is_url(storage):  # before Ray starts, since nothing is left there
+            make_writable(store.run_directory)
         cluster.connect(address, num_cpus=cluster.logical_cpus(config))
         placement = cluster.place(config)
         check_compiler(config, placement)
-    make_writable(store.run_directory)
+    if end is not None or not is_url(storage):
+        make_writable(store.run_directory)
     again = "the same command" if named else f"the same command with --train.name {name}"
-    with hold(store.run_directory) as lease:
+    with patience(config.train.store_patience_s), hold(store.run_directory) as lease:
         store = CheckpointStore(store.run_directory, lease.token)
         return _drive(
             config, store, placement, train_manifest, val_manifest, val_fingerprint, on_event, again
@@ -128,7 +141,7 @@ def _drive(
             logger.info(f"run {name}: {placement} in {store.run_directory}")
         if placement is not None and tracker.uri:
             logger.info(f"record: {tracking.how_to_look(tracker.uri)}")
-        tracker.params(flat(config.to_dict()), previous[1].step if previous else 0)
+        tracker.params(parameters(config), previous[1].step if previous else 0)
         tracker.tags(
             {
                 "stm.run": name,
@@ -154,6 +167,8 @@ def _drive(
         tracker.status("RUNNING")
         if placement is not None:
             logger.info(schedule(config, train_manifest, val_manifest))
+            for warning in schedule_warnings(config, train_manifest, previous and previous[1]):
+                logger.warning(warning)
             fit(
                 config, store, placement, train_manifest, val_manifest, val_fingerprint, tracker,
                 recorder, on_event, again,
@@ -163,12 +178,7 @@ def _drive(
         status = "FINISHED"
     except KeyboardInterrupt as error:
         status = "KILLED"
-        found = store.latest()
-        error.add_note(
-            f"{again} continues at step {found[1].step}"
-            if found
-            else "no checkpoint was kept: the same command begins anew"
-        )
+        error.add_note(_next_step(store, again))
         raise
     except RunEnded:
         status = "KILLED"
@@ -180,3 +190,13 @@ def _drive(
                 f"the record waits in {tracker.spool}; the next run of this name delivers it"
             )
     return result
+
+
+def _next_step(store: CheckpointStore, again: str) -> str:
+    try:
+        found = store.latest()
+    except StorageError as error:
+        return f"{again} continues from the last checkpoint, which cannot be seen now: {error}"
+    if found is None:
+        return "no checkpoint was kept: the same command begins anew"
+    return f"{again} continues at step {found[1].step}"
