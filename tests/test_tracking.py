@@ -116,7 +116,7 @@ def test_what_is_recorded_arrives(store, tmp_path):
 
 def test_a_failed_delivery_is_not_repeated_at_once(tmp_path, monkeypatch):
     tried = []
-    monkeypatch.setattr(tracking, "_client", lambda uri: tried.append(uri) or 1 / 0)
+    monkeypatch.setattr(tracking, "client_of", lambda uri: tried.append(uri) or 1 / 0)
     tracker = tracking.Tracker("http://127.0.0.1:1", "run", tmp_path / "spool.jsonl")
     tracker.metrics({"loss": 1.0}, 1)
     assert not tracker.deliver()
