@@ -91,7 +91,7 @@ def on_this_machine(path: str, option: str, done: str = "written") -> str:
     return path
 
 
-def _store_of(url: str) -> str:
+def store_of(url: str) -> str:
     """The store of a URL and the bucket in it: what is away as a whole."""
     scheme, rest = split_url(redact(url))
     return f"{scheme}://{rest.partition('/')[0]}"
@@ -149,7 +149,7 @@ def _patiently(
 
             if not is_url(path):
                 return call()
-            return insist(_store_of(path), f"{redact(path)} is being {done}", call, StorageAway)
+            return insist(store_of(path), f"{redact(path)} is being {done}", call, StorageAway)
 
         return patient
 
@@ -413,6 +413,11 @@ def _naming(path: str, done: str, *, every: bool = False) -> Iterator[None]:
         named = kind(f"{redact(path)} cannot be {done}: {redact(why)}. {todo}")
         named.strerror = redact(why)
         raise named from error
+
+
+def is_away(url: str, error: Exception) -> bool:
+    """Whether what the file system of a URL raised means that the store does not answer now."""
+    return _reason(url, error)[0] is StorageAway
 
 
 def _reason(path: str, error: Exception) -> tuple[type[StorageError], str, str]:
