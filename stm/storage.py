@@ -26,9 +26,10 @@ from glob import escape
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from stm import patience
 from stm.errors import UserError
 from stm.owner import lives, me
-from stm.patience import insist, limit_s
+from stm.patience import insist
 from stm.redaction import redact
 
 _PARTIAL = ".partial-"
@@ -119,13 +120,15 @@ def filesystem(
 
 
 def _store(path: str, *, fresh: bool = False) -> tuple[Any, str]:
-    """As `filesystem`, for calls that are tried again here. botocore alone would do so for six minutes in one call to
-    a store that takes the connection and says nothing, which is longer than other ranks wait for this one."""
+    """As `filesystem`, for calls of a process that waits for stores. botocore alone would try for six minutes in one
+    call to a store that takes the connection and says nothing, which is longer than other ranks wait for this one."""
     import fsspec
 
     scheme, own = split_url(path)[0], "config_kwargs"
     ours = (
-        scheme in ("s3", "s3a") and limit_s() > 0 and own not in fsspec.config.conf.get(scheme, {})
+        scheme in ("s3", "s3a")
+        and patience.is_set()
+        and own not in fsspec.config.conf.get(scheme, {})
     )
     options = {own: {"retries": {"total_max_attempts": 1}}} if ours else {}
     return filesystem(path, fresh=fresh, options=options)

@@ -6,15 +6,22 @@ import json
 import os
 import subprocess
 import sys
+import time
+import types
 from pathlib import Path
 
+import fsspec.config
 import pytest
 
+from stm import patience
 from stm.checkpoint import format as checkpoints
 from stm.data.decode import VideoError, probe, read_frames
 from stm.data.manifest import Manifest
+from stm.data.stream.clips import ClipSpec
+from stm.data.stream.graph import decode_shares
 from stm.data.synthetic import write_videos
 from tests.stores import Line, environment_of, s3_server
+from tests.test_one_bad_video import plan_row
 
 ROOT = Path(__file__).parents[2]
 
@@ -194,3 +201,40 @@ def test_an_outage_costs_no_restart_and_one_beyond_the_patience_ends_in_order(st
     assert "continuing at epoch 41, sample 0 (step 80)" in third
     results = [json.loads(each) for each in out.splitlines()]
     assert [result.get("steps") for result in results] == [None, 80, 84]
+
+
+def test_clips_whose_store_is_away_are_waited_for(store, monkeypatch):
+    import s3fs
+
+    line = Line(store[0]["AWS_ENDPOINT_URL"])
+    for name, value in environment_of(line.url).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(fsspec.config, "conf", {"s3": {"endpoint_url": line.url}})
+    s3fs.S3FileSystem.clear_instance_cache()
+    names = [f"s3://clips/videos/train/{kind}-0000.mp4" for kind in ("left", "right", "up")]
+    row = plan_row(names, (48, 48))
+    spec = ClipSpec(num_segments=2, size=32)
+    (right,) = decode_shares(row, spec)
+    assert right["weights"].tolist() == [[1, 1, 1]], right["failures"]
+    line.cut()
+    (lost,) = decode_shares(row, spec)
+    assert lost["weights"].tolist() == [[0, 0, 0]]
+    failures = json.loads(lost["failures"][0])
+    assert [failure["reason"] for failure in failures] == ["unreadable"] * 3
+    assert all("its store does not answer: Could not connect" in f["detail"] for f in failures)
+
+    slept = []
+
+    def mend(seconds):
+        slept.append(seconds)
+        line.mend()
+
+    monkeypatch.setattr(
+        patience, "time", types.SimpleNamespace(sleep=mend, monotonic=time.monotonic)
+    )
+    (found,) = decode_shares(row, spec, patience_s=60)
+    line.cut()
+    s3fs.S3FileSystem.clear_instance_cache()
+    assert len(slept) == 1
+    assert (found["weights"] == right["weights"]).all()
+    assert (found["clips"] == right["clips"]).all()
