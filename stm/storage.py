@@ -112,8 +112,9 @@ def filesystem(
     """
     import fsspec
 
+    folders = {"auto_mkdir": True} if split_url(path)[0] in ("file", "local") else {}
     with _naming(path, "opened"):
-        found, name = fsspec.core.url_to_fs(path, **(options or {}))
+        found, name = fsspec.core.url_to_fs(path, **folders, **(options or {}))
     if fresh:
         found.invalidate_cache()  # another process writes here too
     return found, name

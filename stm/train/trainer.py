@@ -62,6 +62,7 @@ def train(
     store = CheckpointStore(join(storage, name))
     check_network(config, train_manifest)
     if is_url(storage):  # before Ray starts, since nothing is left there
+        tracking.tracking_uri(config.tracking, storage)
         make_writable(store.run_directory)
 
     cluster.connect(address, num_cpus=cluster.logical_cpus(config))
