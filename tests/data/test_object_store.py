@@ -209,7 +209,7 @@ def test_clips_whose_store_is_away_are_waited_for(store, monkeypatch):
     line = Line(store[0]["AWS_ENDPOINT_URL"])
     for name, value in environment_of(line.url).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(fsspec.config, "conf", {"s3": {"endpoint_url": line.url}})
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": line.url})
     s3fs.S3FileSystem.clear_instance_cache()
     names = [f"s3://clips/videos/train/{kind}-0000.mp4" for kind in ("left", "right", "up")]
     row = plan_row(names, (48, 48))
