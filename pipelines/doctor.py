@@ -73,7 +73,7 @@ def show(result: dict[str, Any]) -> str:
 
 def leave(status: int) -> None:
     """End the process where a check still hangs: the interpreter would wait for it, as long as it hangs."""
-    from stm.doctor.deadline import anything_stuck
+    from stm.deadline import anything_stuck
 
     if anything_stuck():
         sys.stdout.flush()

@@ -61,6 +61,8 @@ class Meta:
     fingerprint: str
     """Of the training manifest; another manifest has another order."""
     dataset: str = ""
+    class_counts: list[int] | None = None
+    """Videos of each class that were trained on; None where an older version wrote it."""
     world_size: int = 1
     metrics: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)

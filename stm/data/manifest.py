@@ -133,6 +133,12 @@ class Manifest:
         return np.flatnonzero(ok).astype(np.int64)
 
     @cached_property
+    def class_counts(self) -> NDArray[np.int64]:
+        """Usable videos of each class: int64 [number of classes]."""
+        labels = self.table["label"].to_numpy()[self.usable]
+        return np.bincount(labels[labels >= 0], minlength=self.num_classes).astype(np.int64)
+
+    @cached_property
     def fingerprint(self) -> str:
         """sha256 (hex) of what training depends on, in row order.
 

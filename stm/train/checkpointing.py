@@ -82,6 +82,7 @@ class Checkpoints:
             config=job.config.to_dict(),
             classes=job.classes,
             dataset=job.dataset,
+            class_counts=job.class_counts,
             position=place.position,
             step=place.step,
             fingerprint=job.fingerprint,

@@ -27,6 +27,7 @@ from stm.train.events import Controlled, Event, Kept, Started
 from stm.train.folders import ray_storage
 from stm.train.job import Job
 from stm.train.progress import BoardHandler, board
+from stm.train.rarity import class_terms
 from stm.train.recorder import Recorder, failure_callback
 from stm.train.summary import versions
 
@@ -100,6 +101,8 @@ def fit(
             dataset=train_manifest.dataset,
             fingerprint=train_manifest.fingerprint,
             num_videos=len(train_manifest.usable),
+            class_counts=train_manifest.class_counts.tolist(),
+            class_terms=class_terms(config, train_manifest.class_counts, train_manifest.classes),
             num_val_videos=len(val_manifest) if val_manifest else 0,
             num_val_usable=len(val_manifest.usable) if val_manifest else 0,
             validates_elsewhere=validator is not None,
@@ -240,6 +243,7 @@ def training_stream(config: Config, manifest: Manifest) -> StreamSpec:
         ClipSpec.training(config.data, flip=manifest.flip, flip_map=manifest.flip_map),
         num_epochs=config.optim.epochs,
         shuffle=True,
+        balance=config.data.balance,
         quarantine=quarantine(),
     )
 

@@ -79,6 +79,7 @@ class _Rank:
             self.group.device,
             self.group.world_size,
             found[0] if found else None,
+            job.class_terms,
         )
         position, history = Position(), list[dict[str, Any]]()
         if found is not None:
@@ -124,6 +125,7 @@ class _Rank:
         """Validate where it is due, and keep a checkpoint."""
         epochs_done, config = self.place.position.epoch, self.config
         failures = self.report.take_failures()
+        self.report.end_epoch()
         metrics: dict[str, Any] = {"epoch": epochs_done, "unreadable": len(failures)}
         due = self.job.num_val_usable > 0 and validates(
             epochs_done, config.train.val_every_epochs, config.optim.epochs

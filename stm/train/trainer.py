@@ -16,12 +16,18 @@ from stm.log import get_logger
 from stm.patience import patience
 from stm.results import TrainResult
 from stm.storage import StorageError, is_url, join, make_writable, resolved
-from stm.train.checks import check_compiler, check_network, check_same_run, flat, read_manifest
+from stm.train.checks import (
+    check_compiler,
+    check_network,
+    check_optimizer,
+    check_same_run,
+    read_manifest,
+)
 from stm.train.events import Event
 from stm.train.fit import RunEnded, fit
 from stm.train.folders import working_folder
 from stm.train.recorder import Recorder
-from stm.train.summary import record_manifest, result_of, schedule
+from stm.train.summary import parameters, record_manifest, result_of, schedule, schedule_warnings
 from stm.version import __version__
 
 logger = get_logger(__name__)
@@ -61,6 +67,7 @@ def train(
     storage = resolved(config.train.storage)
     store = CheckpointStore(join(storage, name))
     check_network(config, train_manifest)
+    check_optimizer(config)
     if is_url(storage):  # before Ray starts, since nothing is left there
         tracking.tracking_uri(config.tracking, storage)
         make_writable(store.run_directory)
@@ -103,7 +110,7 @@ def _drive(
         logger.info(f"run {name}: {placement} in {store.run_directory}")
         if tracker.uri:
             logger.info(f"record: {tracking.how_to_look(tracker.uri)}")
-        tracker.params(flat(config.to_dict()), previous[1].step if previous else 0)
+        tracker.params(parameters(config), previous[1].step if previous else 0)
         tracker.tags(
             {
                 "stm.run": name,
@@ -127,6 +134,8 @@ def _drive(
         tracker.status("RUNNING")
         if previous is None or previous[1].position.epoch < config.optim.epochs:
             logger.info(schedule(config, train_manifest, val_manifest))
+            for warning in schedule_warnings(config, train_manifest, previous and previous[1]):
+                logger.warning(warning)
             fit(
                 config, store, placement, train_manifest, val_manifest, tracker, recorder,
                 on_event, again,
