@@ -111,6 +111,10 @@ class VideoError(Exception):
         return f"{self.path}: {self.why}"
 
 
+class StoreAway(VideoError):
+    """The store that holds the video does not answer: nothing is said of the video itself. Reason ``unreadable``."""
+
+
 def label(source: object) -> str:
     """How a source is called in messages."""
     if isinstance(source, (bytes, bytearray, memoryview)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,9 @@ from stm.storage import StorageAway, StorageError
 from stm.train.recorder import Recorder
 
 logger = get_logger(__name__)
+
+_TRIES = 3
+"""A checkpoint whose store does not answer while it is validated is tried so often."""
 
 
 class AsyncValidation:
@@ -61,6 +65,7 @@ class AsyncValidation:
         self._asked.set()
 
     def _run(self) -> None:
+        tries = Counter[str]()
         while True:
             self._asked.wait()
             self._asked.clear()
@@ -78,11 +83,13 @@ class AsyncValidation:
                 older = [path for path, _ in found if path != waiting[-1]]
                 try:
                     self._validate(waiting[-1], passed_over=older)
-                except StorageAway as error:  # it is tried again when the store answers
-                    logger.warning(f"validation of {waiting[-1]} waits: {error}")
                 except Exception as error:  # training must not end for it
                     reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
                     logger.warning(f"validation of {waiting[-1]} failed: {reason[0][:300]}")
+                    tries[waiting[-1]] += 1
+                    if isinstance(error, StorageAway) and tries[waiting[-1]] < _TRIES:
+                        self._asked.set()  # the look at the checkpoints waits for the store
+                        continue
                     with contextlib.suppress(OSError):  # it may have been removed
                         self._store.add_validation(waiting[-1], {})
                 self._asked.set()

@@ -271,6 +271,7 @@ def stream_spec(config: Config, manifest: Manifest, clip: ClipSpec, **order: Any
         cpus_per_task=config.data.cpus_per_task,
         prefetch_batches=config.data.prefetch_batches,
         decode_deadline_s=config.data.decode_deadline_s,
+        store_patience_s=config.train.store_patience_s,
         max_cpus=config.data.max_cpus,
         **order,
     )

@@ -95,6 +95,7 @@ def train(
         check_network(config, train_manifest)
         check_optimizer(config)
         if is_url(storage):  # before Ray starts, since nothing is left there
+            tracking.tracking_uri(config.tracking, storage)
             make_writable(store.run_directory)
         cluster.connect(address, num_cpus=cluster.logical_cpus(config))
         placement = cluster.place(config)

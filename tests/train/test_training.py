@@ -39,7 +39,7 @@ from stm.model import build_model
 from stm.spool import NAME, series
 from stm.train import fit
 from stm.train.async_validation import validate_checkpoint
-from stm.train.events import Kept
+from stm.train.events import Failed, Kept
 from stm.train.trainer import train
 from tests.chaos.runs import arguments
 from tests.logged import logged
@@ -532,6 +532,47 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on_when_there_is_room(man
         assert train(config)["steps"] == 12
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_store_that_takes_no_checkpoint_is_told_and_the_run_goes_on_to_its_end(
+    manifests, tmp_path
+):
+    """A file stands where the store was; the last checkpoint ends the run, and the same command takes it up again."""
+    config = config_for(manifests, tmp_path, "away", epochs=2)
+    train_settings = replace(
+        config.train,
+        storage=f"file://{tmp_path}/store",
+        store_patience_s=0.1,
+        checkpoint_every_steps=2,
+    )
+    config = replace(config, train=train_settings)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "file").write_bytes(b"")
+    events = []
+
+    def point_to(name):
+        (tmp_path / "link").symlink_to(tmp_path / name)
+        (tmp_path / "link").replace(tmp_path / "store")
+
+    def on_event(event):
+        events.append(event)
+        if isinstance(event, Kept):
+            point_to("file")
+
+    point_to("real")
+    with logged() as said, pytest.raises(UserError, match="run away stopped: ") as stopped:
+        train(config, on_event=on_event)
+    told = [line for line in said if "could not be written" in line and "training goes on" in line]
+    assert told, said
+    assert not [event for event in events if isinstance(event, Failed)], "no worker is started anew"
+    message = str(stopped.value)
+    assert "the checkpoint of step 12 could not be written (file://" in message
+    assert "The last good one is file://" in message
+    assert message.endswith("then run the same command again")
+    point_to("real")
+    with logged() as said:
+        assert train(config)["steps"] == 12
+    assert any("continuing at epoch" in line for line in said)
 
 
 def test_clips_that_never_come_end_the_run_by_name(manifests, tmp_path):
