@@ -24,6 +24,7 @@ from stm.train.async_validation import AsyncValidation
 from stm.train.events import Controlled, Event, Kept, Logged, Started
 from stm.train.folders import ray_storage
 from stm.train.job import Job
+from stm.train.listener import listening
 from stm.train.progress import board
 from stm.train.recorder import Recorder, failure_callback
 from stm.train.summary import versions
@@ -78,14 +79,14 @@ def fit(
             started.set()
         if isinstance(event, Kept):
             kept.set()
-        if on_event is not None:
-            on_event(event)
         if validator is not None and isinstance(event, Kept):
             validator.checkpoint_kept()
+        hand_over(event)
 
     train_stream = training_stream(config, train_manifest)
     validation = None if validator is not None else _validation(config, val_manifest)
     with contextlib.ExitStack() as stack:
+        hand_over = stack.enter_context(listening(on_event))
         if validator is not None:
             stack.enter_context(validator)
         stack.callback(recorder.catch_up, store)
@@ -130,11 +131,7 @@ def fit(
 
 def _latest_position(store: CheckpointStore, actor: Any) -> Callable[[], Position]:
     def latest_position() -> Position:
-        """Called in Ray's controller, at every start of the workers."""
-        import ray
-
-        controller = ray.get_runtime_context().current_actor
-        actor.post.remote(Controlled(controller=controller))
+        """Called at every start of the workers, in a process of Ray Train's beside its controller."""
 
         def warn(message: str) -> None:
             actor.post.remote(Logged(message=message, level=logging.WARNING, logger=__name__))
@@ -145,10 +142,20 @@ def _latest_position(store: CheckpointStore, actor: Any) -> Callable[[], Positio
     return latest_position
 
 
+def _begin(actor: Any) -> Callable[[], Any]:
+    def begin() -> Any:
+        """The dataset in whose place `plan_data_config` puts the stream; called in the controller at every start."""
+        import ray
+
+        actor.post.remote(Controlled(controller=ray.get_runtime_context().current_actor))
+        return ray.data.range(1)
+
+    return begin
+
+
 def _trainer(
     job: Job, placement: cluster.Placement, streams: Any, started: Callable[[Any], None]
 ) -> Any:
-    import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig
 
@@ -181,7 +188,7 @@ def _trainer(
             failure_config=FailureConfig(max_failures=train.max_failures),
             callbacks=[failure_callback(job.board, train.max_failures)],
         ),
-        datasets={SHARD: ray.data.range(1)},
+        datasets={SHARD: _begin(job.board)},
         dataset_config=streams,
     )
 
