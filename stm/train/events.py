@@ -23,6 +23,13 @@ class Controlled(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Dealt(Event):
+    """The process that deals out the clips begins. Without it workers fail, and the run ends with its restarts used up."""
+
+    dealer: Any
+
+
+@dataclass(frozen=True, kw_only=True)
 class Started(Event):
     """The workers begin, or begin again, after ``step`` steps."""
 

@@ -21,7 +21,7 @@ from stm.errors import UserError
 from stm.log import get_logger
 from stm.tracking import Tracker
 from stm.train.async_validation import AsyncValidation
-from stm.train.events import Controlled, Event, Kept, Logged, Started
+from stm.train.events import Controlled, Dealt, Event, Kept, Logged, Started
 from stm.train.folders import ray_storage
 from stm.train.job import Job
 from stm.train.listener import listening
@@ -132,6 +132,9 @@ def fit(
 def _latest_position(store: CheckpointStore, actor: Any) -> Callable[[], Position]:
     def latest_position() -> Position:
         """Called at every start of the workers, in a process of Ray Train's beside its controller."""
+        import ray
+
+        actor.post.remote(Dealt(dealer=ray.get_runtime_context().current_actor))
 
         def warn(message: str) -> None:
             actor.post.remote(Logged(message=message, level=logging.WARNING, logger=__name__))
