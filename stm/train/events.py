@@ -24,7 +24,7 @@ class Controlled(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Dealt(Event):
-    """The process that deals out the clips begins. Without it workers fail, and the run ends with its restarts used up."""
+    """The process that deals out the clips begins. Without it the workers fail, as often as they are started."""
 
     dealer: Any
 
