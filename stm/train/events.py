@@ -17,10 +17,17 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class Controlled(Event):
-    """The first after each start: ``ray.kill(event.controller)`` ends the run, and
-    ``event.board.ask_for_checkpoint.remote()`` has the workers keep a checkpoint at their next step."""
+    """The first after each start: ``ray.kill(event.controller)`` ends the run."""
 
     controller: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dealt(Event):
+    """The process that deals out the clips begins. Without it the workers fail, as often as they are started;
+    ``event.board.ask_for_checkpoint.remote()`` has them keep a checkpoint at their next step."""
+
+    dealer: Any
     board: Any = None
 
 

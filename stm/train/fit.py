@@ -23,9 +23,10 @@ from stm.patience import patience
 from stm.storage import StorageError
 from stm.tracking import Tracker
 from stm.train.async_validation import AsyncValidation
-from stm.train.events import Controlled, Event, Kept, Started
+from stm.train.events import Controlled, Dealt, Event, Kept, Started
 from stm.train.folders import ray_storage
 from stm.train.job import Job
+from stm.train.listener import listening
 from stm.train.progress import BoardHandler, board
 from stm.train.rarity import class_terms
 from stm.train.recorder import Recorder, failure_callback
@@ -83,14 +84,14 @@ def fit(
             started.set()
         if isinstance(event, Kept):
             kept.set()
-        if on_event is not None:
-            on_event(event)
         if validator is not None and isinstance(event, Kept):
             validator.checkpoint_kept()
+        hand_over(event)
 
     train_stream = training_stream(config, train_manifest)
     validation = None if validator is not None else _validation(config, val_manifest)
     with contextlib.ExitStack() as stack:
+        hand_over = stack.enter_context(listening(on_event))
         if validator is not None:
             stack.enter_context(validator)
         stack.callback(recorder.catch_up, store)
@@ -144,11 +145,10 @@ def _latest_position(
     store: CheckpointStore, actor: Any, patience_s: float
 ) -> Callable[[], Position]:
     def latest_position() -> Position:
-        """Called in Ray's controller, at every start of the workers."""
+        """Called at every start of the workers, in a process of Ray Train's beside its controller."""
         import ray
 
-        controller = ray.get_runtime_context().current_actor
-        actor.post.remote(Controlled(controller=controller, board=actor))
+        actor.post.remote(Dealt(dealer=ray.get_runtime_context().current_actor, board=actor))
         with shown_by(BoardHandler(actor), logging.INFO), patience(patience_s):
             try:
                 found = store.take_whole()
@@ -159,10 +159,20 @@ def _latest_position(
     return latest_position
 
 
+def _begin(actor: Any) -> Callable[[], Any]:
+    def begin() -> Any:
+        """The dataset in whose place `plan_data_config` puts the stream; called in the controller at every start."""
+        import ray
+
+        actor.post.remote(Controlled(controller=ray.get_runtime_context().current_actor))
+        return ray.data.range(1)
+
+    return begin
+
+
 def _trainer(
     job: Job, placement: cluster.Placement, streams: Any, started: Callable[[Any], None]
 ) -> Any:
-    import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig
 
@@ -195,7 +205,7 @@ def _trainer(
             failure_config=FailureConfig(max_failures=train.max_failures),
             callbacks=[failure_callback(job.board, train.max_failures)],
         ),
-        datasets={SHARD: ray.data.range(1)},
+        datasets={SHARD: _begin(job.board)},
         dataset_config=streams,
     )
 

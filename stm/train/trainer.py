@@ -51,8 +51,9 @@ def train(
     """Train to the end of ``config.optim.epochs``; a run of the same name is continued.
 
     ``on_event`` takes every event of the run (``stm.train.events``), in order, from another thread of this process.
+    What it raises is logged, and the run goes on; where it does not return, it gets no further event.
     The first after each start is `Controlled`: ``ray.kill(event.controller)`` ends the run, and this call then raises
-    ``RunEnded``. (Reserved resources come back only on a cluster with Ray's dashboard.)
+    ``RunEnded``. (What it had reserved may stay reserved until this program leaves the cluster.)
 
     Without a Ray cluster it joins the one at ``address`` or $RAY_ADDRESS, or starts one on this machine. Raises
     ``UserError`` for anything the user can mend.
