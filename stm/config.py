@@ -37,7 +37,8 @@ def _are_betas(betas: list[float]) -> bool:
 
 
 def _names_a_directory(name: str) -> bool:
-    return name not in ("", ".", "..") and "/" not in name and "\\" not in name
+    parts = name not in ("", ".", "..") and not any(sign in name for sign in ("/", "\\", "::"))
+    return parts and name.isprintable() and len(name.encode()) <= 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +131,10 @@ class DataConfig:
     flip: Literal["auto", "swap", "never"] = "auto"
     """Mirror half the training clips: `auto` where no class says left or right, `swap` also where mirroring turns a
     class into another, which becomes the label, `never` nowhere."""
+
+    balance: Annotated[float, Bounds(ge=0, le=1)] = 0.0
+    """Show rare classes more often: 0 shows every video once an epoch, 1 all classes equally often, 0.5 in proportion
+    to the square roots of their sizes. An epoch keeps its length."""
 
     decoder: Decoder = "auto"
     """`auto` takes the fastest exact decoder for each file."""
@@ -267,6 +272,17 @@ class OptimConfig:
     label_smoothing: Annotated[float, Bounds(ge=0, lt=1)] = 0.0
     """Share of the target spread over all classes."""
 
+    class_weights: str | None = None
+    """Weight of each class in the loss, 1 on average over the samples: `inverse` to its number of videos, `effective`
+    (by `effective_beta`), or a file of class names and weights (CSV or JSON)."""
+
+    effective_beta: Annotated[float, Bounds(ge=0, lt=1)] = 0.999
+    """Of `class_weights effective`: a class of n videos weighs (1 - beta) / (1 - beta^n)."""
+
+    logit_adjustment: NotNegative = 0.0
+    """Add this x the log of a class's share to its logit while training, so that answers favour no class; 1 is usual,
+    0 is off."""
+
     accumulate: Count = 1
     """Parts that a worker's share of a batch is taken in, one after the other, before the one optimizer step."""
 
@@ -358,7 +374,11 @@ class TrainConfig:
     """Where and how a run executes (``stm.train``)."""
 
     name: Annotated[
-        str | None, Rule(_names_a_directory, "is a directory name: no slashes, not empty")
+        str | None,
+        Rule(
+            _names_a_directory,
+            "is a directory name: no slashes, no ::, nothing that cannot be printed, 1 to 200 bytes",
+        ),
     ] = None
     """Name of the run; the same name continues it. Null makes a new one from variant and time."""
 
@@ -413,6 +433,10 @@ class TrainConfig:
 
     collective_timeout_s: Positive = 300.0
     """How long a rank waits for the others before the step fails by name."""
+
+    store_patience_s: NotNegative = 300.0
+    """How long a `storage` that is a URL may be away in mid-run before the run does without it: a checkpoint is left
+    out, or, where it must be read or is the last one, the run ends. 0 waits for nothing."""
 
     wait_for_nodes_s: NotNegative = 0.0
     """How long to wait for nodes where the job needs more than the cluster has now; an autoscaler is asked for them.
@@ -469,6 +493,16 @@ class Config:
                 "--train.compile true and --model.gradient_checkpointing true do not go together: torch.compile cannot "
                 "trace the second pass, and decides itself what it computes again. Leave one of them out"
             )
+
+    @property
+    def rare_classes(self) -> str:
+        """What is done for rare classes, such as "balance 1, class weights inverse"; "" is nothing."""
+        done = {
+            "balance": self.data.balance or None,
+            "class weights": self.optim.class_weights,
+            "logit adjustment": self.optim.logit_adjustment or None,
+        }
+        return ", ".join(f"{name} {value}" for name, value in done.items() if value is not None)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dict, as in YAML."""

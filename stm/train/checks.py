@@ -12,6 +12,7 @@ from stm.config import Config
 from stm.data.manifest import Manifest
 from stm.errors import UserError
 from stm.log import get_logger
+from stm.train.rarity import class_terms
 
 logger = get_logger(__name__)
 
@@ -45,14 +46,15 @@ def read_manifest(path: str | None, flag: str, root: str | None = None) -> Manif
 
 
 def check_network(config: Config, manifest: Manifest) -> None:
-    """Build the network once in the driver, so that what is wrong with it is told before anything starts."""
+    """Build network and loss once in the driver, so that what is wrong with them is told before anything starts."""
+    class_terms(config, manifest.class_counts, manifest.classes)
     if config.model.pretrained is None:
         return
-    from stm.model import build_model, load_pretrained
+    from stm.model import build_model
 
     model = build_model(**checkpoints.model_arguments(config), num_classes=manifest.num_classes)
     try:
-        load_pretrained(model, config.model.pretrained)
+        checkpoints.load_pretrained(model, config.model.pretrained)
     except (ValueError, OSError) as error:
         raise UserError(f"--model.pretrained: {error}") from error
 

@@ -156,13 +156,20 @@ def weighted_loss_sum(
     labels_N: torch.Tensor,
     weights_N: torch.Tensor,
     label_smoothing: float = 0.0,
+    class_weights_K: torch.Tensor | None = None,
+    adjustment_K: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Sum over samples of weight x cross-entropy; float32 scalar.
+    """Sum over samples of weight x weight of the class x cross-entropy of the adjusted logits; float32 scalar.
 
     Divided by the weight of the *global* batch it is the global mean, however many ranks share the batch and however
     much of it is padding.
     """
+    logits_NK = logits_NK.float()
+    if adjustment_K is not None:
+        logits_NK = logits_NK + adjustment_K
     losses_N = F.cross_entropy(
-        logits_NK.float(), labels_N, reduction="none", label_smoothing=label_smoothing
+        logits_NK, labels_N, reduction="none", label_smoothing=label_smoothing
     )
+    if class_weights_K is not None:
+        losses_N = losses_N * class_weights_K[labels_N]
     return (losses_N * weights_N).sum()

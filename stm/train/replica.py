@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,14 +16,15 @@ from stm.checkpoint import format as checkpoints
 from stm.config import Config
 from stm.data.stream.graph import ClipBatch
 from stm.errors import UserError
-from stm.model import build_model, load_pretrained
+from stm.model import build_model
 from stm.model.allocator import keep_freed_memory
 from stm.model.inputs import autocast
 from stm.model.sync_batchnorm import count_batch, synchronise_batchnorm
 from stm.train.average import MovingAverage
 from stm.train.freezing import freeze, keep_still
 from stm.train.mixing import mix_pairs
-from stm.train.optim import build_optimizer, restore, set_learning_rate
+from stm.train.optim import build_optimizer, restore, set_learning_rate, weighted_loss_sum
+from stm.train.rarity import ClassTerms
 from stm.train.step import Batch, gradients, set_arithmetic, usable_rows
 from stm.train.transfer import Transfer
 
@@ -36,6 +39,7 @@ class Replica:
         device: torch.device,
         world_size: int,
         checkpoint: str | None,
+        class_terms: ClassTerms | None = None,
     ) -> None:
         self._config, self._device, self._world_size = config, device, world_size
         if device.type == "cpu":
@@ -57,8 +61,9 @@ class Replica:
         if checkpoint is not None:
             self._load(checkpoint)
         elif config.model.pretrained:
-            load_pretrained(self._module, config.model.pretrained)
+            checkpoints.load_pretrained(self._module, config.model.pretrained)
         self._model = self._data_parallel()
+        self._loss = self._build_loss(class_terms or ClassTerms())
 
     @property
     def shipped(self) -> nn.Module:
@@ -105,7 +110,7 @@ class Replica:
             global_weight,
             world_size=self._world_size,
             accumulate=optim.accumulate,
-            label_smoothing=optim.label_smoothing,
+            loss=self._loss,
             autocast=self.autocast,
             scaler=self._scaler,
         )
@@ -117,6 +122,17 @@ class Replica:
         if self._average is not None:
             self._average.update(self._module)
         return sums, waited_s
+
+    def _build_loss(self, terms: ClassTerms) -> Callable[..., torch.Tensor]:
+        def on_device(values: list[float] | None) -> torch.Tensor | None:
+            return None if values is None else torch.tensor(values, device=self._device)
+
+        return functools.partial(
+            weighted_loss_sum,
+            label_smoothing=self._config.optim.label_smoothing,
+            class_weights_K=on_device(terms.weights),
+            adjustment_K=on_device(terms.adjustment),
+        )
 
     def _load(self, checkpoint: str) -> None:
         weights, state = checkpoints.read_weights(checkpoint), checkpoints.read_state(checkpoint)

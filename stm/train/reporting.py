@@ -155,8 +155,8 @@ class Report:
         return history
 
     def _not_finite(self, step: int, videos: np.ndarray) -> StopRun:
-        found = self._store.latest()
-        last = f"The last good checkpoint is {found[0]}" if found else "There is no checkpoint yet"
+        newest = self._store.newest
+        last = f"The last good checkpoint is {newest}" if newest else "There is no checkpoint yet"
         rows = sorted(int(v) for v in np.concatenate(self._group.gather(videos)) if v >= 0)
         return StopRun(
             f"the loss of step {step} is not finite. {last}: lower --optim.lr, or look at the videos of that batch",

@@ -34,6 +34,7 @@ def schedule(config: Config, train_manifest: Manifest, val_manifest: Manifest | 
             else ""
         )
         + (f", gradients of {optim.accumulate} parts a step" if optim.accumulate > 1 else "")
+        + (f"; for rare classes: {config.rare_classes}" if config.rare_classes else "")
         + f"; {optim.described}"
     )
 

@@ -13,8 +13,9 @@ from stm.checkpoint.store import CheckpointStore
 from stm.config import Config
 from stm.data.manifest import Manifest
 from stm.log import get_logger
+from stm.patience import patience
 from stm.results import TrainResult
-from stm.storage import join, make_writable, resolved
+from stm.storage import StorageError, is_url, join, make_writable, resolved
 from stm.train.checks import (
     check_compiler,
     check_network,
@@ -67,13 +68,16 @@ def train(
     store = CheckpointStore(join(storage, name))
     check_network(config, train_manifest)
     check_optimizer(config)
+    if is_url(storage):  # before Ray starts, since nothing is left there
+        make_writable(store.run_directory)
 
     cluster.connect(address, num_cpus=cluster.logical_cpus(config))
     placement = cluster.place(config)
     check_compiler(config, placement)
-    make_writable(store.run_directory)
+    if not is_url(storage):
+        make_writable(store.run_directory)
     again = "the same command" if named else f"the same command with --train.name {name}"
-    with hold(store.run_directory) as lease:
+    with patience(config.train.store_patience_s), hold(store.run_directory) as lease:
         store = CheckpointStore(store.run_directory, lease.token)
         config = replace(config, train=replace(config.train, storage=storage, name=name))
         return _drive(config, store, placement, train_manifest, val_manifest, on_event, again)
@@ -139,12 +143,7 @@ def _drive(
         status = "FINISHED"
     except KeyboardInterrupt as error:
         status = "KILLED"
-        found = store.latest()
-        error.add_note(
-            f"{again} continues at step {found[1].step}"
-            if found
-            else "no checkpoint was kept: the same command begins anew"
-        )
+        error.add_note(_next_step(store, again))
         raise
     except RunEnded:
         status = "KILLED"
@@ -156,3 +155,13 @@ def _drive(
                 f"the record waits in {tracker.spool}; the next run of this name delivers it"
             )
     return result
+
+
+def _next_step(store: CheckpointStore, again: str) -> str:
+    try:
+        found = store.latest()
+    except StorageError as error:
+        return f"{again} continues from the last checkpoint, which cannot be seen now: {error}"
+    if found is None:
+        return "no checkpoint was kept: the same command begins anew"
+    return f"{again} continues at step {found[1].step}"

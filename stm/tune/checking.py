@@ -18,6 +18,7 @@ _MOST_CHECKED = 512
 _PBT = (
     "optim.lr",
     "optim.label_smoothing",
+    "optim.logit_adjustment",
     "optim.clip_grad_norm",
     "optim.mixup",
     "optim.cutmix",

@@ -13,6 +13,7 @@ import pytest
 
 import pipelines
 from pipelines import cli, console
+from pipelines.command import check
 from pipelines.options import Options
 from pipelines.words import Call, read
 from stm.errors import UserError
@@ -128,6 +129,24 @@ def test_a_url_is_no_place_for_what_is_written_on_this_machine(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     said = refused(*words.split(), "--output", "s3://bucket/x")
     assert "--output s3://bucket/x: is a URL, and this is written on this machine alone" in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "index --format list --root s3://b/v --output o --annotations",
+        "index --format list --root v --output o --classes", "evaluate --fuse a.parquet", "plan --bench",
+        "plan --prices", "doctor --bench", "tune --config", "train --model.plugin",
+        "evaluate --checkpoint s3://b/r --manifest s3://b/m --plugin",
+    ],
+)  # fmt: skip
+def test_a_url_is_refused_where_a_file_of_this_machine_is_read(tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    said = refused(*words.split(), "s3://bucket/x")
+    assert "s3://bucket/x: is a URL, and this is read on this machine alone" in said
+    with pytest.raises(UserError, match=r"this is read on this machine alone|uses no cluster"):
+        check([*words.split(), "s3://bucket/x"], None, [])
     assert not list(tmp_path.iterdir())
 
 
