@@ -60,7 +60,7 @@ def check_network(config: Config, manifest: Manifest) -> None:
 
 
 def check_optimizer(config: Config) -> None:
-    """Refuse groups and frozen parts that the network does not have; say how much of it trains."""
+    """Refuse groups and frozen parts that the network does not have; warn where random weights would be frozen."""
     import torch
 
     from stm.model import build_model

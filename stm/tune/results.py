@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from stm import spool
+from stm.config import Config
 from stm.errors import UserError
 from stm.tune.settings import Sweep
 
@@ -291,6 +292,9 @@ def check_state(path: Path, identity: dict[str, Any], name: str) -> bool:
         path.write_text(text)
         return False
     before, now = json.loads(path.read_text()), json.loads(text)
+    if "base" in before and "base" in now:  # of an older version, which had fewer settings
+        older = Config.from_dict(before["base"])
+        before["base"] = json.loads(json.dumps(older.to_dict()))
     changed = sorted(key for key in before | now if before.get(key) != now.get(key))
     if changed:
         raise UserError(
