@@ -39,7 +39,7 @@ def demo_config(
             batch_size=8,
             lr=0.005,
             epochs=epochs,
-            milestones=sorted({max(1, epochs * 3 // 4)}),
+            milestones=[0.75],
             warmup_epochs=1.0,
         ),
         train=TrainConfig(
@@ -173,7 +173,7 @@ def show(result: dict[str, Any]) -> str:
     from stm.data.synthetic import CLASSES
 
     orders = ("played", "reversed", "shuffled", "still")
-    rows = [("network", *orders, "pairs, as played")]
+    rows: list[tuple[str, ...]] = [("network", *orders, "pairs, as played")]
     for variant in VARIANTS:
         found = result[variant]["frames"]
         top1 = [f"{found['orders'][order]['top1']:.1%}" for order in orders]

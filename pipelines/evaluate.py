@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 from typing import Any, Literal
 
-from pipelines.options import Address, Count, CountOrNull, OutputOrNull, Protocol, Root
+from pipelines.options import Address, Count, CountOrNull, FilesOrNull, OutputOrNull, Protocol, Root
 from stm.errors import UserError
 from stm.progress_view import progress_view
 from stm.redaction import one_line
+from stm.storage import is_url
 
 
 def evaluate(
     *,
     checkpoint: str | None = None,
     manifest: str | None = None,
-    fuse: list[str] | None = None,
+    fuse: FilesOrNull = None,
     shares: list[float] | None = None,
     protocol: Protocol = "efficient",
     output: OutputOrNull = None,
@@ -68,7 +69,7 @@ def evaluate(
     if checkpoint is None or manifest is None:
         name = "manifest" if checkpoint else "checkpoint"
         raise UserError(f"--{name} is not set (or give --fuse, with score files)")
-    if not os.path.exists(manifest):
+    if not is_url(manifest) and not os.path.exists(manifest):
         raise UserError(f"--manifest {manifest}: no such file; `stm index` writes one")
     from stm.evaluate.evaluate import evaluate as measure
 
