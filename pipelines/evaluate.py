@@ -5,7 +5,16 @@ from __future__ import annotations
 import os
 from typing import Any, Literal
 
-from pipelines.options import Address, Count, CountOrNull, FilesOrNull, OutputOrNull, Protocol, Root
+from pipelines.options import (
+    Address,
+    Count,
+    CountOrNull,
+    FileOrNull,
+    FilesOrNull,
+    OutputOrNull,
+    Protocol,
+    Root,
+)
 from stm.errors import UserError
 from stm.progress_view import progress_view
 from stm.redaction import one_line
@@ -24,7 +33,7 @@ def evaluate(
     num_segments: CountOrNull = None,
     which: Literal["best", "last"] = "best",
     frames: list[Literal["played", "reversed", "shuffled", "still"]] = ["played"],  # noqa: B006  (never changed)
-    pairs: str | None = None,
+    pairs: FileOrNull = None,
     root: Root = None,
     workers: Count = 1,
     batch_size: Count = 8,
@@ -52,8 +61,8 @@ def evaluate(
         num_segments: T of the test clip; null is the training's
         frames: what the order of frames is worth: `reversed`, `shuffled` and `still` (one frame repeated) are measured
             beside the frames as played, which is always measured
-        pairs: with it, a CSV file of the classes that are each other backwards, two names a line; null finds them from
-            their names
+        pairs: CSV file of the classes that are each other backwards, two names a line; null finds them from their
+            names where --frames asks for more than `played`
         which: of a run directory, the checkpoint that is best by validation, or the last one
         workers: processes that run the network
         batch_size: clips a process takes at once
