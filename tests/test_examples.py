@@ -123,8 +123,13 @@ def test_a_run_is_followed_in_tensorboard(first):
 
 def test_a_run_is_followed_in_weights_and_biases(first):
     pytest.importorskip("wandb", reason="W&B is not among what stm needs")
-    code = [settings(), *blocks("Weights & Biases"), "print(dict(wandb_run.run.summary))"]
-    said = run("\n".join(code), first[0], WANDB_MODE="offline", WANDB_SILENT="true").stdout
+    (block,) = blocks("Weights & Biases")
+    end = "wandb_run.run.finish()"
+    assert end in block
+    block = block.replace(end, f"print(dict(wandb_run.run.summary)); {end}")  # it forgets them
+    said = run(
+        settings() + "\n" + block, first[0], WANDB_MODE="offline", WANDB_SILENT="true"
+    ).stdout
     summary = ast.literal_eval(re.search(r"^\{.*\}$", said, re.M)[0])
     assert summary["step"] == 12
     assert 0 <= summary["val/val_top1"] <= 1
