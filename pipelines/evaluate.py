@@ -9,6 +9,7 @@ from pipelines.options import (
     Address,
     Count,
     CountOrNull,
+    FileOrNull,
     FilesOrNull,
     OutputOrNull,
     Protocol,
@@ -33,7 +34,7 @@ def evaluate(
     report: bool = True,
     num_segments: CountOrNull = None,
     frames: list[Literal["played", "reversed", "shuffled", "still"]] = ["played"],  # noqa: B006  (never changed)
-    pairs: str | None = None,
+    pairs: FileOrNull = None,
     root: Root = None,
     workers: Count = 1,
     batch_size: Count = 8,
@@ -61,8 +62,8 @@ def evaluate(
         num_segments: T of the test clip; null is the training's
         frames: what the order of frames is worth: `reversed`, `shuffled` and `still` (one frame repeated) are measured
             beside the frames as played, which is always measured
-        pairs: with it, a CSV file of the classes that are each other backwards, two names a line; null finds them from
-            their names
+        pairs: CSV file of the classes that are each other backwards, two names a line; null finds them from their
+            names where --frames asks for more than `played`
         workers: processes that run the network
         batch_size: clips a process takes at once
     """
