@@ -9,6 +9,7 @@ from stm.checkpoint import format as checkpoints
 from stm.checkpoint.lease import Leased
 from stm.checkpoint.store import CheckpointStore
 from stm.log import get_logger
+from stm.storage import StorageError
 from stm.train.events import Kept
 from stm.train.group import Group
 from stm.train.job import Job, Place, StopRun
@@ -71,6 +72,12 @@ class Checkpoints:
             return
         job, place = self._job, self._place
         self._saved_at = time.monotonic()
+        if (
+            not self._store.is_there()
+        ):  # a folder made anew would lie on the disk below, and be hidden by the next mount
+            where = self._store.run_directory
+            self._failed(StorageError(f"{where} is gone: mount its disk again"))
+            return
         if metrics:
             self.history.append({"time": time.time(), "step": place.step, "epoch": metrics})
         meta = checkpoints.Meta(
@@ -109,7 +116,11 @@ class Checkpoints:
         said = (
             f"the checkpoint of step {self._place.step} could not be written ({error}). "
             + (f"The last good one is {found[0]}" if found else "There is none yet")
-            + f": make room in {self._job.run_directory}"
+            + (
+                ""
+                if isinstance(error, StorageError)
+                else f": make room in {self._job.run_directory}"
+            )
         )
         if self._place.position.epoch >= self._job.config.optim.epochs:
             raise StopRun(said + ", then run the same command again")

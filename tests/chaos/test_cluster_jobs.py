@@ -28,18 +28,6 @@ from tests.heads import ROOT, head
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(600)]
 
 
-@pytest.fixture(scope="module")
-def manifests(tmp_path_factory):
-    """Made by a process of its own, so that no cluster of this one takes part."""
-    folder = tmp_path_factory.mktemp("videos")
-    code = (
-        "from pathlib import Path; from stm import cluster; from tests.chaos.runs import make_manifests\n"
-        f"cluster.connect('local', num_cpus=2); make_manifests(Path({str(folder)!r}))"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
-    return {split: str(folder / f"{split}.parquet") for split in ("train", "val")}
-
-
 def undisturbed(config, folder):
     """The result of the same run on a cluster of its own, with nothing happening to it."""
     whole = replace(config, train=replace(config.train, name="whole", resources_per_worker={}))
