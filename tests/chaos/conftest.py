@@ -25,7 +25,7 @@ def manifests(tmp_path_factory):
         "from pathlib import Path; from stm import cluster; from tests.chaos.runs import make_manifests\n"
         f"cluster.connect('local', num_cpus=2); make_manifests(Path({str(folder)!r}))"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=runs.ROOT, check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], cwd=runs.ROOT, check=True, timeout=900)
     return {split: str(folder / f"{split}.parquet") for split in ("train", "val")}
 
 
@@ -36,7 +36,7 @@ def undisturbed(manifests, tmp_path_factory):
     began = time.monotonic()
     config = runs.config_for(manifests, folder, "whole")
     process = runs.start(config, folder / "log.txt")
-    out, _ = process.communicate(timeout=400)
+    out, _ = process.communicate(timeout=1800)
     assert process.returncode == 0, (folder / "log.txt").read_text()[-3000:]
     losses = series(folder / "whole" / "tracking.jsonl", "train/loss")
     return json.loads(out), losses, time.monotonic() - began

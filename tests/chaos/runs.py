@@ -178,7 +178,7 @@ def run_disturbed(
     log: Path,
     seed: int,
     disturbances: Sequence[Disturbance] = KILLS,
-    timeout_s: float = 840.0,
+    timeout_s: float = 3000.0,
 ) -> tuple[dict[str, Any], list[str]]:
     """Train to the end while something happens at random moments; returns the result and what happened.
 

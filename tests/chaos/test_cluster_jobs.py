@@ -25,14 +25,14 @@ from stm.spool import series
 from tests.chaos import runs
 from tests.heads import ROOT, head
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(3600)]
 
 
 def undisturbed(config, folder):
     """The result of the same run on a cluster of its own, with nothing happening to it."""
     whole = replace(config, train=replace(config.train, name="whole", resources_per_worker={}))
     process = runs.start(whole, folder / "whole.txt")
-    out, _ = process.communicate(timeout=300)
+    out, _ = process.communicate(timeout=1800)
     assert process.returncode == 0, (folder / "whole.txt").read_text()[-3000:]
     return json.loads(out)
 
@@ -148,7 +148,7 @@ def test_nodes_come_for_a_job_train_lose_one_and_go(manifests, tmp_path):
         note(f"step {step}, {len(nodes)} nodes")
         nodes[-1].kill()
         note("a node killed")
-        out, _ = process.communicate(timeout=400)
+        out, _ = process.communicate(timeout=1800)
         assert process.returncode == 0, log.read_text()[-4000:]
         result = json.loads(out)["result"]
         note(f"done: {result['steps']} steps, {len(server.raylets())} nodes")
