@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pipelines.options import Count, CountOrNull, FileOrNull, Files, OutputOrNull, Root
 from stm.errors import UserError
 from stm.planning.model import Assumptions
+from stm.storage import write_bytes
 
 
 def plan(
@@ -115,7 +116,7 @@ def plan(
         )
         figure = plot_curve(folder / "plan.png", result["rows"], result["currency"], title)
         result["files"] = {"figure": str(figure), "plan": str(folder / "plan.json")}
-        (folder / "plan.json").write_text(json.dumps(result, indent=1) + "\n")
+        write_bytes(result["files"]["plan"], (json.dumps(result, indent=1) + "\n").encode())
     return result
 
 

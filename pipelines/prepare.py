@@ -17,7 +17,7 @@ from stm.bounds import Bounds
 from stm.dataset import writable_folder
 from stm.errors import UserError
 from stm.redaction import one_line
-from stm.storage import absolute, resolved
+from stm.storage import absolute, resolved, write_bytes
 from stm.ticker import Ticker
 
 if TYPE_CHECKING:
@@ -184,7 +184,8 @@ def _write_lines(path: Path, lines: list[list[str]]) -> None:
     if not lines:
         path.unlink(missing_ok=True)
         return
-    path.write_text("".join("\t".join(map(one_line, line)) + "\n" for line in lines))
+    text = "".join("\t".join(map(one_line, line)) + "\n" for line in lines)
+    write_bytes(str(path), text.encode())
 
 
 def _show_failures(failures: list[Failure], bad: Path, same_fingerprint: bool) -> None:

@@ -16,7 +16,7 @@ from stm.config import DataConfig
 from stm.errors import UserError
 from stm.log import get_logger
 from stm.results import IndexResult
-from stm.storage import make_writable, on_this_machine
+from stm.storage import make_writable, on_this_machine, write_bytes
 from stm.ticker import Ticker
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def _write_bad(path: Path, manifest: Manifest, entries: list[Any]) -> None:
         return
     rows = ([*item.values(), entries[row].line] for row, item in bad)
     lines = ("\t".join(one_line(value) for value in values) + "\n" for values in rows)
-    path.write_text("".join(lines), encoding="utf-8")
+    write_bytes(str(path), "".join(lines).encode())
 
 
 def _log_bad(output: Path, manifests: dict[str, Manifest]) -> None:

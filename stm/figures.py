@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from stm.spool import series
+from stm.storage import write_bytes
 
 INK, MUTED, RIGHT, WRONG = "#1b1f23", "#5b636b", "#868e96", "#b5481a"
 """Colours of an evaluation's figures, as in the report's light page."""
@@ -36,7 +37,8 @@ def new_figure(width: float, height: float, columns: int = 1, rows: int = 1) -> 
 
 
 def save(figure: Any, path: Path) -> Path:
-    """Write a figure as PNG and forget it."""
+    """Write a figure as PNG, whole or not at all, and forget it."""
+    import io
     import warnings
 
     from matplotlib import pyplot
@@ -44,7 +46,9 @@ def save(figure: Any, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
-        figure.savefig(path, dpi=130)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, dpi=130, format="png")
+    write_bytes(str(path), buffer.getvalue())
     pyplot.close(figure)
     return path
 

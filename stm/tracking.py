@@ -575,6 +575,8 @@ def client_of(uri: str | None) -> Any:
     from mlflow import MlflowClient
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # a new database is nobody's news
+    # What a database refuses is told in a line of ours: MLflow logs a page of traceback each time.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     return MlflowClient(tracking_uri=uri)
 
 

@@ -157,6 +157,20 @@ def test_a_spool_that_cannot_be_written_stops_nothing(tmp_path):
     assert tracker.deliver()
 
 
+def test_a_database_that_is_gone_is_told_in_a_line_and_gets_all_when_it_is_back(
+    store, tmp_path, caplog, capfd
+):
+    uri = database(store, tmp_path / "disk" / "mlflow.db")
+    tracker = opened(tmp_path, uri)
+    (tmp_path / "disk").rename(tmp_path / "away")
+    tracker.metrics({"train/loss": 1.0}, 1)
+    assert not tracker.deliver(patient=True)
+    assert "Traceback" not in capfd.readouterr().err, "MLflow's own log has pages of it"
+    (tmp_path / "away").rename(tmp_path / "disk")
+    assert tracker.deliver(patient=True)
+    assert steps_of(tracker, "train/loss") == [(1, 1.0)]
+
+
 def test_tracking_can_be_switched_off(tmp_path):
     tracker = tracking.open_run(Config(tracking=TrackingConfig(uri="none")), tmp_path, "x")
     tracker.metrics({"loss": 1.0}, 1)

@@ -34,6 +34,7 @@ from stm.log import get_logger
 from stm.patience import at_once
 from stm.storage import (
     glob,
+    is_url,
     join,
     move_file,
     remove_folder,
@@ -71,6 +72,10 @@ class CheckpointStore:
         write_folder(path, write, last=META, check=self.check_lease)
         self.newest = path
         return path
+
+    def is_there(self) -> bool:
+        """Whether the run's folder is there; an object store has none that could be missed."""
+        return is_url(self.run_directory) or Path(self.run_directory).is_dir()
 
     def check_lease(self) -> None:
         """Raise `Leased` where another driver has taken the run that this store was opened for."""

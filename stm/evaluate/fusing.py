@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from stm.data.classes import match_classes
 from stm.errors import UserError
 from stm.report.tables import write_tables
 from stm.scoring.metrics import Metrics, measure
+from stm.storage import write_bytes
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,9 @@ class ScoreFile:
                 "scores": pa.array(list(self.scores_NK.astype(np.float32))),
             }
         ).replace_schema_metadata({"stm.classes": json.dumps(self.classes)})
-        pq.write_table(table, path)
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer)
+        write_bytes(str(path), buffer.getvalue())
 
     @classmethod
     def read(cls, path: str) -> ScoreFile:

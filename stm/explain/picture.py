@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from stm.errors import UserError
 from stm.explain.colours import Scale
+from stm.storage import write_bytes
 
 HOW = (
     "A map shows, cell by cell, the mean over channels of the absolute feature value. One colour scale a row, "
@@ -105,8 +107,10 @@ def draw(
         down += cell
     for number, line in enumerate(footer):
         text(_MARGIN, down + 0.13 + 0.16 * number, line, fontsize=7.5, color=MUTED)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=dpi, format=path.suffix[1:] or "png")
     try:
-        figure.savefig(path, dpi=dpi)
+        write_bytes(str(path), buffer.getvalue())
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
     return path

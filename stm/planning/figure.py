@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
+
+from stm.storage import write_bytes
 
 COLOURS = {"ideal": "0.6", "planned": "tab:blue", "on demand": "tab:orange", "spot": "tab:green"}
 
@@ -60,6 +63,8 @@ def plot_curve(path: Path, rows: list[dict[str, Any]], currency: str, title: str
     speed.set_xticks(gpus, [str(count) for count in gpus])
     figure.suptitle(title, fontsize=10)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130, facecolor="white")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=130, facecolor="white", format="png")
+    write_bytes(str(path), buffer.getvalue())
     pyplot.close(figure)
     return path

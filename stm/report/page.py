@@ -11,6 +11,7 @@ from stm.markup import page_of, percent, script_source
 from stm.report import background, charts, pictures, sections
 from stm.report.facts import Facts
 from stm.report.hardest import HardVideo, hardest
+from stm.storage import write_bytes
 
 
 def write(facts: Facts, folder: Path) -> dict[str, str]:
@@ -18,7 +19,7 @@ def write(facts: Facts, folder: Path) -> dict[str, str]:
     videos = hardest(facts.manifest, facts.scores.scores_NK, facts.scores.readable_N)
     files = pictures.draw(facts, videos, folder)
     path = folder / "report.html"
-    path.write_text(render(facts, videos), encoding="utf-8")
+    write_bytes(str(path), render(facts, videos).encode())
     return {**{kind: str(file) for kind, file in files.items()}, "report": str(path)}
 
 

@@ -76,6 +76,12 @@ class Checkpoints:
             return
         job, place = self._job, self._place
         self._saved_at = time.monotonic()
+        if (
+            not self._store.is_there()
+        ):  # a folder made anew would lie on the disk below, and be hidden by the next mount
+            where = self._store.run_directory
+            self._failed(StorageError(f"{where} is gone: mount its disk again"))
+            return
         if metrics:
             self.history.append({"time": time.time(), "step": place.step, "epoch": metrics})
         meta = checkpoints.Meta(

@@ -20,6 +20,7 @@ Row of results.parquet:
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Iterable
@@ -30,6 +31,7 @@ from typing import Any
 from stm import spool
 from stm.config import Config
 from stm.errors import UserError
+from stm.storage import write_bytes
 from stm.tune.settings import Sweep
 
 REPORTS = "reports.jsonl"
@@ -161,9 +163,11 @@ def write_parquet(path: Path, records: list[TrialRecord]) -> Path:
         for metrics in [record.epochs[epoch] for epoch in sorted(record.epochs)] or [{}]:
             rows.append({**common, **metrics, **settings})
     columns = list(dict.fromkeys(key for row in rows for key in row))
+    buffer = io.BytesIO()
     pq.write_table(
-        pa.table({key: _column([row.get(key) for row in rows]) for key in columns}), path
+        pa.table({key: _column([row.get(key) for row in rows]) for key in columns}), buffer
     )
+    write_bytes(str(path), buffer.getvalue())
     return path
 
 
@@ -194,7 +198,8 @@ def write_best(path: Path, sweep: Sweep, record: TrialRecord, epochs: int, unit:
         f"{record.last_epoch} of {epochs} epochs, {record.last('cost') or 0:.0f} {unit}.\n"
         f"#   stm train --config {path}\n"
     )
-    path.write_text(text + yaml.safe_dump(config.to_dict(), sort_keys=False))
+    text += yaml.safe_dump(config.to_dict(), sort_keys=False)
+    write_bytes(str(path), text.encode())
     return path
 
 
@@ -289,9 +294,14 @@ def check_state(path: Path, identity: dict[str, Any], name: str) -> bool:
     """
     text = json.dumps(identity, indent=1, sort_keys=True)
     if not path.exists():
-        path.write_text(text)
+        write_bytes(str(path), text.encode())
         return False
-    before, now = json.loads(path.read_text()), json.loads(text)
+    try:
+        before, now = json.loads(path.read_text()), json.loads(text)
+    except ValueError as error:  # versions that wrote it in place left it so when they were killed
+        raise UserError(
+            f"{path} is damaged ({error}): remove it, and the same command continues the sweep"
+        ) from error
     if "base" in before and "base" in now:  # of an older version, which had fewer settings
         older = Config.from_dict(before["base"])
         before["base"] = json.loads(json.dumps(older.to_dict()))

@@ -19,7 +19,7 @@ from stm.checkpoint import format as checkpoints
 from stm.data.annotations.formats import test_list_of
 from stm.errors import UserError
 from stm.log import get_logger
-from stm.storage import is_url, join, make_writable, resolved
+from stm.storage import is_url, join, make_writable, resolved, write_bytes
 from stm.train.checks import check_network, read_manifest
 from stm.train.folders import ray_storage, working_folder
 from stm.tune import record, results
@@ -68,7 +68,8 @@ def run_sweep(sweep: Sweep, *, address: str | None = None) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     if results.check_state(folder / "sweep.json", sweep.identity(), sweep.name):
         logger.info("  it exists: continuing")
-    (folder / "placement.json").write_text(json.dumps({"concurrent": shares.concurrent}))
+    placement = json.dumps({"concurrent": shares.concurrent})
+    write_bytes(str(folder / "placement.json"), placement.encode())
     tracker = tracking.open_run(
         replace(base, train=replace(base.train, storage=storage)), folder, sweep.name
     )

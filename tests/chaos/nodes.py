@@ -1,6 +1,6 @@
 """A training run on a cluster of several nodes on this machine, some of which leave or come. Run as a program:
 
-    python tests/chaos/nodes.py SCENARIO FOLDER      SCENARIO: lost | grown | preempted
+    python tests/chaos/nodes.py SCENARIO FOLDER      SCENARIO: lost | grown | preempted | replaced
 
 Every step that a rank takes is written to FOLDER/steps/, so that a test can count what was trained on. What the run
 said is in FOLDER/said.txt, the result of training in FOLDER/result.json.
@@ -79,10 +79,11 @@ def main(scenario: str, folder: Path) -> None:
         folder / "runs",
         scenario,
         workers=2,
-        min_workers=1,
+        min_workers=None if scenario == "replaced" else 1,
         cpus_per_worker=0.9,
         resources_per_worker={"trainer": 1},
-        epochs=14 if scenario == "preempted" else 8,  # to be training still when the notice is over
+        # Preempted, it is to be training still when the notice is over; replaced, it is compared with another run.
+        epochs={"preempted": 14, "replaced": 6}.get(scenario, 8),
     )
 
     def run() -> None:
@@ -99,6 +100,9 @@ def main(scenario: str, folder: Path) -> None:
     wait_for_steps(steps, 10, thread)
     if scenario == "lost":
         nodes.remove_node(second, allow_graceful=False)
+    elif scenario == "replaced":
+        second.kill_raylet(check_alive=False)  # its workers are left to themselves
+        nodes.add_node(num_cpus=1, resources={"trainer": 1})
     elif scenario == "grown":
         nodes.add_node(num_cpus=1, resources={"trainer": 1})
     elif scenario == "preempted":

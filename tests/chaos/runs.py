@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from stm.config import Config, DataConfig, ModelConfig, OptimConfig, TrackingConfig, TrainConfig
 
@@ -83,60 +88,107 @@ def arguments(config: Config) -> list[str]:
     ]
 
 
-def start(config: Config, log: Path) -> subprocess.Popen[str]:
-    """`stm train` in a process of its own, with a cluster of its own."""
+def start(
+    config: Config, log: Path, before: Sequence[str] = (), **environment: str
+) -> subprocess.Popen[str]:
+    """`stm train` in a process of its own, with a cluster of its own; ``before`` stands before the command."""
     return subprocess.Popen(
-        [sys.executable, "-m", "stm", "train", *arguments(config), "--address=local", "--json"],
+        [
+            *before,
+            sys.executable,
+            "-m",
+            "stm",
+            "train",
+            *arguments(config),
+            "--address=local",
+            "--json",
+        ],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=log.open("a"),
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     )
 
 
-DISTURBANCES = ("kill a worker", "kill the driver", "kill a decoder", "freeze a worker")
-
-_VICTIMS = {
-    "kill a worker": ("RayTrainWorker", signal.SIGKILL),
-    "kill a decoder": ("decode_shares", signal.SIGKILL),
-    "freeze a worker": ("RayTrainWorker", signal.SIGSTOP),
+VICTIMS = {
+    "the driver": None,
+    "a worker": "RayTrainWorker",
+    "a decoder": "decode_shares",
+    "the progress process": "ray::_Board",
+    "the raylet": "/raylet/raylet",
+    "the GCS": "/gcs_server",
 }
+"""Processes of a training run, and what is in their command lines."""
 
 
-def disturb(process: subprocess.Popen[str], what: str, draw: random.Random) -> bool:
-    """Do it; False where there is nothing of that kind at the moment."""
-    import psutil
+@dataclass(frozen=True)
+class Disturbance:
+    """A victim is killed, or stopped for so many seconds (``math.inf``: for good)."""
 
-    if what == "kill the driver":
-        process.kill()
-        process.wait()
+    victim: str
+    stopped_s: float = 0.0
+
+    def __str__(self) -> str:
+        if not self.stopped_s:
+            return f"kill {self.victim}"
+        return f"stop {self.victim}" + (
+            "" if self.stopped_s == math.inf else f" for {self.stopped_s:g} s"
+        )
+
+    def befalls(self, process: subprocess.Popen[str], draw: random.Random) -> bool:
+        """Do it; False where there is nothing of that kind at the moment."""
+        chosen = _find(process, self.victim, draw)
+        if chosen is None:
+            return False
+        with contextlib.suppress(psutil.NoSuchProcess):  # what is silent may be ended meanwhile
+            if not self.stopped_s:
+                chosen.kill()
+            else:
+                chosen.suspend()
+                if self.stopped_s < math.inf:
+                    time.sleep(self.stopped_s)
+                    chosen.resume()
         return True
-    name, number = _VICTIMS[what]
-    victims = []
-    for child in psutil.Process(process.pid).children(recursive=True):
-        try:
+
+
+def _find(
+    process: subprocess.Popen[str], victim: str, draw: random.Random
+) -> psutil.Process | None:
+    name, driver = VICTIMS[victim], psutil.Process(process.pid)
+    if name is None:
+        return driver
+    found = []
+    for child in driver.children(recursive=True):
+        with contextlib.suppress(psutil.Error):
             if name in " ".join(child.cmdline()):
-                victims.append(child)
-        except psutil.Error:
-            continue
-    if not victims:
-        return False
-    draw.choice(sorted(victims, key=lambda child: child.pid)).send_signal(number)
-    return True
+                found.append(child)
+    return draw.choice(sorted(found, key=lambda child: child.pid)) if found else None
+
+
+KILLS = (
+    *(Disturbance(victim) for victim in VICTIMS if victim != "the GCS"),
+    Disturbance("a worker", math.inf),
+)
+STOPS = tuple(Disturbance(victim, 60.0) for victim in VICTIMS)
 
 
 def run_disturbed(
-    config: Config, log: Path, seed: int, timeout_s: float = 420.0
+    config: Config,
+    log: Path,
+    seed: int,
+    disturbances: Sequence[Disturbance] = KILLS,
+    timeout_s: float = 3000.0,
 ) -> tuple[dict[str, Any], list[str]]:
     """Train to the end while something happens at random moments; returns the result and what happened.
 
-    Each of the four kinds happens once, in a random order, after a checkpoint more than at the one before was kept.
+    Each of ``disturbances`` happens once, in a random order, after a checkpoint more than at the one before was kept.
+    Where it ends the command, which must be with a message and no traceback, the same command is given again.
     """
     from stm.checkpoint.store import CheckpointStore
 
     draw = random.Random(seed)
-    plan = draw.sample(DISTURBANCES, k=len(DISTURBANCES))
+    plan = draw.sample(disturbances, k=len(disturbances))
     store = CheckpointStore(f"{config.train.storage}/{config.train.name}")
     happened: list[str] = []
     process, deadline, step = start(config, log), time.monotonic() + timeout_s, 0
@@ -144,17 +196,38 @@ def run_disturbed(
         time.sleep(draw.uniform(0.1, 1.0))
         if process.poll() is not None:
             assert process.stdout is not None
-            assert process.returncode == 0, log.read_text()[-3000:]
-            return json.loads(process.stdout.read()), happened
+            said = log.read_text()
+            assert "Traceback" not in said, said[-5000:]
+            if process.returncode == 0:
+                return json.loads(process.stdout.read()), happened
+            assert happened, said[-3000:]
+            assert not happened[-1].endswith(")"), f"ended again by itself: {said[-3000:]}"
+            happened[-1] += f" (status {process.returncode})"
+            process = start(config, log)
         found = store.latest()
         if plan and found and found[1].step > step:
-            what = next((each for each in plan if disturb(process, each, draw)), None)
+            what = next((each for each in plan if each.befalls(process, draw)), None)
             if what is None:
                 continue
             step = found[1].step
             happened.append(f"{what} after step {step}")
             plan.remove(what)
-            if what == "kill the driver":
-                process = start(config, log)
     process.kill()
     raise AssertionError(f"not done in {timeout_s:.0f} s; {happened}; {log.read_text()[-3000:]}")
+
+
+def same_as_undisturbed(
+    result: dict[str, Any], run: Path, undisturbed: tuple[dict[str, Any], dict[int, float], float]
+) -> None:
+    """A run's result, losses and weights are those of the undisturbed one, bit for bit."""
+    import torch
+
+    from stm.checkpoint import format as checkpoints
+    from stm.spool import series
+
+    whole, losses, _ = undisturbed
+    assert result["steps"] == whole["steps"]
+    assert result["val_top1"] == whole["val_top1"]
+    assert series(run / "tracking.jsonl", "train/loss") == losses
+    ours, theirs = (checkpoints.read_weights(r["last_checkpoint"]) for r in (result, whole))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)

@@ -1,6 +1,6 @@
 """Chaos: what is done to a run in the middle, and that its results do not show it.
 
-`make chaos` prints the table of docs/reliability.md.
+`make chaos` writes the table of docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -22,68 +22,50 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
-from stm.checkpoint import format as checkpoints
 from stm.checkpoint.store import CheckpointStore
 from stm.config import TrackingConfig
-from stm.spool import series
 from tests.chaos import runs
+from tests.chaos.runs import same_as_undisturbed
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(3600)]
 
 NUM_TRAIN = 24
 
 
-@pytest.fixture(scope="module")
-def table():
-    """Rows for the report, printed at the end."""
-    rows: list[str] = []
-    yield rows
-    print("\n\n| what happened | took | outcome |\n|---|---|---|")
-    print("\n".join(rows))
-
-
-@pytest.fixture(scope="module")
-def manifests(ray_cluster, tmp_path_factory):
-    return runs.make_manifests(tmp_path_factory.mktemp("videos"))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(manifests, tmp_path_factory):
-    """(result, losses, seconds) of a run that nothing happens to."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    began = time.monotonic()
-    config = runs.config_for(manifests, folder, "whole")
-    process = runs.start(config, folder / "log.txt")
-    out, _ = process.communicate(timeout=400)
-    assert process.returncode == 0, (folder / "log.txt").read_text()[-3000:]
-    losses = series(folder / "whole" / "tracking.jsonl", "train/loss")
-    return json.loads(out), losses, time.monotonic() - began
-
-
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_disturbed_run_is_the_undisturbed_one_bit_for_bit(
-    manifests, undisturbed, tmp_path, table, seed
+    manifests, undisturbed, tmp_path, row, seed
 ):
-    whole, losses, took = undisturbed
-    config = runs.config_for(manifests, tmp_path, "hit")
+    happened, outcome = disturbed(manifests, undisturbed, tmp_path, seed, runs.KILLS)
+    assert len(happened) >= 4, f"the run was over too soon: {happened}"
+    row("parts of a training are killed", "; ".join(happened), len(happened), outcome)
+
+
+def test_a_run_whose_parts_stop_for_a_minute_is_the_undisturbed_one_bit_for_bit(
+    manifests, undisturbed, tmp_path, row
+):
+    happened, outcome = disturbed(manifests, undisturbed, tmp_path, 3, runs.STOPS)
+    assert len(happened) >= 4, f"the run was over too soon: {happened}"
+    row("parts of a training stand still for a minute", "; ".join(happened), len(happened), outcome)
+
+
+def disturbed(manifests, undisturbed, folder, seed, disturbances):
+    """(what happened, what came of it) of a run whose result must be that of the undisturbed one."""
+    _, losses, took = undisturbed
+    config = runs.config_for(manifests, folder, "hit")
     began = time.monotonic()
-    result, happened = runs.run_disturbed(config, tmp_path / "log.txt", seed)
-    assert len(happened) >= 3, f"the run was over too soon: {happened}"
-    assert result["steps"] == whole["steps"]
-    assert series(tmp_path / "hit" / "tracking.jsonl", "train/loss") == losses
-    spool = (tmp_path / "hit" / "tracking.jsonl").read_text().splitlines()
+    result, happened = runs.run_disturbed(config, folder / "log.txt", seed, disturbances)
+    same_as_undisturbed(result, folder / "hit", undisturbed)
     recorded = Counter(
-        r["step"] for r in map(json.loads, spool) if "train/loss" in r.get("values", {})
+        r["step"]
+        for r in map(json.loads, (folder / "hit" / "tracking.jsonl").read_text().splitlines())
+        if "train/loss" in r.get("values", {})
     )
     assert set(recorded.values()) == {1}, "each step is recorded once"
-    ours, theirs = (checkpoints.read_weights(r["last_checkpoint"]) for r in (result, whole))
-    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
-    assert result["val_top1"] == whole["val_top1"]
-    table.append(
-        f"| seed {seed}: {', '.join(happened)} | {time.monotonic() - began:.0f} s ({took:.0f} s undisturbed) "
-        f"| {len(losses)} losses and all weights equal, bit for bit |"
+    return happened, (
+        f"{len(losses)} losses and all weights equal, bit for bit; {time.monotonic() - began:.0f} s instead of "
+        f"{took:.0f} s"
     )
 
 
@@ -104,9 +86,17 @@ def steps_taken(folder):
     return counted
 
 
-@pytest.mark.parametrize("scenario", ["lost", "grown", "preempted"])
+WHAT_NODES_DO = {
+    "lost": "all processes of a node are killed",
+    "grown": "a node joins a run that may have one more",
+    "preempted": "a node is drained with 10 s of notice, then killed",
+    "replaced": "a node's raylet is killed, and another node joins",
+}
+
+
+@pytest.mark.parametrize("scenario", WHAT_NODES_DO)
 def test_nodes_come_and_go_and_each_epoch_shows_every_video_once(
-    manifests, tmp_path, table, scenario
+    manifests, undisturbed, tmp_path, row, scenario
 ):
     (tmp_path / "manifests.json").write_text(json.dumps(manifests))
     # A folder of its own, so that no other Ray joins; short, because paths of sockets are.
@@ -121,7 +111,7 @@ def test_nodes_come_and_go_and_each_epoch_shows_every_video_once(
         env=environment,
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=1800,
         check=False,
     )
     shutil.rmtree(sessions, ignore_errors=True)
@@ -140,7 +130,11 @@ def test_nodes_come_and_go_and_each_epoch_shows_every_video_once(
         assert counts == Counter(range(NUM_TRAIN)), f"epoch {epoch}"
     sizes = [line["world_size"] for _, taken in sorted(steps.items()) for line in taken[:1]]
     changes = [size for i, size in enumerate(sizes) if i == 0 or sizes[i - 1] != size]
-    assert len(set(changes)) == 2, f"the number of workers was to change: {changes}"
+    if scenario == "replaced":
+        assert len({taken[0]["group"] for taken in steps.values()}) == 2, "workers were to be lost"
+        same_as_undisturbed(result, tmp_path / "runs" / scenario, undisturbed)
+    else:
+        assert len(set(changes)) == 2, f"the number of workers was to change: {changes}"
     if scenario == "preempted":
         kept = re.search(r"keeping a checkpoint of step (\d+) now", said)
         assert kept, said
@@ -152,9 +146,14 @@ def test_nodes_come_and_go_and_each_epoch_shows_every_video_once(
         ]
         second = max(lines, key=lambda line: line["at"])["group"]
         assert min(line["step"] for line in lines if line["group"] == second) > int(kept[1])
-    table.append(
-        f"| node {scenario}: {' -> '.join(map(str, changes))} workers | {time.monotonic() - began:.0f} s "
-        f"| {result['epochs']} epochs, each of {NUM_TRAIN} videos exactly once |"
+    outcome = f"{result['epochs']} epochs, each of {NUM_TRAIN} videos exactly once"
+    if scenario == "replaced":
+        outcome += ", and all losses and weights equal to the undisturbed run's, bit for bit"
+    row(
+        f"a node is {scenario}",
+        f"{WHAT_NODES_DO[scenario]}; workers: {' -> '.join(map(str, changes))}",
+        1,
+        f"{outcome}; {time.monotonic() - began:.0f} s",
     )
 
 
@@ -181,7 +180,7 @@ def mlflow_server(folder, port):
         server.wait()
 
 
-def test_a_tracking_server_that_is_away_for_a_minute_misses_nothing(manifests, tmp_path, table):
+def test_a_tracking_server_that_is_away_for_a_minute_misses_nothing(manifests, tmp_path, row):
     from mlflow import MlflowClient
 
     with socket.socket() as probe:
@@ -201,7 +200,7 @@ def test_a_tracking_server_that_is_away_for_a_minute_misses_nothing(manifests, t
     finished_before = process.poll() is not None
     reached = store.latest()[1].step
     with mlflow_server(tmp_path, port):
-        out, _ = process.communicate(timeout=400)
+        out, _ = process.communicate(timeout=1800)
         assert process.returncode == 0, (tmp_path / "log.txt").read_text()[-3000:]
         if finished_before:  # it said that the record waits; the same command delivers it
             process = runs.start(config, tmp_path / "log.txt")
@@ -215,7 +214,9 @@ def test_a_tracking_server_that_is_away_for_a_minute_misses_nothing(manifests, t
         range(1, result["steps"] + 1)
     )
     assert status == "FINISHED"
-    table.append(
-        f"| MLflow killed for {time.monotonic() - took_from:.0f} s, from step {away_from} | "
-        f"training went on to step {reached} meanwhile | all {result['steps']} steps recorded, each once |"
+    row(
+        "the MLflow server is away",
+        f"killed for {time.monotonic() - took_from:.0f} s, from step {away_from}",
+        1,
+        f"training went on to step {reached} meanwhile; all {result['steps']} steps recorded, each once",
     )

@@ -575,6 +575,23 @@ def test_a_store_that_takes_no_checkpoint_is_told_and_the_run_goes_on_to_its_end
     assert any("continuing at epoch" in line for line in said)
 
 
+def test_a_run_whose_disk_is_unmounted_is_told_and_goes_on_when_it_is_back(manifests, tmp_path):
+    config = config_for(manifests, tmp_path, "here", epochs=8)
+    folder, away = tmp_path / "here", tmp_path / "away"
+
+    def unmount(event):
+        if isinstance(event, Kept) and not away.exists():
+            folder.rename(away)
+
+    with logged() as said, pytest.raises(UserError, match=r"here is gone: mount its disk again"):
+        train(config, on_event=unmount)
+    assert [line for line in said if "could not be written" in line and "training goes on" in line]
+    assert not folder.exists(), "it would be hidden by the disk when that is back"
+    away.rename(folder)
+    assert committed_step(folder) < 48
+    assert train(config)["steps"] == 48
+
+
 def test_clips_that_never_come_end_the_run_by_name(manifests, tmp_path):
     """Somebody else holds the CPUs that decoding counted on."""
     import ray
