@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pipelines.options import Address, Count, CountOrNull, OutputOrNull, Protocol, Root
+from stm.bounds import Bounds
 from stm.errors import UserError
 from stm.progress_view import progress_view
 from stm.redaction import one_line
@@ -21,6 +22,9 @@ def evaluate(
     output: OutputOrNull = None,
     report: bool = True,
     num_segments: CountOrNull = None,
+    sampling: Literal["segments", "dense", "seconds"] | None = None,
+    frame_stride: CountOrNull = None,
+    window_s: Annotated[float | None, Bounds(gt=0)] = None,
     which: Literal["best", "last"] = "best",
     root: Root = None,
     workers: Count = 1,
@@ -46,6 +50,9 @@ def evaluate(
         output: directory for scores, figures and report.html; null is one beside the checkpoint
         report: write report.html, a page that shows the result
         num_segments: T of the test clip; null is the training's
+        sampling: which frames (--data.sampling of `stm train`); null is the training's
+        frame_stride: frames from one of a dense clip to the next; null is the training's
+        window_s: length of a clip by seconds; null is the training's
         which: of a run directory, the checkpoint that is best by validation, or the last one
         workers: processes that run the network
         batch_size: clips a process takes at once
@@ -70,6 +77,9 @@ def evaluate(
             protocol=protocol,
             output=output,
             num_segments=num_segments,
+            sampling=sampling,
+            frame_stride=frame_stride,
+            window_s=window_s,
             num_workers=workers,
             batch_size=batch_size,
             address=address,

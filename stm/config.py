@@ -14,6 +14,7 @@ from stm.bounds import Bounds, Rule, check
 from stm.errors import UserError
 
 Decoder = Literal["auto", "packets", "sequential", "decord"]
+Sampling = Literal["segments", "dense", "seconds"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -111,7 +112,20 @@ class DataConfig:
     one they were indexed in, and allows any."""
 
     num_segments: Count = 8
-    """Segments a video is cut into, one frame from each: T."""
+    """Frames of a clip: T."""
+
+    sampling: Sampling = "segments"
+    """Which frames: `segments` takes one of each of T equal parts of the video (the paper), `dense` a window of T
+    frames at a stride, `seconds` T frames of a window of time. A video shorter than its window is looped."""
+
+    frame_stride: Count = 8
+    """Frames from one of a `dense` clip to the next; Kinetics' practice is T x stride of 8 x 8 or 16 x 4."""
+
+    window_s: Positive = 2.0
+    """How long the window of a `seconds` clip is, s."""
+
+    folder_fps: Positive = 12.0
+    """Frames a second of frame folders, and of videos that state none, for `seconds`."""
 
     size: Annotated[int, Bounds(ge=32, unit="px")] = 224
     """Side of a training clip and of the `efficient` test crop, px."""
@@ -157,11 +171,46 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check("data", self)
+        for name, needed in (("frame_stride", "dense"), ("window_s", "seconds")):
+            value = getattr(self, name)
+            if self.sampling != needed and value != getattr(type(self), name):
+                raise UserError(
+                    f"--data.{name} {value}: has no effect on --data.sampling {self.sampling}; it goes with {needed}"
+                )
         if self.max_cpus is not None and self.max_cpus < self.cpus_per_task:
             raise UserError(
                 f"--data.max_cpus {self.max_cpus}: must leave room for one task of "
                 f"--data.cpus_per_task {self.cpus_per_task:g}, or null"
             )
+
+    def resampled(
+        self,
+        num_segments: int | None = None,
+        sampling: Sampling | None = None,
+        frame_stride: int | None = None,
+        window_s: float | None = None,
+    ) -> DataConfig:
+        """The same with other frames in a clip; None keeps what is there, as far as it goes with ``sampling``."""
+        given: dict[str, Any] = {
+            "num_segments": num_segments,
+            "sampling": sampling,
+            "frame_stride": frame_stride,
+            "window_s": window_s,
+        }
+        changes = {name: value for name, value in given.items() if value is not None}
+        if sampling not in (None, self.sampling):
+            kind = type(self)
+            changes = {"frame_stride": kind.frame_stride, "window_s": kind.window_s} | changes
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def frames(self) -> str:
+        """Which frames make a clip, in words."""
+        return {
+            "segments": f"{self.num_segments} frames, one of each of as many equal parts of the video",
+            "dense": f"{self.num_segments} frames, each {self.frame_stride} after the one before",
+            "seconds": f"{self.num_segments} frames of {self.window_s:g} s",
+        }[self.sampling]
 
 
 @dataclass(frozen=True, kw_only=True)

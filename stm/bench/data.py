@@ -22,13 +22,13 @@ from stm.log import get_logger
 
 logger = get_logger(__name__)
 
-Sample = tuple[str, int, int, int, int, int]
+Sample = tuple[str, int, int, int, int, int, float]
 """The arguments of ``load_views`` but the spec."""
 
 
 def samples_of(manifest: Manifest, num_clips: int, batch_size: int, seed: int) -> list[Sample]:
     """The first ``num_clips`` samples of the plan (as many epochs as it takes)."""
-    columns = ("path", "num_frames", "width", "height", "label")
+    columns = ("path", "num_frames", "width", "height", "label", "fps")
     rows = list(zip(*(manifest.table[name].to_pylist() for name in columns), strict=True))
     rows = [rows[i] for i in manifest.usable]
     epochs = -(-num_clips // len(rows))
@@ -36,12 +36,19 @@ def samples_of(manifest: Manifest, num_clips: int, batch_size: int, seed: int) -
         len(rows), global_batch=batch_size, world_size=1, seed=seed, num_epochs=epochs, shuffle=True
     )
     samples = [
-        (*rows[video], int(number))
+        (*rows[video][:5], int(number), rows[video][5])
         for share in plan
         for video, number in zip(share.videos, share.seeds, strict=True)
         if video >= 0
     ]
     return samples[:num_clips]
+
+
+def load(sample: Sample, spec: ClipSpec) -> tuple[np.ndarray, int]:
+    """uint8 [T, S, S, 3] of a sample, and its label."""
+    *drawn, fps = sample
+    views, label = load_views(*drawn, spec, fps)  # type: ignore[call-arg, arg-type]
+    return views[0], label
 
 
 class _Clips:
@@ -55,12 +62,12 @@ class _Clips:
 
     def __getitem__(self, number: int) -> np.ndarray:
         # A mirrored clip is a view with a negative stride, which PyTorch does not take.
-        return np.ascontiguousarray(load_views(*self._samples[number], self._spec)[0][0])
+        return np.ascontiguousarray(load(self._samples[number], self._spec)[0])
 
 
 def _batch_in_pool(arguments: tuple[list[Sample], ClipSpec]) -> np.ndarray:
     samples, spec = arguments
-    return np.stack([load_views(*sample, spec)[0][0] for sample in samples])
+    return np.stack([load(sample, spec)[0] for sample in samples])
 
 
 def through_pool(

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from stm.bench.data import samples_of
+from stm.bench.data import load, samples_of
 from stm.config import Config
 from stm.data.manifest import Manifest
-from stm.data.stream.clips import ClipSpec, load_views
+from stm.data.stream.clips import ClipSpec
 from stm.data.stream.graph import ClipBatch, build_stream, iterate
 from stm.log import get_logger
 from stm.train.clock import StepClock, share_waited
@@ -92,9 +92,9 @@ def _ready_batch(manifest: Manifest, config: Config) -> ClipBatch:
     spec = ClipSpec.training(config.data, flip=manifest.flip, flip_map=manifest.flip_map)
     size = config.optim.batch_size
     samples = samples_of(manifest, size, size, config.train.seed)
-    clips, labels = zip(*(load_views(*sample, spec) for sample in samples), strict=True)
+    clips, labels = zip(*(load(sample, spec) for sample in samples), strict=True)
     return ClipBatch(
-        clips=np.stack(clips),
+        clips=np.stack(clips)[:, None],
         labels=np.array(labels, np.int64),
         weights=np.ones(len(clips), np.float32),
         videos=np.arange(len(clips)),

@@ -40,6 +40,7 @@ def videos(tmp_path_factory):
                 "num_frames": 10,
                 "width": 64,
                 "height": 48,
+                "fps": 10.0,
             }
         )
     (folder / "7.mp4").write_text("not a video")

@@ -16,7 +16,7 @@ Row that leaves the plan task (a list column has one entry for each of U x B sam
     videos      list<int64>    row number among the usable videos, -1 for padding
     seeds       list<uint64>   seed of every random draw for the sample
     validation  list<bool>     [1] whether the shares belong to a validation
-    video_id, path, label, num_frames, width, height: the manifest's, "" or 0 for padding
+    video_id, path, label, num_frames, width, height, fps: the manifest's, null for padding
 
 Row that leaves a decode task (B samples, V views a sample):
 
@@ -52,7 +52,7 @@ from stm.ray_compat import add_execution_callback
 if TYPE_CHECKING:
     import ray.data
 
-_SAMPLE_COLUMNS = ("video_id", "path", "label", "num_frames", "width", "height")
+_SAMPLE_COLUMNS = ("video_id", "path", "label", "num_frames", "width", "height", "fps")
 
 
 @dataclass(frozen=True)
@@ -281,8 +281,13 @@ def decode_shares(
                     continue
                 path, seed, labels[i] = plan["path"][j], plan["seeds"][j], plan["label"][j]
                 size = (plan["num_frames"][j], plan["width"][j], plan["height"][j])
+                drawn = (
+                    seed,
+                    plan["fps"][j],
+                    plan["epoch"][share],
+                )  # an evaluation's epochs are samplings
                 try:
-                    clips[i], labels[i] = decoder.load(path, *size, int(labels[i]), seed)
+                    clips[i], labels[i] = decoder.load(path, *size, int(labels[i]), *drawn)
                     weights[i] = 1
                 except VideoError as error:
                     named = {"video_id": plan["video_id"][j], "path": path}
