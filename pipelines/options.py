@@ -71,6 +71,9 @@ Root = Annotated[
     ),
 ]
 Checkpoint = Annotated[str, Option(help="checkpoint, or run directory for its best one")]
+CheckpointOrNull = Annotated[
+    str | None, Option(help="checkpoint, or run directory for its best one")
+]
 CheckpointOrModel = Annotated[
     str,
     Option(

@@ -89,7 +89,9 @@ def measure(
 
 def _ready_batch(manifest: Manifest, config: Config) -> ClipBatch:
     """The first batch of the plan, decoded here."""
-    spec = ClipSpec.training(config.data, flip=manifest.flip, flip_map=manifest.flip_map)
+    spec = ClipSpec.training(
+        config.data, flip=manifest.flip, flip_map=manifest.flip_map, classes=manifest.classes
+    )
     size = config.optim.batch_size
     samples = samples_of(manifest, size, size, config.train.seed)
     clips, labels = zip(*(load(sample, spec) for sample in samples), strict=True)
@@ -118,7 +120,9 @@ def _stream(manifest: Manifest, config: Config, num_batches: int) -> Iterator[Cl
     spec = stream_spec(
         config,
         manifest,
-        ClipSpec.training(config.data, flip=manifest.flip, flip_map=manifest.flip_map),
+        ClipSpec.training(
+            config.data, flip=manifest.flip, flip_map=manifest.flip_map, classes=manifest.classes
+        ),
         num_epochs=-(-num_batches // max(1, len(manifest.usable) // batch_size)),
         shuffle=True,
     )

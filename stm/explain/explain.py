@@ -130,7 +130,7 @@ def explain(
     folder = make_folder(output)
     rows: list[dict[str, Any]] = []
     with frames.decoder_of(network.data) as decoder:
-        for path, stem in zip(paths, _stems(paths), strict=True):
+        for path, stem in zip(paths, stems(paths), strict=True):
             try:
                 pictures = frames.read(decoder, path, network.data)
             except VideoError as error:
@@ -261,7 +261,7 @@ def make_folder(output: str) -> Path:
     return folder
 
 
-def _stems(paths: list[str]) -> list[str]:
+def stems(paths: list[str]) -> list[str]:
     """A file name for each video, without its suffix; a second of the same name gets a number."""
     taken: set[str] = set()
     stems = []
