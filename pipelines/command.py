@@ -28,7 +28,7 @@ HERE = ("submit", "jobs")
 
 _READ = {
     "data.train", "data.val", "data.root", "model.pretrained", "model.plugin", "plugin", "checkpoint", "manifest",
-    "manifests", "root", "annotations", "videos", "fuse", "augment", "motion_check",
+    "manifests", "root", "annotations", "videos", "fuse", "augment", "motion_check", "pairs",
 }  # fmt: skip
 _WRITTEN = {"train.storage", "output"}
 
