@@ -28,7 +28,7 @@ HERE = ("submit", "jobs")
 
 _READ = {
     "data.train", "data.val", "data.root", "model.pretrained", "model.plugin", "plugin", "checkpoint", "manifest",
-    "manifests", "root", "annotations", "videos", "fuse", "pairs",
+    "manifests", "root", "annotations", "videos", "fuse", "augment", "motion_check", "pairs",
 }  # fmt: skip
 _WRITTEN = {"train.storage", "output"}
 
@@ -72,6 +72,9 @@ def check(words: list[str], name: str | None, sent: Collection[str]) -> Command:
         )
     sweep = _sweep(given) if verb == "tune" else None
     config = sweep.base if sweep else given.get("config")
+    if verb == "explain":  # it draws by the settings of data, and trains nothing
+        config = None
+        given |= _flat({"data": asdict(given.pop("config").data)})
     settings = dict(_settings(given))
     if config is not None:
         settings |= dict(_flat(config.to_dict()))

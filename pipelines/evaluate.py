@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pipelines.options import (
     Address,
@@ -16,6 +16,7 @@ from pipelines.options import (
     Root,
     Which,
 )
+from stm.bounds import Bounds
 from stm.errors import UserError
 from stm.progress_view import progress_view
 from stm.redaction import one_line
@@ -33,6 +34,9 @@ def evaluate(
     output: OutputOrNull = None,
     report: bool = True,
     num_segments: CountOrNull = None,
+    sampling: Literal["segments", "dense", "seconds"] | None = None,
+    frame_stride: CountOrNull = None,
+    window_s: Annotated[float | None, Bounds(gt=0)] = None,
     frames: list[Literal["played", "reversed", "shuffled", "still"]] = ["played"],  # noqa: B006  (never changed)
     pairs: FileOrNull = None,
     root: Root = None,
@@ -60,6 +64,9 @@ def evaluate(
         output: directory for scores, figures and report.html; null is one beside the checkpoint
         report: write report.html, a page that shows the result
         num_segments: T of the test clip; null is the training's
+        sampling: which frames (--data.sampling of `stm train`); null is the training's
+        frame_stride: frames from one of a dense clip to the next; null is the training's
+        window_s: length of a clip by seconds; null is the training's
         frames: what the order of frames is worth: `reversed`, `shuffled` and `still` (one frame repeated) are measured
             beside the frames as played, which is always measured
         pairs: CSV file of the classes that are each other backwards, two names a line; null finds them from their
@@ -89,6 +96,9 @@ def evaluate(
             protocol=protocol,
             output=output,
             num_segments=num_segments,
+            sampling=sampling,
+            frame_stride=frame_stride,
+            window_s=window_s,
             num_workers=workers,
             batch_size=batch_size,
             address=address,

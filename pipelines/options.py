@@ -77,6 +77,9 @@ Root = Annotated[
 Checkpoint = Annotated[
     str, Option(help="checkpoint, or run directory for its best one (see --which)")
 ]
+CheckpointOrNull = Annotated[
+    str | None, Option(help="checkpoint, or run directory for its best one (see --which)")
+]
 CheckpointOrModel = Annotated[
     str,
     Option(

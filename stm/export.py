@@ -119,6 +119,7 @@ def describe(meta: checkpoints.Meta) -> dict[str, Any]:
     return {
         "classes": meta.classes,
         "num_frames": config.data.num_segments,
+        "frames": config.data.frames,
         "size": config.data.size,
         "mean": list(IMAGENET_MEAN),
         "std": list(IMAGENET_STD),

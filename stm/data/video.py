@@ -60,6 +60,8 @@ class Geometry:
     """Pixels, as displayed."""
     height: int
     """Pixels, as displayed."""
+    fps: float = 0.0
+    """Mean frames a second; 0.0 where nobody asks for times."""
 
     def check_length(self, name: str, num_frames: int) -> None:
         """Raise ``VideoError`` ``changed`` if the video has another number of frames."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy as np
 from stm import cluster, tracking
 from stm.checkpoint import format as checkpoints
 from stm.checkpoint.locate import find
-from stm.config import Config
+from stm.config import Config, Sampling
 from stm.data.annotations import reversing
 from stm.data.manifest import Manifest
 from stm.data.roots import IF_MOVED, absolute_root
@@ -41,6 +40,9 @@ def evaluate(
     protocol: str = "efficient",
     output: str | None = None,
     num_segments: int | None = None,
+    sampling: Sampling | None = None,
+    frame_stride: int | None = None,
+    window_s: float | None = None,
     num_workers: int = 1,
     batch_size: int = 8,
     address: str | None = None,
@@ -55,6 +57,8 @@ def evaluate(
 
     They go into ``output``, by default ``evaluate-PROTOCOL-MANIFEST`` beside the checkpoint. Without ``report`` only a
     named ``output`` is written to, and gets no page. ``tick(done, total)`` counts clips; by default the log tells.
+
+    ``num_segments``, ``sampling``, ``frame_stride`` and ``window_s`` are those of training, but for what is given.
 
     Every video must lie in the folder or URL ``root``, where one is given. Of a run directory the ``which`` checkpoint
     is measured, ``best`` or ``last``.
@@ -81,17 +85,17 @@ def evaluate(
     if located.was_chosen:
         flattered = checkpoints.chosen_on(meta, read.fingerprint, read.dataset)
     folder = output_folder(output, directory, protocol, manifest_path, report)
-    segments = num_segments or config.data.num_segments
+    data = config.data.resampled(num_segments, sampling, frame_stride, window_s)
     cluster.connect(address, num_cpus=num_workers + 1)
     logger.info(
-        f"{protocol}: {len(manifest)} videos x {chosen.num_views} views of {segments} x {config.data.size} px, "
-        f"checkpoint {directory} (step {meta.step})"
+        f"{protocol}: {len(manifest)} videos x {chosen.num_views} views of {data.num_segments} x {data.size} px, "
+        f"{data.sampling}, checkpoint {directory} (step {meta.step})"
     )
     began = time.monotonic()
     scores = score_manifest(
         manifest,
         directory,
-        chosen.clip(replace(config.data, num_segments=segments)),
+        chosen.clip(data),
         num_samplings=chosen.num_samplings,
         batch_size=batch_size,
         num_workers=num_workers,
@@ -120,7 +124,7 @@ def evaluate(
         files |= write_report(
             folder,
             protocol=protocol,
-            num_segments=segments,
+            num_segments=data.num_segments,
             checkpoint=directory,
             which=located.which,
             flattered=flattered,
@@ -136,6 +140,9 @@ def evaluate(
                 "batch_size": batch_size,
                 "output": output,
                 "root": root and absolute_root(root),
+                "sampling": sampling,
+                "frame_stride": frame_stride,
+                "window_s": window_s,
                 "frames": list(orders[1:]) or None,
                 "pairs": absolute(pairs) if isinstance(pairs, str) else None,
             },

@@ -101,7 +101,7 @@ def _score_here(
                 size = (info.num_frames, info.width, info.height)
                 for sampling in range(chosen.num_samplings):
                     seed = int(sample_seed(np.asarray(i), seed=0, epoch=sampling))
-                    clips, _ = decoder.load(path, *size, 0, seed)
+                    clips, _ = decoder.load(path, *size, 0, seed, info.fps, sampling)
                     scores[i] += classifier.scores(clips[None])[0] / chosen.num_samplings
             except VideoError as error:
                 errors[path] = error.why

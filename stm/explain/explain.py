@@ -74,7 +74,7 @@ class Network:
                 f"{self.directory}: its clips have {self.data.num_segments} frames; a frame with one "
                 "before and one after it takes 3"
             )
-        for field in ("num_segments", "size"):
+        for field in ("num_segments", "size", "sampling", "frame_stride", "window_s"):
             ours, theirs = getattr(self.data, field), getattr(other.data, field)
             if ours != theirs:
                 raise UserError(
@@ -131,7 +131,7 @@ def explain(
     folder = make_folder(output)
     rows: list[dict[str, Any]] = []
     with frames.decoder_of(network.data) as decoder:
-        for path, stem in zip(paths, _stems(paths), strict=True):
+        for path, stem in zip(paths, stems(paths), strict=True):
             try:
                 pictures = frames.read(decoder, path, network.data)
             except VideoError as error:
@@ -180,7 +180,7 @@ def _explain(
         stem.with_name(f"{stem.name}.png"),
         clip_rows(pictures.clip, seen, label, shown),
         title=title,
-        subtitle=f"{about}; the middle frame of each of {len(pictures.clip)} segments",
+        subtitle=f"{about}; {network.data.frames}",
         columns=[f"frame {k}\n{k / pictures.fps:.2f} s" for k in pictures.clip_frames],
         footer=[picture.HOW, picture.HOW_EVIDENCE],
     )
@@ -200,7 +200,7 @@ def _explain(
 
 def clip_rows(clip: np.ndarray, seen: maps.Seen, label: int, class_name: str) -> list[picture.Row]:
     """The rows of a clip's figure: its frames, the maps of each block that exist, the evidence for a class."""
-    rows = [picture.Row("input frames", "one of each segment", clip)]
+    rows = [picture.Row("input frames", "the centre crop", clip)]
     for block, kinds in seen.maps.items():
         first = True
         for kind in (kind for kind in SHOWN if kind in kinds):
@@ -225,7 +225,7 @@ def _film_layers(
     """The maps of every frame of the film, each frame seen in its own segment, and the evidence float [F, h, w]."""
     num_segments = len(pictures.clip)
     clips, clip_of, segment_of = frames.deal(
-        pictures.film_frames, pictures.num_frames, num_segments
+        pictures.film_frames, pictures.num_frames, num_segments, pictures.num_windows
     )
     at_once = max(1, _FRAMES_AT_ONCE // num_segments)
     found: dict[tuple[str, str], list[np.ndarray]] = {}
@@ -263,7 +263,7 @@ def make_folder(output: str) -> Path:
     return folder
 
 
-def _stems(paths: list[str]) -> list[str]:
+def stems(paths: list[str]) -> list[str]:
     """A file name for each video, without its suffix; a second of the same name gets a number."""
     taken: set[str] = set()
     stems = []

@@ -115,7 +115,8 @@ class PackagedNetwork:
         if isinstance(source, str) and source.startswith("data:"):
             source = _from_data_url(number, source)
         info = probe(source, self.clip.limits)
-        views, _ = load_views(source, info.num_frames, info.width, info.height, 0, 0, self.clip)
+        size = (info.num_frames, info.width, info.height)
+        views, _ = load_views(source, *size, 0, 0, self.clip, info.fps)
         return views[0]
 
 

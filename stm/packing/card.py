@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from stm.checkpoint import format as checkpoints
+from stm.config import DataConfig
 from stm.version import __version__
 
 _MOST_CLASSES = 50
@@ -43,7 +44,7 @@ def model_card(
         'model.predict({"clip": list(clips)})          # clips: uint8 [N, T, H, W, 3], RGB\n'
         'model.predict(["clip.mp4"], params={"top_k": 1})\n'
         "```\n"
-        f"A video is read as in training's test: the middle frame of each of {data.num_segments} equal segments, the "
+        f"A video is read as in training's test: {_frames(data)}, the "
         f"centre square of 224/256 of the short side, resized to {data.size} px. Clips should be cut likewise.",
         "Needs: " + ", ".join(f"`{line}`" for line in requirements) + ".",
         "## Data",
@@ -99,13 +100,21 @@ def _numbers(
     return "\n\n".join(lines)
 
 
+def _frames(data: DataConfig) -> str:
+    if data.sampling == "segments":
+        return f"the middle frame of each of {data.num_segments} equal segments"
+    return f"{data.frames}, from its middle"
+
+
 def _limits(meta: checkpoints.Meta) -> str:
     return "\n".join(
         [
             f"- It always names one of its {len(meta.classes)} classes, also for a video that shows none of them. "
             "Scores are softmax values and not calibrated: 0.9 does not mean right nine times in ten.",
             "- It sees a few frames spread over the whole video. What lasts a moment in a long video may lie between "
-            "them; cut long videos first.",
+            "them; cut long videos first."
+            if checkpoints.config_of(meta).data.sampling == "segments"
+            else "- It sees a window in the middle of the video and nothing of the rest; cut long videos first.",
             "- It knows the cameras, places and people of its training videos. Measure it on your own first.",
             "- Nobody has examined it for bias, or for decisions about persons.",
         ]

@@ -13,7 +13,7 @@ from stm.checkpoint import format as checkpoints
 from stm.checkpoint.store import CheckpointStore
 from stm.config import Config
 from stm.data.manifest import Manifest
-from stm.data.stream.clips import ClipSpec
+from stm.data.stream.clips import ClipSpec, reversal
 from stm.data.stream.graph import SHARD, StreamSpec, Validation, plan_data_config, put_videos
 from stm.data.stream.guarded import quarantine
 from stm.data.stream.plan import Position
@@ -251,10 +251,14 @@ def _next_time(store: CheckpointStore, again: str) -> str:
 
 def training_stream(config: Config, manifest: Manifest) -> StreamSpec:
     """All epochs of training on ``manifest``."""
+    if config.data.reverse != "never":
+        logger.info(reversal(config.data, manifest.classes))
     return stream_spec(
         config,
         manifest,
-        ClipSpec.training(config.data, flip=manifest.flip, flip_map=manifest.flip_map),
+        ClipSpec.training(
+            config.data, flip=manifest.flip, flip_map=manifest.flip_map, classes=manifest.classes
+        ),
         num_epochs=config.optim.epochs,
         shuffle=True,
         balance=config.data.balance,

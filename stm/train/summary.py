@@ -30,7 +30,9 @@ def schedule(config: Config, train_manifest: Manifest, val_manifest: Manifest | 
         f"{len(train_manifest.usable)} videos"
         + (f" ({left_out} unusable)" if left_out else "")
         + (f", {len(val_manifest)} to validate" if val_manifest else "")
-        + f"; {config.data.num_segments} x {config.data.size} px; {optim.epochs} epochs, global batch "
+        + f"; {config.data.num_segments} x {config.data.size} px"
+        + (f" ({config.data.frames})" if config.data.sampling != "segments" else "")
+        + f"; {optim.epochs} epochs, global batch "
         f"{optim.batch_size} ({optim.batch_size // config.train.num_workers} a worker), lr {optim.effective_lr:g}"
         + (
             f" (scaled from {optim.lr:g} at {optim.reference_batch_size})"

@@ -81,6 +81,8 @@ def check_motion(
     for network in networks:
         network.blocks(chosen)
         first.require_same_clips(network)
+    if first.data.sampling != "segments":
+        raise UserError(f"--motion_check draws frames by segments, and {first.directory} does not")
     videos = [read(row, first, seed) for row in usable_rows(manifest_path, root)]
     logger.info(f"{len(videos)} videos, as their generator draws them")
     values: dict[tuple[str, str, str], list[list[float]]] = {}

@@ -62,6 +62,23 @@ def manifests(ray_cluster, tmp_path_factory):
     return {split: str(root / f"{split}.parquet") for split in indexed}
 
 
+AUGMENTED = {
+    "sampling": "dense",
+    "frame_stride": 2,
+    "crop": "resized",
+    "flip": "swap",
+    "reverse": "swap",
+    "temporal_jitter": 0.5,
+    "color_jitter": 0.4,
+    "hue": 0.1,
+    "grey": 0.2,
+    "blur": 0.3,
+    "randaugment": 2,
+    "erasing": 0.3,
+}
+"""Whatever training draws, it must draw again where it goes on."""
+
+
 def config_for(manifests, storage, name, *, workers=1, epochs=3, **train_settings):
     return Config(
         model=ModelConfig(depth=26, width=16, dropout=0.5),
@@ -71,6 +88,7 @@ def config_for(manifests, storage, name, *, workers=1, epochs=3, **train_setting
             num_segments=4,
             size=32,
             clips_per_task=4,
+            **AUGMENTED,
         ),
         optim=OptimConfig(batch_size=4, lr=0.02, epochs=epochs, milestones=[2]),
         train=TrainConfig(

@@ -16,7 +16,7 @@ Row that leaves the plan task (a list column has one entry for each of U x B sam
     videos      list<int64>    row number among the usable videos, -1 for padding
     seeds       list<uint64>   seed of every random draw for the sample
     validation  list<bool>     [1] whether the shares belong to a validation
-    video_id, path, label, num_frames, width, height: the manifest's, "" or 0 for padding
+    video_id, path, label, num_frames, width, height, fps: the manifest's, null for padding
 
 Row that leaves a decode task (B samples, V views a sample):
 
@@ -57,7 +57,7 @@ from stm.storage import is_url, store_of
 if TYPE_CHECKING:
     import ray.data
 
-_SAMPLE_COLUMNS = ("video_id", "path", "label", "num_frames", "width", "height")
+_SAMPLE_COLUMNS = ("video_id", "path", "label", "num_frames", "width", "height", "fps")
 
 
 @dataclass(frozen=True)
@@ -297,7 +297,12 @@ def decode_shares(
                     continue
                 path, seed, labels[i] = plan["path"][j], plan["seeds"][j], plan["label"][j]
                 size = (plan["num_frames"][j], plan["width"][j], plan["height"][j])
-                load = partial(decoder.load, path, *size, int(labels[i]), seed)
+                drawn = (
+                    seed,
+                    plan["fps"][j],
+                    plan["epoch"][share],
+                )  # an evaluation's epochs are samplings
+                load = partial(decoder.load, path, *size, int(labels[i]), *drawn)
                 try:
                     with patience(patience_s if is_url(path) else 0):
                         what = f"{path} is being read"
