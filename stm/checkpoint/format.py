@@ -67,6 +67,8 @@ class Meta:
     mlflow_run_id: str | None = None
     awaits_validation: bool = False
     """Its validation runs elsewhere (``stm.train.async_validation``), and its result is not there yet."""
+    started_from: dict[str, Any] | None = None
+    """The weights that the run began with: source, sha256, summary, ...; None for random ones."""
     plugin: dict[str, str] | None = None
     """name and digest of the plugin that its blocks come from; the source is ``plugin.py``."""
     files: dict[str, list[Any]] = field(default_factory=dict)

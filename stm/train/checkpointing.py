@@ -85,6 +85,7 @@ class Checkpoints:
             versions=job.versions,
             mlflow_run_id=job.mlflow_run_id,
             awaits_validation=awaits_validation,
+            started_from=job.started_from,
         )
         state = self._replica.state()
         try:

@@ -43,18 +43,13 @@ def read_manifest(path: str | None, flag: str, root: str | None = None) -> Manif
 
 def check_network(config: Config, manifest: Manifest) -> None:
     """Build the network once in the driver, so that what is wrong with it is told before anything starts."""
-    if config.model.pretrained is None and not config.optim.groups:
+    if not config.optim.groups:
         return
-    from stm.model import build_model, load_pretrained
+    from stm.model import build_model
     from stm.train.optim import parameter_groups
 
     model = build_model(**checkpoints.model_arguments(config), num_classes=manifest.num_classes)
     parameter_groups(model, config.optim)
-    if config.model.pretrained is not None:
-        try:
-            load_pretrained(model, config.model.pretrained)
-        except (ValueError, OSError) as error:
-            raise UserError(f"--model.pretrained: {error}") from error
 
 
 def check_compiler(config: Config, placement: cluster.Placement) -> None:

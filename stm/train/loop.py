@@ -9,6 +9,7 @@ Gradients are sums over sample weights divided by the global weight: padding and
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -31,6 +32,7 @@ from stm.train.optim import learning_rate
 from stm.train.progress import BoardHandler, Pulse
 from stm.train.replica import Replica
 from stm.train.reporting import Report
+from stm.train.start import in_worker
 from stm.train.validation import validate
 
 
@@ -41,13 +43,12 @@ def train_loop(settings: dict[str, Job]) -> dict[str, Any]:
     unreadable videos): every rank agrees on it, and Ray does not retry what would only happen again. Else ``{}``.
     """
     with shown_by(BoardHandler(settings["job"].board), logging.DEBUG):
-        rank = _Rank(settings["job"])
         try:
-            rank.run()
+            rank = _Rank(settings["job"])
+            with contextlib.closing(rank.pulse):
+                rank.run()
         except StopRun as stop:
             return {"stopped": str(stop), "rows": stop.rows}
-        finally:
-            rank.pulse.close()
     return {}
 
 
@@ -69,6 +70,7 @@ class _Rank:
             self.group.device,
             self.group.world_size,
             found[0] if found else None,
+            None if found else in_worker(job),
         )
         position, history = Position(), list[dict[str, Any]]()
         if found is not None:

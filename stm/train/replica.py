@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from stm.checkpoint import format as checkpoints
 from stm.config import Config
 from stm.data.stream.graph import ClipBatch
 from stm.errors import UserError
-from stm.model import build_model, load_pretrained
+from stm.model import build_model
 from stm.model.allocator import keep_freed_memory
 from stm.model.inputs import autocast
 from stm.model.sync_batchnorm import count_batch, synchronise_batchnorm
@@ -26,7 +27,7 @@ from stm.train.transfer import Transfer
 
 
 class Replica:
-    """Network and optimizer on this rank's device, with ``checkpoint`` or the pretrained weights loaded."""
+    """Network and optimizer on this rank's device, with ``checkpoint`` loaded; without one, as ``begin`` fills them."""
 
     def __init__(
         self,
@@ -35,6 +36,7 @@ class Replica:
         device: torch.device,
         world_size: int,
         checkpoint: str | None,
+        begin: Callable[[nn.Module], Any] | None = None,
     ) -> None:
         self._config, self._device, self._world_size = config, device, world_size
         if device.type == "cpu":
@@ -54,8 +56,8 @@ class Replica:
         self._scaler = torch.amp.GradScaler(device.type, enabled=self.autocast.scale_gradients)
         if checkpoint is not None:
             self._load(checkpoint)
-        elif config.model.pretrained:
-            load_pretrained(self._module, config.model.pretrained)
+        elif begin is not None:
+            begin(self._module)
         self._model = self._data_parallel()
 
     @property

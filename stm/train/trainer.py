@@ -9,6 +9,7 @@ from dataclasses import replace
 from stm import cluster, tracking
 from stm.checkpoint import format as checkpoints
 from stm.checkpoint.lease import hold
+from stm.checkpoint.pretrained import check_name
 from stm.checkpoint.store import CheckpointStore
 from stm.config import Config
 from stm.data.manifest import Manifest
@@ -20,6 +21,7 @@ from stm.train.events import Event
 from stm.train.fit import RunEnded, fit
 from stm.train.folders import working_folder
 from stm.train.recorder import Recorder
+from stm.train.start import Start, as_begun, start_of
 from stm.train.summary import record_manifest, result_of, schedule
 from stm.version import __version__
 
@@ -41,6 +43,7 @@ def train(
     Without a Ray cluster it joins the one at ``address`` or $RAY_ADDRESS, or starts one on this machine. Raises
     ``UserError`` for anything the user can mend.
     """
+    check_name(config.model)
     checkpoints.check_model(config)
     root = config.data.root
     train_manifest = read_manifest(config.data.train, "data.train", root)
@@ -60,6 +63,9 @@ def train(
     storage = resolved(config.train.storage)
     store = CheckpointStore(join(storage, name))
     check_network(config, train_manifest)
+    start = None
+    if config.model.pretrained is not None and store.latest() is None:
+        start = start_of(config, train_manifest.classes)
 
     cluster.connect(address, num_cpus=cluster.logical_cpus(config))
     placement = cluster.place(config)
@@ -69,7 +75,9 @@ def train(
     with hold(store.run_directory) as lease:
         store = CheckpointStore(store.run_directory, lease.token)
         config = replace(config, train=replace(config.train, storage=storage, name=name))
-        return _drive(config, store, placement, train_manifest, val_manifest, on_event, again)
+        return _drive(
+            config, store, placement, train_manifest, val_manifest, start, on_event, again
+        )
 
 
 def _drive(
@@ -78,6 +86,7 @@ def _drive(
     placement: cluster.Placement,
     train_manifest: Manifest,
     val_manifest: Manifest | None,
+    start: Start | None,
     on_event: Callable[[Event], None] | None,
     again: str,
 ) -> TrainResult:
@@ -86,6 +95,11 @@ def _drive(
     previous = store.take_whole()
     if previous is not None:
         check_same_run(config, train_manifest.fingerprint, previous[1])
+        config = as_begun(config, previous[1])
+    elif start is None:  # what was there is damaged
+        start = start_of(config, train_manifest.classes)
+    begun_with = start.record if start else None
+    started_from = previous[1].started_from if previous else begun_with
     folder = working_folder(storage, name)
     folder.mkdir(parents=True, exist_ok=True)
     known_run_id = previous[1].mlflow_run_id if previous else None
@@ -110,6 +124,10 @@ def _drive(
         record_manifest(tracker, "train", config.data.train, train_manifest)
         if val_manifest is not None:
             record_manifest(tracker, "val", config.data.val, val_manifest)
+        if started_from is not None:
+            tracker.tags({"stm.started_from": started_from["summary"]})
+            if previous is None:
+                logger.info(f"begins with {started_from['summary']}")
         if previous is None:
             described = schedule(config, train_manifest, val_manifest)
             tracker.tags({"mlflow.note.content": described})
@@ -124,7 +142,7 @@ def _drive(
             logger.info(schedule(config, train_manifest, val_manifest))
             fit(
                 config, store, placement, train_manifest, val_manifest, tracker, recorder,
-                on_event, again,
+                on_event, again, start.weights if start else None, started_from,
             )  # fmt: skip
         result = result_of(store, folder, name, tracker)
         status = "FINISHED"
