@@ -146,7 +146,11 @@ def _alone(partial: Path, target: Path) -> Iterator[IO[bytes] | None]:
                 yield None
                 return
             if _identity(partial) == os.fstat(file.fileno()).st_ino:
-                yield file
+                try:
+                    yield file
+                finally:
+                    if os.fstat(file.fileno()).st_size == 0:
+                        partial.unlink(missing_ok=True)
                 return
 
 

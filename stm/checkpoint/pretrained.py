@@ -244,7 +244,12 @@ def _at_url(url: str) -> Pretrained:
     label = redact(url)
     if split_url(url)[0].lower() in ("http", "https"):
         name = re.sub(r"[^\w.-]", "_", unquote(PurePosixPath(urlsplit(url).path).name))[-100:]
-        file = download(url, _cache() / "stm" / "weights", name=name or "weights")
+        try:
+            file = download(url, _cache() / "stm" / "weights", name=name or "weights")
+        except DownloadFailed as error:
+            raise UserError(
+                f"{error}. Or fetch it yourself, and name the file: --model.pretrained {name}"
+            ) from error
         return _file(file.read_bytes(), label)
     if url.lower().endswith(_FILES):
         try:

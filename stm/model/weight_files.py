@@ -53,9 +53,9 @@ def read_state_dict(content: bytes, where: str) -> tuple[dict[str, Tensor], dict
             "dict: torch.save(model.state_dict(), path)"
         ) from error
     except Exception as error:  # each format has errors of its own for a damaged file
-        said = str(error).strip().splitlines()[:1] or [""]
+        said = str(error).strip().splitlines()[0].partition(". ")[0] if str(error).strip() else ""
         raise UserError(
-            f"{where} cannot be read ({type(error).__name__}: {said[0][:200]}). It may be cut short; fetch it again"
+            f"{where} cannot be read ({type(error).__name__}: {said[:200]}). It may be cut short; fetch it again"
         ) from error
     named = loaded if isinstance(loaded, Mapping) else {}
     for found in (loaded, *map(named.get, WRAPPERS)):

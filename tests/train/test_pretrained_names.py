@@ -162,6 +162,7 @@ def test_a_server_that_refuses_is_told_with_what_to_do(server, tmp_path, status,
     assert f"put it at {tmp_path}/torch/hub/checkpoints/{name}" in str(error.value)
     assert f"https://download.pytorch.org/models/{name}" in str(error.value)
     assert len(server.asked) == asked
+    assert kept(tmp_path) == []
 
 
 def test_without_a_server_one_message_says_which_file_goes_where(server, monkeypatch):
