@@ -80,6 +80,11 @@ def receive(found: Mapping[str, Pretrained]) -> None:
     _received.update(found)
 
 
+def forget() -> None:
+    """Nothing was found: files may be others by now."""
+    _received.clear()
+
+
 def key(model: ModelConfig) -> str:
     """What `find` would find, as one word."""
     name = str(model.pretrained)

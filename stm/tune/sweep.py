@@ -141,18 +141,21 @@ def _weights(sweep: Sweep, classes: Sequence[str]) -> dict[str, pretrained.Pretr
     """What the trials begin with, found once for all of them and tried on every network that there may be."""
     found: dict[str, pretrained.Pretrained] = {}
     tried: set[str] = set()
-    for drawn, config in networks(sweep):
-        model = replace(config.model, dropout=0.0, gradient_checkpointing=False)
-        if model.pretrained is None or repr(model) in tried or len(tried) >= _MOST_TRIED:
-            continue
-        tried.add(repr(model))
-        try:
-            start = start_of(config, classes)
-        except UserError as error:
-            raise UserError(f"space: {drawn}: {error}" if drawn else str(error)) from error
-        if start is not None:
-            found[pretrained.key(model)] = start.weights
-            pretrained.receive(found)
+    try:
+        for drawn, config in networks(sweep):
+            model = replace(config.model, dropout=0.0, gradient_checkpointing=False)
+            if model.pretrained is None or repr(model) in tried or len(tried) >= _MOST_TRIED:
+                continue
+            tried.add(repr(model))
+            try:
+                start = start_of(config, classes)
+            except UserError as error:
+                raise UserError(f"space: {drawn}: {error}" if drawn else str(error)) from error
+            if start is not None:
+                found[pretrained.key(model)] = start.weights
+                pretrained.receive(found)
+    finally:
+        pretrained.forget()
     return found
 
 
