@@ -386,5 +386,7 @@ def test_weights_of_all_trials_are_found_once_and_tried_on_every_network(tmp_pat
     either = sweep_over(**{"model.pretrained": "choice('16.pth', null)"})
     assert list(sweep_module._weights(either, ["a", "b"])) == list(found)
     with pytest.raises(UserError, match=r"space: .*'32.pth'.*It fits a model of .* width 32"):
-        sweep_module._weights(sweep_over(**{"model.pretrained": "choice('16.pth', '32.pth')"}), ["a"])
+        sweep_module._weights(
+            sweep_over(**{"model.pretrained": "choice('16.pth', '32.pth')"}), ["a"]
+        )
     assert pretrained._received == {}
