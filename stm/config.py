@@ -96,7 +96,8 @@ class ModelConfig:
     """Recompute block activations in the backward pass: less memory, about a third more time."""
 
     pretrained: str | None = None
-    """State dict to start from: torchvision-layout ResNet, or a checkpoint of ours."""
+    """Weights to start from: `imagenet` (fetches torchvision's), a run, a checkpoint, the file of a ResNet, the URL of
+    one of these, or `models:/NAME@ALIAS`. Classes of the same name keep their rows of the classifier."""
 
     def build_arguments(self) -> dict[str, Any]:
         """The arguments of ``stm.model.build_model`` (all but ``num_classes``), which also checks them.

@@ -341,19 +341,6 @@ def download(path: str, folder: Path) -> None:
     found.get(f"{escape(name)}/", f"{folder}/", recursive=True)
 
 
-@contextlib.contextmanager
-def local_copy(path: str) -> Iterator[str]:
-    """A file of a disk itself; of a store a copy on this machine, for as long as the body runs."""
-    if not is_url(path):
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix="stm-download-") as temporary:
-        copy = Path(temporary) / path.rpartition("/")[2]
-        with copy.open("wb") as file:
-            file.writelines(read_blocks(path))
-        yield str(copy)
-
-
 def make_writable(folder: str | os.PathLike[str]) -> None:
     """Make a folder, and write and remove a file in it, in a store also read and list it: better now than after hours
     of work. No bucket is made, and nothing waited for. Raises `StorageError`."""

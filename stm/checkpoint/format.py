@@ -30,7 +30,7 @@ from stm.data.stream.plan import Position
 from stm.errors import UserError
 from stm.log import get_logger
 from stm.redaction import redacted
-from stm.storage import is_url, join, local_copy, read_bytes
+from stm.storage import join, read_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -73,6 +73,8 @@ class Meta:
     """That manifest's data set."""
     awaits_validation: bool = False
     """Its validation runs elsewhere (``stm.train.async_validation``), and its result is not there yet."""
+    started_from: dict[str, Any] | None = None
+    """The weights that the run began with: source, sha256, summary, ...; None for random ones."""
     plugin: dict[str, str] | None = None
     """name and digest of the plugin that its blocks come from; the source is ``plugin.py``."""
     files: dict[str, list[Any]] = field(default_factory=dict)
@@ -296,19 +298,6 @@ def check_plugin(meta: Meta, where: str) -> None:
 def model_arguments(config: Config) -> dict[str, Any]:
     """The arguments of ``stm.model.build_model`` that come from the config (all but ``num_classes``)."""
     return config.model.build_arguments()
-
-
-def load_pretrained(model: torch.nn.Module, path: str) -> None:
-    """``stm.model.load_pretrained`` from a file or a checkpoint, on a disk or in a store."""
-    from stm.model import load_pretrained
-
-    if is_url(path) and not path.endswith((".pth", ".pt", ".safetensors")):
-        path = join(path, MODEL)
-    try:
-        with local_copy(path) as file:
-            load_pretrained(model, file)
-    except FileNotFoundError:
-        raise UserError(f"pretrained weights: there is no file {path}") from None
 
 
 def load_plugin(config: Config) -> Plugin | None:

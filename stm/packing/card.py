@@ -56,6 +56,7 @@ def model_card(
         + ", ".join(f"{library} {version}" for library, version in meta.versions.items())
         + (f"; MLflow run `{meta.mlflow_run_id}`" if meta.mlflow_run_id else "")
         + ".",
+        *([f"Began with {meta.started_from['summary']}."] if meta.started_from else []),
         "```json\n" + json.dumps(meta.config, indent=1) + "\n```",
         "## Limits",
         _limits(meta),

@@ -99,6 +99,7 @@ class Checkpoints:
             versions=job.versions,
             mlflow_run_id=job.mlflow_run_id,
             awaits_validation=awaits_validation,
+            started_from=job.started_from,
         )
         state = self._replica.state()
         if self._is_last:

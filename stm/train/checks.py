@@ -46,17 +46,9 @@ def read_manifest(path: str | None, flag: str, root: str | None = None) -> Manif
 
 
 def check_network(config: Config, manifest: Manifest) -> None:
-    """Build network and loss once in the driver, so that what is wrong with them is told before anything starts."""
+    """Refuse a loss, groups and frozen parts that do not fit network and classes, before anything starts."""
     class_terms(config, manifest.class_counts, manifest.classes)
-    if config.model.pretrained is None:
-        return
-    from stm.model import build_model
-
-    model = build_model(**checkpoints.model_arguments(config), num_classes=manifest.num_classes)
-    try:
-        checkpoints.load_pretrained(model, config.model.pretrained)
-    except (ValueError, OSError) as error:
-        raise UserError(f"--model.pretrained: {error}") from error
+    check_optimizer(config)
 
 
 def check_optimizer(config: Config) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from stm import cluster, ending, ray_compat
 from stm.checkpoint import format as checkpoints
+from stm.checkpoint.pretrained import Pretrained
 from stm.checkpoint.store import CheckpointStore
 from stm.config import Config
 from stm.data.manifest import Manifest
@@ -64,14 +65,19 @@ def fit(
     recorder: Recorder,
     on_event: Callable[[Event], None] | None = None,
     again: str = "the same command",
+    weights: Pretrained | None = None,
+    started_from: dict[str, Any] | None = None,
 ) -> None:
     """Train from the last checkpoint to the end of the last epoch, on the workers of ``placement``.
 
-    ``val_fingerprint`` is that of the validation manifest as it was read. Where a signal is to end the command, a
-    checkpoint is asked for before. ``again`` says what continues the run.
+    ``val_fingerprint`` is that of the validation manifest as it was read. A run without a checkpoint begins with
+    ``weights``, which ``started_from`` describes. Where a signal is to end the command, a checkpoint is asked for
+    before. ``again`` says what continues the run.
 
     Raises ``RunStopped``, ``RunFailed`` or ``RunEnded`` where it does not come to that.
     """
+    import ray
+
     validator = None
     if val_manifest is not None and placement.validation_cpus:
         validator = AsyncValidation(config, val_manifest, val_fingerprint, store, recorder)
@@ -114,6 +120,8 @@ def fit(
             board=actor,
             mlflow_run_id=tracker.run_id,
             versions=versions(),
+            weights=None if weights is None else ray.put(weights),
+            started_from=started_from,
             plugin=checkpoints.load_plugin(config),
         )
         streams = plan_data_config(

@@ -9,6 +9,7 @@ from dataclasses import replace
 from stm import cluster, tracking
 from stm.checkpoint import format as checkpoints
 from stm.checkpoint.lease import hold
+from stm.checkpoint.pretrained import check_name
 from stm.checkpoint.store import CheckpointStore
 from stm.config import Config
 from stm.data.manifest import Manifest
@@ -20,7 +21,6 @@ from stm.storage import StorageError, is_url, join, make_writable, resolved
 from stm.train.checks import (
     check_compiler,
     check_network,
-    check_optimizer,
     check_same_run,
     read_manifest,
 )
@@ -28,6 +28,7 @@ from stm.train.events import Event
 from stm.train.finished import end_of, say_finished
 from stm.train.folders import working_folder
 from stm.train.recorder import Recorder
+from stm.train.start import Start, as_begun, start_of
 from stm.train.summary import (
     parameters,
     record_manifest,
@@ -58,6 +59,7 @@ def train(
     Without a Ray cluster it joins the one at ``address`` or $RAY_ADDRESS, or starts one on this machine. Raises
     ``UserError`` for anything the user can mend.
     """
+    check_name(config.model)
     root = config.data.root
     train_manifest = read_manifest(config.data.train, "data.train", root)
     val_manifest = read_manifest(config.data.val, "data.val", root) if config.data.val else None
@@ -83,7 +85,7 @@ def train(
         tracking=tracking.named(config.tracking),
     )
     end = end_of(config, store) if named else None
-    placement = None
+    placement = start = None
     if end is not None:
         check_same_run(config, train_manifest.fingerprint, end)
         folder = working_folder(storage, name)
@@ -94,10 +96,11 @@ def train(
     else:
         checkpoints.check_model(config)
         check_network(config, train_manifest)
-        check_optimizer(config)
         if is_url(storage):  # before Ray starts, since nothing is left there
             tracking.tracking_uri(config.tracking, storage)
             make_writable(store.run_directory)
+        if config.model.pretrained is not None and store.latest() is None:
+            start = start_of(config, train_manifest.classes)
         cluster.connect(address, num_cpus=cluster.logical_cpus(config))
         placement = cluster.place(config)
         check_compiler(config, placement)
@@ -107,7 +110,15 @@ def train(
     with patience(config.train.store_patience_s), hold(store.run_directory) as lease:
         store = CheckpointStore(store.run_directory, lease.token)
         return _drive(
-            config, store, placement, train_manifest, val_manifest, val_fingerprint, on_event, again
+            config,
+            store,
+            placement,
+            train_manifest,
+            val_manifest,
+            val_fingerprint,
+            start,
+            on_event,
+            again,
         )
 
 
@@ -118,6 +129,7 @@ def _drive(
     train_manifest: Manifest,
     val_manifest: Manifest | None,
     val_fingerprint: str,
+    start: Start | None,
     on_event: Callable[[Event], None] | None,
     again: str,
 ) -> TrainResult:
@@ -131,6 +143,11 @@ def _drive(
     previous = store.take_whole()
     if previous is not None:
         check_same_run(config, train_manifest.fingerprint, previous[1])
+        config = as_begun(config, previous[1])
+    elif start is None:  # what was there is damaged
+        start = start_of(config, train_manifest.classes)
+    begun_with = start.record if start else None
+    started_from = previous[1].started_from if previous else begun_with
     folder = working_folder(storage, name)
     folder.mkdir(parents=True, exist_ok=True)
     known_run_id = previous[1].mlflow_run_id if previous else None
@@ -155,6 +172,10 @@ def _drive(
         record_manifest(tracker, "train", config.data.train, train_manifest)
         if val_manifest is not None:
             record_manifest(tracker, "val", config.data.val, val_manifest)
+        if started_from is not None:
+            tracker.tags({"stm.started_from": started_from["summary"]})
+            if previous is None:
+                logger.info(f"begins with {started_from['summary']}")
         if previous is None:
             described = schedule(config, train_manifest, val_manifest)
             tracker.tags({"mlflow.note.content": described})
@@ -172,8 +193,8 @@ def _drive(
             for warning in schedule_warnings(config, train_manifest, previous and previous[1]):
                 logger.warning(warning)
             fit(
-                config, store, placement, train_manifest, val_manifest, val_fingerprint, tracker,
-                recorder, on_event, again,
+                config, store, placement, train_manifest, val_manifest, val_fingerprint, tracker, recorder,
+                on_event, again, start.weights if start else None, started_from,
             )  # fmt: skip
         result = result_of(store, name, tracker.run_id)
         record_result(tracker, folder, result, config.tracking.log_model)

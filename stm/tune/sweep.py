@@ -10,19 +10,24 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from stm import cluster, ending, ray_compat, tracking
 from stm.checkpoint import format as checkpoints
+from stm.checkpoint import pretrained
 from stm.data.annotations.formats import test_list_of
+from stm.data.manifest import Manifest
 from stm.errors import UserError
 from stm.log import get_logger
 from stm.storage import is_url, join, make_writable, resolved, write_bytes
 from stm.train.checks import check_network, read_manifest
 from stm.train.folders import ray_storage, working_folder
+from stm.train.start import start_of
 from stm.tune import record, results
+from stm.tune.checking import networks
 from stm.tune.notice import KEEP_S, give, open_notice
 from stm.tune.placement import Shares, share
 from stm.tune.settings import Sweep
@@ -31,6 +36,9 @@ logger = get_logger(__name__)
 
 TRIAL_MEMORY_BYTES = 256 * 2**20
 """What a trial's own process reserves. It needs no CPU: its training does, and reserves its own."""
+
+_MOST_TRIED = 32
+"""Networks of a search that are tried with the weights that they begin with; it takes a second each."""
 
 # Read by Ray Tune; a value the user has set wins.
 _ENVIRONMENT = {
@@ -48,8 +56,11 @@ def run_sweep(sweep: Sweep, *, address: str | None = None) -> dict[str, Any]:
     importance and files. Raises ``UserError`` for what the user can mend, before anything starts where it can be known,
     and KeyboardInterrupt where the sweep was interrupted.
     """
+    import ray
+
     started = time.monotonic()
-    num_videos, epochs = _check_data(sweep)
+    train, epochs = _check_data(sweep)
+    num_videos = len(train.usable)
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     base = sweep.base
@@ -57,8 +68,9 @@ def run_sweep(sweep: Sweep, *, address: str | None = None) -> dict[str, Any]:
     uri = tracking.tracking_uri(base.tracking, storage)
     if is_url(storage):
         make_writable(join(storage, sweep.name))
-    cluster.connect(address, num_cpus=cluster.logical_cpus(base), dashboard=True)
     folder = working_folder(storage, sweep.name)
+    weights = {} if _is_complete(sweep, folder) else _weights(sweep, train.classes)
+    cluster.connect(address, num_cpus=cluster.logical_cpus(base), dashboard=True)
     shares = _place(sweep, folder)
     logger.info(
         f"sweep {sweep.name}: {sweep.num_trials} trials of up to {epochs} epochs in {folder}"
@@ -93,6 +105,7 @@ def run_sweep(sweep: Sweep, *, address: str | None = None) -> dict[str, Any]:
                     parent=parent,
                     plugin=checkpoints.load_plugin(sweep.base),
                     notice=notice,
+                    weights={name: ray.put(found) for name, found in weights.items()},
                 )
                 with ending.stopping(lambda: _stop_tune(notice)):
                     interrupted = _run_trials(job, folder)
@@ -175,8 +188,30 @@ def _give_notice(notice: Any) -> None:
     thread.join(KEEP_S + 5)  # in a handler of signals, where Ray is not to be asked
 
 
-def _check_data(sweep: Sweep) -> tuple[int, int]:
-    """Videos of an epoch, and the epochs of a trial."""
+def _weights(sweep: Sweep, classes: Sequence[str]) -> dict[str, pretrained.Pretrained]:
+    """What the trials begin with, found once for all of them and tried on every network that there may be."""
+    found: dict[str, pretrained.Pretrained] = {}
+    tried: set[str] = set()
+    try:
+        for drawn, config in networks(sweep):
+            model = replace(config.model, dropout=0.0, gradient_checkpointing=False)
+            if model.pretrained is None or repr(model) in tried or len(tried) >= _MOST_TRIED:
+                continue
+            tried.add(repr(model))
+            try:
+                start = start_of(config, classes)
+            except UserError as error:
+                raise UserError(f"space: {drawn}: {error}" if drawn else str(error)) from error
+            if start is not None:
+                found[pretrained.key(model)] = start.weights
+                pretrained.receive(found)
+    finally:
+        pretrained.forget()
+    return found
+
+
+def _check_data(sweep: Sweep) -> tuple[Manifest, int]:
+    """What is trained on, and the epochs of a trial."""
     base = sweep.base
     train = read_manifest(base.data.train, "data.train", base.data.root)
     val = read_manifest(base.data.val, "data.val", base.data.root)
@@ -189,14 +224,13 @@ def _check_data(sweep: Sweep) -> tuple[int, int]:
             "flatters"
         )
     check_network(base, train)
-    num_videos = len(train.usable)
-    epochs = sweep.epochs(num_videos)
+    epochs = sweep.epochs(len(train.usable))
     grace = sweep.scheduler.grace_epochs or base.train.val_every_epochs
     if sweep.scheduler.name == "asha" and grace > epochs:
         raise UserError(
             f"scheduler.grace_epochs {grace} is more than the budget of {epochs} epochs"
         )
-    return num_videos, epochs
+    return train, epochs
 
 
 def _place(sweep: Sweep, folder: Path) -> Shares:

@@ -15,13 +15,14 @@ import re
 import shutil
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
 
+from stm.checkpoint import pretrained
 from stm.checkpoint.format import META, Meta, config_of, read_meta
 from stm.checkpoint.store import CheckpointStore
 from stm.config import Config
@@ -59,6 +60,8 @@ class Job:
     shares: Shares
     parent: record.Parent | None
     """The sweep's MLflow run."""
+    weights: dict[str, Any] = field(default_factory=dict)
+    """Reference to what trials begin with (`Pretrained`), by `pretrained.key`."""
     plugin: Plugin | None = None
     """The source of the networks' blocks, where they are the user's own."""
     notice: Any = None
@@ -70,6 +73,7 @@ class Job:
     def config_of(self, drawn: dict[str, Any], trial_id: str) -> Config:
         """The settings of a trial's run on this cluster."""
         config = self.sweep.config_of(drawn, self.epochs)
+        name = config.model.pretrained
         return replace(
             config,
             data=replace(
@@ -79,7 +83,7 @@ class Job:
                 root=_absolute(config.data.root),
                 max_cpus=max(self.shares.data_cpus, config.data.cpus_per_task),
             ),
-            model=replace(config.model, pretrained=_absolute(config.model.pretrained)),
+            model=replace(config.model, pretrained=name and pretrained.absolute(name)),
             train=replace(
                 config.train,
                 name=self.run_name(trial_id),
@@ -194,6 +198,8 @@ class Trial(tune.Trainable):
             self._cost = Cost(self._store.run_directory, self._job.shares.cost_per_s)
             self._report_what_is_known()
             plugins.receive([self._job.plugin] if self._job.plugin else [])
+            if (found := self._job.weights.get(pretrained.key(config.model))) is not None:
+                pretrained.receive({pretrained.key(config.model): ray.get(found)})
             handler = logging.FileHandler(folder / "trial.log")
             listener = Listener(self._job.notice, self.trial_id, self._keep)
             with (

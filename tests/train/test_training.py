@@ -306,6 +306,56 @@ def test_validation_counts_every_row_and_the_unreadable_one_as_wrong(undisturbed
     assert any("22 videos (2 unusable)" in line for line in said)
 
 
+def test_a_run_begins_with_another_and_goes_on_without_it(manifests, undisturbed, tmp_path):
+    """Its rate is all but 0: what it ends with is what it began with. It goes on when the other is gone."""
+    _, source, _ = undisturbed(2)
+    shutil.copytree(Path(source["last_checkpoint"]), tmp_path / "source")
+    config = config_for(manifests, tmp_path, "second", workers=2, epochs=1)
+    config = replace(
+        config,
+        model=replace(config.model, pretrained=str(tmp_path / "source")),
+        optim=replace(config.optim, lr=1e-30, milestones=[]),
+    )
+    with logged() as said:
+        result = train(config)
+    before, after = checkpoints.read_weights(tmp_path / "source"), final(result)
+    for name in (
+        "conv1.weight",
+        "layer1.0.temporal.weight",
+        "layer4.1.cmm.expand.weight",
+        "fc.weight",
+    ):
+        torch.testing.assert_close(after[name], before[name], rtol=1e-6, atol=0)
+    began = checkpoints.read_meta(result["last_checkpoint"]).started_from
+    assert began["classifier_rows"] == 8
+    assert any(line.startswith("begins with") and began["summary"] in line for line in said)
+
+    shutil.rmtree(tmp_path / "source")
+    longer = replace(config, optim=replace(config.optim, epochs=2))
+    assert checkpoints.read_meta(train(longer)["last_checkpoint"]).started_from == began
+    other = replace(longer, model=replace(longer.model, pretrained=None))
+    other = replace(other, optim=replace(other.optim, epochs=3))
+    assert checkpoints.read_meta(train(other)["last_checkpoint"]).started_from == began
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ({"pretrained": "no/such"}, "--model.pretrained no/such: there is no such file"),
+        ({"pretrained": "imagenet"}, "publishes no ResNet of depth 26"),
+    ],
+    ids=str,
+)
+def test_a_run_that_cannot_begin_is_refused_before_it_makes_a_folder(
+    manifests, tmp_path, model, words
+):
+    config = config_for(manifests, tmp_path, "third")
+    with pytest.raises(UserError) as error:
+        train(replace(config, model=replace(config.model, **model)))
+    assert words in str(error.value)
+    assert not (tmp_path / "third").exists()
+
+
 def test_a_finished_run_is_not_trained_again_unless_it_is_made_longer(undisturbed, tmp_path):
     config, first, _ = undisturbed(2)
     with logged() as said:

@@ -9,6 +9,7 @@ import signal
 from dataclasses import replace
 
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -379,3 +380,38 @@ def test_a_part_that_the_network_lacks_is_refused_before_any_trial():
             "base: {data: {train: a, val: b}, optim: {freeze: [layer9]}}\n"
             "space: {optim.momentum: choice(0.5)}"
         )
+
+
+def test_weights_of_all_trials_are_found_once_and_tried_on_every_network(tmp_path, monkeypatch):
+    from stm.checkpoint import pretrained
+    from stm.model import build_model
+    from stm.tune.trial import Job
+
+    monkeypatch.chdir(tmp_path)
+    for width in (16, 32):
+        network = build_model("tsn", depth=26, num_classes=9, width=width)
+        torch.save(network.state_dict(), f"{width}.pth")
+    base = {
+        "data": {"train": "a.parquet", "val": "b.parquet"},
+        "model": {"depth": 26, "width": 16, "pretrained": "16.pth"},
+    }
+
+    def sweep_over(**space):
+        return reading.parse_sweep(yaml.safe_dump({"base": base, "space": space, "num_trials": 2}))
+
+    rates = sweep_over(**{"optim.lr": "loguniform(1e-4, 1e-1)"})
+    found = sweep_module._weights(rates, ["a", "b"])
+    assert list(found) == [str(tmp_path / "16.pth")]
+    shares = share(cluster.Placement(1, 1.0, False, 1.0), cpus=4, gpus=0, num_trials=1)
+    job = Job(
+        sweep=rates, storage=str(tmp_path), epochs=1, num_videos=1, shares=shares, parent=None
+    )
+    assert pretrained.key(job.config_of({"optim.lr": 0.1}, "1").model) in found
+
+    either = sweep_over(**{"model.pretrained": "choice('16.pth', null)"})
+    assert list(sweep_module._weights(either, ["a", "b"])) == list(found)
+    with pytest.raises(UserError, match=r"space: .*'32.pth'.*It fits a model of .* width 32"):
+        sweep_module._weights(
+            sweep_over(**{"model.pretrained": "choice('16.pth', '32.pth')"}), ["a"]
+        )
+    assert pretrained._received == {}
