@@ -14,6 +14,7 @@ from pipelines.options import (
     OutputOrNull,
     Protocol,
     Root,
+    Which,
 )
 from stm.errors import UserError
 from stm.progress_view import progress_view
@@ -24,6 +25,7 @@ from stm.storage import is_url
 def evaluate(
     *,
     checkpoint: str | None = None,
+    which: Which = "best",
     manifest: str | None = None,
     fuse: FilesOrNull = None,
     shares: list[float] | None = None,
@@ -31,7 +33,6 @@ def evaluate(
     output: OutputOrNull = None,
     report: bool = True,
     num_segments: CountOrNull = None,
-    which: Literal["best", "last"] = "best",
     frames: list[Literal["played", "reversed", "shuffled", "still"]] = ["played"],  # noqa: B006  (never changed)
     pairs: FileOrNull = None,
     root: Root = None,
@@ -63,7 +64,6 @@ def evaluate(
             beside the frames as played, which is always measured
         pairs: CSV file of the classes that are each other backwards, two names a line; null finds them from their
             names where --frames asks for more than `played`
-        which: of a run directory, the checkpoint that is best by validation, or the last one
         workers: processes that run the network
         batch_size: clips a process takes at once
     """
@@ -110,6 +110,8 @@ def show(result: dict[str, Any]) -> str:
         f"mean class {result['mean_class_accuracy']:.2%}{over}   "
         f"N = {result['num_videos']}, of which {result['unreadable']} unreadable and counted as wrong"
     ]
+    if result["flattered"]:
+        lines.append(f"  {result['flattered']}")
     if len(result["per_class"]) <= 30:
         width = max(len(one_line(name)) for name in result["per_class"])
         for name, accuracy in result["per_class"].items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from pipelines.options import Address, Checkpoint, Output, OutputOrNull, Root, Videos
+from pipelines.options import Address, Checkpoint, Output, OutputOrNull, Root, Videos, Which
 from stm.errors import UserError
 from stm.redaction import one_line
 
@@ -14,6 +14,7 @@ def explain(
     videos: Videos = [],  # noqa: B006  (never changed)
     *,
     checkpoint: Checkpoint,
+    which: Which = "best",
     block: list[str] | None = None,
     class_: str | None = None,
     output: Output = "explain",
@@ -63,6 +64,7 @@ def explain(
         return check_motion(
             checkpoints,
             motion_check,
+            which=which,
             root=root,
             blocks=block,
             seed=seed,
@@ -82,6 +84,7 @@ def explain(
             backwards,
             block=block[0] if block else None,
             compare=compare,
+            which=which,
         )
     from stm.explain.explain import explain as draw
 
@@ -91,6 +94,7 @@ def explain(
         blocks=block,
         output=output,
         class_name=class_,
+        which=which,
     )
 
 

@@ -13,6 +13,7 @@ from pipelines.options import (
     CountOrNull,
     Positive,
     Tracking,
+    Which,
 )
 from stm.bounds import Bounds
 
@@ -20,6 +21,7 @@ from stm.bounds import Bounds
 def serve(
     *,
     checkpoint: CheckpointOrModel,
+    which: Which = "best",
     tracking: Tracking = None,
     host: str = "127.0.0.1",
     port: Annotated[int, Bounds(ge=1, le=65535)] = 8000,
@@ -82,6 +84,7 @@ def serve(
             num_replicas=replicas,
             num_decoders=decoders,
             tracking=tracking,
+            which=which,
             address=address,
             allowed_hosts=allowed_hosts,
             token=token,

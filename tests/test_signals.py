@@ -202,11 +202,23 @@ def keep(seconds):
     time.sleep(float(sys.argv[1]))
     print("kept", file=sys.stderr, flush=True)
 
+stopped = []
+
+def stop():
+    try:
+        keep(0.0)
+    except KeyboardInterrupt:
+        print("given up", file=sys.stderr, flush=True)
+    stopped.append(True)
+    return True
+
 with ending.by_signals():
     try:
-        with ending.keeping(keep):
+        with ending.stopping(stop) if sys.argv[2:] else ending.keeping(keep):
             print("ready", file=sys.stderr, flush=True)
-            time.sleep(60)
+            while not stopped:
+                time.sleep(0.1)
+        raise ending.Ended(ending.received())
     except KeyboardInterrupt as error:
         print(ending.told(error), file=sys.stderr, flush=True)
         time.sleep(1)  # a signal in the middle of the end
@@ -223,8 +235,8 @@ def rules(tmp_path, monkeypatch):
     python_path = os.environ.get("PYTHONPATH", "")
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{tmp_path}{os.pathsep}{python_path}")
 
-    def start(keep_s):
-        command = Command(tmp_path, str(keep_s), module="rules")
+    def start(keep_s, *words):
+        command = Command(tmp_path, str(keep_s), *words, module="rules")
         command.wait_for("ready")
         return command
 
@@ -257,6 +269,16 @@ def test_a_second_signal_gives_up_what_is_being_kept(rules):
     command.process.send_signal(signal.SIGINT)
     assert command.ended() == 143, "the first signal counts"
     assert command.said.split("\n") == ["ready", "keeping", "ended by SIGTERM", "cleaned", ""]
+
+
+def test_a_second_signal_gives_up_what_an_orderly_stop_waits_for(rules):
+    command = rules(50.0, "stop")
+    command.process.send_signal(signal.SIGTERM)
+    command.wait_for("keeping")
+    command.process.send_signal(signal.SIGTERM)
+    assert command.ended() == 143
+    said = ["ready", "keeping", "given up", "ended by SIGTERM", "cleaned", ""]
+    assert command.said.split("\n") == said
 
 
 def test_ctrl_c_keeps_nothing(rules):

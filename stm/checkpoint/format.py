@@ -67,6 +67,10 @@ class Meta:
     metrics: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     mlflow_run_id: str | None = None
+    val_fingerprint: str = ""
+    """Of the manifest that the run is validated on at this point, as it was read; "" without one, or unknown."""
+    val_dataset: str = ""
+    """That manifest's data set."""
     awaits_validation: bool = False
     """Its validation runs elsewhere (``stm.train.async_validation``), and its result is not there yet."""
     plugin: dict[str, str] | None = None
@@ -241,6 +245,27 @@ def unsealed(text: str) -> dict[str, Any]:
 
 def _checksum(content: bytes | memoryview) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def chosen_on(meta: Meta, fingerprint: str, dataset: str) -> str | None:
+    """Why the figure of a run's best checkpoint flatters, measured on the manifest of ``fingerprint``: that chose it.
+
+    None where best was chosen on other videos, or not at all.
+    """
+    if "val_top1" not in meta.metrics:
+        return None
+    from stm.data.annotations.formats import test_list_of
+
+    if (name := test_list_of(meta.val_dataset)) and dataset == meta.val_dataset:
+        return (
+            f"{name} publishes no validation list, so best was chosen on its test list, which flatters: the figure to "
+            "report is the last checkpoint's (--which last)"
+        )
+    if fingerprint and fingerprint == meta.val_fingerprint:
+        return (
+            "best was chosen on these very videos, which flatters; the last (--which last) was not"
+        )
+    return None
 
 
 def config_of(meta: Meta) -> Config:

@@ -11,7 +11,7 @@ import numpy as np
 
 from stm import cluster, tracking
 from stm.checkpoint import format as checkpoints
-from stm.checkpoint.locate import resolve
+from stm.checkpoint.locate import find
 from stm.config import Config
 from stm.data.annotations import reversing
 from stm.data.manifest import Manifest
@@ -67,8 +67,8 @@ def evaluate(
     ``UserError`` for what the user can mend.
     """
     chosen, orders = named_protocol(protocol), checked(frames)
-    directory = resolve(checkpoint, which)
-    meta = checkpoints.read_meta(directory)
+    located = find(checkpoint, which)
+    directory, meta = located.directory, located.meta
     checkpoints.check_plugin(meta, directory)
     read = Manifest.read(manifest_path, root)
     manifest = read.with_classes(
@@ -77,6 +77,9 @@ def evaluate(
     of_time = len(orders) > 1 or pairs is not None
     pairs_of_labels = _pairs(pairs, meta.classes) if of_time else []
     config = checkpoints.config_of(meta)
+    flattered = None
+    if located.was_chosen:
+        flattered = checkpoints.chosen_on(meta, read.fingerprint, read.dataset)
     folder = output_folder(output, directory, protocol, manifest_path, report)
     segments = num_segments or config.data.num_segments
     cluster.connect(address, num_cpus=num_workers + 1)
@@ -119,6 +122,8 @@ def evaluate(
             protocol=protocol,
             num_segments=segments,
             checkpoint=directory,
+            which=located.which,
+            flattered=flattered,
             meta=meta,
             manifest_path=manifest_path,
             manifest=manifest,
@@ -149,6 +154,8 @@ def evaluate(
         failures=scores.failures,
         files=files,
         frames=use.as_dict(meta.classes) if use else None,
+        taken=located.taken,
+        flattered=flattered,
     )
     _record(config, run_folder(directory), meta, protocol, result)
     return result

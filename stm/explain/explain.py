@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from stm.checkpoint import format as checkpoints
-from stm.checkpoint.locate import resolve
+from stm.checkpoint.locate import find
 from stm.checkpoint.network import load_network
 from stm.config import DataConfig
 from stm.data.decode import VideoError
@@ -43,9 +43,9 @@ _FRAMES_AT_ONCE = 32
 class Network:
     """The network of a checkpoint, and what is known of it."""
 
-    def __init__(self, checkpoint: str) -> None:
-        self.directory = resolve(checkpoint)
-        meta = checkpoints.read_meta(self.directory)
+    def __init__(self, checkpoint: str, which: str = "best") -> None:
+        located = find(checkpoint, which)
+        self.directory, meta, self.taken = located.directory, located.meta, located.taken
         self.model = load_network(self.directory)
         self.device = self.model.fc.weight.device
         self.classes: list[str] = meta.classes
@@ -103,25 +103,26 @@ def explain(
     blocks: Sequence[str] | None = None,
     output: str = "explain",
     class_name: str | None = None,
+    which: str = "best",
 ) -> dict[str, Any]:
     """Write ``output/<video>.png`` and ``output/<video>.mp4`` for every video.
 
     Args:
-        checkpoint: A checkpoint, or a run directory for its best one.
+        checkpoint: A checkpoint, or a run directory for its ``which`` one, best or last.
         sources: Videos, and folders of them.
         blocks: Blocks by their names in the network, such as ``layer1.0``; None is ``maps.default_block``.
         output: Folder to write into.
         class_name: Class whose evidence is drawn; None is the one predicted for each video.
 
     Returns:
-        ``{"checkpoint", "variant", "blocks", "num_videos", "unreadable", "videos": [{"path", "top5", "class",
+        ``{"checkpoint", "taken", "variant", "blocks", "num_videos", "unreadable", "videos": [{"path", "top5", "class",
         "picture", "film"} or {"path", "error"}]}``.
 
     Raises:
         UserError: A block or class does not exist, no video can be read, or the folder cannot be written.
     """
     paths = find_videos(sources)
-    network = Network(checkpoint)
+    network = Network(checkpoint, which)
     names = network.blocks(blocks)
     if len(names) > MOST_BLOCKS:
         raise UserError(f"--block: {len(names)} blocks; one picture has room for {MOST_BLOCKS}")
@@ -148,6 +149,7 @@ def explain(
         )
     return {
         "checkpoint": network.directory,
+        "taken": network.taken,
         "variant": network.model.variant,
         "blocks": names,
         "num_videos": len(rows),

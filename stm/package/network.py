@@ -27,12 +27,12 @@ import numpy as np
 from stm.checkpoint import format as checkpoints
 from stm.data.decode import VideoError, probe
 from stm.evaluate.protocols import protocol
+from stm.packing.contents import TOP_K
 from stm.scoring.inference import Classifier
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TOP_K = 5
 _BATCH = 8
 
 

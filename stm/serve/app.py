@@ -44,6 +44,7 @@ def running(
     num_replicas: int = 1,
     num_decoders: int | None = None,
     tracking: str | None = None,
+    which: str = "best",
     address: str | None = None,
     allowed_hosts: list[str] | None = None,
     token: str | None = None,
@@ -51,7 +52,8 @@ def running(
     """Serve a checkpoint while the block runs; yields the server's URL. Requests in work are finished at the end.
 
     Args:
-        checkpoint: checkpoint, run directory, or ``models:/NAME@champion``; every node must reach it.
+        checkpoint: checkpoint, run directory for its ``which`` one (best or last), or ``models:/NAME@champion``; every
+            node must reach it.
         limits: a ``stm.serve.front.Limits``.
         num_replicas: processes with the network.
         num_decoders: processes that decode; None is one a core, up to four.
@@ -64,10 +66,10 @@ def running(
     """
     require_serve()
     doors = _doors(allowed_hosts, token)
-    located = locate(checkpoint, tracking)
+    located = locate(checkpoint, tracking, which)
     if not located.label.startswith(PREFIX):  # strangers need not know this machine's folders
         located = replace(located, label="/".join(located.directory.rstrip("/").split("/")[-2:]))
-    meta = checkpoints.read_meta(located.directory)
+    meta = located.meta
     checkpoints.check_plugin(meta, located.directory)
     decoders = num_decoders or min(4, os.cpu_count() or 1)
     _require_free(host, port)

@@ -33,10 +33,12 @@ class AsyncValidation:
         self,
         config: Config,
         manifest: Manifest,
+        fingerprint: str,
         store: CheckpointStore,
         recorder: Recorder,
     ) -> None:
         self._config, self._manifest, self._store = config, manifest, store
+        self._fingerprint = fingerprint
         self._recorder = recorder
         self._asked = threading.Event()
         self._done = False
@@ -64,16 +66,18 @@ class AsyncValidation:
             self._asked.clear()
             last_round = self._done
             try:
-                found = self._store.checkpoints()
+                found = [pair for pair in self._store.checkpoints() if pair[1].awaits_validation]
             except StorageError as error:
                 logger.warning(f"checkpoints wait for their validation: {error}")
                 if last_round:
                     return
                 continue
-            waiting = [path for path, meta in found if meta.awaits_validation]
+            ours = ("", self._fingerprint)  # of an older version, and those of this manifest
+            waiting = [path for path, meta in found if meta.val_fingerprint in ours]
             if waiting:
+                older = [path for path, _ in found if path != waiting[-1]]
                 try:
-                    self._validate(waiting[-1], passed_over=waiting[:-1])
+                    self._validate(waiting[-1], passed_over=older)
                 except StorageAway as error:  # it is tried again when the store answers
                     logger.warning(f"validation of {waiting[-1]} waits: {error}")
                 except Exception as error:  # training must not end for it

@@ -86,6 +86,8 @@ class Checkpoints:
             position=place.position,
             step=place.step,
             fingerprint=job.fingerprint,
+            val_fingerprint=job.val_fingerprint,
+            val_dataset=job.val_dataset,
             world_size=self._group.world_size,
             metrics=metrics,
             versions=job.versions,

@@ -100,17 +100,15 @@ def check_same_run(config: Config, fingerprint: str, meta: checkpoints.Meta) -> 
             f"({now and now[:12]}): choose another --train.name, or give the same file"
         )
     trained = Config.from_dict(meta.config)
-    old, new = flat(trained.to_dict()), flat(config.to_dict())
     unused = {
         f"optim.{name}" for name in trained.optim.without_effect & config.optim.without_effect
     }
     if trained.optim.milestone_epochs == config.optim.milestone_epochs:
         unused.add("optim.milestones")  # [30] and [0.6] are one of 50 epochs
     changed = [
-        f"{key}: was {old.get(key)}, now {new.get(key)}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-        and key not in _FREE_ON_RESUME | unused
+        f"{key}: was {old}, now {new}"
+        for key, old, new in changed_settings(config, meta)
+        if key not in _FREE_ON_RESUME | unused
         and not key.startswith("tracking.")
         and (not key.startswith("train.") or key == "train.seed")
     ]
@@ -119,6 +117,13 @@ def check_same_run(config: Config, fingerprint: str, meta: checkpoints.Meta) -> 
             f"run {config.train.name!r} exists with other settings ({'; '.join(changed)}): "
             "choose another --train.name, or set them back to continue it"
         )
+
+
+def changed_settings(config: Config, meta: checkpoints.Meta) -> list[tuple[str, Any, Any]]:
+    """Dotted name, value in the checkpoint and value now, of each setting that differs."""
+    old, new = flat(Config.from_dict(meta.config).to_dict()), flat(config.to_dict())
+    keys = sorted(old.keys() | new.keys())
+    return [(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)]
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

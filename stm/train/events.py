@@ -17,9 +17,11 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class Controlled(Event):
-    """The first after each start: ``ray.kill(event.controller)`` ends the run."""
+    """The first after each start: ``ray.kill(event.controller)`` ends the run, and
+    ``event.board.ask_for_checkpoint.remote()`` has the workers keep a checkpoint at their next step."""
 
     controller: Any
+    board: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,6 +58,7 @@ def fit(
     placement: cluster.Placement,
     train_manifest: Manifest,
     val_manifest: Manifest | None,
+    val_fingerprint: str,
     tracker: Tracker,
     recorder: Recorder,
     on_event: Callable[[Event], None] | None = None,
@@ -65,13 +66,14 @@ def fit(
 ) -> None:
     """Train from the last checkpoint to the end of the last epoch, on the workers of ``placement``.
 
-    Where a signal is to end the command, a checkpoint is asked for before. ``again`` says what continues the run.
+    ``val_fingerprint`` is that of the validation manifest as it was read. Where a signal is to end the command, a
+    checkpoint is asked for before. ``again`` says what continues the run.
 
     Raises ``RunStopped``, ``RunFailed`` or ``RunEnded`` where it does not come to that.
     """
     validator = None
     if val_manifest is not None and placement.validation_cpus:
-        validator = AsyncValidation(config, val_manifest, store, recorder)
+        validator = AsyncValidation(config, val_manifest, val_fingerprint, store, recorder)
 
     started, kept = threading.Event(), threading.Event()
 
@@ -100,6 +102,8 @@ def fit(
             classes=list(train_manifest.classes),
             dataset=train_manifest.dataset,
             fingerprint=train_manifest.fingerprint,
+            val_fingerprint=val_fingerprint,
+            val_dataset=val_manifest.dataset if val_manifest else "",
             num_videos=len(train_manifest.usable),
             class_counts=train_manifest.class_counts.tolist(),
             class_terms=class_terms(config, train_manifest.class_counts, train_manifest.classes),
@@ -144,7 +148,7 @@ def _latest_position(
         import ray
 
         controller = ray.get_runtime_context().current_actor
-        actor.post.remote(Controlled(controller=controller))
+        actor.post.remote(Controlled(controller=controller, board=actor))
         with shown_by(BoardHandler(actor), logging.INFO), patience(patience_s):
             try:
                 found = store.take_whole()

@@ -30,6 +30,9 @@ class Job:
     classes: list[str]
     dataset: str
     fingerprint: str
+    val_fingerprint: str = ""
+    """Of the validation manifest, as it was read."""
+    val_dataset: str = ""
     num_videos: int
     """Usable rows of the training manifest."""
     class_counts: list[int]

@@ -22,7 +22,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from stm.checkpoint.format import META, Meta, read_meta
+from stm.checkpoint.format import META, Meta, config_of, read_meta
 from stm.checkpoint.store import CheckpointStore
 from stm.config import Config
 from stm.errors import UserError
@@ -36,6 +36,7 @@ from stm.train.fit import RunEnded, RunFailed
 from stm.train.folders import working_folder
 from stm.train.trainer import train
 from stm.tune import record
+from stm.tune.notice import Listener
 from stm.tune.placement import Shares
 from stm.tune.settings import Sweep
 
@@ -60,6 +61,8 @@ class Job:
     """The sweep's MLflow run."""
     plugin: Plugin | None = None
     """The source of the networks' blocks, where they are the user's own."""
+    notice: Any = None
+    """``stm.tune.notice``: comes when the sweep is to end."""
 
     def run_name(self, trial_id: str) -> str:
         return f"{self.sweep.name}-{trial_id}"
@@ -83,7 +86,9 @@ class Job:
                 storage=self.storage,
                 use_gpu=self.shares.trial.use_gpu,
             ),
-            tracking=replace(config.tracking, uri=self.parent.uri if self.parent else "none"),
+            tracking=replace(
+                config.tracking, uri=self.parent.uri if self.parent else "none", log_model=False
+            ),
         )
 
 
@@ -105,6 +110,8 @@ class Trial(tune.Trainable):
         self._reports: queue.Queue[Any] = queue.Queue()
         self._thread: threading.Thread | None = None
         self._controller: Any = None
+        self._board: Any = None
+        self._started, self._kept = threading.Event(), threading.Event()
         self._stopping = False
         self._out_of_memory: str | None = None
         self._run_config: Config | None = None
@@ -151,6 +158,9 @@ class Trial(tune.Trainable):
         ours = replace(
             meta, config=run.to_dict(), mlflow_run_id=newest[1].mlflow_run_id if newest else None
         )
+        theirs = config_of(meta).data
+        if (theirs.num_segments, theirs.size) != (run.data.num_segments, run.data.size):
+            ours = replace(ours, metrics={})  # of other clips: no figure of this trial
         for path, _ in self._store.checkpoints():
             self._store.remove(path)
         self._store.commit(meta.step, lambda folder: _adopt(Path(checkpoint_dir), folder, ours))
@@ -177,12 +187,20 @@ class Trial(tune.Trainable):
             folder = working_folder(self._job.storage, str(config.train.name))
             folder.mkdir(parents=True, exist_ok=True)
             if self._job.parent is not None:
-                record.open_child(self._job.parent, folder, str(config.train.name), self.trial_id)
+                name = str(config.train.name)
+                record.open_child(
+                    self._job.parent, folder, name, self.trial_id, self._job.sweep.name
+                )
             self._cost = Cost(self._store.run_directory, self._job.shares.cost_per_s)
             self._report_what_is_known()
             plugins.receive([self._job.plugin] if self._job.plugin else [])
             handler = logging.FileHandler(folder / "trial.log")
-            with contextlib.closing(handler), shown_by(handler, logging.INFO):
+            listener = Listener(self._job.notice, self.trial_id, self._keep)
+            with (
+                contextlib.closing(handler),
+                contextlib.closing(listener),
+                shown_by(handler, logging.INFO),
+            ):
                 result = train(config, on_event=self._on_event)
             self._finish(result)
         except RunEnded as error:
@@ -204,10 +222,14 @@ class Trial(tune.Trainable):
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, Controlled):
-            self._controller = event.controller
+            self._controller, self._board = event.controller, event.board
             if self._stopping:
                 self._abort()
             return
+        if isinstance(event, Started):
+            self._started.set()
+        elif isinstance(event, Kept):
+            self._kept.set()
         self._cost.count(
             started=isinstance(event, Started), kept=isinstance(event, EpochEnded | Kept)
         )
@@ -258,6 +280,13 @@ class Trial(tune.Trainable):
         self._reports.put(
             {**failed, self._job.sweep.metric: worst, "failed": reason[:1000], "done": True}
         )
+
+    def _keep(self, seconds: float) -> None:
+        """Have the workers keep a checkpoint; where they have not begun there is nothing to keep."""
+        if self._started.is_set():
+            self._kept.clear()
+            self._board.ask_for_checkpoint.remote()
+            self._kept.wait(seconds)
 
     def _abort(self) -> None:
         """End the training: its workers go with the controller, and Ray's cleaner frees what they reserved.

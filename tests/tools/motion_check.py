@@ -59,6 +59,7 @@ def check_motion(
     checkpoints: Sequence[str],
     manifest_path: str,
     *,
+    which: str = "best",
     root: str | None = None,
     blocks: Sequence[str] | None = None,
     seed: int = 0,
@@ -74,7 +75,7 @@ def check_motion(
     Raises:
         UserError: A video is not the demo's, cannot be read, or was drawn with another seed.
     """
-    networks = [Network(checkpoint) for checkpoint in checkpoints]
+    networks = [Network(checkpoint, which) for checkpoint in checkpoints]
     first = networks[0]
     chosen = first.blocks(blocks)
     for network in networks:

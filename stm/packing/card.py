@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from stm.checkpoint import format as checkpoints
-from stm.package.rules import Measurement
 from stm.version import __version__
 
 _MOST_CLASSES = 50
@@ -16,12 +16,14 @@ def model_card(
     name: str,
     meta: checkpoints.Meta,
     num_parameters: int,
-    measured: Measurement | None,
+    measured: Any,
     per_class: dict[str, float | None],
     command: str,
     requirements: list[str],
+    uri: str | None = None,
 ) -> str:
-    """Markdown. ``per_class`` is top-1 of each class where it was measured; ``command`` is what measured it."""
+    """Markdown. ``measured`` is a ``stm.package.rules.Measurement`` or None, ``per_class`` top-1 of each class where it
+    was measured, ``command`` what measured it, ``uri`` what MLflow loads (by default the champion of ``name``)."""
     config = checkpoints.config_of(meta)
     model, data, optim = config.model, config.data, config.optim
     shape = f"{data.num_segments} frames of {data.size} x {data.size} px"
@@ -36,7 +38,7 @@ def model_card(
         "## Use",
         "```python\n"
         "import mlflow\n"
-        f'model = mlflow.pyfunc.load_model("models:/{name}@champion")\n'
+        f'model = mlflow.pyfunc.load_model("{uri or f"models:/{name}@champion"}")\n'
         'model.predict(["clip.mp4"])                   # paths or URLs: classes, scores, error\n'
         'model.predict({"clip": list(clips)})          # clips: uint8 [N, T, H, W, 3], RGB\n'
         'model.predict(["clip.mp4"], params={"top_k": 1})\n'
@@ -62,7 +64,7 @@ def model_card(
 
 def _numbers(
     meta: checkpoints.Meta,
-    measured: Measurement | None,
+    measured: Any,
     per_class: dict[str, float | None],
     command: str,
 ) -> str:
