@@ -28,7 +28,7 @@ HERE = ("submit", "jobs")
 
 _READ = {
     "data.train", "data.val", "data.root", "model.pretrained", "model.plugin", "plugin", "checkpoint", "manifest",
-    "manifests", "root", "annotations", "videos", "fuse",
+    "manifests", "root", "annotations", "videos", "fuse", "pairs",
 }  # fmt: skip
 _WRITTEN = {"train.storage", "output"}
 

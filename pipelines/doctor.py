@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from pipelines.console import Result
-from pipelines.options import Address
+from pipelines.options import Address, Files
 
 UNFIT = 1
 """Exit status where a check fails, as `diff` and linters have it; 2 stays for bad input."""
@@ -18,7 +18,7 @@ def doctor(
     storage: str = "runs",
     tracking: str | None = None,
     workers: int | None = None,
-    bench: list[str] = [],  # noqa: B006  (never changed)
+    bench: Files = [],  # noqa: B006  (never changed)
     deadline_s: float = 60.0,
     address: Address = None,
 ) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def show(result: dict[str, Any]) -> str:
 
 def leave(status: int) -> None:
     """End the process where a check still hangs: the interpreter would wait for it, as long as it hangs."""
-    from stm.doctor.deadline import anything_stuck
+    from stm.deadline import anything_stuck
 
     if anything_stuck():
         sys.stdout.flush()

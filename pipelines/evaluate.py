@@ -5,23 +5,26 @@ from __future__ import annotations
 import os
 from typing import Any, Literal
 
-from pipelines.options import Address, Count, CountOrNull, OutputOrNull, Protocol, Root
+from pipelines.options import Address, Count, CountOrNull, FilesOrNull, OutputOrNull, Protocol, Root
 from stm.errors import UserError
 from stm.progress_view import progress_view
 from stm.redaction import one_line
+from stm.storage import is_url
 
 
 def evaluate(
     *,
     checkpoint: str | None = None,
     manifest: str | None = None,
-    fuse: list[str] | None = None,
+    fuse: FilesOrNull = None,
     shares: list[float] | None = None,
     protocol: Protocol = "efficient",
     output: OutputOrNull = None,
     report: bool = True,
     num_segments: CountOrNull = None,
     which: Literal["best", "last"] = "best",
+    frames: list[Literal["played", "reversed", "shuffled", "still"]] = ["played"],  # noqa: B006  (never changed)
+    pairs: str | None = None,
     root: Root = None,
     workers: Count = 1,
     batch_size: Count = 8,
@@ -36,6 +39,7 @@ def evaluate(
         stm evaluate --checkpoint runs/first --manifest val.parquet
         stm evaluate --checkpoint runs/first --manifest val.parquet --protocol accurate --output report
         stm evaluate --checkpoint runs/first --manifest val.parquet --json
+        stm evaluate --checkpoint runs/first --manifest val.parquet --frames reversed shuffled still
         stm evaluate --fuse rgb/scores.parquet longer/scores.parquet --shares 2 1
 
     Args:
@@ -46,6 +50,10 @@ def evaluate(
         output: directory for scores, figures and report.html; null is one beside the checkpoint
         report: write report.html, a page that shows the result
         num_segments: T of the test clip; null is the training's
+        frames: what the order of frames is worth: `reversed`, `shuffled` and `still` (one frame repeated) are measured
+            beside the frames as played, which is always measured
+        pairs: with it, a CSV file of the classes that are each other backwards, two names a line; null finds them from
+            their names
         which: of a run directory, the checkpoint that is best by validation, or the last one
         workers: processes that run the network
         batch_size: clips a process takes at once
@@ -53,13 +61,15 @@ def evaluate(
     if fuse:
         if checkpoint or manifest:
             raise UserError("--fuse takes score files alone: leave --checkpoint and --manifest out")
+        if frames != ["played"] or pairs is not None:
+            raise UserError("--frames and --pairs need a --checkpoint: score files hold no frames")
         from stm.evaluate.fusing import fused_result
 
         return fused_result(fuse, shares, output)
     if checkpoint is None or manifest is None:
         name = "manifest" if checkpoint else "checkpoint"
         raise UserError(f"--{name} is not set (or give --fuse, with score files)")
-    if not os.path.exists(manifest):
+    if not is_url(manifest) and not os.path.exists(manifest):
         raise UserError(f"--manifest {manifest}: no such file; `stm index` writes one")
     from stm.evaluate.evaluate import evaluate as measure
 
@@ -76,6 +86,8 @@ def evaluate(
             root=root,
             report=report,
             which=which,
+            frames=frames,
+            pairs=pairs,
             tick=view.counting("clips"),
         ).as_dict()
 
@@ -94,9 +106,30 @@ def show(result: dict[str, Any]) -> str:
         for name, accuracy in result["per_class"].items():
             said = "   -" if accuracy is None else f"{accuracy:6.1%}"
             lines.append(f"  {one_line(name):<{width}}  {said}  of {result['class_counts'][name]}")
+    lines += frames_table(result)
     lines += [
         one_line(f"  unreadable: {f['path']}: {f['reason']}: {f['detail']}")
         for f in result["failures"][:10]
     ]
     lines += [f"{kind}: {path}" for kind, path in result["files"].items()]
     return "\n".join(lines)
+
+
+def frames_table(result: dict[str, Any]) -> list[str]:
+    """What the order of frames is worth, where that was measured."""
+    found = result.get("frames")
+    if not found:
+        return []
+    lines = ["  frames    top-1   95 %              of a pair, 95 %"]
+    for order, figures in found["orders"].items():
+        line = f"  {order:<8} {_share(figures['top1'], figures['top1_interval'])}"
+        if in_pairs := found["in_pairs"].get(order):
+            line += f"   {_share(in_pairs['share'], in_pairs['interval'])}"
+            line += "   called the other class" if order == "reversed" else ""
+        lines.append(line.rstrip())
+    return [*lines, *(f"  {sentence}" for sentence in found["says"])]
+
+
+def _share(share: float, interval: list[float]) -> str:
+    low, high = interval
+    return f"{share:6.1%}   {f'{100 * low:.1f} to {100 * high:.1f} %':<15}"

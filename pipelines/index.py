@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pipelines.options import Address, Count, Output, Positive
+from pipelines.options import Address, Count, FileOrNull, Output, Positive
 from stm.bounds import Bounds
 from stm.config import DataConfig
 
@@ -19,11 +19,11 @@ def index(
     *,
     format: str,
     root: str,
-    annotations: str | None = None,
+    annotations: FileOrNull = None,
     split: int = 1,
     output: Output,
     val_fraction: float | None = None,
-    classes: str | None = None,
+    classes: FileOrNull = None,
     split_folders: str = "auto",
     seed: int = 0,
     deadline_s: Positive = 30.0,

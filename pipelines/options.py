@@ -44,8 +44,8 @@ class Option:
     help: str = ""
     also: str = ""
     """A second name, such as ``data.root``."""
-    here: bool = False
-    """A file or folder that is written on this machine, so no URL."""
+    here: str = ""
+    """What is done with a file or folder of this machine, and so no URL: "written" or "read"."""
     sets: str = ""
     """The setting that takes this value where it is not null."""
 
@@ -53,8 +53,12 @@ class Option:
 Count = Annotated[int, Bounds(ge=1)]
 CountOrNull = Annotated[int | None, Bounds(ge=1)]
 Positive = Annotated[float, Bounds(gt=0)]
-Output = Annotated[str, Option(here=True)]
-OutputOrNull = Annotated[str | None, Option(here=True)]
+Output = Annotated[str, Option(here="written")]
+OutputOrNull = Annotated[str | None, Option(here="written")]
+File = Annotated[str, Option(here="read")]
+FileOrNull = Annotated[str | None, Option(here="read")]
+Files = Annotated[list[str], Option(here="read")]
+FilesOrNull = Annotated[list[str] | None, Option(here="read")]
 
 Address = Annotated[
     str | None,
@@ -105,6 +109,7 @@ SHARED = {
     "quiet": "show warnings alone, and the result",
 }
 """Switches that every verb has."""
+_PLUGINS = {"plugin", "model.plugin"}
 _PLUGIN = (
     "file that the network's blocks come from, where they are your own (docs/blocks.md): code from a checkpoint is not "
     "run unasked"
@@ -212,9 +217,12 @@ class Options:
         for name, option in self.rules.items():
             if option.sets and parsed[name] is not None:
                 parsed[option.sets] = parsed[name]
-        for name, option in self.rules.items():
-            if option.here and parsed[name] is not None:
-                on_this_machine(parsed[name], f"--{name}")
+        here = {name: option.here for name, option in self.rules.items() if option.here}
+        here |= dict.fromkeys(_PLUGINS & self.types.keys(), "read")
+        for name, done in here.items():
+            paths = parsed[name] or []
+            for path in [paths] if isinstance(paths, str) else paths:
+                on_this_machine(path, f"--{name}", done)
         for name, hint in self.bounded.items():
             if wrong := what_is_wrong(parsed[name], hint):
                 raise UserError(f"--{name} {parsed[name]:g}: {wrong}")

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines.options import Count, CountOrNull, OutputOrNull, Root
+from pipelines.options import Count, CountOrNull, FileOrNull, Files, OutputOrNull, Root
 from stm.errors import UserError
 from stm.planning.model import Assumptions
 from stm.storage import write_bytes
@@ -14,7 +14,7 @@ from stm.storage import write_bytes
 
 def plan(
     *,
-    bench: list[str] = [],  # noqa: B006  (never changed)
+    bench: Files = [],  # noqa: B006  (never changed)
     decode_clips_per_s_core: float | None = None,
     train_clips_per_s_gpu: float | None = None,
     batch_size: CountOrNull = None,
@@ -24,7 +24,7 @@ def plan(
     root: Root = None,
     num_videos: int | None = None,
     epochs: int | None = None,
-    prices: str | None = None,
+    prices: FileOrNull = None,
     gpu_node: str = "gpu",
     cpu_node: str = "cpu",
     head_node: str | None = None,

@@ -17,7 +17,7 @@ from stm.bounds import Bounds
 from stm.dataset import writable_folder
 from stm.errors import UserError
 from stm.redaction import one_line
-from stm.storage import write_bytes
+from stm.storage import absolute, resolved, write_bytes
 from stm.ticker import Ticker
 
 if TYPE_CHECKING:
@@ -76,10 +76,10 @@ def prepare(
             raise UserError(f"{option} needs --layout shards: a file of its own holds one video.")
     from stm.data.manifest import Manifest
 
-    source = Path(manifest).absolute()
+    source = absolute(manifest)
     before = Manifest.read(source, root)
-    target = Path(output).absolute() / source.name
-    if target.resolve() == source.resolve():
+    target = Path(output).absolute() / Path(source).name
+    if str(target.resolve()) == resolved(source):
         raise UserError(
             f"--output {output}: the new manifest would replace {source}. Name another folder."
         )

@@ -8,6 +8,7 @@ NAME-split3. The same command continues where it was; a split that is trained is
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from pipelines.options import Address, OutputOrNull, Protocol, Workers
 from stm.config import Config
 from stm.errors import UserError
 from stm.results import EvaluateResult, TrainResult
+from stm.storage import glob, join
 
 if TYPE_CHECKING:
     from stm.data.manifest import Manifest
@@ -99,14 +101,15 @@ def find_splits(folder: str, numbers: list[int]) -> list[Split]:
         raise UserError(f"--splits {numbers}: name each split once, and at least one")
     splits = []
     for number in numbers:
-        paths = [Path(folder) / f"split{number}" / f"{part}.parquet" for part in ("train", "val")]
+        own = join(folder, f"split{number}")
+        paths = [join(own, f"{part}.parquet") for part in ("train", "val")]
         for path in paths:
-            if not path.is_file():
+            if not glob(own, os.path.basename(path)):
                 raise UserError(
                     f"--manifests {folder}: there is no {path}; "
-                    f"`stm index --split {number} ... --output {path.parent}` writes it"
+                    f"`stm index --split {number} ... --output split{number}` writes it"
                 )
-        splits.append(Split(number, *map(str, paths)))
+        splits.append(Split(number, *paths))
     return splits
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipelines.options import Address, Root
+from pipelines.options import Address, File, Root
 from stm.errors import UserError
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def tune(
     *,
-    config: str,
+    config: File,
     name: str | None = None,
     set: list[str] = [],  # noqa: B006  (never changed)
     root: Root = None,

@@ -284,7 +284,7 @@ _PLAIN = {
     str: "text",
     type(None): "null",
 }
-_MANY = {int: "whole numbers, as [1, 2]", float: "numbers, as [1, 0.5]", str: "words, as a b"}
+_MANY = {int: "whole numbers, as [1, 2]", float: "numbers, as [0.5, 0.75]", str: "words, as a b"}
 
 
 def _described(hint: Any) -> str:

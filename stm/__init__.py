@@ -37,6 +37,7 @@ _WHERE = {
 """Module of each name, and what it is called there if not the same."""
 
 if TYPE_CHECKING:
+    from stm import events as events
     from stm.cluster import connect as connect
     from stm.config import Config as Config
     from stm.config import DataConfig as DataConfig
@@ -56,11 +57,14 @@ if TYPE_CHECKING:
     from stm.progress_view import progress_view as show_progress
     from stm.train.trainer import train as train
 
-__all__ = [*_WHERE, "evaluate", "train"]
+_MODULES = ("evaluate", "events", "train")
+"""Imported whole; two of them are packages that can be called."""
+
+__all__ = [*_WHERE, "evaluate", "events", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("evaluate", "train"):  # packages that can be called
+    if name in _MODULES:
         return import_module(f"stm.{name}")
     if name not in _WHERE:
         raise AttributeError(f"module 'stm' has no attribute {name!r}")

@@ -44,6 +44,15 @@ def token_path() -> Path:
     return Path(os.environ.get(TOKEN_PATH) or Path.home() / ".ray" / "auth_token")
 
 
+def token() -> str | None:
+    """What this process shows to a cluster; None where it shows nothing."""
+    if os.environ.get(MODE, "").lower() != "token":
+        return None
+    with contextlib.suppress(OSError, ValueError):
+        return os.environ.get(TOKEN) or token_path().read_text().strip()
+    return None
+
+
 def _on() -> bool:
     said = os.environ.get(SWITCH, "on").lower()
     if said not in ("on", "off"):

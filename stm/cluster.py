@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stm import authentication, autoscaling, ray_compat
+from stm import authentication, autoscaling, joining, ray_compat
 from stm.config import Config
+from stm.deadline import Late, anything_stuck, within
 from stm.errors import UserError
 from stm.log import get_logger
 
@@ -18,6 +20,9 @@ logger = get_logger(__name__)
 
 TRIES = 3
 """How often Ray is started or joined before it is given up."""
+
+JOIN_S = 60.0
+"""So long a cluster may take to let us join."""
 
 # Read by Ray when it starts; a value the user has set wins.
 RAY_ENVIRONMENT = {
@@ -37,7 +42,10 @@ RAY_ENVIRONMENT = {
 
 
 def connect(
-    address: str | None = None, num_cpus: int | None = None, dashboard: bool = False
+    address: str | None = None,
+    num_cpus: int | None = None,
+    dashboard: bool = False,
+    patience_s: float = JOIN_S,
 ) -> None:
     """Join the cluster at ``address`` (or ``$RAY_ADDRESS``), else start one on this machine; idempotent.
 
@@ -46,8 +54,8 @@ def connect(
     Ray's: through it Ray learns that a training run has been killed, and gives its reserved CPUs back. A cluster
     started here asks for a token (``stm.authentication``), and its dashboard listens on loopback.
 
-    A machine or network that is busy is given three tries. Raises ``UserError`` where Ray does not start, where there
-    is no cluster at the address, or where it does not accept our token.
+    A machine that is busy is given three tries, a cluster ``patience_s`` to answer. Raises ``UserError`` where Ray does
+    not start, where there is no cluster at the address, or where it does not accept our token.
     """
     for key, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
@@ -55,6 +63,7 @@ def connect(
 
     if ray.is_initialized():
         return
+    named = f"--address {address}" if address else f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}"
     address = address or os.environ.get("RAY_ADDRESS")
     if address in (None, "local"):
         authentication.for_new_cluster()
@@ -74,14 +83,46 @@ def connect(
         )
         ray_compat.hush_process_counts()
         return
+    _join(address, named, patience_s)
+
+
+def _join(address: str, named: str, patience_s: float) -> None:
+    """Raises ``UserError`` after ``patience_s``, or a little later, where there is no cluster that takes us."""
+    import ray
+
     authentication.for_joining()
-    logger.info(f"joining the Ray cluster at {address}")
-    _try_hard(
-        lambda: ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR),
-        f"no Ray cluster answers at {address}, or it asks for a token and ours is not the one",
-        "start a cluster with `ray start --head`; or copy ~/.ray/auth_token of its head to "
-        f"{authentication.token_path()}; or leave --address out to use this machine alone",
+    logger.info(f"joining the Ray cluster at {address}, for up to {patience_s:g} s")
+    advice = (
+        "give --address HOST:PORT of a head that runs (`ray start --head`, port 6379), or auto on one of its nodes; or "
+        "leave --address out to use this machine alone"
     )
+    begun = time.monotonic()
+    try:
+        joining.with_gcs(address, patience_s)
+    except joining.Unheard as error:
+        raise UserError(f"{named}: {error}: {advice}") from error
+
+    def start() -> None:
+        # In a thread: Ray waits without end, and hears no signal, where a head stops to answer.
+        seconds = max(patience_s - (time.monotonic() - begun), 10.0)
+        try:
+            within(
+                seconds,
+                lambda: ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR),
+            )
+        except Late as error:
+            raise UserError(
+                f"{named}: what answers there lets nobody join, {error}: {advice}"
+            ) from error
+        except RuntimeError as error:
+            if "ersion mismatch" not in str(error):
+                raise
+            raise UserError(
+                f"{named}: {' '.join(str(error).split())}: the same versions must be installed here and "
+                "there, to the last digit"
+            ) from error
+
+    _try_hard(start, f"{named} cannot be joined", advice)
 
 
 def _try_hard(start: Callable[[], Any], failed: str, advice: str) -> None:
@@ -92,18 +133,19 @@ def _try_hard(start: Callable[[], Any], failed: str, advice: str) -> None:
     """
     import ray
 
-    stays = (ray.exceptions.AuthenticationError, ValueError)
     for attempt in range(1, TRIES + 1):
         try:
             with ray_compat.signals_are_ours(), _ended_where_it_fails():
                 start()
             return
-        except (NameError, AttributeError, TypeError, LookupError, ImportError):
-            raise  # a defect, which no second try mends
+        except (UserError, NameError, AttributeError, TypeError, LookupError, ImportError):
+            raise  # said already; or a defect, which no second try mends
         except Exception as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
-            last = isinstance(error, stays) or _is_of_the_system(error) or attempt == TRIES
-            if last:
+            stays = isinstance(
+                error, ray.exceptions.AuthenticationError | ValueError
+            ) or _is_of_the_system(error)
+            if stays or attempt == TRIES:
                 raise UserError(
                     f"{failed}: {lines[0].rstrip('.:')}. Tried {_times(attempt)}: {advice}"
                 ) from error
@@ -121,8 +163,9 @@ def _ended_where_it_fails() -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with contextlib.suppress(Exception):
-            ray.shutdown()
+        if not anything_stuck():  # else Ray would wait for it
+            with contextlib.suppress(Exception):
+                ray.shutdown()
         for child in set(me.children(recursive=True)) - before:
             with contextlib.suppress(psutil.Error):
                 if any("/ray/" in word for word in child.cmdline()):

@@ -26,12 +26,19 @@ def _are_shares(scales: list[float]) -> bool:
     return bool(scales) and all(0 < scale <= 1 for scale in scales)
 
 
-def _are_rising(milestones: list[int]) -> bool:
-    return milestones == sorted(set(milestones)) and all(epoch >= 1 for epoch in milestones)
+def _are_milestones(milestones: list[float]) -> bool:
+    epochs = all(value >= 1 and value == int(value) for value in milestones)
+    shares = all(0 < value < 1 for value in milestones)
+    return milestones == sorted(set(milestones)) and (epochs or shares)
+
+
+def _are_betas(betas: list[float]) -> bool:
+    return len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
 
 
 def _names_a_directory(name: str) -> bool:
-    return name not in ("", ".", "..") and "/" not in name and "\\" not in name
+    parts = name not in ("", ".", "..") and not any(sign in name for sign in ("/", "\\", "::"))
+    return parts and name.isprintable() and len(name.encode()) <= 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +132,10 @@ class DataConfig:
     """Mirror half the training clips: `auto` where no class says left or right, `swap` also where mirroring turns a
     class into another, which becomes the label, `never` nowhere."""
 
+    balance: Annotated[float, Bounds(ge=0, le=1)] = 0.0
+    """Show rare classes more often: 0 shows every video once an epoch, 1 all classes equally often, 0.5 in proportion
+    to the square roots of their sizes. An epoch keeps its length."""
+
     decoder: Decoder = "auto"
     """`auto` takes the fastest exact decoder for each file."""
 
@@ -172,7 +183,7 @@ class ParameterGroup:
     """Regular expression, searched in a parameter's name, such as `^fc\\.` or `bias$`."""
 
     lr_scale: NotNegative = 1.0
-    """Factor of the learning rate; 0 freezes."""
+    """Factor of the learning rate; 0 freezes: no gradient, and no statistics of a normalisation that is all frozen."""
 
     weight_decay: Annotated[float | None, Bounds(ge=0)] = None
     """Weight decay; null is `optim.weight_decay`."""
@@ -187,38 +198,73 @@ class ParameterGroup:
             ) from None
 
 
+_WITHOUT_EFFECT: dict[str, dict[str, Any]] = {
+    "sgd": {"betas": [0.9, 0.999], "eps": 1e-8},
+    "adamw": {"momentum": 0.9},
+    "step": {},
+    "cosine": {"milestones": None, "gamma": None},
+    "linear": {"milestones": None, "gamma": None},
+}
+"""Of each optimizer the settings it does not look at, with their defaults; of each schedule, too, where recipes have
+them set, so that they are no error there."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """SGD as in the paper, section 4.1 (``stm.train.optim``)."""
+    """Optimizer, schedule and what is trained (``stm.train.optim``); the defaults are the paper's, section 4.1."""
 
     batch_size: Count = 64
     """Global batch, in clips, over all workers."""
 
+    name: Literal["sgd", "adamw"] = "sgd"
+    """Optimizer: `sgd` with momentum, or `adamw`, whose rates are smaller (about 0.0005) and decays larger (0.05)."""
+
     lr: Positive = 0.01
-    """Learning rate at `reference_batch_size`."""
+    """Peak learning rate, at `reference_batch_size`. The paper's 0.01 is for ImageNet weights and 64 clips; from random
+    weights in small batches it learns nothing for epochs (8 clips: 0.0025 to 0.005)."""
 
     reference_batch_size: Annotated[int | None, Bounds(ge=1)] = None
     """Scale the rate by batch_size / this; null takes `lr` as it is."""
 
     momentum: Annotated[float, Bounds(ge=0, lt=1)] = 0.9
-    """SGD momentum."""
+    """Momentum of `sgd`."""
+
+    betas: Annotated[list[float], Rule(_are_betas, "must be two numbers in [0, 1)")] = field(
+        default_factory=lambda: [0.9, 0.999]
+    )
+    """Decay of the moments of `adamw`."""
+
+    eps: Positive = 1e-8
+    """What `adamw` adds to its denominator."""
 
     weight_decay: NotNegative = 5e-4
-    """L2 penalty on every parameter."""
+    """Weight decay: of `sgd` an L2 penalty, of `adamw` decoupled from the gradient."""
 
     epochs: Count = 50
     """Passes over the training manifest."""
 
-    milestones: Annotated[list[int], Rule(_are_rising, "must be rising epoch numbers, from 1")] = (
-        field(default_factory=lambda: [30, 40, 45])
-    )
-    """Epochs after which the rate is multiplied by `gamma`."""
+    schedule: Literal["step", "cosine", "linear"] = "step"
+    """How the rate falls after the warm-up: `step` by `gamma` at each milestone, `cosine` or `linear` from `lr` to
+    `min_lr` at the end of the last epoch."""
+
+    milestones: Annotated[
+        list[float],
+        Rule(
+            _are_milestones,
+            "must be rising: all epoch numbers, from 1, or all shares of the training, between 0 and 1",
+        ),
+    ] = field(default_factory=lambda: [30, 40, 45])
+    """Where `step` multiplies the rate by `gamma`: after these epochs, or after these shares of the training, as
+    [0.6, 0.8, 0.9], which follow `epochs`."""
 
     gamma: Annotated[float, Bounds(gt=0, le=1)] = 0.1
     """Factor at each milestone."""
 
+    min_lr: NotNegative = 0.0
+    """The least that the schedule comes down to, at `reference_batch_size`."""
+
     warmup_epochs: NotNegative = 0.0
-    """Linear warm-up from 0, in epochs."""
+    """Linear warm-up from 0, in epochs, with any schedule."""
 
     clip_grad_norm: NotNegative = 20.0
     """Largest gradient norm; 0 switches clipping off."""
@@ -226,11 +272,35 @@ class OptimConfig:
     label_smoothing: Annotated[float, Bounds(ge=0, lt=1)] = 0.0
     """Share of the target spread over all classes."""
 
+    class_weights: str | None = None
+    """Weight of each class in the loss, 1 on average over the samples: `inverse` to its number of videos, `effective`
+    (by `effective_beta`), or a file of class names and weights (CSV or JSON)."""
+
+    effective_beta: Annotated[float, Bounds(ge=0, lt=1)] = 0.999
+    """Of `class_weights effective`: a class of n videos weighs (1 - beta) / (1 - beta^n)."""
+
+    logit_adjustment: NotNegative = 0.0
+    """Add this x the log of a class's share to its logit while training, so that answers favour no class; 1 is usual,
+    0 is off."""
+
     accumulate: Count = 1
     """Parts that a worker's share of a batch is taken in, one after the other, before the one optimizer step."""
 
     groups: list[ParameterGroup] = field(default_factory=list)
     """Parameters with a learning rate or weight decay of their own; the others make the last group."""
+
+    preset: Literal["no_decay_norm_bias", "tsn"] | None = None
+    """Practice for all parameters, beside `groups`: `no_decay_norm_bias` decays neither biases nor normalisation; `tsn`
+    also trains biases at twice the rate, as the TSN family."""
+
+    layerwise_decay: Annotated[float, Bounds(gt=0, le=1)] = 1.0
+    """Factor of the rate from each residual block to the next below, such as 0.75; the classifier has all of it."""
+
+    freeze: list[str] = field(default_factory=list)
+    """Parts that do not train, their statistics included: `stem`, `layer1` to `layer4`, or any module's name."""
+
+    partial_bn: bool = False
+    """Freeze ResNet's batch normalisation but the first, as TSN does; that of layers a block adds trains."""
 
     sync_batchnorm: bool = False
     """Batch statistics over the global batch instead of each worker's share."""
@@ -246,11 +316,57 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         check("optim", self)
+        if all(value >= 1 for value in self.milestones):  # a record says [30], as it always has
+            object.__setattr__(self, "milestones", [int(value) for value in self.milestones])
+        if self.min_lr > self.lr:
+            raise UserError(
+                f"--optim.min_lr {self.min_lr:g}: must not be above --optim.lr {self.lr:g}"
+            )
+        for name, default in _WITHOUT_EFFECT[self.name].items():
+            if (value := getattr(self, name)) != default:
+                raise UserError(
+                    f"--optim.{name} {value}: has no effect on --optim.name {self.name}; leave it out"
+                )
 
     @property
     def effective_lr(self) -> float:
         """The peak learning rate after scaling with the global batch."""
         return self.lr * self.batch_size / (self.reference_batch_size or self.batch_size)
+
+    @property
+    def effective_min_lr(self) -> float:
+        """`min_lr` after scaling as the peak."""
+        return self.effective_lr * (self.min_lr / self.lr)
+
+    @property
+    def milestone_epochs(self) -> list[float]:
+        """Where `step` decays, in epochs from the start, whole or not."""
+        return [value if value >= 1 else round(value * self.epochs, 9) for value in self.milestones]
+
+    @property
+    def without_effect(self) -> set[str]:
+        """Names of the settings that this optimizer and schedule do not look at."""
+        return {*_WITHOUT_EFFECT[self.name], *_WITHOUT_EFFECT[self.schedule]}
+
+    @property
+    def described(self) -> str:
+        """Optimizer, schedule and what is frozen, in a line for people."""
+        own = f"momentum {self.momentum:g}"
+        if self.name == "adamw":
+            own = f"betas {self.betas[0]:g} and {self.betas[1]:g}"
+        fall = f"{self.schedule} to {self.effective_min_lr:g}"
+        if self.schedule == "step":
+            after = ", ".join(f"{epoch:g}" for epoch in self.milestone_epochs)
+            fall = f"x {self.gamma:g} after epoch {after}" if after else "constant"
+        frozen = [*self.freeze, *(g.match for g in self.groups if g.lr_scale == 0)]
+        frozen += ["batch normalisation but the first"] * self.partial_bn
+        return (
+            f"{self.name} ({own}, weight decay {self.weight_decay:g}), rate {fall}"
+            + (f", warm-up {self.warmup_epochs:g} epochs" if self.warmup_epochs else "")
+            + (f", {self.preset}" if self.preset else "")
+            + (f", layerwise {self.layerwise_decay:g}" if self.layerwise_decay != 1 else "")
+            + (f"; frozen: {', '.join(frozen)}" if frozen else "")
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,7 +374,11 @@ class TrainConfig:
     """Where and how a run executes (``stm.train``)."""
 
     name: Annotated[
-        str | None, Rule(_names_a_directory, "is a directory name: no slashes, not empty")
+        str | None,
+        Rule(
+            _names_a_directory,
+            "is a directory name: no slashes, no ::, nothing that cannot be printed, 1 to 200 bytes",
+        ),
     ] = None
     """Name of the run; the same name continues it. Null makes a new one from variant and time."""
 
@@ -313,6 +433,10 @@ class TrainConfig:
 
     collective_timeout_s: Positive = 300.0
     """How long a rank waits for the others before the step fails by name."""
+
+    store_patience_s: NotNegative = 300.0
+    """How long a `storage` that is a URL may be away in mid-run before the run does without it: a checkpoint is left
+    out, or, where it must be read or is the last one, the run ends. 0 waits for nothing."""
 
     wait_for_nodes_s: NotNegative = 0.0
     """How long to wait for nodes where the job needs more than the cluster has now; an autoscaler is asked for them.
@@ -369,6 +493,16 @@ class Config:
                 "--train.compile true and --model.gradient_checkpointing true do not go together: torch.compile cannot "
                 "trace the second pass, and decides itself what it computes again. Leave one of them out"
             )
+
+    @property
+    def rare_classes(self) -> str:
+        """What is done for rare classes, such as "balance 1, class weights inverse"; "" is nothing."""
+        done = {
+            "balance": self.data.balance or None,
+            "class weights": self.optim.class_weights,
+            "logit adjustment": self.optim.logit_adjustment or None,
+        }
+        return ", ".join(f"{name} {value}" for name, value in done.items() if value is not None)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dict, as in YAML."""

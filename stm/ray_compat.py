@@ -9,6 +9,8 @@
 | `execution_callback` | ``ray.data._internal.execution.execution_callback`` | an executor that waits uses a core |
 | `task_attempt` | ``ray._private.worker.global_worker`` | no second try is isolated: a bad file ends the run |
 | `signals_are_ours` | ``ray._private.utils.set_sigterm_handler``, `set_kill_on_...` | SIGTERM keeps no checkpoint |
+| `head_here` | ``ray._private.services.canonicalize_bootstrap_address`` | `auto` is not looked at before Ray joins |
+| `refuses` | the name of a call of GCS, ``GetClusterId`` | a token that is not the cluster's is told after a minute |
 | `server_version` | ``JobSubmissionClient._server_ray_version`` | our version is taken for the cluster's |
 
 No import of Ray is made before a function here is called.
@@ -120,6 +122,40 @@ def task_attempt() -> int:
     core_worker = getattr(getattr(_worker(), "global_worker", None), "core_worker", None)
     attempt = getattr(core_worker, "get_current_task_attempt_number", None)
     return 0 if attempt is None else int(attempt())
+
+
+def head_here() -> str | None:
+    """HOST:PORT of the cluster that ``auto`` means on this machine; None where Ray does not tell.
+
+    Raises ``ConnectionError`` where there is none.
+    """
+    try:
+        from ray._private import services
+    except ImportError:
+        return None
+    find = getattr(services, "canonicalize_bootstrap_address", None)
+    if find is None:
+        return None
+    found = find("auto") or next(iter(services.find_gcs_addresses()), None)
+    if found in (None, "auto"):
+        raise ConnectionError("no Ray cluster runs on this machine")
+    return str(found)
+
+
+def refuses(where: str, token: str | None) -> bool:
+    """Whether the cluster with its GCS at HOST:PORT does not accept our token, or that we have none."""
+    try:
+        import grpc
+    except ImportError:
+        return False
+    shown = [("authorization", f"Bearer {token}")] if token else []
+    try:
+        with grpc.insecure_channel(where) as channel:
+            ask = channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId")
+            ask(b"", timeout=5.0, metadata=shown)
+    except grpc.RpcError as error:
+        return bool(error.code() == grpc.StatusCode.UNAUTHENTICATED)
+    return False
 
 
 def server_version(client: Any) -> str:

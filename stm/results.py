@@ -104,7 +104,9 @@ class EvaluateResult(Result):
     failures: list[dict[str, str]]
     """video_id, path, reason and detail of each video that could not be read."""
     files: dict[str, str]
-    """What was written, by kind: scores, confusion, per_class, report."""
+    """What was written, by kind: scores, confusion, per_class, report, ... (docs/reports.md)."""
+    frames: dict[str, Any] | None = None
+    """What the order of frames is worth (docs/reports.md); None where only clips as played were measured."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

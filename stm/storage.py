@@ -8,27 +8,35 @@ under another name and renamed; an object store shows a file when all of it is t
 
 What a store refuses is a `StorageError`: a ``UserError``, since one message says what to mend, and an ``OSError``, so
 that whoever can go on without the file does. A file that is not there stays a ``FileNotFoundError`` to its reader.
+Within `stm.patience.patience` a store that does not answer is tried again before that is told.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import os
 import shutil
 import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from stm.errors import UserError
 from stm.owner import lives, me
+from stm.patience import insist, limit_s
 from stm.redaction import redact
 
 _PARTIAL = ".partial-"
 _OLD_S = 3600.0
 _BLOCK_BYTES = 2**20
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 class StorageError(UserError, OSError):
@@ -68,25 +76,35 @@ def resolved(path: str) -> str:
     return path if is_url(path) else os.path.realpath(path)
 
 
-def on_this_machine(path: str, option: str) -> str:
-    """The path, where it is none of a store: what is written as a whole folder or file goes to a disk.
+def on_this_machine(path: str, option: str, done: str = "written") -> str:
+    """The path, where it is none of a store; ``done`` is what is done with it, "written" or "read".
 
     Raises:
         UserError: (a ValueError) it is a URL, of which a disk would make folders called like it.
     """
     if is_url(path):
+        copy = "copy it to the store afterwards" if done == "written" else "copy it here before"
         raise UserError(
-            f"{option} {redact(path)}: is a URL, and this is written on this machine alone: name a file or folder "
-            "here, and copy it to the store afterwards"
+            f"{option} {redact(path)}: is a URL, and this is {done} on this machine alone: name a file or folder "
+            f"here, and {copy}"
         )
     return path
+
+
+def _store_of(url: str) -> str:
+    """The store of a URL and the bucket in it: what is away as a whole."""
+    scheme, rest = split_url(redact(url))
+    return f"{scheme}://{rest.partition('/')[0]}"
 
 
 # ---------------------------------------------------------------------- files
 
 
-def filesystem(path: str, *, fresh: bool = False) -> tuple[Any, str]:
+def filesystem(
+    path: str, *, fresh: bool = False, options: dict[str, Any] | None = None
+) -> tuple[Any, str]:
     """fsspec's file system of a path or URL, and the name in it; ``fresh`` forgets what it has listed before.
+    ``options`` are its own.
 
     Raises `StorageError` for a scheme that fsspec does not know, or where the package that speaks to it is missing.
     What the file system raises afterwards is its own.
@@ -94,92 +112,138 @@ def filesystem(path: str, *, fresh: bool = False) -> tuple[Any, str]:
     import fsspec
 
     with _naming(path, "opened"):
-        found, name = fsspec.core.url_to_fs(path)
+        found, name = fsspec.core.url_to_fs(path, **(options or {}))
     if fresh:
         found.invalidate_cache()  # another process writes here too
     return found, name
 
 
+def _store(path: str, *, fresh: bool = False) -> tuple[Any, str]:
+    """As `filesystem`, for calls that are tried again here. botocore alone would do so for six minutes in one call to
+    a store that takes the connection and says nothing, which is longer than other ranks wait for this one."""
+    import fsspec
+
+    scheme, own = split_url(path)[0], "config_kwargs"
+    ours = (
+        scheme in ("s3", "s3a") and limit_s() > 0 and own not in fsspec.config.conf.get(scheme, {})
+    )
+    options = {own: {"retries": {"total_max_attempts": 1}}} if ours else {}
+    return filesystem(path, fresh=fresh, options=options)
+
+
+def _patiently(
+    done: str,
+) -> Callable[
+    [Callable[Concatenate[str, Arguments], Result]], Callable[Concatenate[str, Arguments], Result]
+]:
+    """What a function raises about the path that it is given first is named, and a store that is away waited for."""
+
+    def decorate(
+        function: Callable[Concatenate[str, Arguments], Result],
+    ) -> Callable[Concatenate[str, Arguments], Result]:
+        @functools.wraps(function)
+        def patient(path: str, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+            def call() -> Result:
+                with _naming(path, done):
+                    return function(path, *args, **kwargs)
+
+            if not is_url(path):
+                return call()
+            return insist(_store_of(path), f"{redact(path)} is being {done}", call, StorageAway)
+
+        return patient
+
+    return decorate
+
+
+@_patiently("read")
 def read_bytes(path: str) -> bytes:
     """The content of a file. Raises ``FileNotFoundError``, ``NotADirectoryError`` or `StorageError`."""
-    with _naming(path, "read"):
-        if not is_url(path):
-            return Path(path).read_bytes()
-        found, name = filesystem(path)
-        content: bytes = found.cat_file(name)
-        return content
+    if not is_url(path):
+        return Path(path).read_bytes()
+    found, name = _store(path)
+    content: bytes = found.cat_file(name)
+    return content
 
 
+@_patiently("read")
 def info(path: str) -> dict[str, Any]:
     """What fsspec tells of a file, such as its ``size``; raises as `read_bytes`."""
-    with _naming(path, "read"):
-        found, name = filesystem(path)
-        told: dict[str, Any] = found.info(name)
-        return told
+    found, name = _store(path)
+    told: dict[str, Any] = found.info(name)
+    return told
 
 
 def read_blocks(path: str) -> Iterator[bytes]:
     """The content of a file, 1 MiB at a time; raises as `read_bytes`."""
-    with _naming(path, "read"):
-        if is_url(path):
-            found, name = filesystem(path)
-            opened = found.open(name, "rb")
-        else:
-            opened = open(path, "rb")  # noqa: SIM115  (closed by the `with` below)
-        with opened as file:
-            while block := file.read(_BLOCK_BYTES):
-                yield block
+    if is_url(path):
+        size = info(path)["size"]
+        for start in range(0, size, _BLOCK_BYTES):
+            yield _read_block(path, start, min(start + _BLOCK_BYTES, size))
+        return
+    with _naming(path, "read"), open(path, "rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            yield block
 
 
+@_patiently("read")
+def _read_block(path: str, start: int, end: int) -> bytes:
+    found, name = _store(path)
+    block: bytes = found.cat_file(name, start=start, end=end)
+    return block
+
+
+@_patiently("written")
 def write_bytes(path: str, content: bytes) -> None:
     """Write a file whole or not at all, on a disk into a folder that is there. Raises ``OSError``, of a store
     `StorageError`."""
-    with _naming(path, "written"):
-        if is_url(path):
-            found, name = filesystem(path)
-            found.pipe_file(name, content)
-            return
-        target = Path(path)
-        partial = target.with_name(f"{_PARTIAL}{target.name}")
-        partial.write_bytes(content)
-        os.replace(partial, target)
+    if is_url(path):
+        found, name = _store(path)
+        found.pipe_file(name, content)
+        return
+    target = Path(path)
+    partial = target.with_name(f"{_PARTIAL}{target.name}")
+    partial.write_bytes(content)
+    os.replace(partial, target)
 
 
+@_patiently("listed")
 def glob(folder: str, pattern: str) -> list[str]:
     """The paths below ``folder`` that match, sorted; none where there is no such folder."""
-    with _naming(folder, "listed"):
-        if not is_url(folder):
-            return sorted(str(path) for path in Path(folder).glob(pattern))
-        found, name = filesystem(folder, fresh=True)
-        name = name.rstrip("/")
-        try:
-            matching = found.glob(f"{name}/{pattern}")
-        except FileNotFoundError:  # no such bucket
-            return []
-        return sorted(join(folder, str(each)[len(name) + 1 :]) for each in matching)
+    if not is_url(folder):
+        return sorted(str(path) for path in Path(folder).glob(pattern))
+    found, name = _store(folder, fresh=True)
+    name = name.rstrip("/")
+    try:
+        matching = found.glob(f"{escape(name)}/{pattern}")
+    except FileNotFoundError:  # no such bucket
+        return []
+    return sorted(join(folder, str(each)[len(name) + 1 :]) for each in matching)
 
 
 # ---------------------------------------------------------------------- folders
 
 
-def write_folder(path: str, write: Callable[[Path], None], *, last: str) -> None:
+def write_folder(
+    path: str,
+    write: Callable[[Path], None],
+    *,
+    last: str,
+    check: Callable[[], None] = lambda: None,
+) -> None:
     """Make what ``write(folder)`` writes, files alone, the folder ``path``, in place of what was there.
 
     On a disk it is there whole or not at all: written beside it, flushed, renamed. In a store the file ``last`` goes
-    first, and comes when all others are there; a folder without it does not count.
+    first, and comes when all others are there; a folder without it does not count. ``check()`` is called as late as can
+    be, and may raise: then the folder does not count.
 
     Raises ``OSError`` (a full disk), of a store `StorageError`.
     """
     if is_url(path):
         with tempfile.TemporaryDirectory(prefix="stm-upload-") as temporary:
             write(Path(temporary))
-            files = sorted(Path(temporary).iterdir(), key=lambda file: file.name == last)
-            with _naming(path, "written"):
-                found, name = filesystem(path, fresh=True)
-                with contextlib.suppress(FileNotFoundError):
-                    found.rm(f"{name}/{last}")
-                for file in files:
-                    found.put_file(str(file), f"{name}/{file.name}")
+            check()
+            _upload(path, Path(temporary), last, check)
         return
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -190,6 +254,7 @@ def write_folder(path: str, write: Callable[[Path], None], *, last: str) -> None
         for file in partial.iterdir():
             _flush(file)
         _flush(partial)
+        check()
         shutil.rmtree(target, ignore_errors=True)
         os.replace(partial, target)
         _flush(target.parent)
@@ -198,37 +263,54 @@ def write_folder(path: str, write: Callable[[Path], None], *, last: str) -> None
         raise
 
 
+@_patiently("written")
+def _upload(path: str, folder: Path, last: str, check: Callable[[], None]) -> None:
+    found, name = _store(path, fresh=True)
+    with contextlib.suppress(FileNotFoundError):
+        found.rm_file(f"{name}/{last}")
+    for file in folder.iterdir():
+        if file.name != last:
+            found.put_file(str(file), f"{name}/{file.name}")
+    check()
+    found.put_file(str(folder / last), f"{name}/{last}")
+
+
+@_patiently("removed")
 def remove_file(path: str) -> None:
     """Remove a file. Raises ``OSError``."""
-    with _naming(path, "removed"):
-        if not is_url(path):
-            Path(path).unlink()
-            return
-        found, name = filesystem(path, fresh=True)
-        found.rm(name)
+    if not is_url(path):
+        Path(path).unlink()
+        return
+    found, name = _store(path, fresh=True)
+    found.rm_file(name)
 
 
+@_patiently("moved")
 def move_file(path: str, target: str) -> None:
     """Give a file another name in the same store. Raises ``OSError``."""
-    with _naming(path, "moved"):
-        if not is_url(path):
-            os.replace(path, target)
-            return
-        found, name = filesystem(path, fresh=True)
-        found.mv(name, filesystem(target)[1])
+    if not is_url(path):
+        os.replace(path, target)
+        return
+    found, name = _store(path, fresh=True)
+    found.cp_file(name, _store(target)[1])
+    found.rm_file(name)
 
 
 def remove_folder(path: str, *, first: str | None = None) -> None:
     """Remove a folder, the file ``first`` before all others where it is named: without it the folder does not count."""
     if first is not None:
         remove_file(join(path, first))
-    with _naming(path, "removed"):
-        if not is_url(path):
-            shutil.rmtree(path)
-            return
-        found, name = filesystem(path, fresh=True)
-        with contextlib.suppress(FileNotFoundError):  # nothing but ``first`` was in it
-            found.rm(name, recursive=True)
+    _remove_folder(path)
+
+
+@_patiently("removed")
+def _remove_folder(path: str) -> None:
+    if not is_url(path):
+        shutil.rmtree(path)
+        return
+    found, name = _store(path, fresh=True)
+    with contextlib.suppress(FileNotFoundError):  # nothing but ``first`` was in it
+        found.rm(escape(name), recursive=True)
 
 
 def remove_partial(folder: str, pattern: str) -> None:
@@ -245,29 +327,54 @@ def remove_partial(folder: str, pattern: str) -> None:
                 shutil.rmtree(partial, ignore_errors=True)
 
 
+@_patiently("read")
 def download(path: str, folder: Path) -> None:
     """Copy a folder to a local one, which may be there."""
-    with _naming(path, "read"):
-        if not is_url(path):
-            shutil.copytree(path, folder, dirs_exist_ok=True)
-            return
-        found, name = filesystem(path)
-        found.get(f"{name}/", f"{folder}/", recursive=True)
+    if not is_url(path):
+        shutil.copytree(path, folder, dirs_exist_ok=True)
+        return
+    found, name = _store(path, fresh=True)
+    found.get(f"{escape(name)}/", f"{folder}/", recursive=True)
+
+
+@contextlib.contextmanager
+def local_copy(path: str) -> Iterator[str]:
+    """A file of a disk itself; of a store a copy on this machine, for as long as the body runs."""
+    if not is_url(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="stm-download-") as temporary:
+        copy = Path(temporary) / path.rpartition("/")[2]
+        with copy.open("wb") as file:
+            file.writelines(read_blocks(path))
+        yield str(copy)
 
 
 def make_writable(folder: str | os.PathLike[str]) -> None:
-    """Make a folder, and write and remove a file in it: better now than after hours of work. Raises `StorageError`."""
+    """Make a folder, and write and remove a file in it, in a store also read and list it: better now than after hours
+    of work. No bucket is made, and nothing waited for. Raises `StorageError`."""
     path = os.fspath(folder)
     with _naming(path, "written", every=True):
-        if is_url(path):
-            found, name = filesystem(path)
-            found.pipe_file(f"{name}/.writable", b"")
-            found.rm(f"{name}/.writable")
+        if not is_url(path):
+            Path(path).mkdir(parents=True, exist_ok=True)
+            trial = Path(path) / ".writable"
+            trial.touch()
+            trial.unlink(missing_ok=True)  # another process may try the same folder
             return
-        Path(path).mkdir(parents=True, exist_ok=True)
-        trial = Path(path) / ".writable"
-        trial.touch()
-        trial.unlink(missing_ok=True)  # another process may try the same folder
+        found, name = filesystem(path, fresh=True)
+        trial_name = f"{name}/.writable-{uuid.uuid4().hex[:8]}"
+        found.pipe_file(trial_name, b"stm")
+    try:
+        for done in ("read", "listed"):
+            with _naming(path, done, every=True):
+                whole = found.cat_file(trial_name) == b"stm"
+                if done == "listed":
+                    whole = any(str(each).endswith(trial_name) for each in found.find(name))
+                if not whole:
+                    raise OSError("what was written there a moment ago is not there")
+    finally:
+        with _naming(path, "removed", every=True):
+            found.rm_file(trial_name)
 
 
 def _flush(path: Path) -> None:
@@ -293,7 +400,7 @@ def _naming(path: str, done: str, *, every: bool = False) -> Iterator[None]:
     """
     try:
         yield
-    except StorageError:
+    except UserError:  # named already, or of a caller's own check
         raise
     except Exception as error:
         absent = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
@@ -310,10 +417,11 @@ def _naming(path: str, done: str, *, every: bool = False) -> Iterator[None]:
 
 def _reason(path: str, error: Exception) -> tuple[type[StorageError], str, str]:
     """(kind, why, what to do)."""
+    error_number = getattr(error, "errno", None)
     said = (getattr(error, "strerror", None) or str(error)).strip().splitlines() or [
         type(error).__name__
     ]
-    why = said[0].rstrip(".")
+    why = " ".join(said[: 1 + said[0].endswith(":")]).rstrip(".")
     if isinstance(error, ImportError):
         return StorageError, f"a package is missing. {why}", "Every node needs it"
     if isinstance(error, ValueError) and "rotocol" in why:
@@ -321,10 +429,16 @@ def _reason(path: str, error: Exception) -> tuple[type[StorageError], str, str]:
         return StorageError, f"no store is known by {split_url(path)[0]}://", known
     if isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403):
         return StorageError, why, "Give this user, or the role of the nodes, the right to it"
-    if "Credentials" in type(error).__name__:
+    if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
         return StorageError, why, "Set them in the environment, or give the nodes a role"
+    if type(error).__name__ == "ProfileNotFound":
+        return StorageError, why, "Name one of ~/.aws/config in AWS_PROFILE"
     if isinstance(error, FileNotFoundError) and is_url(path):
         return StorageError, f"no such bucket or folder ({why})", "Make it first, or name another"
+    # Both of S3, the first for a name that no bucket can have.
+    invalid = type(error).__name__ == "ParamValidationError" or error_number == errno.EINVAL
+    if is_url(path) and (invalid or isinstance(error, ValueError | TypeError)):
+        return StorageError, why, "Look at the address, and at the settings of the store"
     if is_url(path):
         return StorageAway, why, "Look whether the store answers, then try again"
     return StorageError, why, "Name another folder"

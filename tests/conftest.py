@@ -7,6 +7,7 @@ import importlib.util
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -19,6 +20,14 @@ from tests.process_state import OF_MLFLOW, ProcessState
 # Time decides no test: machines are shared and slow at times.
 settings.register_profile("stm", deadline=None, max_examples=60)
 settings.load_profile("stm")
+
+# nohup, and a shell that starts pytest in the background, ignore signals, and what the tests start would inherit that.
+for number, handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")

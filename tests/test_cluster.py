@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import psutil
 import pytest
+
+from stm import joining
+from tests.heads import head
 
 pytestmark = pytest.mark.ray
 
@@ -35,14 +41,15 @@ def test_that_many_processes_were_started_is_left_out_and_nothing_else(ray_clust
 ROOT = Path(__file__).parents[1]
 
 
-def connecting(folder, **environment):
-    """A process that starts Ray as verbs do; its lines go to ``folder/said``."""
+def connecting(folder, address="local", before="", **environment):
+    """A process that starts or joins Ray as verbs do; its lines go to ``folder/said``."""
     code = (
+        f"{before}\n"
         "import sys, types\nfrom pipelines.console import run_verb\n"
         "def connect(*, address: str | None = None, json: bool = False) -> dict:\n"
         "    'Start Ray.'\n"
         "    from stm import cluster\n"
-        "    cluster.connect('local')\n"
+        f"    cluster.connect({address!r}, patience_s=8)\n"
         "    return {}\n"
         "module = types.ModuleType('pipelines.connect', 'Start Ray.')\n"
         "module.connect = connect\n"
@@ -85,3 +92,137 @@ def test_a_raylet_that_does_not_answer_is_tried_three_times(tmp_path, frozen, st
     assert ("Tried 3 times: wait until" in said) == (status == 2)
     assert "Traceback" not in said
     assert not any(psutil.pid_exists(pid) for pid in seen)
+
+
+# ---------------------------------------------------------------------- joining
+
+
+@contextlib.contextmanager
+def listening(answer):
+    """A port of this machine that says ``answer`` to whoever connects, or nothing where it is None."""
+    held = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            with contextlib.suppress(OSError):
+                while True:
+                    held.append(server.accept()[0])
+                    if answer is not None:
+                        held[-1].sendall(answer)
+                        held.pop().close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    for connection in held:
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "why", "may_pass"),
+    [
+        (None, "takes connections and does not answer", True),
+        (b"", "takes connections and does not answer", True),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "is a web server, perhaps the dashboard", False),
+        (b"SSH-2.0-OpenSSH_9.2p1\r\n", "is no Ray cluster", False),
+    ],
+)
+def test_what_is_no_cluster_is_told_apart(answer, why, may_pass):
+    with listening(answer) as address, pytest.raises(joining.Unheard, match=why) as error:
+        joining.look(address, 0.3)
+    assert error.value.may_pass == may_pass
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.1:99999", "http://127.0.0.1:8265", ":6379", "here"]
+)  # fmt: skip
+def test_what_is_no_address_is_refused_at_once(address):
+    with pytest.raises(joining.Unheard) as error:
+        joining.with_gcs(address, 600)
+    assert not error.value.may_pass
+
+
+def test_where_nobody_listens_is_told_at_once_and_tried_for_the_stated_time(tmp_path):
+    with listening(b"") as address:
+        pass
+    process = connecting(tmp_path, address)
+    assert process.wait(200) == 2
+    joins, not_yet, refused = (tmp_path / "said").read_text().splitlines()[-3:]
+    assert joins.endswith(f"joining the Ray cluster at {address}, for up to 8 s")
+    nobody = f"nothing listens at {address} (Connection refused)"
+    assert f"no Ray cluster answers yet: {nobody}; trying for up to 8 s" in not_yet
+    assert f"--address {address}: {nobody}: give --address HOST:PORT" in refused
+
+
+@pytest.fixture(scope="module")
+def joined():
+    with head() as started:
+        yield started
+
+
+@pytest.fixture
+def gcs(joined):
+    (found,) = [
+        process
+        for process in psutil.process_iter()
+        if process.name() == "gcs_server" and str(joined.folder) in " ".join(process.cmdline())
+    ]
+    return found
+
+
+AFTER_THE_LOOK = "from stm import joining\njoining.with_gcs = lambda *_: None"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", ["", AFTER_THE_LOOK], ids=["before", "after the look"])
+@pytest.mark.parametrize("number", [None, signal.SIGINT, signal.SIGTERM])
+def test_a_head_that_is_stopped_keeps_nobody(joined, gcs, tmp_path, before, number):
+    gcs.suspend()
+    try:
+        process = connecting(tmp_path, joined.gcs, before, **joined.env)
+        if number is not None:
+            while "joining the Ray cluster" not in (tmp_path / "said").read_text():
+                time.sleep(0.05)
+            time.sleep(3)
+            process.send_signal(number)
+        status = process.wait(60)
+    finally:
+        gcs.resume()
+    said = (tmp_path / "said").read_text()
+    assert status == (2 if number is None else 128 + number), said
+    why = "lets nobody join, no answer within" if before else "does not answer, as a head that is"
+    assert number is not None or f"--address {joined.gcs}: " in said
+    assert number is not None or why in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_a_head_that_answers_late_is_joined(joined, gcs, tmp_path):
+    gcs.suspend()
+    process = connecting(tmp_path, joined.gcs, **joined.env)
+    while "joining the Ray cluster" not in (tmp_path / "said").read_text():
+        time.sleep(0.05)
+    time.sleep(2)
+    gcs.resume()
+    assert process.wait(100) == 0, (tmp_path / "said").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("before", "environment", "why"),
+    [
+        ("import ray\nray.__version__ = '2.59.0'", {}, "Version mismatch: The cluster was started with: Ray: 2."),
+        ("", {"RAY_AUTH_TOKEN": "1" * 64}, "the cluster at 127.0.0.1"),
+        ("", {"RAY_AUTH_MODE": "disabled"}, "the cluster at 127.0.0.1"),
+    ],
+)  # fmt: skip
+def test_a_head_that_does_not_take_us_is_asked_once(joined, tmp_path, before, environment, why):
+    process = connecting(tmp_path, joined.gcs, before, **{**joined.env, **environment})
+    assert process.wait(100) == 2
+    said = (tmp_path / "said").read_text()
+    assert why in said
+    assert ("asks for its token, and ours is not the one" in said) == (not before)
+    assert len(said.splitlines()) <= 4, said
+    assert "trying again" not in said
+    assert "Traceback" not in said

@@ -61,8 +61,18 @@ def test_an_impossible_value_is_refused_with_its_flag(make, flag):
         (OptimConfig(), {"lr": False}, "--optim.lr False: must be a float, not a bool"),
         (OptimConfig(), {"gamma": 0}, "--optim.gamma 0: must be in (0, 1]"),
         (OptimConfig(), {"momentum": 1}, "--optim.momentum 1: must be in [0, 1)"),
-        (OptimConfig(), {"milestones": [0, 3]}, "must be rising epoch numbers, from 1"),
-        (OptimConfig(), {"milestones": [3.0]}, "each must be an int, not a float"),
+        (OptimConfig(), {"milestones": [0, 3]}, "must be rising: all epoch numbers, from 1, or all"),
+        (OptimConfig(), {"milestones": [2.5]}, "all shares of the training, between 0 and 1"),
+        (OptimConfig(), {"milestones": [0.5, 3]}, "all epoch numbers, from 1, or all shares"),
+        (OptimConfig(), {"milestones": [0.8, 0.6]}, "--optim.milestones [0.8, 0.6]: must be rising"),
+        (OptimConfig(), {"milestones": ["3"]}, "each must be a float, not a str"),
+        (OptimConfig(), {"name": "adam"}, "--optim.name adam: must be one of sgd, adamw"),
+        (OptimConfig(), {"betas": [0.9]}, "--optim.betas [0.9]: must be two numbers in [0, 1)"),
+        (OptimConfig(), {"betas": [0.8, 0.9]}, "has no effect on --optim.name sgd; leave it out"),
+        (OptimConfig(name="adamw"), {"momentum": 0.5}, "--optim.momentum 0.5: has no effect on"),
+        (OptimConfig(), {"min_lr": 0.1}, "--optim.min_lr 0.1: must not be above --optim.lr 0.01"),
+        (OptimConfig(), {"layerwise_decay": 0}, "--optim.layerwise_decay 0: must be in (0, 1]"),
+        (OptimConfig(), {"preset": "tsm"}, "must be one of no_decay_norm_bias, tsn or null"),
         (OptimConfig(), {"groups": [{}]}, "each must be a ParameterGroup, not a dict"),
         (OptimConfig(), {"sync_batchnorm": 1}, "must be a bool, not an int"),
         (OptimConfig(), {"reference_batch_size": 0}, "must be at least 1, or null"),
@@ -96,6 +106,27 @@ def test_a_batch_that_workers_cannot_share_is_refused_with_one_that_they_can():
         UserError, match=r"batch_size 10 .*num_workers 4: .*a multiple of 4, such as 8"
     ):
         Config(optim=OptimConfig(batch_size=10), train=TrainConfig(num_workers=4))
+
+
+def test_milestones_that_are_epochs_stay_whole_numbers_however_they_came():
+    assert str(OptimConfig(milestones=[30.0, 40]).milestones) == "[30, 40]"
+    assert OptimConfig(epochs=15, milestones=[0.6, 0.9]).milestone_epochs == [9, 13.5]
+    assert OptimConfig(milestones=[]).milestones == []
+
+
+def test_an_optimizer_is_described_as_it_is():
+    assert OptimConfig().described == (
+        "sgd (momentum 0.9, weight decay 0.0005), rate x 0.1 after epoch 30, 40, 45"
+    )
+    other = OptimConfig(
+        name="adamw", lr=1e-3, min_lr=1e-5, schedule="cosine", warmup_epochs=2, batch_size=32,
+        reference_batch_size=64, preset="tsn", layerwise_decay=0.75, freeze=["stem"],
+        groups=[ParameterGroup(match="^layer1", lr_scale=0)], partial_bn=True,
+    )  # fmt: skip
+    assert other.described == (
+        "adamw (betas 0.9 and 0.999, weight decay 0.0005), rate cosine to 5e-06, warm-up 2 epochs, tsn, "
+        "layerwise 0.75; frozen: stem, ^layer1, batch normalisation but the first"
+    )
 
 
 def test_a_config_comes_back_from_its_dict():

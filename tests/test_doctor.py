@@ -11,6 +11,7 @@ from copy import deepcopy
 import numpy as np
 import pytest
 
+from stm.deadline import Late, within
 from stm.doctor import (
     balance,
     clocks,
@@ -23,7 +24,6 @@ from stm.doctor import (
     storage,
     versions,
 )
-from stm.doctor.deadline import Late, within
 from stm.doctor.examine import Settings, connect, examine, side_by_side
 from stm.doctor.finding import ok
 from stm.doctor.nodes import Missing, Node, alive, on_each
@@ -444,7 +444,7 @@ def test_a_cluster_that_is_not_there_is_a_finding_and_this_machine_is_looked_at(
         found = examine(Settings(address=address, storage="runs", deadline_s=20.0))
     assert time.monotonic() - begun < 10
     assert found[0].status == "fails"
-    assert "nothing answers" in found[0].said
+    assert "nothing listens" in found[0].said
     assert {finding.check for finding in found[1:]} >= {"python", "libraries", "disk"}
 
 

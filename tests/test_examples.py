@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -23,11 +25,12 @@ def blocks(heading):
     return re.findall(r"^```python\n(.*?)^```$", section, flags=re.M | re.S)
 
 
-def run(code, folder):
+def run(code, folder, **environment):
     """What a program writes to stdout; the folder is its working directory."""
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=280,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **environment},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return done
@@ -66,13 +69,18 @@ def test_a_loaded_run_names_actions_and_bears_with_a_file_that_is_not_there(firs
     assert lines[4].startswith("8 videos, 0 unreadable [{'class'")
 
 
-def test_what_happens_is_logged_once_and_told_as_events(first):
-    settings = re.search(r"^config = .*?^\)$", blocks("Index, train, measure")[0], re.M | re.S)
-    given = "import stm\n" + re.sub(
-        r'indexed\.manifests\["(\w+)"\]', r'"index/\1.parquet"', settings[0]
+def settings():
+    """The page's ``config``, of manifests that are there."""
+    found = re.search(r"^config = .*?^\)$", blocks("Index, train, measure")[0], re.M | re.S)
+    return "import stm\n" + re.sub(
+        r'indexed\.manifests\["(\w+)"\]', r'"index/\1.parquet"', found[0]
     )
+
+
+def test_what_happens_is_logged_once_and_told_as_events(first):
     logging, events = blocks("See what happens")
-    done = run("\n".join([logging, given, "stm.train(config)", events, "print(losses)"]), first[0])
+    code = [logging, settings(), "stm.train(config)", events, "print(losses)"]
+    done = run("\n".join(code), first[0])
     logged = [line for line in done.stderr.splitlines() if "stm.train.trainer: run first" in line]
     assert len(logged) == 1
     assert done.stderr.count("run second: ") == 1, (
@@ -82,6 +90,45 @@ def test_what_happens_is_logged_once_and_told_as_events(first):
     assert [number for number, _ in epochs] == ["1", "2"]
     assert 0 <= float(epochs[-1][1]) <= 1
     assert "(6, " in done.stdout, "the loss after six steps"
+
+
+def scalars(folder):
+    """Tag -> {step: value} of the event files that TensorBoard reads: records of length, checksum, bytes, checksum."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = {}
+    for path in folder.glob("events.out.tfevents.*"):
+        data, at = path.read_bytes(), 0
+        while at < len(data):
+            (length,) = struct.unpack_from("<Q", data, at)
+            event = Event.FromString(data[at + 12 : at + 12 + length])
+            at += length + 16
+            for value in event.summary.value:
+                found.setdefault(value.tag, {})[event.step] = value.simple_value
+    return found
+
+
+def test_a_run_is_followed_in_tensorboard(first):
+    run("\n".join([settings(), *blocks("TensorBoard")]), first[0])
+    found = scalars(first[0] / "boards" / "third")
+    assert (
+        max(found["train/mean_loss"]) == max(found["val/val_top1"]) == 12
+    )  # two epochs of 24 videos, 4 at once
+    assert found["train/lr"][12] == pytest.approx(0.00125)
+    assert len(found["val/val_top1"]) == 2
+    assert all(0 <= share <= 1 for share in found["train/wait_share"].values())
+
+
+def test_a_run_is_followed_in_weights_and_biases(first):
+    pytest.importorskip("wandb", reason="W&B is not among what stm needs")
+    code = [settings(), *blocks("Weights & Biases"), "print(dict(wandb_run.run.summary))"]
+    said = run("\n".join(code), first[0], WANDB_MODE="offline", WANDB_SILENT="true").stdout
+    summary = ast.literal_eval(re.search(r"^\{.*\}$", said, re.M)[0])
+    assert summary["step"] == 12
+    assert 0 <= summary["val/val_top1"] <= 1
+    assert summary["lr"] == pytest.approx(0.00125)
+    (folder,) = (first[0] / "wandb").glob("offline-run-*")
+    assert next(folder.glob("*.wandb")).stat().st_size > 1000
 
 
 def loss(code, folder):

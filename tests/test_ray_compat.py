@@ -84,6 +84,8 @@ def other_ray(monkeypatch):
     for name in ("print_to_stdstream", "get_dashboard_url", "global_worker"):
         monkeypatch.delattr(worker, name)
     monkeypatch.setitem(sys.modules, "ray._private.state", None)
+    monkeypatch.delattr("ray._private.services.canonicalize_bootstrap_address")
+    monkeypatch.setitem(sys.modules, "grpc", None)
     monkeypatch.setitem(sys.modules, "ray.data._internal.execution.execution_callback", None)
 
 
@@ -91,6 +93,8 @@ def test_without_them_nothing_breaks(other_ray):
     ray_compat.hush_process_counts()
     assert ray_compat.has_dashboard() is True
     assert ray_compat.most_of("CPU") is None
+    assert ray_compat.head_here() is None
+    assert ray_compat.refuses("127.0.0.1:1", None) is False
     assert ray_compat.task_attempt() == 0
     assert ray_compat.execution_callback() is object
     context = SimpleNamespace(custom_execution_callback_classes=[])

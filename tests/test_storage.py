@@ -5,8 +5,12 @@ from __future__ import annotations
 import ast
 import errno
 import io
+import json
 import os
 import sys
+import threading
+import time
+import types
 import urllib.request
 from pathlib import Path
 
@@ -14,14 +18,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from stm import storage
+from stm import patience, storage
 from stm.checkpoint import format as checkpoints
+from stm.checkpoint import lease
 from stm.checkpoint.locate import resolve
 from stm.checkpoint.store import CheckpointStore
+from stm.config import TrainConfig
 from stm.errors import UserError
 from stm.evaluate.predict import _write, predict
 from stm.storage import StorageAway, StorageError
-from tests.stores import environment_of, s3_server
+from tests.logged import logged
+from tests.stores import Line, environment_of, s3_server
+from tests.train.test_store import writer
 
 ROOT = Path(__file__).parents[1]
 
@@ -290,6 +298,234 @@ def test_a_store_that_does_not_answer_may_answer_later(monkeypatch, tmp_path):
     assert isinstance(error, StorageAway)
     assert "s3://bucket/a cannot be read: Could not connect" in message
     assert message.endswith("Look whether the store answers, then try again")
+
+
+# ---------------------------------------------------------------------- patience
+
+
+@pytest.fixture
+def line(tmp_path, monkeypatch):
+    """A line to a store with the bucket ``bucket``, over which this process reaches it by AWS_ENDPOINT_URL alone."""
+    import s3fs
+
+    with s3_server(tmp_path) as url:
+        s3fs.S3FileSystem(key="test", secret="test", endpoint_url=url).mkdir("bucket")
+        made = Line(url)
+        for name, value in environment_of(made.url).items():
+            if name != "FSSPEC_S3_ENDPOINT_URL":
+                monkeypatch.setenv(name, value)
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield made
+        made.cut()
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def clock(sleep, monotonic=time.monotonic):
+    return types.SimpleNamespace(sleep=sleep, monotonic=monotonic)
+
+
+def write_two(into):
+    for name in ("meta.json", "weights"):
+        (into / name).write_bytes(name.encode())
+
+
+CALLS = {
+    "read": lambda: storage.read_bytes("s3://bucket/run/a/weights"),
+    "read in blocks": lambda: list(storage.read_blocks("s3://bucket/run/a/weights")),
+    "list": lambda: storage.glob("s3://bucket/run", "*/meta.json"),
+    "write": lambda: storage.write_bytes("s3://bucket/run/b", b"x"),
+    "write a folder": lambda: storage.write_folder(
+        "s3://bucket/run/b", write_two, last="meta.json"
+    ),
+    "move": lambda: storage.move_file("s3://bucket/run/a/weights", "s3://bucket/run/a/moved"),
+    "remove": lambda: storage.remove_folder("s3://bucket/run/a", first="meta.json"),
+    "download": lambda: CheckpointStore("s3://bucket/run").latest(),
+}
+
+
+def test_a_store_that_is_away_is_waited_for_and_both_is_said_once(line, monkeypatch):
+    """The line is mended when all calls have failed once: nobody sleeps for a time that a busy machine may need."""
+    storage.write_folder("s3://bucket/run/a", write_two, last="meta.json")
+    for name, call in CALLS.items():
+        slept = []
+
+        def pause(seconds, slept=slept):
+            slept.append(seconds)
+            if len(slept) == 1:
+                line.mend()
+
+        monkeypatch.setattr(patience, "time", clock(pause))
+        line.cut()
+        with logged() as said, patience.patience(60):
+            call()
+        assert slept, name
+        away = [each for each in said if "does not answer" in each]
+        assert len(away) == 1, (name, said)
+        assert "s3://bucket does not answer (Could not connect" in away[0]
+        assert "trying again for 60 s" in away[0]
+        assert sum("s3://bucket answers again, after" in each for each in said) == 1, (name, said)
+
+
+def test_after_the_patience_every_call_fails_at_once_until_one_succeeds(line, monkeypatch):
+    slept = []
+    now = clock(slept.append, lambda: 1000.0 + sum(slept))
+    monkeypatch.setattr(patience, "time", now)
+    line.cut()
+    with patience.patience(20):
+        error, message = refused(storage.read_bytes, "s3://bucket/a")
+        assert isinstance(error, StorageAway)
+        assert "s3://bucket/a cannot be read: Could not connect" in message
+        assert sum(slept) == 20
+        refused(storage.write_bytes, "s3://bucket/a", b"x")
+        refused(storage.glob, "s3://bucket/a", "*")
+        assert sum(slept) == 20, "the outage is over its time"
+        line.mend()
+        storage.write_bytes("s3://bucket/a", b"x")
+        line.cut()
+        refused(storage.read_bytes, "s3://bucket/a")
+        assert sum(slept) == 40
+        with patience.at_once():
+            refused(storage.read_bytes, "s3://bucket/a")
+        assert sum(slept) == 40
+        patience.forget()
+        refused(storage.read_bytes, "s3://bucket/a")
+        assert sum(slept) == 60
+    patience.forget()
+
+
+def test_what_a_store_refuses_for_good_is_not_tried_again(line, monkeypatch):
+    monkeypatch.setattr(patience, "time", clock(lambda seconds: pytest.fail("it waits")))
+    with patience.patience(60):
+        refused(storage.write_bytes, "s3://no-such/a", b"x")
+        refused(storage.write_bytes, "s3://Not A Bucket/a", b"x")
+        with pytest.raises(FileNotFoundError):
+            storage.read_bytes("s3://bucket/none")
+
+
+def test_a_call_that_hangs_is_told(monkeypatch):
+    monkeypatch.setattr(patience, "SLOW_S", 0.01)
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    storage.write_bytes("memory://slow/a", b"x")
+    told = threading.Event()
+    monkeypatch.setattr(patience.logger, "info", lambda message: (said.append(message), told.set()))
+    said = []
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", lambda *_: told.wait() and b"x")
+    with patience.patience(60):
+        storage.read_bytes("memory://slow/a")
+    assert said == ["memory://slow/a is being read for 0 s now"]
+
+
+def test_a_checkpoint_that_another_driver_overtook_in_an_outage_does_not_count(line, monkeypatch):
+    run = "s3://bucket/run"
+    with lease.hold(run) as held:
+        store = CheckpointStore(run, held.token)
+        store.commit(1, write_two)
+
+        def pause(seconds):
+            line.mend()
+            taken = {**json.loads(storage.read_bytes(f"{run}/{lease.NAME}")), "token": "other"}
+            storage.write_bytes(f"{run}/{lease.NAME}", json.dumps(taken).encode())
+
+        def write(folder):
+            write_two(folder)
+            store.check_lease()
+            line.cut()
+
+        monkeypatch.setattr(patience, "time", clock(pause))
+        with patience.patience(60), pytest.raises(lease.Leased):
+            store.commit(2, write)
+        assert storage.glob(run, "checkpoint-*/meta.json") == [
+            f"{run}/checkpoint-00000001/meta.json"
+        ]
+
+
+# ---------------------------------------------------------------------- names, and how a store is reached
+
+
+NAMES = [
+    "my run",
+    "a#1",
+    "what?",
+    "100%",
+    "50%25",
+    "größe-日本",
+    "-x",
+    "a*",
+    "[ab]",
+    "a+b&c=d;e",
+    "~",
+    "'\"$(x)",
+]
+
+
+@pytest.mark.parametrize("kind", ["s3", "memory"])
+def test_any_name_of_a_run_works_in_a_store(kind, request, monkeypatch):
+    if kind == "s3":
+        request.getfixturevalue("line")
+    monkeypatch.setattr(lease, "_SETTLE_S", 0.0)
+    others = []
+    for name in NAMES:
+        TrainConfig(name=name)
+        run = storage.join(f"{kind}://bucket/runs", name)
+        storage.make_writable(run)
+        store = CheckpointStore(run)
+        with lease.hold(run):
+            for step in (1, 2, 3):
+                store.commit(step, writer(step))
+                store.prune()
+        assert storage.glob(run, "*") == [f"{run}/checkpoint-0000000{step}" for step in (2, 3)]
+        others.append(store)
+    others[NAMES.index("a*")].remove(others[NAMES.index("a*")].latest()[0])
+    assert [len(store.checkpoints()) for store in others] == [
+        1 if name == "a*" else 2 for name in NAMES
+    ], "what is removed is of that run alone"
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "a::b", "a\nb", "\x1b[2J", "n" * 201, ""])
+def test_a_name_that_some_store_cannot_keep_is_refused(name):
+    with pytest.raises(UserError, match=r"(?s)--train\.name .*is a directory name"):
+        TrainConfig(name=name)
+
+
+def test_a_store_that_does_not_show_what_was_written_is_refused(monkeypatch):
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    for method, done in (("cat_file", "read"), ("find", "listed"), ("rm_file", "removed")):
+
+        def denied(*arguments, **settings):
+            raise PermissionError("Access Denied")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(MemoryFileSystem, method, denied)
+            _, message = refused(storage.make_writable, "memory://tried/run")
+        assert f"memory://tried/run cannot be {done}: Access Denied. Give this user" in message
+    monkeypatch.setattr(MemoryFileSystem, "find", lambda *_: [])
+    _, message = refused(storage.make_writable, "memory://tried/run")
+    assert "cannot be listed: what was written there a moment ago is not there" in message
+
+
+def test_a_profile_names_the_credentials_and_one_that_is_not_there_is_told(
+    s3, monkeypatch, tmp_path
+):
+    import s3fs
+
+    storage.filesystem("s3://bucket")[0].mkdir("bucket")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    (tmp_path / "config").write_text(
+        "[profile team]\naws_access_key_id = a\naws_secret_access_key = b\nregion = us-east-1\n"
+    )
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_PROFILE", "team")
+    storage.make_writable("s3://bucket/run")
+    s3fs.S3FileSystem.clear_instance_cache()
+    monkeypatch.setenv("AWS_PROFILE", "taem")
+    error, message = refused(storage.make_writable, "s3://bucket/run")
+    assert "The config profile (taem) could not be found. Name one of ~/.aws/config" in message
+    assert not isinstance(error, StorageAway)
 
 
 # ---------------------------------------------------------------------- the one place

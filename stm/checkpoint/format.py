@@ -30,7 +30,7 @@ from stm.data.stream.plan import Position
 from stm.errors import UserError
 from stm.log import get_logger
 from stm.redaction import redacted
-from stm.storage import join, read_bytes
+from stm.storage import is_url, join, local_copy, read_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -61,6 +61,8 @@ class Meta:
     fingerprint: str
     """Of the training manifest; another manifest has another order."""
     dataset: str = ""
+    class_counts: list[int] | None = None
+    """Videos of each class that were trained on; None where an older version wrote it."""
     world_size: int = 1
     metrics: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -269,6 +271,19 @@ def check_plugin(meta: Meta, where: str) -> None:
 def model_arguments(config: Config) -> dict[str, Any]:
     """The arguments of ``stm.model.build_model`` that come from the config (all but ``num_classes``)."""
     return config.model.build_arguments()
+
+
+def load_pretrained(model: torch.nn.Module, path: str) -> None:
+    """``stm.model.load_pretrained`` from a file or a checkpoint, on a disk or in a store."""
+    from stm.model import load_pretrained
+
+    if is_url(path) and not path.endswith((".pth", ".pt", ".safetensors")):
+        path = join(path, MODEL)
+    try:
+        with local_copy(path) as file:
+            load_pretrained(model, file)
+    except FileNotFoundError:
+        raise UserError(f"pretrained weights: there is no file {path}") from None
 
 
 def load_plugin(config: Config) -> Plugin | None:

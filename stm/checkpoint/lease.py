@@ -24,6 +24,7 @@ from typing import Any
 from stm.errors import UserError
 from stm.log import get_logger
 from stm.owner import lives, me
+from stm.patience import at_once
 from stm.storage import StorageError, join, read_bytes, remove_file, write_bytes
 
 logger = get_logger(__name__)
@@ -83,17 +84,17 @@ class Lease:
         self._ended.set()
         if self._thread.ident is not None:
             self._thread.join()
-        with contextlib.suppress(
-            OSError, Leased
-        ):  # the lease of a process that is gone holds nobody up
+        # The lease of a process that is gone holds nobody up.
+        with contextlib.suppress(OSError, Leased), at_once():
             self.check()
             remove_file(join(self._run_directory, NAME))
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_S):
             try:
-                self.check()
-                self._write()
+                with at_once():
+                    self.check()
+                    self._write()
             except Leased as error:
                 logger.warning(f"{error} This one ends at its next checkpoint")
                 return

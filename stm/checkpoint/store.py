@@ -14,7 +14,7 @@ the last is always kept.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from stm.checkpoint import lease
@@ -30,6 +30,7 @@ from stm.checkpoint.format import (
     sealed,
 )
 from stm.log import get_logger
+from stm.patience import at_once
 from stm.storage import (
     glob,
     is_url,
@@ -57,6 +58,8 @@ class CheckpointStore:
     def __init__(self, run_directory: str, lease: str | None = None) -> None:
         self.run_directory = run_directory.rstrip("/")
         self.lease = lease
+        self.newest: str | None = None
+        """The newest checkpoint that was seen or committed through this object: no look at a store that may be away."""
 
     def commit(self, step: int, write: Callable[[Path], None]) -> str:
         """Keep what ``write(folder)`` writes as the checkpoint of ``step``; returns its path.
@@ -64,13 +67,9 @@ class CheckpointStore:
         Raises ``OSError`` (a full disk, a store that is away), `Leased` where another driver has the run; what was
         there before is still there then.
         """
-
-        def write_if_ours(folder: Path) -> None:
-            write(folder)
-            self.check_lease()  # as late as can be: writing takes its time
-
         path = join(self.run_directory, f"checkpoint-{step:08d}")
-        write_folder(path, write_if_ours, last=META)
+        write_folder(path, write, last=META, check=self.check_lease)
+        self.newest = path
         return path
 
     def is_there(self) -> bool:
@@ -91,6 +90,7 @@ class CheckpointStore:
                 found.append((path, read_meta(path)))
             except Damaged as error:
                 logger.warning(f"{error}: this checkpoint does not count")
+        self.newest = found[-1][0] if found else None
         return found
 
     def latest(self) -> tuple[str, Meta] | None:
@@ -124,9 +124,14 @@ class CheckpointStore:
         """Remove all but the newest two checkpoints, the best by validation, the newest few that wait for theirs, and
         what crashes left half-written or half-removed.
 
-        What cannot be removed stays: that is no reason to stop a run. Nor is what another process may be writing
-        touched: half-written ones go when their writer is dead, those without a meta when the run has passed them.
+        What cannot be removed stays, with a warning: that is no reason to stop a run. Nor is what another process may
+        be writing touched: half-written ones go when their writer is dead, those without a meta when the run has passed
+        them. A store that is away is not waited for: the next call removes as much.
         """
+        with at_once(), self._staying(self.run_directory):
+            self._prune()
+
+    def _prune(self) -> None:
         found = self.checkpoints()
         if not found:
             return
@@ -135,12 +140,19 @@ class CheckpointStore:
         keep = {*(path for path, _ in found[-2:]), best(found)[0], *waiting}
         counted = self._paths()
         for path in self._folders():
-            with contextlib.suppress(OSError):
+            with self._staying(path):
                 if path not in counted and path < newest:
                     remove_folder(path)
                 elif path in counted and path < newest and path not in keep:
                     self.remove(path)
         remove_partial(self.run_directory, "checkpoint-*")
+
+    @contextlib.contextmanager
+    def _staying(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            logger.warning(f"{path}: old checkpoints could not be removed and stay: {error}")
 
     def remove(self, path: str) -> None:
         """Remove a checkpoint; from the first moment on it does not count. Raises ``OSError``."""

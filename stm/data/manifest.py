@@ -52,7 +52,7 @@ from stm.data.roots import (
 )
 from stm.errors import UserError
 from stm.log import get_logger
-from stm.storage import is_url
+from stm.storage import StorageError, is_url, read_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -131,6 +131,12 @@ class Manifest:
         """Row numbers with status ok, ascending: int64 [number of usable videos]."""
         ok = pc.equal(self.table["status"], OK).to_numpy(zero_copy_only=False)
         return np.flatnonzero(ok).astype(np.int64)
+
+    @cached_property
+    def class_counts(self) -> NDArray[np.int64]:
+        """Usable videos of each class: int64 [number of classes]."""
+        labels = self.table["label"].to_numpy()[self.usable]
+        return np.bincount(labels[labels >= 0], minlength=self.num_classes).astype(np.int64)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -247,7 +253,7 @@ class Manifest:
         path: str | os.PathLike[str],
         root: str | None = None,
     ) -> Manifest:
-        """Read and check a manifest.
+        """Read and check a manifest, a file or a URL.
 
         ``root`` is where the videos lie now, if not where they were indexed, and every video must lie in it.
         Without it, a data set that was moved together with its manifest is looked for (`stm.data.roots`), and the log
@@ -262,8 +268,11 @@ class Manifest:
         try:
             # Not pq.read_table: it would merge a folder's files, and its reader threads, given a
             # Python file, abort the interpreter at exit now and then (pyarrow 25).
-            with pa.OSFile(os.fspath(path)) as stream:
+            name = os.fspath(path)
+            with pa.BufferReader(read_bytes(name)) if is_url(name) else pa.OSFile(name) as stream:
                 table = pq.ParquetFile(stream).read()
+        except StorageError:
+            raise
         except OSError as error:
             hint = " It is a folder: name the .parquet file in it." if os.path.isdir(path) else ""
             raise UserError(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from stm import cluster
+from stm import cluster, joining
+from stm.deadline import Call, Late, within
 from stm.doctor import (
     balance,
     clocks,
@@ -22,7 +22,6 @@ from stm.doctor import (
     storage,
     versions,
 )
-from stm.doctor.deadline import Call, Late, within
 from stm.doctor.finding import Finding, fails, first_line, ok
 from stm.doctor.nodes import Node, alive, answers, listed, on_each
 from stm.errors import UserError
@@ -95,8 +94,8 @@ def connect(settings: Settings) -> Finding:
             cluster.connect("local", num_cpus=(settings.workers or 1) + 1)
         else:
             assert address is not None
-            _reach(address)
-            within(settings.deadline_s, lambda: cluster.connect(address))
+            joining.look(address)  # at once: it is to be told, not waited for
+            cluster.connect(address, patience_s=settings.deadline_s)
         resources = within(settings.deadline_s, ray.cluster_resources)
         nodes = within(settings.deadline_s, alive)
     except Exception as error:
@@ -111,17 +110,6 @@ def connect(settings: Settings) -> Finding:
     took = time.monotonic() - begun
     said = f"{len(nodes)} node{'s' if len(nodes) != 1 else ''}, {resources.get('CPU', 0):g} CPU, "
     return ok("cluster", f"{said}{resources.get('GPU', 0):g} GPU; {where}, {took:.1f} s")
-
-
-def _reach(address: str) -> None:
-    """Say at once that nothing listens there; Ray would try for a minute."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=5.0).close()
-    except OSError as error:
-        raise UserError(f"nothing answers ({error.strerror or error})") from error
 
 
 def _here_alone(settings: Settings) -> list[Finding]:

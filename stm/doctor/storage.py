@@ -94,7 +94,8 @@ def write(folder: str, name: str) -> str:
     """Write random bytes; returns their digest. Runs on every node."""
     found, root = filesystem(folder, fresh=True)
     data = secrets.token_bytes(4096)
-    found.makedirs(root, exist_ok=True)
+    if not is_url(folder):  # a store has no folders to make, and would make a bucket
+        found.makedirs(root, exist_ok=True)
     with found.open(f"{root}/{name}", "wb") as file:
         file.write(data)
     return hashlib.sha256(data).hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from stm import cluster, tracking
 from stm.checkpoint import format as checkpoints
 from stm.checkpoint.locate import resolve
 from stm.config import Config
+from stm.data.annotations import reversing
 from stm.data.manifest import Manifest
 from stm.data.roots import IF_MOVED, absolute_root
 from stm.errors import UserError
@@ -21,9 +22,13 @@ from stm.evaluate.protocols import protocol as named_protocol
 from stm.evaluate.reporting import output_folder, run_folder, write_report
 from stm.log import get_logger
 from stm.report import pictures
+from stm.report.tables import write_tables
+from stm.report.time_use import TimeUse
 from stm.results import EvaluateResult
 from stm.scoring.inference import Scores, score_manifest
 from stm.scoring.metrics import Metrics, measure
+from stm.scoring.orders import checked
+from stm.storage import absolute
 from stm.ticker import Ticker
 
 logger = get_logger(__name__)
@@ -42,6 +47,8 @@ def evaluate(
     root: str | None = None,
     report: bool = True,
     which: str = "best",
+    frames: Sequence[str] = ("played",),
+    pairs: str | Sequence[tuple[str, str]] | None = None,
     tick: Callable[[int, int], None] | None = None,
 ) -> EvaluateResult:
     """Score every video of the manifest once and report: scores, figures and a page that shows them.
@@ -52,10 +59,14 @@ def evaluate(
     Every video must lie in the folder or URL ``root``, where one is given. Of a run directory the ``which`` checkpoint
     is measured, ``best`` or ``last``.
 
+    ``frames`` are orders of each clip's frames: ``reversed``, ``shuffled``, ``still`` (one frame repeated), beside
+    ``played``, of which all figures but ``frames`` are. ``pairs`` names the classes that are each other backwards, as a
+    CSV file of two names a line or as pairs of names; None finds them from the names.
+
     Without a Ray cluster it joins the one at ``address`` or $RAY_ADDRESS, or starts one on this machine. Raises
     ``UserError`` for what the user can mend.
     """
-    chosen = named_protocol(protocol)
+    chosen, orders = named_protocol(protocol), checked(frames)
     directory = resolve(checkpoint, which)
     meta = checkpoints.read_meta(directory)
     checkpoints.check_plugin(meta, directory)
@@ -63,6 +74,8 @@ def evaluate(
     manifest = read.with_classes(
         meta.classes, name=f"--manifest {manifest_path}", of=f"the network in {directory}"
     )
+    of_time = len(orders) > 1 or pairs is not None
+    pairs_of_labels = _pairs(pairs, meta.classes) if of_time else []
     config = checkpoints.config_of(meta)
     folder = output_folder(output, directory, protocol, manifest_path, report)
     segments = num_segments or config.data.num_segments
@@ -80,6 +93,7 @@ def evaluate(
         batch_size=batch_size,
         num_workers=num_workers,
         decode_deadline_s=config.data.decode_deadline_s,
+        orders=orders,
         tick=tick or Ticker("clips"),
     )
     seconds = time.monotonic() - began
@@ -91,6 +105,10 @@ def evaluate(
     labels = manifest.table.column("label").to_numpy().astype(np.int64)
     metrics = measure(scores.scores_NK, labels, scores.readable_N)
     assert metrics.num_videos == len(manifest)
+    use = None
+    if of_time:
+        by_order = {"played": scores.scores_NK, **scores.reordered}
+        use = TimeUse(by_order, labels, scores.readable_N, pairs_of_labels)
     files: dict[str, str] = {}
     if folder is not None:
         title = f"{protocol}, top-1 {metrics.top1:.1%}"
@@ -113,7 +131,11 @@ def evaluate(
                 "batch_size": batch_size,
                 "output": output,
                 "root": root and absolute_root(root),
+                "frames": list(orders[1:]) or None,
+                "pairs": absolute(pairs) if isinstance(pairs, str) else None,
             },
+            time_use=use,
+            pairs_from="found from the names of classes" if pairs is None else "those of --pairs",
         )
     result = EvaluateResult(
         protocol=protocol,
@@ -126,9 +148,21 @@ def evaluate(
         },
         failures=scores.failures,
         files=files,
+        frames=use.as_dict(meta.classes) if use else None,
     )
     _record(config, run_folder(directory), meta, protocol, result)
     return result
+
+
+def _pairs(
+    pairs: str | Sequence[tuple[str, str]] | None, classes: list[str]
+) -> list[tuple[int, int]]:
+    """Labels of the classes that are each other backwards."""
+    if pairs is None:
+        return reversing.backwards(classes)
+    if isinstance(pairs, str):
+        return reversing.read_pairs(pairs, classes)
+    return reversing.check_pairs(pairs, classes, [repr(pair) for pair in pairs])
 
 
 def _record(
@@ -149,7 +183,10 @@ def _record(
     # A spool of its own: the run itself may be in training, and a spool has one writer.
     tracker.spool = run_directory / f"tracking-{protocol}.jsonl"
     counted = ("top1", "top5", "mean_class_accuracy", "num_videos", "unreadable")
-    tracker.metrics({f"{protocol}/{name}": result[name] for name in counted}, meta.step)
+    named = {f"{protocol}/{name}": result[name] for name in counted}
+    for order, figures in (result.frames or {"orders": {}})["orders"].items():
+        named[f"{protocol}/top1_{order}"] = figures["top1"]
+    tracker.metrics(named, meta.step)
     for path in result.files.values():
         tracker.artifact(Path(path).resolve(), f"evaluate-{protocol}")
     tracker.deliver(patient=True)
@@ -158,23 +195,28 @@ def _record(
 def write(
     output: Path, manifest: Manifest, scores: Scores, metrics: Metrics, title: str
 ) -> dict[str, str]:
-    """Write ``scores.parquet`` (`ScoreFile`) and the figures; returns their paths."""
+    """Write ``scores.parquet`` (`ScoreFile`; of each other order of frames one more), tables and figures; returns their
+    paths."""
     output.mkdir(parents=True, exist_ok=True)
-    ScoreFile(
-        manifest.table.column("video_id").to_pylist(),
-        manifest.table.column("label").to_numpy(),
-        scores.readable_N,
-        scores.scores_NK,
-        list(manifest.classes),
-    ).write(output / "scores.parquet")
+    video_ids = manifest.table.column("video_id").to_pylist()
+    labels = manifest.table.column("label").to_numpy()
     classes = list(manifest.classes)
+    files = {}
+    for kind, scores_NK in {"scores": scores.scores_NK, **_named(scores)}.items():
+        files[kind] = str(output / f"{kind}.parquet")
+        ScoreFile(video_ids, labels, scores.readable_N, scores_NK, classes).write(Path(files[kind]))
+    files |= write_tables(
+        output, classes, metrics, video_ids, labels, scores.readable_N, scores.scores_NK
+    )
     per_class = (metrics.per_class, metrics.class_counts)
-    return {
-        "scores": str(output / "scores.parquet"),
-        "confusion": str(
-            pictures.plot_confusion(output / "confusion.png", metrics.confusion, classes, title)
+    figures = {
+        "confusion": pictures.plot_confusion(
+            output / "confusion.png", metrics.confusion, classes, title
         ),
-        "per_class": str(
-            pictures.plot_per_class(output / "per_class.png", *per_class, classes, title)
-        ),
+        "per_class": pictures.plot_per_class(output / "per_class.png", *per_class, classes, title),
     }
+    return files | {kind: str(path) for kind, path in figures.items()}
+
+
+def _named(scores: Scores) -> dict[str, np.ndarray]:
+    return {f"scores_{order}": scores_NK for order, scores_NK in scores.reordered.items()}

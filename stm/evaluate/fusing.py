@@ -12,6 +12,7 @@ import numpy as np
 
 from stm.data.classes import match_classes
 from stm.errors import UserError
+from stm.report.tables import write_tables
 from stm.scoring.metrics import Metrics, measure
 from stm.storage import write_bytes
 
@@ -102,13 +103,17 @@ def fuse(paths: list[str], shares: list[float] | None = None) -> tuple[ScoreFile
 def fused_result(
     paths: list[str], shares: list[float] | None, output: str | None
 ) -> dict[str, Any]:
-    """`fuse` as `stm evaluate` reports it; ``output`` is a directory for the fused scores."""
+    """`fuse` as `stm evaluate` reports it; ``output`` is a directory for the fused scores and their tables."""
     fused, metrics = fuse(paths, shares)
     files = {}
     if output:
         Path(output).mkdir(parents=True, exist_ok=True)
         fused.write(Path(output) / "scores.parquet")
         files["scores"] = str(Path(output) / "scores.parquet")
+        files |= write_tables(
+            Path(output), fused.classes, metrics, fused.video_ids, fused.labels_N, fused.readable_N,
+            fused.scores_NK,
+        )  # fmt: skip
     missing = [
         {"video_id": video_id, "path": video_id, "reason": "unreadable", "detail": "in every file"}
         for video_id, readable in zip(fused.video_ids, fused.readable_N, strict=True)

@@ -16,6 +16,7 @@ from stm.log import get_logger
 from stm.report import page
 from stm.report.facts import Facts, fingerprint_of
 from stm.report.record import read_record
+from stm.report.time_use import TimeUse
 from stm.scoring.inference import Scores
 from stm.scoring.metrics import Metrics
 from stm.storage import absolute, is_url, make_writable
@@ -75,6 +76,8 @@ def write_report(
     metrics: Metrics,
     seconds: float,
     options: dict[str, Any],
+    time_use: TimeUse | None = None,
+    pairs_from: str = "",
 ) -> dict[str, str]:
     """Write the page and its figures; returns their paths. Whatever goes wrong here, what was measured is not lost."""
     try:
@@ -95,6 +98,8 @@ def write_report(
             metrics=metrics,
             record=read_record(run_folder(checkpoint), checkpoint),
             versions=versions(),
+            time_use=time_use,
+            pairs_from=pairs_from,
             when=time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
         )
         return page.write(facts, folder)
@@ -118,7 +123,8 @@ def _command(
         "num_segments": num_segments,
         **options,
     }
-    words = [
-        f"--{name} {shlex.quote(str(value))}" for name, value in named.items() if value is not None
-    ]
-    return " ".join(["stm evaluate", *words])
+    words = ["stm", "evaluate"]
+    for name, value in named.items():
+        if value is not None:
+            words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return shlex.join(words)

@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from stm import authentication, ray_compat
+from stm.deadline import within
 from stm.errors import UserError
 from stm.redaction import harmless, redact
 
@@ -26,6 +27,8 @@ Show = Callable[[str], None]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _META_NAME, _META_VERB = "stm.name", "stm.verb"
+_ANSWER_S = 30.0
+"""So long the job server may take to answer."""
 _RECONNECT_S = 120.0
 """How long a lost connection to the job server is tried again while a job is followed."""
 _STOP_S = 60.0
@@ -74,7 +77,8 @@ class JobServer:
         logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
         try:
             with _given_address_wins(address):
-                self._client = JobSubmissionClient(address)
+                # In a thread: requests of Ray's have no deadline.
+                self._client = within(_ANSWER_S, lambda: JobSubmissionClient(address))
         except (
             Exception
         ) as error:  # Ray's, aiohttp's and requests' own kinds, all of which mean this
@@ -97,7 +101,7 @@ class JobServer:
     def jobs(self) -> list[Job]:
         """Every job that was submitted to the cluster, the oldest first."""
         with _told():
-            found = self._client.list_jobs()
+            found = within(_ANSWER_S, self._client.list_jobs)
         jobs = [_job(each) for each in found if each.submission_id]
         return sorted(jobs, key=lambda job: job.started or time.time())
 
@@ -161,7 +165,7 @@ class JobServer:
     def stop(self, id: str) -> Job:
         """End a job and wait until it has ended; one that has ended stays as it is."""
         with _told():
-            self._client.stop_job(id)
+            within(_ANSWER_S, lambda: self._client.stop_job(id))
         deadline = time.monotonic() + _STOP_S
         while not (job := self.find(id)).over:
             if time.monotonic() > deadline:

@@ -49,7 +49,7 @@ def model_card(
         f"- training manifest: sha256 `{meta.fingerprint}` (ids, labels, lengths, usable rows, class names)\n"
         f"- classes: {_classes(meta.classes)}",
         "## Training",
-        f"Step {meta.step}, epoch {meta.position.epoch} of {optim.epochs}, on {workers}; with "
+        f"Step {meta.step}, epoch {meta.position.epoch} of {optim.epochs}, on {workers}; {optim.described}; with "
         + ", ".join(f"{library} {version}" for library, version in meta.versions.items())
         + (f"; MLflow run `{meta.mlflow_run_id}`" if meta.mlflow_run_id else "")
         + ".",

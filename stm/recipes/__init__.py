@@ -1,4 +1,4 @@
-"""The paper's schedule for each dataset, as YAML files that `--config` also takes by name.
+"""The paper's schedule for each dataset, and some for smaller machines: YAML files that `--config` takes by name.
 
 Try: ``stm train --config something-v1-t8 --print_config``.
 """

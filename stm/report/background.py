@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from stm.checkpoint.format import config_of
 from stm.figures import smoothed
 from stm.markup import Html, percent
 from stm.report.facts import Facts
@@ -32,7 +33,10 @@ def training(facts: Facts) -> dict[str, Any]:
     """Loss, accuracy and speed, from the run's record."""
     record, meta = facts.record, facts.meta
     epochs = f"{meta.position.epoch} epochs" if meta.position.epoch != 1 else "1 epoch"
-    lead = f"{meta.step:,} steps, {epochs}, {meta.world_size} worker{'s' * (meta.world_size != 1)}."
+    lead = (
+        f"{meta.step:,} steps, {epochs}, {meta.world_size} worker{'s' * (meta.world_size != 1)}; "
+    )
+    lead += config_of(meta).optim.described + "."
     if not record.curves:
         return {"lead": lead + " The run's record is not on this machine.", "figures": []}
     if not record.complete:

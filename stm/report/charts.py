@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 from stm.markup import Html, data_uri, join, tag
 from stm.report.calibration import Calibration
 from stm.report.intervals import Interval
-from stm.report.svg import Axes, drawing
+from stm.report.svg import BOTTOM, TOP, Axes, drawing
+from stm.report.time_use import NAMES, Share, TimeUse
 
 MOST_DRAWN = 40
 """Classes up to which each cell is drawn and each class is named beside the matrix; more become a picture."""
@@ -159,6 +162,79 @@ def reliability(calibration: Calibration) -> Html:
         f"and {calibration.accuracy:.1%} right"
     )
     return drawing(axes.width, axes.height, alt, *parts)
+
+
+@dataclass(frozen=True)
+class OrderGroup:
+    """Rows of the chart of orders that are compared with each other."""
+
+    title: str
+    rows: list[tuple[str, Share]]
+    chance: float
+    """What it takes to know nothing; a dashed line."""
+
+
+def order_groups(use: TimeUse) -> list[OrderGroup]:
+    """Top-1 by order of the frames; and of the videos of pairs, those told from the other class."""
+    labels = use.labels_N
+    most_frequent = np.bincount(labels).max() / len(labels) if len(labels) else 0.0
+    groups = [
+        OrderGroup("right, of all classes", [(NAMES[o], share) for o, share in use.top1.items()], float(most_frequent))
+    ]  # fmt: skip
+    if use.pairs:
+        rows = [
+            ("reversed: called the other" if order == "reversed" else NAMES[order], share)
+            for order, share in use.in_pairs.items()
+        ]
+        groups.append(OrderGroup("right, of two that are each other backwards", rows, 0.5))
+    return groups
+
+
+def orders(use: TimeUse) -> Html:
+    """Each order's share of right answers with its interval, and what knowing nothing would give, as dashes."""
+    groups = order_groups(use)
+    step, left, right = 24.0, 168.0, 58.0
+    height = TOP + sum(step * (len(group.rows) + 1) + 10 for group in groups) + BOTTOM - 14
+    width, bottom = 440.0, height - BOTTOM + 6
+
+    def at(value: float) -> float:
+        return left + value * (width - left - right)
+
+    parts = []
+    for value in (0.0, 0.25, 0.5, 0.75, 1.0):
+        parts.append(
+            tag("line", class_="grid", x1=at(value), x2=at(value), y1=TOP + step, y2=bottom)
+        )
+        parts.append(tag("text", f"{100 * value:g}", class_="axis mid", x=at(value), y=bottom + 16))
+    parts.append(tag("text", "%", class_="axis start", x=at(1.0) + 14, y=bottom + 16))
+    y = TOP + step / 2
+    for group in groups:
+        parts.append(tag("text", group.title, class_="axis start", x=2.0, y=y + 4))
+        first, last = y + step / 2, y + step * (len(group.rows) + 0.5)
+        chance = tag("title", f"knowing nothing: {group.chance:.0%}")
+        parts.append(
+            tag("line", chance, class_="mark", x1=at(group.chance), x2=at(group.chance), y1=first, y2=last)
+        )  # fmt: skip
+        for name, share in group.rows:
+            y += step
+            parts.append(_order_row(name, share, y, at))
+        y += step + 10
+    said = "; ".join(
+        f"{group.title}: " + ", ".join(f"{name} {share.value:.0%}" for name, share in group.rows)
+        for group in groups
+    )
+    return drawing(width, height, f"Share {said}", *parts, style="orders")
+
+
+def _order_row(name: str, share: Share, y: float, at: Callable[[float], float]) -> Html:
+    low, high = share.interval
+    title = tag("title", f"{name}: {share.right} of {share.total} ({share.interval})")
+    return join(
+        tag("text", name, class_="end", x=at(0.0) - 12, y=y + 4),
+        tag("rect", class_="band", x=at(low), y=y - 5, width=max(at(high) - at(low), 1.0), height=10, rx=2),
+        tag("circle", title, class_="dot", cx=at(share.value), cy=y, r=5.0),
+        tag("text", f"{100 * share.value:.1f}", class_="start value", x=at(1.0) + 14, y=y + 4),
+    )  # fmt: skip
 
 
 def _percent(value: float) -> str:

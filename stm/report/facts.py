@@ -15,6 +15,7 @@ from stm.report.confusions import seriate
 from stm.report.health import Health, inspect
 from stm.report.intervals import Interval, mean_of_shares, wilson
 from stm.report.record import TrainingRecord
+from stm.report.time_use import TimeUse
 from stm.scoring.inference import Scores
 from stm.scoring.metrics import Metrics
 from stm.storage import join, read_blocks
@@ -46,6 +47,10 @@ class Facts:
     """Of the libraries that measured; those that trained are in ``meta``."""
     manifest_fingerprint: str = ""
     """Of the manifest as it was read, before its labels became the network's; "" is that of ``manifest``."""
+    time_use: TimeUse | None = None
+    """None where only clips as played were measured."""
+    pairs_from: str = "found from the names of classes"
+    """Where the pairs of ``time_use`` are from."""
     when: str = ""
     """UTC, such as 2026-11-22 19:30."""
 

@@ -38,6 +38,7 @@ def render(facts: Facts, videos: list[HardVideo]) -> str:
         headline=sections.headline(facts),
         confusions=sections.confusions(facts),
         classes=sections.classes(facts),
+        time=sections.time(facts),
         hardest=sections.hardest(facts, videos),
         reliability=facts.calibration and charts.reliability(facts.calibration),
         training=background.training(facts),

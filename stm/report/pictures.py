@@ -9,17 +9,21 @@ from typing import Any
 import numpy as np
 
 from stm.figures import INK, MUTED, RIGHT, WRONG, new_figure, plain, plot_training, save
+from stm.report.charts import order_groups
 from stm.report.confusions import ordered_confusion
 from stm.report.facts import Facts
 from stm.report.hardest import HardVideo
 from stm.report.intervals import wilson
+from stm.report.time_use import TimeUse
 
 
 def draw(facts: Facts, videos: list[HardVideo], folder: Path) -> dict[str, Path]:
-    """Calibration, training, speed and hardest videos: those there is something to show of."""
+    """Calibration, orders of frames, training, speed and hardest videos: those there is something to show of."""
     files: dict[str, Path] = {}
     if facts.calibration is not None:
         files["calibration"] = _calibration(facts, folder / "calibration.png")
+    if facts.time_use is not None:
+        files["time"] = _orders(facts.time_use, folder / "time.png")
     if facts.record.curves:
         curves = {name: (series.x, series.y) for name, series in facts.record.curves.items()}
         files["training"] = plot_training(folder / "training.png", {facts.run: curves})
@@ -113,6 +117,22 @@ def _calibration(facts: Facts, path: Path) -> Path:
         f"calibration error {calibration.ece:.1%}; by chance {calibration.ece_by_chance[0]:.1%}"
     )
     axes.set_aspect("equal")
+    return save(figure, path)
+
+
+def _orders(use: TimeUse, path: Path) -> Path:
+    groups = order_groups(use)
+    figure, places = new_figure(5.0 * len(groups), 2.6, columns=len(groups))
+    for axes, group in zip(np.atleast_1d(places), groups, strict=True):
+        rows = np.arange(len(group.rows))
+        shares = [share for _, share in group.rows]
+        low, high = ([100 * share.interval[side] for share in shares] for side in (0, 1))
+        axes.axvline(100 * group.chance, color=MUTED, linestyle=":")
+        axes.hlines(rows, low, high, color=WRONG, alpha=0.4, linewidth=6)
+        axes.plot([100 * share.value for share in shares], rows, "o", color=WRONG)
+        axes.set_yticks(rows, [f"{name}, {100 * share.value:.1f}" for name, share in group.rows])
+        axes.invert_yaxis()
+        axes.set(title=group.title, xlabel="%", xlim=(-2, 102))
     return save(figure, path)
 
 

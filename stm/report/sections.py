@@ -6,14 +6,18 @@ from typing import Any
 
 import numpy as np
 
+from stm.checkpoint.format import config_of
 from stm.markup import data_block
 from stm.report import charts
 from stm.report.confusions import most_confused, ordered_confusion
 from stm.report.facts import Facts
 from stm.report.hardest import NUM_VIDEOS, HardVideo
 from stm.report.intervals import wilson
+from stm.report.time_use import NAMES
 
 MOST_PAIRS = 15
+UNEQUAL = 2
+"""Classes are unequal where the largest has more than so many times the videos of the smallest."""
 MOST_CELLS = 20_000
 """Cells off the diagonal that the heat map can name under the pointer."""
 
@@ -68,12 +72,19 @@ def _cells(counts_KK: np.ndarray) -> dict[int, list[list[int]]]:
 
 
 def classes(facts: Facts) -> dict[str, Any]:
-    """Every class, worst first, with its interval and what it is taken for; of many the curve of all, too."""
+    """Every class with its interval and what it is taken for; of many the curve of all, too.
+
+    Worst first; where training had unequal ones, the rarest first.
+    """
     metrics = facts.metrics
     occurring = [i for i, count in enumerate(metrics.class_counts) if count]
     intervals = {i: wilson(facts.correct_per_class[i], metrics.class_counts[i]) for i in occurring}
     accuracy = {i: metrics.per_class[i] or 0.0 for i in occurring}
+    trained_on = facts.meta.class_counts or []
+    unequal = bool(trained_on) and max(trained_on) > UNEQUAL * min(trained_on)
     order = sorted(occurring, key=lambda i: (accuracy[i], -metrics.class_counts[i], i))
+    if unequal:
+        order.sort(key=lambda i: trained_on[i])
     rows = [
         {
             "name": facts.classes[i],
@@ -81,12 +92,19 @@ def classes(facts: Facts) -> dict[str, Any]:
             "accuracy": accuracy[i],
             "interval": intervals[i],
             "num_videos": metrics.class_counts[i],
+            "trained_on": trained_on[i] if trained_on else None,
             "taken_for": _taken_for(facts, i),
         }
         for i in order
     ]
-    lead = "Worst first. A dot is the share of the class's videos that was right, the bar its 95 % interval (Wilson)"
+    lead = "The rarest in training first. " if unequal else "Worst first. "
+    lead += "A dot is the share of the class's videos that was right, the bar its 95 % interval (Wilson)"
     lead += ", the dashes the mean over classes."
+    if unequal:
+        lead += (
+            f" Training saw {min(trained_on):,} to {max(trained_on):,} videos a class, and did this for rare ones: "
+            f"{config_of(facts.meta).rare_classes or 'nothing'}."
+        )
     missing = len(facts.classes) - len(occurring)
     if missing:
         lead += f" {missing} of {len(facts.classes)} classes have no video here."
@@ -119,3 +137,31 @@ def hardest(facts: Facts, videos: list[HardVideo]) -> dict[str, Any]:
     else:
         lead += f"These are the {NUM_VIDEOS} that the network was surest of."
     return {"lead": lead, "videos": videos}
+
+
+def time(facts: Facts) -> dict[str, Any] | None:
+    """What the order of frames is worth; None where it was not asked for."""
+    use = facts.time_use
+    if use is None:
+        return None
+    heads = ["reversed, called the other" if o == "reversed" else NAMES[o] for o in use.scores]
+    shuffles = "A shuffle is any order but that of the video"
+    each = ", another in each of its samplings" if facts.num_views > 1 else ""
+    return {
+        "chart": charts.orders(use),
+        "says": use.says,
+        "how": f"{shuffles}, drawn for each video{each}; one frame is the middle one of the clip."
+        if len(use.scores) > 1
+        else "",
+        "found": f"The pairs are {facts.pairs_from}.",
+        "heads": ["pair", "videos", *heads],
+        "numbers": tuple(range(1, 2 + len(heads))),
+        "pairs": [
+            {
+                "names": [facts.classes[label] for label in pair.labels],
+                "total": pair.shares["played"].total,
+                "shares": list(pair.shares.values()),
+            }
+            for pair in use.pairs
+        ],
+    }

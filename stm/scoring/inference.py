@@ -5,7 +5,7 @@ Row that leaves the network (one per batch of B samples; a sample is one samplin
     column          dtype and shape
     videos          int64 [B]           row among the usable videos, -1 for padding
     epoch           int32               number of the sampling
-    probabilities   float32 [B, K]      softmax, mean over crops
+    probabilities   float32 [B, O, K]   softmax, mean over crops, for each of O orders of frames
     weights         float32 [B]         0 for padding and for what could not be decoded
     failures        string              as in ``stm.data.stream.graph``
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +23,8 @@ import numpy as np
 from stm.data.manifest import Manifest
 from stm.data.stream.clips import ClipSpec
 from stm.data.stream.graph import StreamSpec, build_stream, put_videos
+from stm.data.stream.plan import sample_seed
+from stm.scoring.orders import FrameOrder, in_order
 from stm.storage import absolute
 
 if TYPE_CHECKING:
@@ -44,6 +46,8 @@ class Scores:
     """bool [N]: at least one sampling was read."""
     failures: list[dict[str, str]]
     """Videos that were unusable when indexed, or failed now: video_id, path, reason, detail."""
+    reordered: dict[FrameOrder, np.ndarray] = field(default_factory=dict)
+    """As ``scores_NK``, of the same frames in the other orders that were asked for."""
 
 
 class Classifier:
@@ -54,6 +58,8 @@ class Classifier:
         num_threads: of a CPU.
         own_process: the process is stm's, so that its malloc may be set for inference (see ``stm.model.allocator``).
         plugins: what the driver was told to run (``stm.model.plugins.loaded()``), for a process of its own.
+        orders: of the frames, in which rows of the graph are scored.
+        seed: of the graph's samples, from which shuffles are drawn.
     """
 
     def __init__(
@@ -63,6 +69,8 @@ class Classifier:
         *,
         own_process: bool = True,
         plugins: Sequence[Plugin] = (),
+        orders: Sequence[FrameOrder] = ("played",),
+        seed: int = 0,
     ) -> None:
         import torch
 
@@ -73,6 +81,7 @@ class Classifier:
         from stm.model.packed import can_pack, pack
 
         plugins_here.receive(plugins)
+        self.orders, self.seed = orders, seed
         torch.set_num_threads(num_threads)
         network = load_network(checkpoint)
         self.device = network.fc.weight.device
@@ -102,7 +111,10 @@ class Classifier:
 
     def __call__(self, row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         kept = {name: row[name] for name in ("videos", "epoch", "weights", "failures")}
-        return {**kept, "probabilities": self.scores(row["clips"][0])[None]}
+        clips = row["clips"][0]
+        seeds = sample_seed(row["videos"][0], seed=self.seed, epoch=int(row["epoch"][0]))
+        scores = [self.scores(in_order(clips, order, seeds)) for order in self.orders]
+        return {**kept, "probabilities": np.stack(scores, 1)[None]}
 
 
 def score_manifest(
@@ -115,12 +127,15 @@ def score_manifest(
     num_workers: int = 1,
     seed: int = 0,
     decode_deadline_s: float = 60.0,
+    orders: Sequence[FrameOrder] = ("played",),
     tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scores:
     """Score every usable video of a manifest, each ``num_samplings`` times; the rest are listed as failures.
 
     ``checkpoint`` is a folder or URL that every node reaches; each of ``num_workers`` processes reads it. The result
-    does not depend on their number: every sample is decoded from its own seed. ``tick(done, total)`` counts samplings.
+    does not depend on their number: every sample is decoded, and its frames shuffled, from its own seed. Frames are
+    decoded once, whatever the number of ``orders``, of which the first is ``played``. ``tick(done, total)`` counts
+    samplings.
     """
     import ray
 
@@ -128,7 +143,7 @@ def score_manifest(
 
     usable = manifest.usable
     num_classes = manifest.num_classes
-    sums = np.zeros((len(manifest), num_classes))
+    sums = np.zeros((len(manifest), len(orders), num_classes))
     counts = np.zeros(len(manifest), dtype=np.int64)
     failures = unusable_rows(manifest)
     # A sampling is an epoch in manifest order: its seeds differ from the other samplings'.
@@ -149,7 +164,7 @@ def score_manifest(
     results = stream.map_batches(
         Classifier,
         fn_constructor_args=(absolute(checkpoint), threads),
-        fn_constructor_kwargs={"plugins": plugins.loaded()},
+        fn_constructor_kwargs={"plugins": plugins.loaded(), "orders": orders, "seed": seed},
         batch_size=1,
         concurrency=num_workers,
         num_cpus=1,
@@ -168,8 +183,9 @@ def score_manifest(
         done += int((row["videos"][0] >= 0).sum())
         tick(done, len(usable) * num_samplings)
     readable = counts > 0
-    sums[readable] /= counts[readable, None]
-    return Scores(sums, readable, failures)
+    sums[readable] /= counts[readable, None, None]
+    scores = dict(zip(orders, np.moveaxis(sums, 1, 0), strict=True))
+    return Scores(scores.pop("played"), readable, failures, scores)
 
 
 def unusable_rows(manifest: Manifest) -> list[dict[str, str]]:

@@ -20,6 +20,7 @@ from stm.data.stream.clips import ClipSpec
 from stm.log import get_logger
 from stm.scoring.inference import score_manifest
 from stm.scoring.metrics import measure
+from stm.storage import StorageAway, StorageError
 from stm.train.recorder import Recorder
 
 logger = get_logger(__name__)
@@ -62,10 +63,19 @@ class AsyncValidation:
             self._asked.wait()
             self._asked.clear()
             last_round = self._done
-            waiting = [path for path, meta in self._store.checkpoints() if meta.awaits_validation]
+            try:
+                found = self._store.checkpoints()
+            except StorageError as error:
+                logger.warning(f"checkpoints wait for their validation: {error}")
+                if last_round:
+                    return
+                continue
+            waiting = [path for path, meta in found if meta.awaits_validation]
             if waiting:
                 try:
                     self._validate(waiting[-1], passed_over=waiting[:-1])
+                except StorageAway as error:  # it is tried again when the store answers
+                    logger.warning(f"validation of {waiting[-1]} waits: {error}")
                 except Exception as error:  # training must not end for it
                     reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
                     logger.warning(f"validation of {waiting[-1]} failed: {reason[0][:300]}")

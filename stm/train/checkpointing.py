@@ -9,6 +9,7 @@ from stm.checkpoint import format as checkpoints
 from stm.checkpoint.lease import Leased
 from stm.checkpoint.store import CheckpointStore
 from stm.log import get_logger
+from stm.patience import forget, patience
 from stm.storage import StorageError
 from stm.train.events import Kept
 from stm.train.group import Group
@@ -37,6 +38,9 @@ class Checkpoints:
         self._job, self._group, self._place = job, group, place
         self._replica, self._store = replica, store
         self.history = history
+        # The other ranks wait meanwhile, and fail at `train.collective_timeout_s`.
+        wait_s = job.config.train.collective_timeout_s / 2 if group.world_size > 1 else float("inf")
+        self._patience_s = min(job.config.train.store_patience_s, wait_s)
         self._saved_at = time.monotonic()
         self._preemption = PreemptionWatch(
             group.rank, group.world_size, group.device, place.step, job.board
@@ -84,6 +88,7 @@ class Checkpoints:
             config=job.config.to_dict(),
             classes=job.classes,
             dataset=job.dataset,
+            class_counts=job.class_counts,
             position=place.position,
             step=place.step,
             fingerprint=job.fingerprint,
@@ -94,13 +99,16 @@ class Checkpoints:
             awaits_validation=awaits_validation,
         )
         state = self._replica.state()
+        if self._is_last:
+            forget()  # an outage that was too long for the checkpoints before is waited for once more
         try:
-            path = self._store.commit(
-                place.step,
-                lambda folder: checkpoints.write(
-                    folder, self._replica.shipped, state, meta, self.history, job.plugin
-                ),
-            )
+            with patience(self._patience_s):
+                path = self._store.commit(
+                    place.step,
+                    lambda folder: checkpoints.write(
+                        folder, self._replica.shipped, state, meta, self.history, job.plugin
+                    ),
+                )
         except Leased as error:
             raise StopRun(str(error)) from error
         except OSError as error:
@@ -110,18 +118,18 @@ class Checkpoints:
         self.history = [row for row in self.history if row["time"] > time.time() - KEEP_HISTORY_S]
         self._store.prune()
 
+    @property
+    def _is_last(self) -> bool:
+        return self._place.position.epoch >= self._job.config.optim.epochs
+
     def _failed(self, error: OSError) -> None:
         """Training goes on without this checkpoint, if there is more to train; the next one may succeed."""
-        found = self._store.latest()
+        newest, where = self._store.newest, self._job.run_directory
         said = (
             f"the checkpoint of step {self._place.step} could not be written ({error}). "
-            + (f"The last good one is {found[0]}" if found else "There is none yet")
-            + (
-                ""
-                if isinstance(error, StorageError)
-                else f": make room in {self._job.run_directory}"
-            )
+            + (f"The last good one is {newest}" if newest else "There is none yet")
+            + (f": make room in {where}" if not isinstance(error, StorageError) else "")
         )
-        if self._place.position.epoch >= self._job.config.optim.epochs:
+        if self._is_last:
             raise StopRun(said + ", then run the same command again")
         logger.warning(said + "; training goes on")

@@ -11,6 +11,10 @@ from stm.checkpoint import format as checkpoints
 from stm.config import Config
 from stm.data.manifest import Manifest
 from stm.errors import UserError
+from stm.log import get_logger
+from stm.train.rarity import class_terms
+
+logger = get_logger(__name__)
 
 # What may differ when a run is continued, because it does not change what is computed.
 _FREE_ON_RESUME = {
@@ -42,19 +46,32 @@ def read_manifest(path: str | None, flag: str, root: str | None = None) -> Manif
 
 
 def check_network(config: Config, manifest: Manifest) -> None:
-    """Build the network once in the driver, so that what is wrong with it is told before anything starts."""
-    if config.model.pretrained is None and not config.optim.groups:
+    """Build network and loss once in the driver, so that what is wrong with them is told before anything starts."""
+    class_terms(config, manifest.class_counts, manifest.classes)
+    if config.model.pretrained is None:
         return
-    from stm.model import build_model, load_pretrained
-    from stm.train.optim import parameter_groups
+    from stm.model import build_model
 
     model = build_model(**checkpoints.model_arguments(config), num_classes=manifest.num_classes)
-    parameter_groups(model, config.optim)
-    if config.model.pretrained is not None:
-        try:
-            load_pretrained(model, config.model.pretrained)
-        except (ValueError, OSError) as error:
-            raise UserError(f"--model.pretrained: {error}") from error
+    try:
+        checkpoints.load_pretrained(model, config.model.pretrained)
+    except (ValueError, OSError) as error:
+        raise UserError(f"--model.pretrained: {error}") from error
+
+
+def check_optimizer(config: Config) -> None:
+    """Refuse groups and frozen parts that the network does not have; say how much of it trains."""
+    import torch
+
+    from stm.model import build_model
+    from stm.train.freezing import freeze
+
+    with torch.device("meta"):
+        model = build_model(**checkpoints.model_arguments(config), num_classes=1)
+    if freeze(model, config.optim) and config.model.pretrained is None:
+        logger.warning(
+            "what --optim.freeze and --optim.groups freeze keeps its random weights: there is no --model.pretrained"
+        )
 
 
 def check_compiler(config: Config, placement: cluster.Placement) -> None:
@@ -82,12 +99,18 @@ def check_same_run(config: Config, fingerprint: str, meta: checkpoints.Meta) -> 
             f"(sha256 {before and before[:12]}), and --model.plugin {config.model.plugin} is another source "
             f"({now and now[:12]}): choose another --train.name, or give the same file"
         )
-    old, new = flat(Config.from_dict(meta.config).to_dict()), flat(config.to_dict())
+    trained = Config.from_dict(meta.config)
+    old, new = flat(trained.to_dict()), flat(config.to_dict())
+    unused = {
+        f"optim.{name}" for name in trained.optim.without_effect & config.optim.without_effect
+    }
+    if trained.optim.milestone_epochs == config.optim.milestone_epochs:
+        unused.add("optim.milestones")  # [30] and [0.6] are one of 50 epochs
     changed = [
         f"{key}: was {old.get(key)}, now {new.get(key)}"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
-        and key not in _FREE_ON_RESUME
+        and key not in _FREE_ON_RESUME | unused
         and not key.startswith("tracking.")
         and (not key.startswith("train.") or key == "train.seed")
     ]

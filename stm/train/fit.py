@@ -18,13 +18,16 @@ from stm.data.stream.graph import SHARD, StreamSpec, Validation, plan_data_confi
 from stm.data.stream.guarded import quarantine
 from stm.data.stream.plan import Position
 from stm.errors import UserError
-from stm.log import get_logger
+from stm.log import get_logger, shown_by
+from stm.patience import patience
+from stm.storage import StorageError
 from stm.tracking import Tracker
 from stm.train.async_validation import AsyncValidation
-from stm.train.events import Controlled, Event, Kept, Logged, Started
+from stm.train.events import Controlled, Event, Kept, Started
 from stm.train.folders import ray_storage
 from stm.train.job import Job
-from stm.train.progress import board
+from stm.train.progress import BoardHandler, board
+from stm.train.rarity import class_terms
 from stm.train.recorder import Recorder, failure_callback
 from stm.train.summary import versions
 
@@ -98,6 +101,8 @@ def fit(
             dataset=train_manifest.dataset,
             fingerprint=train_manifest.fingerprint,
             num_videos=len(train_manifest.usable),
+            class_counts=train_manifest.class_counts.tolist(),
+            class_terms=class_terms(config, train_manifest.class_counts, train_manifest.classes),
             num_val_videos=len(val_manifest) if val_manifest else 0,
             num_val_usable=len(val_manifest.usable) if val_manifest else 0,
             validates_elsewhere=validator is not None,
@@ -107,7 +112,10 @@ def fit(
             plugin=checkpoints.load_plugin(config),
         )
         streams = plan_data_config(
-            train_stream, validation, _latest_position(store, actor), placement.cpus_per_worker
+            train_stream,
+            validation,
+            _latest_position(store, actor, config.train.store_patience_s),
+            placement.cpus_per_worker,
         )
 
         def keep(seconds: float) -> None:
@@ -128,18 +136,20 @@ def fit(
         raise RunStopped(f"run {config.train.name} stopped: {stop['stopped']}{named}")
 
 
-def _latest_position(store: CheckpointStore, actor: Any) -> Callable[[], Position]:
+def _latest_position(
+    store: CheckpointStore, actor: Any, patience_s: float
+) -> Callable[[], Position]:
     def latest_position() -> Position:
         """Called in Ray's controller, at every start of the workers."""
         import ray
 
         controller = ray.get_runtime_context().current_actor
         actor.post.remote(Controlled(controller=controller))
-
-        def warn(message: str) -> None:
-            actor.post.remote(Logged(message=message, level=logging.WARNING, logger=__name__))
-
-        found = store.take_whole(warn)
+        with shown_by(BoardHandler(actor), logging.INFO), patience(patience_s):
+            try:
+                found = store.take_whole()
+            except StorageError:  # the workers meet it too, and end the run with its reason
+                found = None
         return found[1].position if found else Position()
 
     return latest_position
@@ -216,7 +226,10 @@ def _outcome(
 
 
 def _next_time(store: CheckpointStore, again: str) -> str:
-    found = store.latest()
+    try:
+        found = store.latest()
+    except StorageError as error:
+        return f"{again} begins again from the last checkpoint, which cannot be seen now: {error}"
     if found is None:
         return f"there is no checkpoint yet: {again} begins again"
     return f"the last checkpoint is {found[0]}: {again} begins again from there"
@@ -230,6 +243,7 @@ def training_stream(config: Config, manifest: Manifest) -> StreamSpec:
         ClipSpec.training(config.data, flip=manifest.flip, flip_map=manifest.flip_map),
         num_epochs=config.optim.epochs,
         shuffle=True,
+        balance=config.data.balance,
         quarantine=quarantine(),
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 from stm.config import Config
 from stm.data.stream.plan import Position, step_of, steps_per_epoch
 from stm.model.plugins import Plugin
+from stm.train.rarity import ClassTerms
 
 
 class StopRun(Exception):
@@ -31,6 +32,10 @@ class Job:
     fingerprint: str
     num_videos: int
     """Usable rows of the training manifest."""
+    class_counts: list[int]
+    """How many of them each class has."""
+    class_terms: ClassTerms | None = None
+    """What the loss does with rare classes."""
     num_val_videos: int = 0
     """All rows of the validation manifest; the unreadable ones count as wrong."""
     num_val_usable: int = 0

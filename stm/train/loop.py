@@ -9,6 +9,7 @@ Gradients are sums over sample weights divided by the global weight: padding and
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -22,6 +23,8 @@ from stm.data.stream.graph import ClipBatch
 from stm.data.stream.plan import Position, mix, validates
 from stm.log import shown_by
 from stm.model import plugins
+from stm.patience import patience
+from stm.storage import StorageError, is_url
 from stm.train.batches import Batches
 from stm.train.checkpointing import Checkpoints
 from stm.train.events import EpochEnded, Kept, Started
@@ -38,16 +41,23 @@ def train_loop(settings: dict[str, Job]) -> dict[str, Any]:
     """Run one rank from the last checkpoint to the end.
 
     Returns ``{"stopped": reason, "rows": [...]}`` where going on makes no sense (a loss that is not finite, too many
-    unreadable videos): every rank agrees on it, and Ray does not retry what would only happen again. Else ``{}``.
+    unreadable videos, a store that is away for too long): every rank agrees on it, and Ray does not retry what would
+    only happen again. Else ``{}``.
     """
-    with shown_by(BoardHandler(settings["job"].board), logging.DEBUG):
-        rank = _Rank(settings["job"])
+    job = settings["job"]
+    handler = shown_by(BoardHandler(job.board), logging.DEBUG)
+    with handler, patience(job.config.train.store_patience_s):
         try:
-            rank.run()
+            rank = _Rank(job)
+            with contextlib.closing(rank.pulse):
+                rank.run()
         except StopRun as stop:
             return {"stopped": str(stop), "rows": stop.rows}
-        finally:
-            rank.pulse.close()
+        except StorageError as error:
+            if not is_url(job.run_directory):  # a disk of this node's, and there may be others
+                raise
+            kept = "What was kept stays, and the same command goes on from there"
+            return {"stopped": f"{error}. {kept}", "rows": []}
     return {}
 
 
@@ -69,6 +79,7 @@ class _Rank:
             self.group.device,
             self.group.world_size,
             found[0] if found else None,
+            job.class_terms,
         )
         position, history = Position(), list[dict[str, Any]]()
         if found is not None:
@@ -114,6 +125,7 @@ class _Rank:
         """Validate where it is due, and keep a checkpoint."""
         epochs_done, config = self.place.position.epoch, self.config
         failures = self.report.take_failures()
+        self.report.end_epoch()
         metrics: dict[str, Any] = {"epoch": epochs_done, "unreadable": len(failures)}
         due = self.job.num_val_usable > 0 and validates(
             epochs_done, config.train.val_every_epochs, config.optim.epochs

@@ -1,63 +1,125 @@
-"""SGD, its parameter groups, its schedule and the weighted loss (paper, section 4.1)."""
+"""The optimizer, its parameter groups, its schedule and the weighted loss (paper, section 4.1)."""
 
 from __future__ import annotations
 
-import bisect
+import math
 import re
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.modules.conv import _ConvNd
 
-from stm.config import OptimConfig
+from stm.config import OptimConfig, ParameterGroup
 from stm.errors import UserError
+from stm.model.network import VideoResNet
 
 
-def parameter_groups(
-    model: nn.Module, config: OptimConfig
-) -> list[tuple[str, float, float, list[nn.Parameter]]]:
-    """Each parameter in exactly one group: (pattern, lr scale, weight decay, parameters).
+@dataclass(frozen=True)
+class Group:
+    """Parameters that share a rate and a weight decay."""
 
-    The first pattern found in a parameter's name takes it; what none takes makes the last group, with pattern "".
+    pattern: str
+    """Of the setting in ``optim.groups`` that took them; "" where none did."""
+    lr_scale: float
+    weight_decay: float
+    parameters: list[nn.Parameter]
+
+
+def parameter_groups(model: nn.Module, config: OptimConfig) -> list[Group]:
+    """Each parameter in exactly one group, in the order of ``optim.groups``; what none of these takes comes last.
+
+    The first pattern found in a parameter's name takes it. Scales multiply: the group's, the preset's (2 of a bias with
+    `tsn`) and the layer's. A group's weight decay comes before the preset's.
+
     Raises ``UserError`` for a pattern that takes nothing: it does not do what its author thought.
     """
-    members: list[list[nn.Parameter]] = [[] for _ in range(len(config.groups) + 1)]
+    names = [name for name, _ in model.named_parameters()]
+    biases, layers = _biases(model), _layers(model, names)
+    found: dict[tuple[int, float, float], Group] = {}
+    taken = set()
     for name, parameter in model.named_parameters():
-        number = next(
-            (i for i, group in enumerate(config.groups) if re.search(group.match, name)), -1
+        number, group = next(
+            ((i, each) for i, each in enumerate(config.groups) if re.search(each.match, name)),
+            (len(config.groups), ParameterGroup(match="")),
         )
-        members[number].append(parameter)
-    groups = []
-    for group, parameters in zip(config.groups, members, strict=False):
-        if not parameters:
-            names = [name for name, _ in model.named_parameters()]
+        taken.add(number)
+        scale, decay = group.lr_scale, config.weight_decay
+        if config.preset and parameter.ndim <= 1:  # biases, and what scales and shifts
+            decay = 0.0
+        if config.preset == "tsn" and name in biases:
+            scale *= 2
+        if config.layerwise_decay != 1:
+            scale *= config.layerwise_decay ** layers[name]
+        decay = decay if group.weight_decay is None else group.weight_decay
+        made = Group(group.match, scale, decay, [])
+        found.setdefault((number, scale, decay), made).parameters.append(parameter)
+    for number, group in enumerate(config.groups):
+        if number not in taken:
             raise UserError(
                 f"--optim.groups: {group.match!r} takes no parameter that an earlier group left; "
                 f"names are like {names[0]}, {names[len(names) // 2]}, {names[-1]}"
             )
-        decay = config.weight_decay if group.weight_decay is None else group.weight_decay
-        groups.append((group.match, group.lr_scale, decay, parameters))
-    if members[-1]:
-        groups.append(("", 1.0, config.weight_decay, members[-1]))
-    return groups
+    return [found[key] for key in sorted(found, key=lambda key: key[0])]
+
+
+def _biases(model: nn.Module) -> set[str]:
+    """Names of the biases of convolutions and linear layers."""
+    return {
+        f"{name}.bias"
+        for name, module in model.named_modules()
+        if isinstance(module, _ConvNd | nn.Linear) and module.bias is not None
+    }
+
+
+def _layers(model: nn.Module, names: list[str]) -> dict[str, int]:
+    """How many layers a parameter lies below the classifier: each residual block is one, the stem the lowest."""
+    blocks = list(model.blocks) if isinstance(model, VideoResNet) else []
+    below = {block: len(blocks) - i for i, block in enumerate(blocks)}
+    stem = len(blocks) + 1
+    return {
+        name: 0 if name.startswith("fc.") else below.get(".".join(name.split(".")[:2]), stem)
+        for name in names
+    }
 
 
 def build_optimizer(
     model: nn.Module, config: OptimConfig, *, fused: bool = False
 ) -> torch.optim.Optimizer:
-    """SGD over every parameter; without groups all have one rate and weight decay, as the paper trains.
+    """The optimizer over every parameter, the frozen ones too, which it passes over since they have no gradient.
 
-    ``fused`` updates all of a group in one kernel; for parameters on a GPU.
+    ``fused`` updates all of a group in one kernel, of SGD on a GPU; else operators go over lists of parameters, which
+    gives the plain form's weights to the bit.
     """
-    return torch.optim.SGD(
-        [
-            {"params": parameters, "weight_decay": decay, "lr_scale": scale}
-            for _, scale, decay, parameters in parameter_groups(model, config)
-        ],
-        lr=config.effective_lr,
-        momentum=config.momentum,
-        fused=fused or None,
-    )
+    groups: list[Any] = [
+        {"params": group.parameters, "weight_decay": group.weight_decay, "lr_scale": group.lr_scale}
+        for group in parameter_groups(model, config)
+    ]
+    if config.name == "adamw":
+        beta1, beta2 = map(float, config.betas)  # PyTorch refuses an int beside a float
+        return torch.optim.AdamW(
+            groups, lr=config.effective_lr, betas=(beta1, beta2), eps=config.eps, foreach=True
+        )
+    form = {"fused": True} if fused else {"foreach": True}
+    return torch.optim.SGD(groups, lr=config.effective_lr, momentum=config.momentum, **form)
+
+
+def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load the state of a checkpoint; fused or not stays as this device has it.
+
+    Raises ``UserError`` where it is the state of another kind of optimizer.
+    """
+    forms = {name: optimizer.defaults[name] for name in ("fused", "foreach")}
+    if ("betas" in optimizer.defaults) != ("betas" in state["param_groups"][0]):
+        before, now = ("sgd", "adamw")[:: 1 if "betas" in optimizer.defaults else -1]
+        raise UserError(
+            f"it holds the state of {before}, and --optim.name is {now}: set it back, or choose another --train.name"
+        )
+    optimizer.load_state_dict(state)
+    for group in optimizer.param_groups:
+        group.update(forms)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -69,15 +131,24 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def learning_rate(config: OptimConfig, step: int, steps_per_epoch: int) -> float:
     """The rate of step ``step`` (from 0): a pure function, so a schedule has no state to save.
 
-    Linear warm-up from one step's share to the peak, then ``gamma`` at each milestone (in epochs).
+    Linear warm-up from one step's share to the peak, times what the schedule leaves: ``gamma`` for each milestone that
+    is behind, or the share of a line or half a cosine from the warm-up's end to the end of the last epoch.
     """
-    warmup_steps = config.warmup_epochs * steps_per_epoch
-    warm = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
-    return (
-        config.effective_lr
-        * warm
-        * config.gamma ** bisect.bisect_right(config.milestones, step // steps_per_epoch)
+    num_steps, warmup_steps = (
+        config.epochs * steps_per_epoch,
+        config.warmup_epochs * steps_per_epoch,
     )
+    warm = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+    least = config.min_lr / config.lr
+    if config.schedule == "step":
+        behind = sum(
+            step >= (value * steps_per_epoch if value >= 1 else round(value * num_steps))
+            for value in config.milestones
+        )
+        return config.effective_lr * warm * max(least, config.gamma**behind)
+    done = max(0.0, step - warmup_steps) / max(1.0, num_steps - warmup_steps)
+    left = 1 - done if config.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
+    return config.effective_lr * warm * (least + (1 - least) * max(0.0, left))
 
 
 def weighted_loss_sum(
@@ -85,13 +156,20 @@ def weighted_loss_sum(
     labels_N: torch.Tensor,
     weights_N: torch.Tensor,
     label_smoothing: float = 0.0,
+    class_weights_K: torch.Tensor | None = None,
+    adjustment_K: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Sum over samples of weight x cross-entropy; float32 scalar.
+    """Sum over samples of weight x weight of the class x cross-entropy of the adjusted logits; float32 scalar.
 
     Divided by the weight of the *global* batch it is the global mean, however many ranks share the batch and however
     much of it is padding.
     """
+    logits_NK = logits_NK.float()
+    if adjustment_K is not None:
+        logits_NK = logits_NK + adjustment_K
     losses_N = F.cross_entropy(
-        logits_NK.float(), labels_N, reduction="none", label_smoothing=label_smoothing
+        logits_NK, labels_N, reduction="none", label_smoothing=label_smoothing
     )
+    if class_weights_K is not None:
+        losses_N = losses_N * class_weights_K[labels_N]
     return (losses_N * weights_N).sum()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,13 +16,15 @@ from stm.checkpoint import format as checkpoints
 from stm.config import Config
 from stm.data.stream.graph import ClipBatch
 from stm.errors import UserError
-from stm.model import build_model, load_pretrained
+from stm.model import build_model
 from stm.model.allocator import keep_freed_memory
 from stm.model.inputs import autocast
 from stm.model.sync_batchnorm import count_batch, synchronise_batchnorm
 from stm.train.average import MovingAverage
+from stm.train.freezing import freeze, keep_still
 from stm.train.mixing import mix_pairs
-from stm.train.optim import build_optimizer, set_learning_rate
+from stm.train.optim import build_optimizer, restore, set_learning_rate, weighted_loss_sum
+from stm.train.rarity import ClassTerms
 from stm.train.step import Batch, gradients, set_arithmetic, usable_rows
 from stm.train.transfer import Transfer
 
@@ -35,6 +39,7 @@ class Replica:
         device: torch.device,
         world_size: int,
         checkpoint: str | None,
+        class_terms: ClassTerms | None = None,
     ) -> None:
         self._config, self._device, self._world_size = config, device, world_size
         if device.type == "cpu":
@@ -45,6 +50,7 @@ class Replica:
         if config.optim.sync_batchnorm:
             synchronise_batchnorm(self._module)
         self._module.to(device)
+        self._still = freeze(self._module, config.optim)
         decay = config.optim.ema_decay
         self._average = MovingAverage(self._module, decay) if decay else None
         self.autocast = autocast(config.train.precision, device)
@@ -55,8 +61,9 @@ class Replica:
         if checkpoint is not None:
             self._load(checkpoint)
         elif config.model.pretrained:
-            load_pretrained(self._module, config.model.pretrained)
+            checkpoints.load_pretrained(self._module, config.model.pretrained)
         self._model = self._data_parallel()
+        self._loss = self._build_loss(class_terms or ClassTerms())
 
     @property
     def shipped(self) -> nn.Module:
@@ -87,6 +94,7 @@ class Replica:
         rows = usable_rows(batch.weights)
         # A rank with nothing to learn from joins the collectives but leaves the statistics of BN alone.
         self._model.train(rows is not None or optim.sync_batchnorm)
+        keep_still(self._still)
         if optim.sync_batchnorm:
             count_batch(self._module, rows is not None)
         share = self._on_device(batch, rows, seed)
@@ -102,7 +110,7 @@ class Replica:
             global_weight,
             world_size=self._world_size,
             accumulate=optim.accumulate,
-            label_smoothing=optim.label_smoothing,
+            loss=self._loss,
             autocast=self.autocast,
             scaler=self._scaler,
         )
@@ -115,10 +123,23 @@ class Replica:
             self._average.update(self._module)
         return sums, waited_s
 
+    def _build_loss(self, terms: ClassTerms) -> Callable[..., torch.Tensor]:
+        def on_device(values: list[float] | None) -> torch.Tensor | None:
+            return None if values is None else torch.tensor(values, device=self._device)
+
+        return functools.partial(
+            weighted_loss_sum,
+            label_smoothing=self._config.optim.label_smoothing,
+            class_weights_K=on_device(terms.weights),
+            adjustment_K=on_device(terms.adjustment),
+        )
+
     def _load(self, checkpoint: str) -> None:
         weights, state = checkpoints.read_weights(checkpoint), checkpoints.read_state(checkpoint)
         try:
             self._restore(weights, state)
+        except UserError as error:
+            raise UserError(f"{checkpoint} does not fit this run: {error}") from None
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{checkpoint} does not fit this run: {error!r}") from error
 
@@ -127,7 +148,7 @@ class Replica:
         if self._average is not None:
             self._average.module.load_state_dict(weights)
             self._average.num_updates = state["averaged"]
-        self._optimizer.load_state_dict(state["optimizer"])
+        restore(self._optimizer, state["optimizer"])
         if state["scaler"]:
             self._scaler.load_state_dict(state["scaler"])
 

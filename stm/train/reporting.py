@@ -13,11 +13,14 @@ import torch
 from stm.checkpoint.store import CheckpointStore
 from stm.data.roots import IF_MOVED
 from stm.data.stream.graph import ClipBatch
+from stm.log import get_logger
 from stm.train.clock import StepClock, share_waited
 from stm.train.events import Stepped
 from stm.train.group import Group
 from stm.train.job import Job, Place, StopRun
 from stm.train.progress import slow_rank
+
+logger = get_logger(__name__)
 
 
 @dataclass
@@ -44,6 +47,9 @@ class Report:
         self._job, self._group, self._place, self._store = job, group, place, store
         self._window = Window()
         self._failures: list[dict[str, str]] = []
+        self._epoch = np.zeros(3)
+        """Loss sum, weight and number of the epoch's steps on all ranks, as far as this process took them."""
+        self._told_of_chance = False
         self.clock = StepClock(group.device)
 
     def waited(self, seconds: float) -> None:
@@ -70,6 +76,30 @@ class Report:
         self._failures = []
         return failures
 
+    def end_epoch(self) -> None:
+        """Say once where the mean loss of a whole epoch after the warm-up was above that of guessing."""
+        (loss_sum, weight, num_steps), self._epoch = self._epoch, np.zeros(3)
+        config, num_classes, epoch = (
+            self._job.config,
+            len(self._job.classes),
+            self._place.position.epoch,
+        )
+        whole = num_steps == self._place.steps_per_epoch and epoch > config.optim.warmup_epochs
+        loss, chance = loss_sum / max(weight, 1), math.log(num_classes)
+        if self._group.rank != 0 or self._told_of_chance or not whole or loss <= chance:
+            return
+        self._told_of_chance = True
+        logger.warning(
+            f"the mean loss of epoch {epoch} was {loss:.3f}, above the {chance:.3f} of guessing among {num_classes} "
+            "classes. Where it stays there, the rate is too high"
+            + (
+                ", as the paper's is from random weights in small batches"
+                if config.model.pretrained is None
+                else ""
+            )
+            + f": try --optim.lr {config.optim.lr / 4:.2g} under another --train.name"
+        )
+
     def flush(self) -> list[dict[str, Any]]:
         """Sum the window's steps over all ranks and tell them; a row of the history for each.
 
@@ -85,6 +115,7 @@ class Report:
         rows = self._group.sum(table).tolist()
         steps, ranks = rows[: len(window.sums)], rows[len(window.sums) :]
         history = self._history(window, steps)
+        self._epoch += [*np.sum(steps, axis=0)[:2], len(steps)]
         self._check_failures(int(sum(failed for failed, _, _ in ranks)))
         place, device = self._place, self._group.device
         position = place.position
@@ -124,8 +155,8 @@ class Report:
         return history
 
     def _not_finite(self, step: int, videos: np.ndarray) -> StopRun:
-        found = self._store.latest()
-        last = f"The last good checkpoint is {found[0]}" if found else "There is no checkpoint yet"
+        newest = self._store.newest
+        last = f"The last good checkpoint is {newest}" if newest else "There is no checkpoint yet"
         rows = sorted(int(v) for v in np.concatenate(self._group.gather(videos)) if v >= 0)
         return StopRun(
             f"the loss of step {step} is not finite. {last}: lower --optim.lr, or look at the videos of that batch",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +56,7 @@ def gradients(
     *,
     world_size: int = 1,
     accumulate: int = 1,
-    label_smoothing: float = 0.0,
+    loss: Callable[..., torch.Tensor] = weighted_loss_sum,
     autocast: Autocast | None = None,
     scaler: torch.amp.GradScaler | None = None,
 ) -> torch.Tensor:
@@ -65,7 +66,8 @@ def gradients(
     averages gradients over ranks, hence the factor ``world_size``. With ``accumulate`` the batch is taken in parts, and
     ranks exchange gradients once.
 
-    Returns float64 [3]: loss sum, weight and number of right answers of this rank.
+    ``loss`` is `weighted_loss_sum` with its settings. Returns float64 [3]: loss sum, weight and number of right answers
+    of this rank.
     """
     sums = torch.zeros(3, dtype=torch.float64, device=batch.labels_N.device)
     parts = batch.parts(accumulate)
@@ -75,22 +77,22 @@ def gradients(
         with alone:
             with autocast.context() if autocast else contextlib.nullcontext():
                 logits_NK = model(part.clips_NTCHW)
-            loss_sum = _loss_sum(logits_NK, part, label_smoothing)
-            loss = loss_sum * (world_size / global_weight.clamp(min=1))
-            (scaler.scale(loss) if scaler else loss).backward()
+            loss_sum = _loss_sum(logits_NK, part, loss)
+            mean = loss_sum * (world_size / global_weight.clamp(min=1))
+            (scaler.scale(mean) if scaler else mean).backward()
         with torch.no_grad():
             correct = ((logits_NK.argmax(1) == part.labels_N) * part.weights_N).sum()
             sums += torch.stack([loss_sum.detach(), part.weights_N.sum(), correct]).double()
     return sums
 
 
-def _loss_sum(logits_NK: torch.Tensor, batch: Batch, label_smoothing: float) -> torch.Tensor:
+def _loss_sum(
+    logits_NK: torch.Tensor, batch: Batch, loss: Callable[..., torch.Tensor]
+) -> torch.Tensor:
     if batch.partners_N is None or batch.shares_N is None:
-        return weighted_loss_sum(logits_NK, batch.labels_N, batch.weights_N, label_smoothing)
+        return loss(logits_NK, batch.labels_N, batch.weights_N)
     own_N, other_N = batch.weights_N * batch.shares_N, batch.weights_N * (1 - batch.shares_N)
-    return weighted_loss_sum(logits_NK, batch.labels_N, own_N, label_smoothing) + weighted_loss_sum(
-        logits_NK, batch.partners_N, other_N, label_smoothing
-    )
+    return loss(logits_NK, batch.labels_N, own_N) + loss(logits_NK, batch.partners_N, other_N)
 
 
 def usable_rows(weights: np.ndarray) -> np.ndarray | None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from stm import tracking
 from stm.checkpoint import format as checkpoints
 from stm.checkpoint.store import CheckpointStore, best
 from stm.config import Config
 from stm.data.manifest import Manifest
+from stm.data.stream.plan import steps_per_epoch
 from stm.figures import plot_curves
 from stm.results import TrainResult
 from stm.storage import is_url
+from stm.train.checks import flat
 from stm.version import __version__
 
 
@@ -31,7 +34,45 @@ def schedule(config: Config, train_manifest: Manifest, val_manifest: Manifest | 
             else ""
         )
         + (f", gradients of {optim.accumulate} parts a step" if optim.accumulate > 1 else "")
+        + (f"; for rare classes: {config.rare_classes}" if config.rare_classes else "")
+        + f"; {optim.described}"
     )
+
+
+def schedule_warnings(
+    config: Config, train_manifest: Manifest, previous: checkpoints.Meta | None
+) -> list[str]:
+    """What its author may not expect of the rate; ``previous`` is of the checkpoint that is continued."""
+    from stm.train.optim import learning_rate
+
+    optim, found = config.optim, []
+    after = optim.milestone_epochs
+    if optim.schedule == "step" and after and min(after) >= optim.epochs:
+        found.append(
+            f"the rate never falls: the first of --optim.milestones {optim.milestones} is not before the end of "
+            f"{optim.epochs} epochs. Shares of the training follow --optim.epochs: --optim.milestones 0.6 0.8 0.9"
+        )
+    if optim.warmup_epochs > optim.epochs:
+        found.append(
+            f"the rate never reaches {optim.effective_lr:g}: --optim.warmup_epochs {optim.warmup_epochs:g} is longer "
+            f"than the training, of {optim.epochs} epochs"
+        )
+    if previous is not None:
+        per_epoch = steps_per_epoch(len(train_manifest.usable), optim.batch_size)
+        before = checkpoints.config_of(previous).optim
+        was, now = (learning_rate(each, previous.step, per_epoch) for each in (before, optim))
+        if was != now:
+            found.append(
+                f"the rate goes on at {now:.3g} in place of {was:.3g}: its schedule follows --optim.epochs, which were "
+                f"{before.epochs} and are {optim.epochs}"
+            )
+    return found
+
+
+def parameters(config: Config) -> dict[str, Any]:
+    """The settings for the record, by their dotted names, without those that its optimizer does not look at."""
+    unused = {f"optim.{name}" for name in config.optim.without_effect}
+    return {name: value for name, value in flat(config.to_dict()).items() if name not in unused}
 
 
 def record_manifest(

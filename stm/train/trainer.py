@@ -13,14 +13,21 @@ from stm.checkpoint.store import CheckpointStore
 from stm.config import Config
 from stm.data.manifest import Manifest
 from stm.log import get_logger
+from stm.patience import patience
 from stm.results import TrainResult
-from stm.storage import join, make_writable, resolved
-from stm.train.checks import check_compiler, check_network, check_same_run, flat, read_manifest
+from stm.storage import StorageError, is_url, join, make_writable, resolved
+from stm.train.checks import (
+    check_compiler,
+    check_network,
+    check_optimizer,
+    check_same_run,
+    read_manifest,
+)
 from stm.train.events import Event
 from stm.train.fit import RunEnded, fit
 from stm.train.folders import working_folder
 from stm.train.recorder import Recorder
-from stm.train.summary import record_manifest, result_of, schedule
+from stm.train.summary import parameters, record_manifest, result_of, schedule, schedule_warnings
 from stm.version import __version__
 
 logger = get_logger(__name__)
@@ -60,13 +67,17 @@ def train(
     storage = resolved(config.train.storage)
     store = CheckpointStore(join(storage, name))
     check_network(config, train_manifest)
+    check_optimizer(config)
+    if is_url(storage):  # before Ray starts, since nothing is left there
+        make_writable(store.run_directory)
 
     cluster.connect(address, num_cpus=cluster.logical_cpus(config))
     placement = cluster.place(config)
     check_compiler(config, placement)
-    make_writable(store.run_directory)
+    if not is_url(storage):
+        make_writable(store.run_directory)
     again = "the same command" if named else f"the same command with --train.name {name}"
-    with hold(store.run_directory) as lease:
+    with patience(config.train.store_patience_s), hold(store.run_directory) as lease:
         store = CheckpointStore(store.run_directory, lease.token)
         config = replace(config, train=replace(config.train, storage=storage, name=name))
         return _drive(config, store, placement, train_manifest, val_manifest, on_event, again)
@@ -98,7 +109,7 @@ def _drive(
         logger.info(f"run {name}: {placement} in {store.run_directory}")
         if tracker.uri:
             logger.info(f"record: {tracking.how_to_look(tracker.uri)}")
-        tracker.params(flat(config.to_dict()), previous[1].step if previous else 0)
+        tracker.params(parameters(config), previous[1].step if previous else 0)
         tracker.tags(
             {
                 "stm.run": name,
@@ -122,6 +133,8 @@ def _drive(
         tracker.status("RUNNING")
         if previous is None or previous[1].position.epoch < config.optim.epochs:
             logger.info(schedule(config, train_manifest, val_manifest))
+            for warning in schedule_warnings(config, train_manifest, previous and previous[1]):
+                logger.warning(warning)
             fit(
                 config, store, placement, train_manifest, val_manifest, tracker, recorder,
                 on_event, again,
@@ -130,12 +143,7 @@ def _drive(
         status = "FINISHED"
     except KeyboardInterrupt as error:
         status = "KILLED"
-        found = store.latest()
-        error.add_note(
-            f"{again} continues at step {found[1].step}"
-            if found
-            else "no checkpoint was kept: the same command begins anew"
-        )
+        error.add_note(_next_step(store, again))
         raise
     except RunEnded:
         status = "KILLED"
@@ -147,3 +155,13 @@ def _drive(
                 f"the record waits in {tracker.spool}; the next run of this name delivers it"
             )
     return result
+
+
+def _next_step(store: CheckpointStore, again: str) -> str:
+    try:
+        found = store.latest()
+    except StorageError as error:
+        return f"{again} continues from the last checkpoint, which cannot be seen now: {error}"
+    if found is None:
+        return "no checkpoint was kept: the same command begins anew"
+    return f"{again} continues at step {found[1].step}"

@@ -18,6 +18,7 @@ _MOST_CHECKED = 512
 _PBT = (
     "optim.lr",
     "optim.label_smoothing",
+    "optim.logit_adjustment",
     "optim.clip_grad_norm",
     "optim.mixup",
     "optim.cutmix",
@@ -94,8 +95,10 @@ def _check_search(sweep: Sweep, counts_trials: bool, at: Where) -> Sweep:
 def _check_networks(sweep: Sweep, at: Where) -> None:
     """Try every network that the search may come to: one that cannot be built would fail its trial, hours later."""
     from stm.checkpoint.format import check_model
+    from stm.train.checks import check_optimizer
 
     check_model(sweep.base)
+    check_optimizer(sweep.base)
     lists = {
         name: domain
         for name, domain in sweep.space.items()

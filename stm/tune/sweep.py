@@ -18,7 +18,7 @@ from stm import cluster, ending, ray_compat, tracking
 from stm.checkpoint import format as checkpoints
 from stm.errors import UserError
 from stm.log import get_logger
-from stm.storage import join, resolved, write_bytes
+from stm.storage import is_url, join, make_writable, resolved, write_bytes
 from stm.train.checks import check_network, read_manifest
 from stm.train.folders import ray_storage, working_folder
 from stm.tune import record, results
@@ -53,6 +53,8 @@ def run_sweep(sweep: Sweep, *, address: str | None = None) -> dict[str, Any]:
     base = sweep.base
     storage = resolved(base.train.storage)
     uri = tracking.tracking_uri(base.tracking, storage)
+    if is_url(storage):
+        make_writable(join(storage, sweep.name))
     cluster.connect(address, num_cpus=cluster.logical_cpus(base), dashboard=True)
     folder = working_folder(storage, sweep.name)
     shares = _place(sweep, folder)

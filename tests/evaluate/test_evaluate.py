@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,13 +21,16 @@ from stm.data import shards
 from stm.data.annotations import read_annotations
 from stm.data.index.indexing import index_videos
 from stm.data.manifest import Manifest
-from stm.data.stream.plan import Position
+from stm.data.stream.clips import ClipSpec, load_views
+from stm.data.stream.plan import Position, sample_seed
 from stm.data.synthetic import write_videos
 from stm.evaluate.evaluate import evaluate
+from stm.evaluate.fusing import ScoreFile
 from stm.evaluate.predict import predict
 from stm.model import build_model
 from stm.model.packed import PackedNetwork, can_pack
 from stm.scoring.inference import Classifier
+from stm.scoring.orders import frame_order
 from tests.videos import write_frame_folder, write_video
 
 pytestmark = pytest.mark.ray
@@ -111,6 +118,102 @@ def test_thirty_views_are_averaged_and_each_video_counts_once(videos, checkpoint
     )
     assert (result["num_videos"], result["unreadable"]) == (16, 2)
     assert sum(result["class_counts"].values()) == 16
+
+
+ORDERS = ("reversed", "shuffled", "still")
+
+
+def scored(checkpoint, videos, folder, frames=ORDERS, **options):
+    """The result, and the scores [N, K] of each order from the files that others may read."""
+    manifest = str(videos / "val.parquet")
+    result = evaluate(
+        checkpoint, manifest, output=str(folder), frames=frames, report=False, **options
+    )
+    return result, {
+        order: ScoreFile.read(result["files"]["scores" if order == "played" else f"scores_{order}"])
+        for order in ("played", *frames)
+    }
+
+
+def test_frames_in_other_orders_are_scored_alike_on_any_number_of_workers(
+    videos, checkpoint, tmp_path
+):
+    result, scores = scored(checkpoint, videos, tmp_path / "1", batch_size=3)
+    _, again = scored(checkpoint, videos, tmp_path / "2", num_workers=2, batch_size=5)
+    plain = evaluate(checkpoint, str(videos / "val.parquet"), report=False)
+    assert (plain["frames"], plain["top1"]) == (None, result["top1"])
+    assert list(result["frames"]["orders"]) == ["played", *ORDERS]
+    for order, found in scores.items():
+        np.testing.assert_allclose(found.scores_NK, again[order].scores_NK, atol=1e-5)
+        right = (found.scores_NK.argmax(1) == found.labels_N) & found.readable_N
+        assert result["frames"]["orders"][order]["top1"] == right.mean()
+        assert not found.scores_NK[~found.readable_N].any()
+    for one, other in itertools.combinations(scores.values(), 2):
+        assert np.abs(one.scores_NK - other.scores_NK).max() > 1e-4
+    assert (
+        json.loads(json.dumps(result.as_dict()))["frames"]["in_pairs"]["played"]["num_videos"] == 16
+    )
+
+
+def test_an_order_is_that_of_the_decoded_clip(videos, checkpoint, tmp_path):
+    manifest = Manifest.read(videos / "val.parquet")
+    _, scores = scored(checkpoint, videos, tmp_path)
+    usable = manifest.usable.tolist()
+    place = next(i for i, row in enumerate(usable) if scores["played"].readable_N[row])
+    path = manifest.table["path"][usable[place]].as_py()
+    clip = ClipSpec.one_clip(DataConfig(num_segments=4, size=32))
+    views, _ = load_views(path, 8, 48, 48, 0, 0, clip)
+    seed = int(sample_seed(np.asarray(place), seed=0, epoch=0))
+    classifier = Classifier(checkpoint, 1)
+    for order in ORDERS:
+        expected = classifier.scores(views[None, :, frame_order(order, 4, seed)])[0]
+        np.testing.assert_allclose(scores[order].scores_NK[usable[place]], expected, atol=1e-5)
+
+
+def test_a_network_without_time_gives_the_same_answers_in_any_order(videos, checkpoint, tmp_path):
+    blind = Path(checkpoint).with_name("checkpoint-00000002")
+    config = Config(
+        model=ModelConfig(variant="tsn", depth=26, width=16),
+        data=DataConfig(num_segments=4, size=32),
+    )
+    meta = checkpoints.read_meta(checkpoint)
+    network = build_model(**checkpoints.model_arguments(config), num_classes=len(meta.classes))
+    blind.mkdir()
+    checkpoints.write(blind, network, {}, replace(meta, config=config.to_dict()))
+    for protocol in ("efficient", "accurate"):
+        result, scores = scored(
+            str(blind), videos, tmp_path / protocol, ("reversed", "shuffled"), protocol=protocol
+        )
+        for order in ("reversed", "shuffled"):
+            np.testing.assert_allclose(
+                scores[order].scores_NK, scores["played"].scores_NK, atol=1e-5
+            )
+        assert any("nothing here shows" in sentence for sentence in result["frames"]["says"])
+
+
+def test_the_command_shows_what_time_is_worth_and_its_command_repeats_it(
+    videos, checkpoint, tmp_path, capfd
+):
+    (tmp_path / "pairs.csv").write_text("up,left\n")
+    command = ["evaluate", "--checkpoint", checkpoint, "--manifest", str(videos / "val.parquet")]
+    asked = ["--frames", "shuffled", "reversed", "--pairs", str(tmp_path / "pairs.csv")]
+    assert cli.main([*command, *asked, "--output", str(tmp_path / "out")]) == 0
+    shown = capfd.readouterr().out
+    assert re.search(r"^  reversed +[\d.]+% .* called the other class$", shown, re.M)
+    assert "  As played " in shown
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "The pairs are those of --pairs." in page
+    assert f"--frames reversed shuffled --pairs {tmp_path}/pairs.csv" in page
+    assert (tmp_path / "out" / "time.png").exists()
+    wrong = {
+        "--frames backwards": "--frames [backwards]: must be a list of one of played, reversed",
+        f"--pairs {tmp_path}/none.csv": "cannot be read (No such file",
+    }
+    for words, said in wrong.items():
+        assert cli.main([*command, *words.split()]) == 2
+        assert said in capfd.readouterr().err
+    assert cli.main(["evaluate", "--fuse", "a", "b", "--frames", "still"]) == 2
+    assert "--frames and --pairs need a --checkpoint" in capfd.readouterr().err
 
 
 def test_videos_of_some_classes_in_another_order_are_measured_by_name(

@@ -13,6 +13,7 @@ import pytest
 
 import pipelines
 from pipelines import cli, console
+from pipelines.command import check
 from pipelines.options import Options
 from pipelines.words import Call, read
 from stm.errors import UserError
@@ -131,6 +132,24 @@ def test_a_url_is_no_place_for_what_is_written_on_this_machine(tmp_path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "index --format list --root s3://b/v --output o --annotations",
+        "index --format list --root v --output o --classes", "evaluate --fuse a.parquet", "plan --bench",
+        "plan --prices", "doctor --bench", "tune --config", "train --model.plugin",
+        "evaluate --checkpoint s3://b/r --manifest s3://b/m --plugin",
+    ],
+)  # fmt: skip
+def test_a_url_is_refused_where_a_file_of_this_machine_is_read(tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    said = refused(*words.split(), "s3://bucket/x")
+    assert "s3://bucket/x: is a URL, and this is read on this machine alone" in said
+    with pytest.raises(UserError, match=r"this is read on this machine alone|uses no cluster"):
+        check([*words.split(), "s3://bucket/x"], None, [])
+    assert not list(tmp_path.iterdir())
+
+
 def test_names_of_options_are_written_with_underscores_everywhere():
     options = {name for verb in VERBS for name in Options.of(cli.module_of(verb)).types}
     files = [
@@ -231,7 +250,7 @@ def test_a_config_printed_by_an_older_version_is_read(tmp_path):
         ("train --learnig_rate 3", ""),
         ("train -lr 3", "--optim.lr?"),
         ("train --num 3", "--data.num_segments or --train.num_workers?"),
-        ("train --optim.ep 3", "--optim.epochs?"),
+        ("train --optim.epo 3", "--optim.epochs?"),
         ("train optim.lr=0.1", "--optim.lr?"),
         ("index --split-folder yes", "--split_folders?"),
         ("evaluate --batchsize 3", "--batch_size?"),
@@ -253,8 +272,8 @@ def test_a_wrong_option_names_the_nearest(words, meant):
         ("train --data.flip up", "--data.flip up: must be one of auto, swap, never"),
         ("predict a.mp4 --checkpoint x --protocol eficient", "did you mean efficient?"),
         ("train --train.compile maybe", "--train.compile maybe: must be true or false"),
-        ("train --optim.milestones 1 b", "--optim.milestones [1, b]: must be a list of whole numbers, as [1, 2]"),
-        ("train --optim.milestones [1", "--optim.milestones [1: must be a list of whole numbers"),
+        ("train --optim.milestones 1 b", "--optim.milestones [1, b]: must be a list of numbers, as [0.5, 0.75]"),
+        ("train --optim.milestones [1", "--optim.milestones [1: must be a list of numbers"),
         ("train --optim.groups [{match:fc}]", "must be a list of settings match, lr_scale, weight_decay"),
         ("train --train.resources_per_worker 3", "must be a mapping of names to numbers, as '{name: 1}'"),
         ("train --optim 3", "--optim 3: must be a YAML file of settings"),

@@ -11,9 +11,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from stm.config import Config
 from stm.data.synthetic import draw_video, encode
 from stm.markup import asset, data_block, tag
-from stm.report import page, pictures
+from stm.report import page, pictures, sections
 from stm.report.hardest import HardVideo, hardest
 from stm.report.svg import ticks
 from stm.scoring.inference import Scores
@@ -201,3 +202,15 @@ def test_ticks_are_round_and_inside():
     assert ticks(0, 1, 4) == [0, 0.25, 0.5, 0.75, 1]
     assert ticks(0, 187_500, 5) == [0, 50_000, 100_000, 150_000]
     assert ticks(3, 3, 5) == [3]
+
+
+def test_unequal_classes_come_rarest_first_with_what_was_done_for_them():
+    facts = make_facts()
+    counts = [10 * (number + 1) for number in range(len(facts.classes))][::-1]
+    config = Config.from_dict({"data": {"balance": 0.5}, "optim": {"class_weights": "inverse"}})
+    meta = replace(facts.meta, class_counts=counts, config=config.to_dict())
+    page = sections.classes(make_facts(meta=meta))
+    assert [row["trained_on"] for row in page["rows"]] == sorted(counts)
+    assert "balance 0.5, class weights inverse" in page["lead"]
+    equal = replace(facts.meta, class_counts=[10] * len(counts))
+    assert sections.classes(make_facts(meta=equal))["lead"].startswith("Worst first")

@@ -121,6 +121,34 @@ def test_a_run_is_not_continued_with_other_settings():
         check_same_run(other, "f" * 64, make_meta())
 
 
+def test_epochs_and_shares_that_decay_alike_are_one_schedule():
+    """Runs of recipes from before shares go on."""
+    meta, values = make_meta(), make_meta().config
+    assert values["optim"]["milestones"] == [30, 40, 45]
+    for new in ("name", "schedule", "betas", "eps", "min_lr", "preset", "freeze", "partial_bn"):
+        del meta.config["optim"][new]  # an older version wrote it
+    values["optim"]["milestones"] = [0.6, 0.8, 0.9]
+    check_same_run(Config.from_dict(values), "f" * 64, meta)
+    values["optim"]["milestones"] = [0.6, 0.8]
+    with pytest.raises(UserError, match=r"milestones: was \[30, 40, 45\], now \[0.6, 0.8\]"):
+        check_same_run(Config.from_dict(values), "f" * 64, meta)
+
+
+def test_a_setting_that_neither_run_looks_at_may_differ():
+    values = make_meta().config
+    values["optim"] |= {"schedule": "cosine", "gamma": 0.5}
+    meta = replace(make_meta(), config=values)
+    check_same_run(
+        Config.from_dict({**values, "optim": {**values["optim"], "gamma": 0.1}}), "f" * 64, meta
+    )
+    with pytest.raises(UserError, match=r"optim\.name: was sgd, now adamw\): choose another"):
+        check_same_run(
+            Config.from_dict({**values, "optim": {**values["optim"], "name": "adamw"}}),
+            "f" * 64,
+            meta,
+        )
+
+
 def test_a_run_is_not_continued_on_another_manifest():
     with pytest.raises(UserError, match="another manifest"):
         check_same_run(Config(model=ModelConfig(depth=26, width=16)), "0" * 64, make_meta())

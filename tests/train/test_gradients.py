@@ -158,6 +158,71 @@ def test_every_parameter_is_in_exactly_one_group():
     assert [g["lr"] for g in optimizer.param_groups] == [0.5, 0.1, 0.1]
 
 
+def groups_of(model, **settings):
+    """Name of each parameter -> (scale of the rate, weight decay)."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    groups = parameter_groups(model, OptimConfig(weight_decay=0.1, **settings))
+    found = {names[id(p)]: (g.lr_scale, g.weight_decay) for g in groups for p in g.parameters}
+    assert len(found) == len(names) == sum(len(group.parameters) for group in groups)
+    return found
+
+
+def test_presets_are_the_practice_that_they_are_named_after():
+    model = network()
+    model.layer1[0].conv1.bias = nn.Parameter(torch.zeros(16))  # stm's own convolutions have none
+    norms = {
+        f"{name}.{own}"
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.BatchNorm2d)
+        for own in ("weight", "bias")
+    }
+    biases = {"fc.bias", "layer1.0.conv1.bias"}
+    for preset, of_biases in (("no_decay_norm_bias", (1, 0)), ("tsn", (2, 0))):
+        for name, found in groups_of(model, preset=preset).items():
+            expected = of_biases if name in biases else (1, 0) if name in norms else (1, 0.1)
+            assert found == expected, name
+    assert set(groups_of(model).values()) == {(1, 0.1)}
+
+
+def test_scales_multiply_and_a_groups_own_decay_comes_first():
+    """TSM's rule for its classifier, five times the rate and ten of its bias, from two settings."""
+    head = ParameterGroup(match=r"^fc\.", lr_scale=5)
+    found = groups_of(network(), preset="tsn", groups=[head])
+    assert (found["fc.weight"], found["fc.bias"]) == ((5, 0.1), (10, 0))
+    head = ParameterGroup(match=r"^fc\.", weight_decay=0.3)
+    found = groups_of(network(), preset="tsn", groups=[head], layerwise_decay=0.5)
+    assert (found["fc.weight"], found["fc.bias"]) == ((1, 0.3), (2, 0.3))
+    assert found["layer4.1.conv1.weight"] == (0.5, 0.1)
+
+
+def test_each_block_below_the_classifier_has_a_share_of_the_rate():
+    found = groups_of(network(), layerwise_decay=0.75)
+    depth = {"fc.bias": 0, "layer4.1.cmm.bn.bias": 1, "layer4.0.conv1.weight": 2}
+    depth |= {"layer1.1.temporal.weight": 7, "layer1.0.bn3.weight": 8, "bn1.bias": 9}
+    for name, below in depth.items():
+        assert found[name] == (0.75**below, 0.1), name
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_lists_of_parameters_are_updated_as_one_by_one_to_the_bit(name):
+    models = [network(), network()]
+    config = OptimConfig(name=name, preset="tsn", layerwise_decay=0.9)
+    optimizers = [build_optimizer(model, config) for model in models]
+    for group in optimizers[1].param_groups:
+        assert group["foreach"]
+        group["foreach"] = False
+    for step in range(5):
+        generator = torch.Generator().manual_seed(step)
+        for parameter, other in zip(*(model.parameters() for model in models), strict=True):
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+            other.grad = parameter.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    assert_close(*(model.state_dict() for model in models), tolerance=0)
+    moved = network().state_dict()
+    assert not any(torch.equal(p, moved[key]) for key, p in models[0].named_parameters())
+
+
 def test_a_group_without_parameters_is_refused():
     config = OptimConfig(groups=[ParameterGroup(match="classifier")])
     with pytest.raises(UserError, match="'classifier' takes no parameter"):

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stm.config import OptimConfig
 from stm.model.inputs import IMAGENET_MEAN, IMAGENET_STD, autocast, normalise
@@ -58,6 +63,58 @@ def test_the_rate_follows_the_papers_schedule():
         learning_rate(config, epoch * 100 + 99, 100) for epoch in (0, 29, 30, 39, 40, 44, 45, 49)
     ]
     assert rates == pytest.approx([1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5])
+
+
+def test_milestones_as_shares_decay_where_the_papers_epochs_do_and_follow_others():
+    epochs, shares = OptimConfig(), OptimConfig(milestones=[0.6, 0.8, 0.9])
+    steps = range(50 * 7)
+    assert [learning_rate(epochs, s, 7) for s in steps] == [
+        learning_rate(shares, s, 7) for s in steps
+    ]
+    short = replace(shares, epochs=15)
+    rates = [learning_rate(short, step, 10) for step in range(150)]
+    assert [rates.index(rate) for rate in sorted(set(rates), reverse=True)] == [0, 90, 120, 135]
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_a_falling_rate_goes_from_the_peak_after_warm_up_to_the_least(schedule):
+    config = OptimConfig(
+        schedule=schedule, epochs=6, warmup_epochs=1, min_lr=0.001, batch_size=32,
+        reference_batch_size=64,
+    )  # fmt: skip
+    rates = [learning_rate(config, step, 4) for step in range(25)]
+    assert rates[:4] == pytest.approx([0.00125, 0.0025, 0.00375, 0.005])
+    assert rates[4] == pytest.approx(0.005)
+    assert rates[14] == pytest.approx((0.005 + 0.0005) / 2), "half-way between warm-up and end"
+    assert rates[24] == pytest.approx(0.0005)
+    assert all(a > b for a, b in itertools.pairwise(rates[4:]))
+    first, second = rates[4] - rates[5], rates[13] - rates[14]
+    assert (second > 3 * first) is (schedule == "cosine")
+
+
+def test_steps_do_not_fall_below_the_least_rate():
+    config = OptimConfig(epochs=10, milestones=[2, 4, 6], min_lr=5e-4)
+    rates = [learning_rate(config, epoch, 1) for epoch in (0, 2, 4, 6, 9)]
+    assert rates == pytest.approx([0.01, 0.001, 5e-4, 5e-4, 5e-4])
+
+
+@given(
+    schedule=st.sampled_from(["step", "cosine", "linear"]),
+    epochs=st.integers(1, 60),
+    per_epoch=st.integers(1, 50),
+    warmup=st.floats(0, 70),
+    least=st.floats(0, 1),
+)
+def test_every_rate_is_between_nothing_and_the_peak(schedule, epochs, per_epoch, warmup, least):
+    config = OptimConfig(
+        schedule=schedule, epochs=epochs, warmup_epochs=warmup, min_lr=0.01 * least,
+        milestones=[0.3, 0.7],
+    )  # fmt: skip
+    rates = [learning_rate(config, step, per_epoch) for step in range(epochs * per_epoch)]
+    assert all(0 < rate <= config.effective_lr for rate in rates)
+    warm = [rate for step, rate in enumerate(rates) if step + 1 >= warmup * per_epoch]
+    assert all(rate >= config.effective_min_lr * (1 - 1e-9) for rate in warm)
+    assert warm == sorted(warm, reverse=True)
 
 
 def test_the_rate_warms_up_linearly():

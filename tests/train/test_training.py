@@ -35,6 +35,7 @@ from stm.data.index.indexing import index_videos
 from stm.data.manifest import Manifest
 from stm.data.synthetic import write_videos
 from stm.errors import UserError
+from stm.model import build_model
 from stm.spool import NAME, series
 from stm.train import fit
 from stm.train.async_validation import validate_checkpoint
@@ -42,6 +43,7 @@ from stm.train.events import Kept
 from stm.train.trainer import train
 from tests.chaos.runs import arguments
 from tests.logged import logged
+from tests.train.test_drawn_settings import EVERY_KNOB
 
 pytestmark = pytest.mark.ray
 
@@ -382,6 +384,14 @@ def test_every_option_of_the_trainer_works_together(manifests, tmp_path):
             sync_batchnorm=True,
             label_smoothing=0.1,
             reference_batch_size=8,
+            name="adamw",
+            schedule="cosine",
+            min_lr=1e-3,
+            warmup_epochs=0.5,
+            preset="tsn",
+            layerwise_decay=0.8,
+            freeze=["stem", "layer1"],
+            partial_bn=True,
         ),
         model=replace(config.model, gradient_checkpointing=True),
     )
@@ -398,6 +408,56 @@ def test_every_option_of_the_trainer_works_together(manifests, tmp_path):
     state = checkpoints.read_state(result["last_checkpoint"])
     assert state["averaged"] == 12
     assert not torch.equal(averaged["fc.weight"], state["weights"]["fc.weight"])
+    torch.manual_seed(config.train.seed)
+    fresh = build_model(**checkpoints.model_arguments(config), num_classes=8).state_dict()
+    for name, value in fresh.items():
+        if name.startswith(("conv1", "bn1", "layer1")):
+            assert torch.equal(averaged[name], value), name
+            assert torch.equal(state["weights"][name], value), name
+    assert any("keeps its random weights: there is no --model.pretrained" in s for s in said)
+
+
+@pytest.mark.slow
+def test_a_killed_run_with_every_setting_continues_bit_for_bit(manifests, tmp_path):
+    optim = OptimConfig(**{**EVERY_KNOB, "batch_size": 4, "epochs": 3, "groups": [
+        ParameterGroup(**group) for group in EVERY_KNOB["groups"]
+    ]})  # fmt: skip
+    made = {
+        name: replace(config_for(manifests, tmp_path, name, workers=2), optim=optim)
+        for name in ("whole", "killed")
+    }
+    whole = train(made["whole"])
+    process = start(made["killed"])
+    run = tmp_path / "killed"
+    wait_for(lambda: run.is_dir() and committed_step(run) >= 4, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert committed_step(run) < whole["steps"], "it was to be killed half-way"
+    resumed = train(made["killed"])
+    assert_same_weights(final(resumed), final(whole))
+    assert resumed["val_top1"] == whole["val_top1"]
+
+
+def test_a_rate_at_which_nothing_is_learnt_is_told_once_with_a_lower_one(manifests, tmp_path):
+    config = replace(config_for(manifests, tmp_path, "high", epochs=2), tracking=TrackingConfig())
+    optim = replace(config.optim, name="adamw", lr=0.2, weight_decay=0.0)
+    with logged() as said:
+        result = train(replace(config, optim=optim))
+    (told,) = (line for line in said if "of guessing" in line)
+    assert re.match(
+        r"the mean loss of epoch 1 was [\d.]+, above the 2.079 of guessing among 8", told
+    )
+    assert told.endswith("try --optim.lr 0.05 under another --train.name")
+    assert any("the rate never falls: the first of --optim.milestones [2]" in line for line in said)
+    run = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").get_run(result.run_id)
+    assert run.data.params["optim.name"] == "adamw"
+    assert run.data.params["optim.betas"] == "[0.9, 0.999]"
+    assert "optim.momentum" not in run.data.params
+    assert "; adamw (betas 0.9 and 0.999" in run.data.tags["mlflow.note.content"]
+    with pytest.raises(
+        UserError, match=r"other settings \(optim.name: was adamw, now sgd\): choose"
+    ):
+        train(replace(config, optim=replace(optim, name="sgd")))
 
 
 def test_compiling_without_a_compiler_is_refused(manifests, tmp_path, monkeypatch):

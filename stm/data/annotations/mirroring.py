@@ -22,7 +22,7 @@ def flip_rules(classes: Sequence[str]) -> tuple[bool, dict[int, int] | None]:
     a class that names none maps to itself, one that does to the class whose name has the sides
     swapped, and one whose swapped name is no class is left out: its clips must not be mirrored.
     """
-    words = [_words(name) for name in classes]
+    words = [words_of(name) for name in classes]
     by_words = {name: label for label, name in enumerate(words)}
     swapped = [tuple(_OPPOSITE.get(word, word) for word in name) for name in words]
     if swapped == words:
@@ -31,7 +31,7 @@ def flip_rules(classes: Sequence[str]) -> tuple[bool, dict[int, int] | None]:
     return False, {label: partner for label, partner in partners if partner is not None}
 
 
-def _words(name: str) -> tuple[str, ...]:
+def words_of(name: str) -> tuple[str, ...]:
     """Lower-case words of a class name; underscores, hyphens and CamelCase separate them."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).lower()
     spaced = re.sub(r"\b(?:counter|anti)[\W_]*clockwise\b", "counterclockwise", spaced)

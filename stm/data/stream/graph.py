@@ -43,6 +43,7 @@ import numpy as np
 import pyarrow as pa
 
 from stm.data.decode import VideoError
+from stm.data.stream.balance import Balanced
 from stm.data.stream.clips import ClipSpec
 from stm.data.stream.guarded import GuardedDecoder
 from stm.data.stream.plan import Position, shares, validates
@@ -67,6 +68,8 @@ class StreamSpec:
     seed: int = 0
     num_epochs: int = 1
     shuffle: bool = False
+    balance: float = 0.0
+    """How far classes are shown equally often, 0 to 1 (``stm.data.stream.balance``)."""
     clips_per_task: int = 64
     """Clips that one decoding task makes: enough that starting a task costs nothing beside it."""
     cpus_per_task: float = 1.0
@@ -215,6 +218,9 @@ def plan_rows(
     validation: bool = False,
 ) -> Iterator[pa.Table]:
     """The plan as one-row tables (first table of the module docstring), ``shares_per_task`` shares a row."""
+    draw = None
+    if spec.balance:
+        draw = Balanced(videos.column("label").to_numpy(), spec.balance).draw
     group = []
     for share in shares(
         spec.num_videos,
@@ -224,6 +230,7 @@ def plan_rows(
         start=start,
         num_epochs=spec.num_epochs,
         shuffle=spec.shuffle,
+        draw=draw,
     ):
         group.append(share)
         if len(group) == shares_per_task:

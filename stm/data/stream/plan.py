@@ -8,13 +8,14 @@ along its cycle until it lands below n (Black and Rogaway, "Ciphers with arbitra
 Steps. A position is (epoch, samples consumed). Step s of an epoch takes the samples s*G .. (s+1)*G - 1, G the global
 batch, whatever the number of workers; rank r takes the r-th contiguous share of them. The last step of an epoch is
 padded with samples of weight 0 (video -1), so each epoch shows every video once and all ranks take equal steps.
+Balanced sampling (``stm.data.stream.balance``) draws other videos for the same places.
 
 Try: ``python -c "from stm.data.stream.plan import permute; print(permute(range(10), 10, seed=0, epoch=0))"``
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,27 +48,37 @@ def mix(*parts: int | np.ndarray) -> np.ndarray:
 
 
 def permute(
-    positions: Sequence[int] | np.ndarray, num_videos: int, *, seed: int, epoch: int
+    positions: Sequence[int] | np.ndarray,
+    num_videos: int | np.ndarray,
+    *,
+    seed: int | np.ndarray,
+    epoch: int | np.ndarray,
 ) -> np.ndarray:
-    """Where each of ``positions`` (0 .. num_videos-1) of an epoch falls in the manifest: int64, same shape."""
+    """Where each of ``positions`` (0 .. num_videos-1) of an epoch falls in the manifest: int64, same shape.
+
+    Each position may have a number of videos, a seed and an epoch of its own (arrays of the same shape).
+    """
     values = np.asarray(positions, dtype=np.int64).astype(np.uint64)
-    if values.size and int(values.max()) >= num_videos:
+    size = np.asarray(num_videos, dtype=np.uint64)
+    if (values >= size).any():
         raise ValueError(f"position {int(values.max())} of an epoch of {num_videos} videos")
-    half = np.uint64(max(1, (max(num_videos - 1, 1).bit_length() + 1) // 2))
-    low = (np.uint64(1) << half) - np.uint64(1)
+    bits = np.frexp(np.maximum(size, 2) - np.uint64(1))[1]  # that hold the largest position
+    half = ((bits + 1) // 2).astype(np.uint64)
     keys = [mix(seed, epoch, round_number) for round_number in range(_ROUNDS)]
 
-    def encrypt(block: np.ndarray) -> np.ndarray:
-        left, right = block >> half, block & low
+    def encrypt(block: np.ndarray, of: np.ndarray | slice) -> np.ndarray:
+        shift = half[of] if half.ndim else half
+        low = (np.uint64(1) << shift) - np.uint64(1)
+        left, right = block >> shift, block & low
         for key in keys:
-            left, right = right, left ^ (mix(right, key) & low)
-        return (left << half) | right
+            left, right = right, left ^ (mix(right, key[of] if key.ndim else key) & low)
+        return (left << shift) | right
 
-    result = encrypt(values)
-    outside = result >= np.uint64(num_videos)
+    result = encrypt(values, slice(None))
+    outside = result >= size
     while outside.any():
-        result[outside] = encrypt(result[outside])
-        outside = result >= np.uint64(num_videos)
+        result[outside] = encrypt(result[outside], outside)
+        outside = result >= size
     return result.astype(np.int64)
 
 
@@ -120,11 +131,13 @@ def shares(
     start: Position = Position(),
     num_epochs: int = 1,
     shuffle: bool = True,
+    draw: Callable[..., tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> Iterator[Share]:
     """Every rank's share of every step from ``start`` to the end of the last epoch.
 
     They come step by step and, within a step, rank by rank: share i belongs to rank i % world_size. Where
     ``world_size`` does not divide ``global_batch``, the last ranks get padding; the samples of a step stay the same.
+    ``draw`` (`Balanced.draw`) takes the place of order and seeds.
     """
     local_batch = -(-global_batch // world_size)
     steps_at_once = max(
@@ -135,9 +148,12 @@ def shares(
         while offset < num_videos:
             end = min(offset + steps_at_once * global_batch, num_videos)
             videos = np.arange(offset, end)
-            if shuffle:
-                videos = permute(videos, num_videos, seed=seed, epoch=epoch)
-            seeds = sample_seed(videos, seed=seed, epoch=epoch)
+            if draw is not None:
+                videos, seeds = draw(videos, seed=seed, epoch=epoch)
+            else:
+                if shuffle:
+                    videos = permute(videos, num_videos, seed=seed, epoch=epoch)
+                seeds = sample_seed(videos, seed=seed, epoch=epoch)
             for first in range(0, end - offset, global_batch):
                 last = min(first + global_batch, end - offset)
                 step = np.full((2, local_batch * world_size), -1, dtype=np.int64)

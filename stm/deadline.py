@@ -32,11 +32,11 @@ class Call:
 
     def wait(self, seconds: float) -> object:
         """What the function returned or raised; ``Late`` where it does neither within ``seconds``."""
+        _abandoned.append(self._thread)  # a signal may end the wait as well
         self._thread.join(seconds)
         if self._error:
             raise self._error[0]
         if not self._outcome:
-            _abandoned.append(self._thread)
             raise Late(f"no answer within {seconds:g} s")
         return self._outcome[0]
 
@@ -51,4 +51,5 @@ def within(seconds: float, function: Callable[[], Result]) -> Result:
 
 def anything_stuck() -> bool:
     """Whether a call that was given up still runs: the interpreter may then wait for it at its end."""
-    return any(thread.is_alive() for thread in _abandoned)
+    _abandoned[:] = [thread for thread in _abandoned if thread.is_alive()]
+    return bool(_abandoned)

@@ -1,0 +1,15 @@
+"""What happens in a run, as typed events: ``stm.train(config, on_event=...)`` takes them, in order.
+
+docs/python.md shows them sent to TensorBoard and to Weights & Biases.
+"""
+
+from stm.train.events import Controlled as Controlled
+from stm.train.events import EpochEnded as EpochEnded
+from stm.train.events import Event as Event
+from stm.train.events import Failed as Failed
+from stm.train.events import Kept as Kept
+from stm.train.events import Logged as Logged
+from stm.train.events import Started as Started
+from stm.train.events import Stepped as Stepped
+
+__all__ = ["Controlled", "EpochEnded", "Event", "Failed", "Kept", "Logged", "Started", "Stepped"]

@@ -1,0 +1,108 @@
+"""Joining a Ray cluster in bounded time: who listens at an address is asked before Ray, which tries without end.
+
+    with_gcs("10.0.0.1:6379", 60.0)   # returns when a Ray cluster answers there, else one message
+
+A Ray head (its GCS) speaks gRPC, and the first words of a gRPC server are a SETTINGS frame of HTTP/2. A web server, a
+port where nobody answers and a head that is stopped do not say them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+
+from stm import authentication, ray_compat
+from stm.errors import UserError
+from stm.log import get_logger
+
+logger = get_logger(__name__)
+
+_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""What an HTTP/2 client begins with, and a SETTINGS frame without any."""
+_FRAME_BYTES, _SETTINGS = 9, 4
+_LOOK_S = 10.0
+"""An answer is waited for so long before a look is taken anew."""
+
+
+class Unheard(UserError):
+    """No Ray cluster answers; ``may_pass`` where one may yet."""
+
+    def __init__(self, why: str, may_pass: bool = True) -> None:
+        super().__init__(why)
+        self.may_pass = may_pass
+
+
+def with_gcs(address: str, patience_s: float) -> None:
+    """Return when a Ray cluster answers at ``address`` (HOST:PORT, or ``auto``), which is looked at for ``patience_s``.
+
+    Says at once what is missing. Raises `Unheard` where nothing comes, or what answers is no Ray cluster. An address of
+    another kind, and a cluster that speaks TLS (``RAY_USE_TLS``), is left for Ray to look at.
+    """
+    deadline, told = time.monotonic() + patience_s, False
+    while True:
+        try:
+            return look(address, min(max(deadline - time.monotonic(), 0.1), _LOOK_S))
+        except Unheard as error:
+            if not error.may_pass or time.monotonic() > deadline:
+                raise
+            if not told:
+                logger.warning(
+                    f"no Ray cluster answers yet: {error}; trying for up to {patience_s:g} s"
+                )
+            told = True
+            time.sleep(1.0)
+
+
+def look(address: str, seconds: float = 5.0) -> None:
+    """Raise `Unheard` where no Ray cluster answers within ``seconds``, ``UserError`` where it refuses our token."""
+    if os.environ.get("RAY_USE_TLS", "0") not in ("0", "false", "False", ""):
+        return
+    place = _place(address)
+    if place is None:
+        return
+    where = f"{place[0]}:{place[1]}"
+    try:
+        connection = socket.create_connection(place, timeout=seconds)
+    except OSError as error:
+        raise Unheard(f"nothing listens at {where} ({error.strerror or error})") from error
+    heard = b""
+    with connection, contextlib.suppress(OSError):
+        connection.sendall(_HELLO)
+        while len(heard) < _FRAME_BYTES and (more := connection.recv(4096)):
+            heard += more
+    if len(heard) >= _FRAME_BYTES and heard[3] == _SETTINGS:
+        if ray_compat.refuses(where, authentication.token()):  # Ray would try for a minute
+            raise UserError(
+                f"the cluster at {where} asks for its token, and ours is not the one: copy ~/.ray/auth_token of "
+                f"its head to {authentication.token_path()}"
+            )
+        return
+    if heard.startswith((b"HTTP/", b"<")):
+        raise Unheard(
+            f"what answers at {where} is a web server, perhaps the dashboard", may_pass=False
+        )
+    if heard:
+        raise Unheard(f"what answers at {where} is no Ray cluster", may_pass=False)
+    raise Unheard(f"{where} takes connections and does not answer, as a head that is stopped")
+
+
+def _place(address: str) -> tuple[str, int] | None:
+    """Host and port; None where Ray knows better. Raises `Unheard` for what is no address."""
+    if address.startswith(("http://", "https://")):
+        raise Unheard("a dashboard's URL is for `stm submit` and `stm jobs`", may_pass=False)
+    if "://" in address:
+        return None
+    if address == "auto":
+        try:
+            found = ray_compat.head_here()
+        except ConnectionError as error:
+            raise Unheard(str(error), may_pass=False) from error
+        if found is None:
+            return None
+        address = found
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise Unheard("this is neither HOST:PORT nor auto", may_pass=False)
+    return host.strip("[]"), int(port)
