@@ -59,6 +59,8 @@ class Settings:
     """TSM, CSTM and CMM beside STM, TSN and the naive layout; without them, more rounds in the time (model)."""
     script: bool = False
     """And the naive layout in processes of its own with malloc's defaults, on a CPU; takes its memory (model)."""
+    augment: bool = False
+    """Instead: what each augmentation and way of sampling frames costs a core (data)."""
     output: OutputOrNull = None
     """Directory for the figure."""
 
@@ -75,7 +77,7 @@ def bench(
     Examples:
         stm bench decode --videos FOLDER --output bench
         stm bench data --manifest train.parquet --gpu_clips_per_s 400
-        stm bench data --manifest train.parquet --json
+        stm bench data --manifest train.parquet --augment true
         stm bench model --batch_size 2 --threads 1 --onnx --script
         stm bench train --manifest train.parquet --depth 50 --batch_size 8
         stm bench model --device cuda --precision bfloat16 --num_segments 16 --output bench
@@ -144,7 +146,16 @@ def _data(args: Any) -> dict[str, Any]:
 
     manifest = Manifest.read(args.manifest, args.root)
     config = DataConfig(num_segments=args.num_segments, size=args.size)
-    spec = ClipSpec.training(config, flip=manifest.flip, flip_map=manifest.flip_map)
+    if args.augment:
+        result = data.measure_augmentations(
+            manifest, config, num_clips=args.num_clips // 16, repetitions=args.repetitions
+        )
+        per_core = result["rows"]["as the paper"]["clips_per_s_core"]
+        result["sum"] = needs(args.gpu_clips_per_s, per_core, _clip_mb(args))
+        return result
+    spec = ClipSpec.training(
+        config, flip=manifest.flip, flip_map=manifest.flip_map, classes=manifest.classes
+    )
     cores = os.cpu_count() or 1
     cluster.connect(args.address, num_cpus=cores)
     result = data.measure(

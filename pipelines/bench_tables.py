@@ -30,6 +30,16 @@ def show(result: dict[str, Any]) -> str:
             f"  {name:<8}{value:>8.2f}   {result['spread'][name]}"
             for name, value in result["clips_per_s"].items()
         ]
+    elif "rows" in result:
+        lines = [
+            f"{result['num_clips']} clips of {result['num_frames']} x {result['size']} px; CPU ms a clip, the median; "
+            f"quartiles; clips/s a core; times the cost of the first"
+        ]
+        lines += [
+            f"  {name:<34}{row['ms']:>8.1f}  ({row['quartiles_ms'][0]:.1f} to {row['quartiles_ms'][1]:.1f})"
+            f"{row['clips_per_s_core']:>8.1f}{row['times']:>8.2f} x"
+            for name, row in result["rows"].items()
+        ]
     else:
         lines = [f"{result['cores']} cores; clips/s, least and most of the repetitions"]
         lines += [

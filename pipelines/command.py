@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.cli import module_of
 from pipelines.options import Options
 from pipelines.words import read
+from stm.checkpoint.pretrained import check_name, is_path
 from stm.config import Config
 from stm.errors import UserError
 from stm.redaction import redact, secrets_in
@@ -28,7 +29,7 @@ HERE = ("submit", "jobs")
 
 _READ = {
     "data.train", "data.val", "data.root", "model.pretrained", "model.plugin", "plugin", "checkpoint", "manifest",
-    "manifests", "root", "annotations", "videos", "fuse", "pairs",
+    "manifests", "root", "annotations", "videos", "fuse", "augment", "motion_check", "pairs",
 }  # fmt: skip
 _WRITTEN = {"train.storage", "output"}
 
@@ -72,10 +73,14 @@ def check(words: list[str], name: str | None, sent: Collection[str]) -> Command:
         )
     sweep = _sweep(given) if verb == "tune" else None
     config = sweep.base if sweep else given.get("config")
+    if verb == "explain":  # it draws by the settings of data, and trains nothing
+        config = None
+        given |= _flat({"data": asdict(given.pop("config").data)})
     settings = dict(_settings(given))
     if config is not None:
         settings |= dict(_flat(config.to_dict()))
         _check_config(config)
+        check_name(config.model)
     if found := secrets_in(settings):
         raise UserError(_secret(f"--{found[0]}"))
     for option, value in call.given:
@@ -153,6 +158,8 @@ def _check_paths(settings: dict[str, Any], sent: Collection[str], verb: str) -> 
         values = settings[key] if isinstance(settings[key], list) else [settings[key]]
         for value in values:
             if not isinstance(value, str) or not value or is_url(value):
+                continue
+            if key == "model.pretrained" and not is_path(value):
                 continue
             if Path(value).is_absolute():
                 elsewhere.append(f"--{key} {value}")

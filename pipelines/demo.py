@@ -177,9 +177,10 @@ def show(result: dict[str, Any]) -> str:
     for variant in VARIANTS:
         found = result[variant]["frames"]
         top1 = [f"{found['orders'][order]['top1']:.1%}" for order in orders]
-        told = {tuple(pair["classes"]): pair["played"]["share"] for pair in found["pairs"]}
+        told = {frozenset(pair["classes"]): pair["played"]["share"] for pair in found["pairs"]}
         pairs = [
-            f"{a}/{b} {told[a, b]:.0%}" for a, b in zip(CLASSES[::2], CLASSES[1::2], strict=True)
+            f"{a}/{b} {told[frozenset((a, b))]:.0%}"
+            for a, b in zip(CLASSES[::2], CLASSES[1::2], strict=True)
         ]
         rows.append((variant.upper(), *top1, ", ".join(pairs)))
     lines = [f"  {a:<9}{b:>7}{c:>10}{d:>10}{e:>8}   {f}" for a, b, c, d, e, f in rows]

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pipelines.options import Address, Count, CountOrNull, FilesOrNull, OutputOrNull, Protocol, Root
+from pipelines.options import (
+    Address,
+    Count,
+    CountOrNull,
+    FileOrNull,
+    FilesOrNull,
+    OutputOrNull,
+    Protocol,
+    Root,
+    Which,
+)
+from stm.bounds import Bounds
 from stm.errors import UserError
 from stm.progress_view import progress_view
 from stm.redaction import one_line
@@ -15,6 +26,7 @@ from stm.storage import is_url
 def evaluate(
     *,
     checkpoint: str | None = None,
+    which: Which = "best",
     manifest: str | None = None,
     fuse: FilesOrNull = None,
     shares: list[float] | None = None,
@@ -22,9 +34,11 @@ def evaluate(
     output: OutputOrNull = None,
     report: bool = True,
     num_segments: CountOrNull = None,
-    which: Literal["best", "last"] = "best",
+    sampling: Literal["segments", "dense", "seconds"] | None = None,
+    frame_stride: CountOrNull = None,
+    window_s: Annotated[float | None, Bounds(gt=0)] = None,
     frames: list[Literal["played", "reversed", "shuffled", "still"]] = ["played"],  # noqa: B006  (never changed)
-    pairs: str | None = None,
+    pairs: FileOrNull = None,
     root: Root = None,
     workers: Count = 1,
     batch_size: Count = 8,
@@ -50,11 +64,13 @@ def evaluate(
         output: directory for scores, figures and report.html; null is one beside the checkpoint
         report: write report.html, a page that shows the result
         num_segments: T of the test clip; null is the training's
+        sampling: which frames (--data.sampling of `stm train`); null is the training's
+        frame_stride: frames from one of a dense clip to the next; null is the training's
+        window_s: length of a clip by seconds; null is the training's
         frames: what the order of frames is worth: `reversed`, `shuffled` and `still` (one frame repeated) are measured
             beside the frames as played, which is always measured
-        pairs: with it, a CSV file of the classes that are each other backwards, two names a line; null finds them from
-            their names
-        which: of a run directory, the checkpoint that is best by validation, or the last one
+        pairs: CSV file of the classes that are each other backwards, two names a line; null finds them from their
+            names where --frames asks for more than `played`
         workers: processes that run the network
         batch_size: clips a process takes at once
     """
@@ -80,6 +96,9 @@ def evaluate(
             protocol=protocol,
             output=output,
             num_segments=num_segments,
+            sampling=sampling,
+            frame_stride=frame_stride,
+            window_s=window_s,
             num_workers=workers,
             batch_size=batch_size,
             address=address,
@@ -101,6 +120,8 @@ def show(result: dict[str, Any]) -> str:
         f"mean class {result['mean_class_accuracy']:.2%}{over}   "
         f"N = {result['num_videos']}, of which {result['unreadable']} unreadable and counted as wrong"
     ]
+    if result["flattered"]:
+        lines.append(f"  {result['flattered']}")
     if len(result["per_class"]) <= 30:
         width = max(len(one_line(name)) for name in result["per_class"])
         for name, accuracy in result["per_class"].items():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from pipelines.options import Address, Checkpoint, Output, OutputOrNull, Root, Videos
+from pipelines.options import Address, CheckpointOrNull, Output, OutputOrNull, Videos, Which
+from stm.config import Config, DataConfig
 from stm.errors import UserError
 from stm.redaction import one_line
 
@@ -13,13 +14,16 @@ from stm.redaction import one_line
 def explain(
     videos: Videos = [],  # noqa: B006  (never changed)
     *,
-    checkpoint: Checkpoint,
+    config: Config,
+    checkpoint: CheckpointOrNull = None,
+    which: Which = "best",
     block: list[str] | None = None,
     class_: str | None = None,
     output: Output = "explain",
     backwards: OutputOrNull = None,
+    augment: str | None = None,
     motion_check: str | None = None,
-    root: Root = None,
+    root: str | None = None,
     compare: str | None = None,
     seed: int = 0,
     address: Address = None,
@@ -32,6 +36,7 @@ def explain(
         stm explain clip.mp4 --checkpoint runs/first
         stm explain clip.mp4 --checkpoint runs/first --block layer1.0 layer3.0 --class PushUps --output explain
         stm explain clip.mp4 --checkpoint runs/first --backwards motion.png
+        stm explain --augment clip.mp4 --config jester-t8 --data.color_jitter 0.4 --data.randaugment 2
         stm explain --motion_check demo/videos-256-96-0/val.parquet --checkpoint stm26 --compare tsn26
 
     Args:
@@ -39,10 +44,23 @@ def explain(
         class_: class whose evidence is shown; null is the one predicted
         output: folder for a PNG and an mp4 of each video
         backwards: write instead one PNG to this path: the video beside itself played backwards
+        augment: instead a video, of which 12 training clips are drawn: by the data settings, or a checkpoint's
+        root: of --motion_check: folder or URL where its videos lie now (short for --data.root)
         motion_check: instead of videos, a manifest of `stm demo`: correlate the maps with where its digits move
         compare: with --backwards or --motion_check: a second checkpoint, such as TSN's
         seed: with --motion_check: the seed the demo was made with
     """
+    if augment is not None:
+        if videos or backwards or motion_check or compare or block:
+            raise UserError(
+                "--augment takes one video and, beside the settings, --checkpoint, --class, --output and --seed alone"
+            )
+        return _augment(augment, config, checkpoint, which, class_, output, seed)
+    if checkpoint is None:
+        raise UserError("--checkpoint is not set (or give --augment, with a video)")
+    root = root or config.data.root
+    if config != Config(data=DataConfig(root=config.data.root)):
+        raise UserError("settings and --config go with --augment; a checkpoint has its own")
     if backwards and motion_check:
         raise UserError("--backwards and --motion_check are two commands: leave one out")
     if compare and not (backwards or motion_check):
@@ -63,6 +81,7 @@ def explain(
         return check_motion(
             checkpoints,
             motion_check,
+            which=which,
             root=root,
             blocks=block,
             seed=seed,
@@ -82,6 +101,7 @@ def explain(
             backwards,
             block=block[0] if block else None,
             compare=compare,
+            which=which,
         )
     from stm.explain.explain import explain as draw
 
@@ -91,10 +111,45 @@ def explain(
         blocks=block,
         output=output,
         class_name=class_,
+        which=which,
+    )
+
+
+def _augment(
+    video: str,
+    config: Config,
+    checkpoint: str | None,
+    which: Which,
+    class_name: str | None,
+    output: str,
+    seed: int,
+) -> dict[str, Any]:
+    from stm.explain.augment import draw_augmentations
+
+    data, classes = config.data, list[str]()
+    if checkpoint is not None:
+        from stm.checkpoint import format as checkpoints
+        from stm.checkpoint.locate import resolve
+
+        if data != DataConfig():
+            raise UserError(
+                "--augment takes the settings of --checkpoint, or those given: leave one out"
+            )
+        meta = checkpoints.read_meta(resolve(checkpoint, which))
+        data, classes = checkpoints.config_of(meta).data, meta.classes
+    elif data.train is not None:
+        from stm.data.manifest import Manifest
+
+        classes = list(Manifest.read(data.train, data.root).classes)
+    return draw_augmentations(
+        video, data, output, classes=classes, class_name=class_name, seed=seed
     )
 
 
 def show(result: dict[str, Any]) -> str:
+    if "draws" in result:
+        said = [f"draw {k}: {one_line(each['words'])}" for k, each in enumerate(result["draws"], 1)]
+        return "\n".join([*said, result["picture"]])
     if "rows" in result:
         return _show_check(result)
     if "videos" not in result:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pipelines.options import Address, Checkpoint, Output
+from pipelines.options import Address, Checkpoint, Output, Which
 
 
 def export(
     *,
     checkpoint: Checkpoint,
+    which: Which = "best",
     format: Literal["onnx", "torch_export", "safetensors"] = "onnx",
     output: Output,
     address: Address = None,
@@ -27,7 +28,7 @@ def export(
     """
     from stm.export import export as write
 
-    return write(checkpoint, format, output)
+    return write(checkpoint, format, output, which=which)
 
 
 def show(result: dict[str, Any]) -> str:

@@ -74,13 +74,22 @@ Root = Annotated[
         "takes the one they were indexed in",
     ),
 ]
-Checkpoint = Annotated[str, Option(help="checkpoint, or run directory for its best one")]
+Checkpoint = Annotated[
+    str, Option(help="checkpoint, or run directory for its best one (see --which)")
+]
+CheckpointOrNull = Annotated[
+    str | None, Option(help="checkpoint, or run directory for its best one (see --which)")
+]
 CheckpointOrModel = Annotated[
     str,
     Option(
         also="model",
-        help="checkpoint, run directory for its best one, or a registered model: models:/NAME@champion",
+        help="checkpoint, run directory for its best one (see --which), or a registered model: models:/NAME@champion",
     ),
+]
+Which = Annotated[
+    Literal["best", "last"],
+    Option(help="of a run directory, the checkpoint that is best by validation, or the last one"),
 ]
 Tracking = Annotated[
     str | None,

@@ -11,6 +11,7 @@ from pipelines.options import (
     Protocol,
     Tracking,
     Videos,
+    Which,
 )
 from stm.redaction import one_line
 
@@ -19,6 +20,7 @@ def predict(
     videos: Videos,
     *,
     checkpoint: CheckpointOrModel,
+    which: Which = "best",
     tracking: Tracking = None,
     protocol: Protocol = "efficient",
     output: str | None = None,
@@ -48,6 +50,7 @@ def predict(
         num_workers=workers,
         address=address,
         tracking=tracking,
+        which=which,
     ).as_dict()
 
 

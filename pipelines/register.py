@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines.options import Address, Checkpoint, Count, Protocol, Root
+from pipelines.options import Address, Checkpoint, Count, Protocol, Root, Which
 
 
 def register(
     *,
     checkpoint: Checkpoint,
+    which: Which = "best",
     name: str,
     rule: str = "never",
     manifest: str | None = None,
@@ -41,6 +42,7 @@ def register(
     return enter(
         checkpoint,
         name,
+        which=which,
         rule=rule,
         manifest=manifest,
         root=root,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from typing import Annotated, Any
 
-from pipelines.console import logger
+from pipelines.console import Result, logger
 from pipelines.options import (
     Address,
     CheckpointOrModel,
@@ -13,13 +14,16 @@ from pipelines.options import (
     CountOrNull,
     Positive,
     Tracking,
+    Which,
 )
+from stm import ending
 from stm.bounds import Bounds
 
 
 def serve(
     *,
     checkpoint: CheckpointOrModel,
+    which: Which = "best",
     tracking: Tracking = None,
     host: str = "127.0.0.1",
     port: Annotated[int, Bounds(ge=1, le=65535)] = 8000,
@@ -37,7 +41,8 @@ def serve(
 ) -> dict[str, Any]:
     """Answer videos over HTTP.
 
-    POST one to /predict, or drop it on the page. It runs on Ray Serve until Ctrl-C.
+    POST one to /predict, or drop it on the page. It runs on Ray Serve until Ctrl-C or SIGTERM, answers what is in work,
+    and ends with status 130 or 143.
 
     Examples:
         stm serve --checkpoint runs/first
@@ -82,6 +87,7 @@ def serve(
             num_replicas=replicas,
             num_decoders=decoders,
             tracking=tracking,
+            which=which,
             address=address,
             allowed_hosts=allowed_hosts,
             token=token,
@@ -90,8 +96,11 @@ def serve(
     ):
         logger.info(f"serving {url}  (POST /predict, GET / /health /metrics); Ctrl-C ends it")
         app.watch(stopped)
-        logger.info("stopping: what is in work is finished")
-    return {"url": url, "seconds": round(time.monotonic() - started, 1)}
+        patience_s = min(receive_s + answer_s + 10, ending.LIMIT_S)
+        logger.info(f"stopping: what is in work is finished, for up to {patience_s:g} s")
+        app.drain(patience_s)
+    result = Result(url=url, seconds=round(time.monotonic() - started, 1))
+    return result.ending_with(128 + (ending.received() or signal.SIGINT))
 
 
 def show(result: dict[str, Any]) -> str:

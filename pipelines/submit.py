@@ -42,7 +42,7 @@ def submit(
 
     Examples:
         stm submit --address http://127.0.0.1:8265 -- train --config something-v1-t8 --train.storage /shared/runs
-        stm submit --name first --detach -- train --config mine.yaml --train.storage s3://bucket/runs
+        stm submit --name first --detach -- train --config mine.yaml --train.storage /shared/runs
         stm submit --dry_run -- train --config mine.yaml --train.storage /shared/runs
         stm jobs follow first
 

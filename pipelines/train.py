@@ -33,6 +33,11 @@ def show(result: dict[str, Any]) -> str:
             f"validation top-1: best {result['val_top1']:.1%} (epoch {result['best_epoch']:.0f}), last "
             f"{'not validated' if last is None else f'{last:.1%}'}, of {result['val_num_videos']:.0f} videos"
         )
+        if result["test_list"]:
+            lines.append(
+                f"{result['test_list']} publishes no validation list: best was chosen on its test list, which "
+                "flatters; the figure to report is the last checkpoint's (stm evaluate --which last)"
+            )
         if result["last_checkpoint"] != result["checkpoint"]:
             lines.append(f"last checkpoint {result['last_checkpoint']}")
     lines.append(f"next: stm evaluate --checkpoint {result['checkpoint']} --manifest MANIFEST")

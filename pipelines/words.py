@@ -206,6 +206,7 @@ def _near(options: Options, spelt: str, dashes: str = "--") -> str:
     ends = {name: name.rpartition(".")[2] for name in names}
     found = (
         [name for name, end in ends.items() if end == last]
+        or [name for name in names if tried and name.startswith(tried)]
         or difflib.get_close_matches(tried, names, n=1, cutoff=0.75)
         or [name for name, end in ends.items() if last and end.startswith(last)]
         or _alike(last, ends)

@@ -30,7 +30,7 @@ _WHERE = {
     "connect": "stm.cluster",
     "index": "stm.dataset",
     "load": "stm.loaded",
-    "load_pretrained": "stm.model",
+    "load_pretrained": "stm.checkpoint.pretrained",
     "predict": "stm.evaluate.predict",
     "show_progress": "stm.progress_view:progress_view",
 }
@@ -38,6 +38,7 @@ _WHERE = {
 
 if TYPE_CHECKING:
     from stm import events as events
+    from stm.checkpoint.pretrained import load_pretrained as load_pretrained
     from stm.cluster import connect as connect
     from stm.config import Config as Config
     from stm.config import DataConfig as DataConfig
@@ -53,7 +54,6 @@ if TYPE_CHECKING:
     from stm.loaded import load as load
     from stm.model import Block as Block
     from stm.model import build_model as build_model
-    from stm.model import load_pretrained as load_pretrained
     from stm.progress_view import progress_view as show_progress
     from stm.train.trainer import train as train
 

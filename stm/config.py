@@ -14,16 +14,27 @@ from stm.bounds import Bounds, Rule, check
 from stm.errors import UserError
 
 Decoder = Literal["auto", "packets", "sequential", "decord"]
+Sampling = Literal["segments", "dense", "seconds"]
+Crop = Literal["corners5", "corners13", "resized"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 Count = Annotated[int, Bounds(ge=1)]
 Positive = Annotated[float, Bounds(gt=0)]
+Share = Annotated[float, Bounds(ge=0, le=1)]
 NotNegative = Annotated[float, Bounds(ge=0)]
 
 
 def _are_shares(scales: list[float]) -> bool:
     return bool(scales) and all(0 < scale <= 1 for scale in scales)
+
+
+def _are_bounds(pair: list[float]) -> bool:
+    return len(pair) == 2 and 0 < pair[0] <= pair[1]
+
+
+def _are_bounds_of_shares(pair: list[float]) -> bool:
+    return _are_bounds(pair) and pair[1] <= 1
 
 
 def _are_milestones(milestones: list[float]) -> bool:
@@ -85,7 +96,8 @@ class ModelConfig:
     """Recompute block activations in the backward pass: less memory, about a third more time."""
 
     pretrained: str | None = None
-    """State dict to start from: torchvision-layout ResNet, or a checkpoint of ours."""
+    """Weights to start from: `imagenet` (fetches torchvision's), a run, a checkpoint, the file of a ResNet, the URL of
+    one of these, or `models:/NAME@ALIAS`. Classes of the same name keep their rows of the classifier."""
 
     def build_arguments(self) -> dict[str, Any]:
         """The arguments of ``stm.model.build_model`` (all but ``num_classes``), which also checks them.
@@ -103,6 +115,23 @@ class ModelConfig:
         return values | settings
 
 
+_GOES_WITH = (
+    ("frame_stride", "sampling", "dense"),
+    ("window_s", "sampling", "seconds"),
+    ("crop_area", "crop", "resized"),
+    ("crop_ratio", "crop", "resized"),
+    ("randaugment_magnitude", "randaugment", None),
+)
+"""Setting, the one that it depends on, and the value of that it goes with; None is any but the default."""
+
+
+def _defaults(settings: Any) -> dict[str, Any]:
+    return {
+        f.name: f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+        for f in dataclasses.fields(settings)
+    }
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Videos in, uint8 clips out (``stm.data``)."""
@@ -118,19 +147,76 @@ class DataConfig:
     one they were indexed in, and allows any."""
 
     num_segments: Count = 8
-    """Segments a video is cut into, one frame from each: T."""
+    """Frames of a clip: T."""
+
+    sampling: Sampling = "segments"
+    """Which frames: `segments` takes one of each of T equal parts of the video (the paper), `dense` a window of T
+    frames at a stride, `seconds` T frames of a window of time. A video shorter than its window is looped."""
+
+    frame_stride: Count = 8
+    """Frames from one of a `dense` clip to the next; Kinetics' practice is T x stride of 8 x 8 or 16 x 4."""
+
+    window_s: Positive = 2.0
+    """How long the window of a `seconds` clip is, s."""
+
+    folder_fps: Positive = 12.0
+    """Frames a second of frame folders, and of videos that state none, for `seconds`."""
 
     size: Annotated[int, Bounds(ge=32, unit="px")] = 224
     """Side of a training clip and of the `efficient` test crop, px."""
 
+    crop: Crop = "corners5"
+    """The training crop: in a corner or the centre (`corners5`, the paper), also at the middle of a side or half-way to
+    a corner (`corners13`, TSN's), or `resized`: any box of `crop_area` and `crop_ratio`."""
+
     scales: Annotated[
         list[float], Rule(_are_shares, "each scale is a share of the short side, in (0, 1]")
     ] = field(default_factory=lambda: [1.0, 0.875, 0.75, 0.66])
-    """Side of the training crop as shares of the short side, one drawn for each clip."""
+    """Sides of a crop of `corners5` or `corners13` as shares of the short side, drawn for each clip."""
+
+    crop_area: Annotated[
+        list[float],
+        Rule(_are_bounds_of_shares, "must be two rising shares of the picture, above 0 up to 1"),
+    ] = field(default_factory=lambda: [0.08, 1.0])
+    """Least and largest area of a `resized` crop, as shares of the picture."""
+
+    crop_ratio: Annotated[list[float], Rule(_are_bounds, "must be two rising numbers above 0")] = (
+        field(default_factory=lambda: [0.75, 1.3333])
+    )
+    """Least and largest width of a `resized` crop, over its height."""
 
     flip: Literal["auto", "swap", "never"] = "auto"
     """Mirror half the training clips: `auto` where no class says left or right, `swap` also where mirroring turns a
     class into another, which becomes the label, `never` nowhere."""
+
+    reverse: Literal["never", "auto", "swap"] = "never"
+    """Play half the training clips backwards: `auto` where no two classes are each other backwards by their names,
+    `swap` also where they are, but then those alone, and the other is the label."""
+
+    color_jitter: Share = 0.0
+    """Change brightness, contrast and saturation of training clips by a factor within 1 -+ this; 0 is off."""
+
+    hue: Annotated[float, Bounds(ge=0, le=0.5)] = 0.0
+    """Turn the hue of training clips by up to so much of the circle, either way; 0 is off."""
+
+    grey: Share = 0.0
+    """Share of training clips that lose their colours."""
+
+    blur: Share = 0.0
+    """Share of training clips that are blurred, by a Gaussian of 0.1 to 2 px."""
+
+    randaugment: Annotated[int, Bounds(ge=0)] = 0
+    """Operations of RandAugment on each training clip, the same for all its frames; 0 is off, 2 is usual."""
+
+    randaugment_magnitude: Annotated[float, Bounds(ge=0, le=10)] = 9.0
+    """How strong they are, of 10."""
+
+    erasing: Share = 0.0
+    """Share of training clips of which a box is replaced by noise, the same in all frames."""
+
+    temporal_jitter: NotNegative = 0.0
+    """Let a training clip's window last 1 / (1 + this) to 1 + this times as long, and its segments cover 1 / (1 + this)
+    of the video to all of it; 0 is off."""
 
     balance: Annotated[float, Bounds(ge=0, le=1)] = 0.0
     """Show rare classes more often: 0 shows every video once an epoch, 1 all classes equally often, 0.5 in proportion
@@ -168,11 +254,48 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check("data", self)
+        usual = _defaults(type(self))
+        for name, of, needed in _GOES_WITH:
+            value, other = getattr(self, name), getattr(self, of)
+            if value != usual[name] and (other == usual[of] if needed is None else other != needed):
+                raise UserError(
+                    f"--data.{name} {value}: has no effect on --data.{of} {other}; it goes with "
+                    f"{needed or 'another'}"
+                )
         if self.max_cpus is not None and self.max_cpus < self.cpus_per_task:
             raise UserError(
                 f"--data.max_cpus {self.max_cpus}: must leave room for one task of "
                 f"--data.cpus_per_task {self.cpus_per_task:g}, or null"
             )
+
+    def resampled(
+        self,
+        num_segments: int | None = None,
+        sampling: Sampling | None = None,
+        frame_stride: int | None = None,
+        window_s: float | None = None,
+    ) -> DataConfig:
+        """The same with other frames in a clip; None keeps what is there, as far as it goes with ``sampling``."""
+        given: dict[str, Any] = {
+            "num_segments": num_segments,
+            "sampling": sampling,
+            "frame_stride": frame_stride,
+            "window_s": window_s,
+        }
+        changes = {name: value for name, value in given.items() if value is not None}
+        if sampling not in (None, self.sampling):
+            kind = type(self)
+            changes = {"frame_stride": kind.frame_stride, "window_s": kind.window_s} | changes
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def frames(self) -> str:
+        """Which frames make a clip, in words."""
+        return {
+            "segments": f"{self.num_segments} frames, one of each of as many equal parts of the video",
+            "dense": f"{self.num_segments} frames, each {self.frame_stride} after the one before",
+            "seconds": f"{self.num_segments} frames of {self.window_s:g} s",
+        }[self.sampling]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -460,6 +583,9 @@ class TrackingConfig:
 
     experiment: str = "stm"
     """MLflow experiment; the default gives way to $MLFLOW_EXPERIMENT_ID and $MLFLOW_EXPERIMENT_NAME."""
+
+    log_model: bool = True
+    """Add the best checkpoint at the end, as a model that `mlflow.pyfunc` loads; trials of a sweep never do."""
 
     def __post_init__(self) -> None:
         check("tracking", self)

@@ -87,8 +87,12 @@ class _Command:
         self.number = number
         threading.Thread(target=self._limit, args=(number,), name="limit", daemon=True).start()
         self._raised_at = time.monotonic()
-        if self.stop is not None and self.stop():
-            return
+        if self.stop is not None:
+            self._waits = True
+            stopped = self.stop()
+            self._waits = False
+            if stopped:
+                return
         if self.keep is not None and number != signal.SIGINT:
             self._waits = True
             try:
@@ -150,7 +154,10 @@ def keeping(keep: Keep) -> Iterator[None]:
 
 @contextlib.contextmanager
 def stopping(stop: Callable[[], bool]) -> Iterator[None]:
-    """While the body runs, a signal calls ``stop()``; where that is True, the body ends by itself."""
+    """While the body runs, a signal calls ``stop()``; where that is True, the body ends by itself.
+
+    A second signal raises `Ended` in ``stop``.
+    """
     command = _command
     if command is None:
         yield

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stm.checkpoint import format as checkpoints
-from stm.checkpoint.locate import resolve
+from stm.checkpoint.locate import find
 from stm.errors import UserError
 from stm.log import get_logger
 from stm.storage import on_this_machine
@@ -48,8 +48,10 @@ def export(
     checkpoint: str,
     kind: str,
     output: str,
+    *,
+    which: str = "best",
 ) -> dict[str, Any]:
-    """Write ``output`` from a checkpoint (or a run directory's best one), read it back, and compare.
+    """Write ``output`` from a checkpoint (or a run directory's ``which``, best or last), read it back, and compare.
 
     The file is written under another name beside ``output``, run on seeded clips in batches of 1 and 3, and renamed
     only if its logits are the network's; else ``output`` stays what it was.
@@ -58,8 +60,8 @@ def export(
         kind: ``onnx``, ``torch_export`` or ``safetensors``.
 
     Returns:
-        ``output``, ``format``, ``checkpoint``, ``bytes``, ``difference`` (largest, as a share of the largest logit)
-        and the metadata.
+        ``output``, ``format``, ``checkpoint``, ``taken``, ``bytes``, ``difference`` (largest, as a share of the largest
+        logit) and the metadata.
 
     Raises:
         UserError: no checkpoint there, a package is missing, the file cannot be written or says something else.
@@ -69,8 +71,8 @@ def export(
     target = Path(on_this_machine(output, "--output"))
     if os.path.isdir(target):
         raise UserError(f"--output {output}: is a directory; name the file")
-    directory = resolve(checkpoint)
-    meta = checkpoints.read_meta(directory)
+    located = find(checkpoint, which)
+    directory, meta = located.directory, located.meta
     model = _network(
         checkpoints.network_arguments(meta, directory),
         checkpoints.read_weights(directory),
@@ -101,6 +103,7 @@ def export(
         "output": output,
         "format": kind,
         "checkpoint": directory,
+        "taken": located.taken,
         "bytes": target.stat().st_size,
         "difference": difference,
         **metadata,
@@ -116,6 +119,7 @@ def describe(meta: checkpoints.Meta) -> dict[str, Any]:
     return {
         "classes": meta.classes,
         "num_frames": config.data.num_segments,
+        "frames": config.data.frames,
         "size": config.data.size,
         "mean": list(IMAGENET_MEAN),
         "std": list(IMAGENET_STD),

@@ -16,6 +16,7 @@ import time
 from stm import authentication, ray_compat
 from stm.errors import UserError
 from stm.log import get_logger
+from stm.storage import is_url
 
 logger = get_logger(__name__)
 
@@ -92,7 +93,7 @@ def _place(address: str) -> tuple[str, int] | None:
     """Host and port; None where Ray knows better. Raises `Unheard` for what is no address."""
     if address.startswith(("http://", "https://")):
         raise Unheard("a dashboard's URL is for `stm submit` and `stm jobs`", may_pass=False)
-    if "://" in address:
+    if is_url(address):
         return None
     if address == "auto":
         try:

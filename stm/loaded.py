@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stm.checkpoint.locate import locate
-from stm.package.network import TOP_K, PackagedNetwork
+from stm.package.network import PackagedNetwork
+from stm.packing.contents import TOP_K
 from stm.results import Prediction
 
 if TYPE_CHECKING:
@@ -86,9 +87,14 @@ class Model:
 
 
 def load(
-    model: str | os.PathLike[str], *, tracking: str | None = None, plugin: str | None = None
+    model: str | os.PathLike[str],
+    *,
+    which: str = "best",
+    tracking: str | None = None,
+    plugin: str | None = None,
 ) -> Model:
-    """The network of a run (its best checkpoint), a checkpoint, a URL of either, or ``models:/NAME@ALIAS``.
+    """The network of a run (its ``which`` checkpoint, ``best`` or ``last``), a checkpoint, a URL of either, or
+    ``models:/NAME@ALIAS``.
 
     ``tracking`` is the MLflow server or database of a registered one; None uses $MLFLOW_TRACKING_URI, else
     runs/mlflow.db. ``plugin`` is the file that the network's blocks come from, where they are your own
@@ -98,5 +104,5 @@ def load(
         from stm.model import plugins
 
         plugins.load(plugin)
-    located = locate(os.fspath(model), tracking)
+    located = locate(os.fspath(model), tracking, which)
     return Model(located.directory, located.label)

@@ -61,6 +61,11 @@ def at_once() -> Iterator[None]:
         _here.at_once = before
 
 
+def is_set() -> bool:
+    """Whether this process waits for stores at all, be it not in every call."""
+    return _limit_s > 0
+
+
 def limit_s() -> float:
     """How long this thread waits for a store."""
     ends = ending.received() is not None  # a command that a signal ends waits for nothing
@@ -109,7 +114,7 @@ def insist(store: str, what: str, call: Callable[[], Result], away: type[Excepti
 
 @contextlib.contextmanager
 def _telling(what: str) -> Iterator[None]:
-    if limit_s() == 0:
+    if not is_set():
         yield
         return
     timer = threading.Timer(SLOW_S, logger.info, [f"{what} for {SLOW_S:.0f} s now"])

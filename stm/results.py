@@ -82,6 +82,8 @@ class TrainResult(Result):
     """Every video of the manifest: one that cannot be read counts as wrong."""
     last_val_top1: float | None = None
     """Of ``last_checkpoint``; None where it was not validated."""
+    test_list: str | None = None
+    """The data set whose published test list ``checkpoint`` was chosen on, as that has no validation list."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -107,6 +109,10 @@ class EvaluateResult(Result):
     """What was written, by kind: scores, confusion, per_class, report, ... (docs/reports.md)."""
     frames: dict[str, Any] | None = None
     """What the order of frames is worth (docs/reports.md); None where only clips as played were measured."""
+    taken: dict[str, Any] | None = None
+    """Which checkpoint it is: ``which`` (best or last of a run directory, or named), ``step`` and ``epoch``."""
+    flattered: str | None = None
+    """Why the figures flatter, where the checkpoint was chosen on these videos."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -139,3 +145,5 @@ class PredictResult(Result):
     videos: list[Prediction]
     """In the order found; empty where they were written to ``output``."""
     output: str | None
+    taken: dict[str, Any] | None = None
+    """As in `EvaluateResult`."""

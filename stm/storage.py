@@ -26,9 +26,10 @@ from glob import escape
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from stm import patience
 from stm.errors import UserError
 from stm.owner import lives, me
-from stm.patience import insist, limit_s
+from stm.patience import insist
 from stm.redaction import redact
 
 _PARTIAL = ".partial-"
@@ -91,7 +92,7 @@ def on_this_machine(path: str, option: str, done: str = "written") -> str:
     return path
 
 
-def _store_of(url: str) -> str:
+def store_of(url: str) -> str:
     """The store of a URL and the bucket in it: what is away as a whole."""
     scheme, rest = split_url(redact(url))
     return f"{scheme}://{rest.partition('/')[0]}"
@@ -111,21 +112,24 @@ def filesystem(
     """
     import fsspec
 
+    folders = {"auto_mkdir": True} if split_url(path)[0] in ("file", "local") else {}
     with _naming(path, "opened"):
-        found, name = fsspec.core.url_to_fs(path, **(options or {}))
+        found, name = fsspec.core.url_to_fs(path, **folders, **(options or {}))
     if fresh:
         found.invalidate_cache()  # another process writes here too
     return found, name
 
 
 def _store(path: str, *, fresh: bool = False) -> tuple[Any, str]:
-    """As `filesystem`, for calls that are tried again here. botocore alone would do so for six minutes in one call to
-    a store that takes the connection and says nothing, which is longer than other ranks wait for this one."""
+    """As `filesystem`, for calls of a process that waits for stores. botocore alone would try for six minutes in one
+    call to a store that takes the connection and says nothing, which is longer than other ranks wait for this one."""
     import fsspec
 
     scheme, own = split_url(path)[0], "config_kwargs"
     ours = (
-        scheme in ("s3", "s3a") and limit_s() > 0 and own not in fsspec.config.conf.get(scheme, {})
+        scheme in ("s3", "s3a")
+        and patience.is_set()
+        and own not in fsspec.config.conf.get(scheme, {})
     )
     options = {own: {"retries": {"total_max_attempts": 1}}} if ours else {}
     return filesystem(path, fresh=fresh, options=options)
@@ -149,7 +153,7 @@ def _patiently(
 
             if not is_url(path):
                 return call()
-            return insist(_store_of(path), f"{redact(path)} is being {done}", call, StorageAway)
+            return insist(store_of(path), f"{redact(path)} is being {done}", call, StorageAway)
 
         return patient
 
@@ -337,19 +341,6 @@ def download(path: str, folder: Path) -> None:
     found.get(f"{escape(name)}/", f"{folder}/", recursive=True)
 
 
-@contextlib.contextmanager
-def local_copy(path: str) -> Iterator[str]:
-    """A file of a disk itself; of a store a copy on this machine, for as long as the body runs."""
-    if not is_url(path):
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix="stm-download-") as temporary:
-        copy = Path(temporary) / path.rpartition("/")[2]
-        with copy.open("wb") as file:
-            file.writelines(read_blocks(path))
-        yield str(copy)
-
-
 def make_writable(folder: str | os.PathLike[str]) -> None:
     """Make a folder, and write and remove a file in it, in a store also read and list it: better now than after hours
     of work. No bucket is made, and nothing waited for. Raises `StorageError`."""
@@ -413,6 +404,11 @@ def _naming(path: str, done: str, *, every: bool = False) -> Iterator[None]:
         named = kind(f"{redact(path)} cannot be {done}: {redact(why)}. {todo}")
         named.strerror = redact(why)
         raise named from error
+
+
+def is_away(url: str, error: Exception) -> bool:
+    """Whether what the file system of a URL raised means that the store does not answer now."""
+    return _reason(url, error)[0] is StorageAway
 
 
 def _reason(path: str, error: Exception) -> tuple[type[StorageError], str, str]:

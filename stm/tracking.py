@@ -22,6 +22,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,10 @@ class Home:
     run_name: str
 
 
+Pack = Callable[[Any, str, str], None]
+"""Takes an ``MlflowClient``, a run's id and a checkpoint, and logs that as a model of the run."""
+
+
 class _Away(Exception):
     """The server does not take what it is sent, so nothing of it counts as delivered."""
 
@@ -103,6 +108,8 @@ class Tracker:
         self, uri: str | None, run_id: str | None, path: Path, home: Home | None = None
     ) -> None:
         self.uri, self.run_id, self.spool, self.home = uri, run_id, path, home
+        self.pack: Pack | None = None
+        """How a model is logged (``stm.packing``, which this room does not know); without it, models are left out."""
         self._retry_at = 0.0
         self.away = False
         """Whether the last delivery failed."""
@@ -140,6 +147,10 @@ class Tracker:
         """A file, which must stay where it is until it is delivered."""
         self._append({"kind": "artifact", "path": str(path), "folder": folder})
 
+    def model(self, checkpoint: str) -> None:
+        """A checkpoint, as a model of the run; it is packed when it is delivered, and must be there then."""
+        self._append({"kind": "model", "path": checkpoint})
+
     def status(self, status: str) -> None:
         """RUNNING, FINISHED, FAILED or KILLED."""
         self._append({"kind": "status", "status": status, "time_ms": int(time.time() * 1000)})
@@ -169,11 +180,20 @@ class Tracker:
             self._retry_at = time.monotonic() + RETRY_S
         return complete
 
+    def is_settled(self) -> bool:
+        """Whether the server has the whole record of a run that finished, as far as is known here: nobody is asked."""
+        if self.uri is None:
+            return True
+        if self.run_id is None or not self.spool.exists():
+            return False
+        states = [row["status"] for row in spool.read(self.spool) if row["kind"] == "status"]
+        return states[-1:] == ["FINISHED"] and self._delivered() == self.spool.stat().st_size
+
     def open(self) -> None:
         """Find or make the MLflow run; where the server is away that is left to a delivery. Raises ``UserError`` where
         the URI can never work."""
         try:
-            self._settle(_client(self.uri))
+            self._settle(client_of(self.uri))
         except Exception as error:
             if _is_hopeless(error):
                 raise UserError(
@@ -195,7 +215,7 @@ class Tracker:
     def _append(self, record: dict[str, Any]) -> None:
         if self.uri is None:
             return
-        if record["kind"] != "artifact":  # a file of this machine, whose name must stay as it is
+        if record["kind"] not in ("artifact", "model"):  # a file, whose name must stay as it is
             record = redacted(record)
         try:
             spool.append(self.spool, record)
@@ -205,7 +225,7 @@ class Tracker:
     def _send_waiting(self) -> bool:
         if self.run_id is not None and self._delivered() == self.spool.stat().st_size:
             return True
-        client = _client(self.uri)
+        client = client_of(self.uri)
         for _ in range(3):
             try:
                 if self._settle(client):
@@ -276,8 +296,8 @@ class Tracker:
                 sends[f"the tag {key}"] = lambda k=key, v=value: client.set_tag(run_id, k, v)
         elif kind == "params":
             self._send_params(client, record)
-        elif kind == "artifact":
-            return self._send_artifact(client, record)
+        elif kind in ("artifact", "model"):
+            return self._send_file(client, record)
         elif kind == "dataset":
             sends[f"the dataset {record['name']}"] = lambda: client.log_inputs(
                 run_id, [_dataset_input(record)]
@@ -322,20 +342,30 @@ class Tracker:
                 if error is not None:
                     self._say_left_out(f"the parameter {param.key} = {param.value}", error)
 
-    def _send_artifact(self, client: Any, record: dict[str, Any]) -> bool:
-        path, tries = record["path"], record.get("tries", 1)
-        if not Path(path).exists():
-            self._say_left_out(f"the file {path}", FileNotFoundError("it is gone"))
+    def _send_file(self, client: Any, record: dict[str, Any]) -> bool:
+        """Send a file, or a checkpoint as a model."""
+        path, tries, run_id = record["path"], record.get("tries", 1), str(self.run_id)
+        model, pack = record["kind"] == "model", self.pack
+        what = f"the {'model of' if model else 'file'} {path}"
+        if not is_url(path) and not Path(path).exists():
+            self._say_left_out(what, FileNotFoundError("it is gone"))
             return True
-        error = self._try(client, lambda: client.log_artifact(self.run_id, path, record["folder"]))
+        if model and pack is None:
+            return True
+        error = self._try(
+            client,
+            lambda: (
+                pack(client, run_id, path)
+                if model and pack
+                else client.log_artifact(run_id, path, record["folder"])
+            ),
+        )
         if error is None:
             return True
         if tries >= _ARTIFACT_TRIES:
-            self._say_left_out(f"the file {path}", error)
+            self._say_left_out(what, error)
             return True
-        logger.warning(
-            f"MLflow did not take the file {path}, which is tried again: {_reason(error)}"
-        )
+        logger.warning(f"MLflow did not take {what}, which is tried again: {_reason(error)}")
         self._append(
             {**record, "tries": tries + 1}
         )  # files have a store of their own: others go on
@@ -391,7 +421,8 @@ class Tracker:
                 "beginning"
             )
         run = client.create_run(
-            _experiment(client, self.home),
+            self.home.experiment_id
+            or experiment_of(client, self.home.experiment, self.home.artifacts),
             start_time=next((r["time_ms"] for r in spool.read(self.spool) if "time_ms" in r), None),
             run_name=self.home.run_name,
             tags=tags,
@@ -447,23 +478,24 @@ def _run(client: Any, run_id: str) -> Any:
         raise
 
 
-def _experiment(client: Any, home: Home) -> str:
-    """The experiment's id. One that was deleted stays so, and another is made with a number behind its name."""
-    if home.experiment_id is not None:
-        return home.experiment_id
+def experiment_of(client: Any, experiment: str, artifacts: str | None) -> str:
+    """The id of the experiment of that name, made where it is missing, with its files in ``artifacts``.
+
+    One that was deleted stays so, and another is made with a number behind its name.
+    """
     for number in itertools.count(1):
-        name = home.experiment if number == 1 else f"{home.experiment}-{number}"
+        name = experiment if number == 1 else f"{experiment}-{number}"
         found = client.get_experiment_by_name(name)
         if found is None:
             try:
-                made: str = client.create_experiment(name, home.artifacts)
+                made: str = client.create_experiment(name, artifacts)
             except Exception:
                 found = client.get_experiment_by_name(name)  # another run may just have made it
                 if found is None:
                     raise
             else:
                 if number > 1:
-                    logger.warning(f"the experiment {home.experiment} is deleted: {name} is used")
+                    logger.warning(f"the experiment {experiment} is deleted: {name} is used")
                 return made
         if found.lifecycle_stage == "active":
             return str(found.experiment_id)
@@ -533,7 +565,8 @@ def _metric_entities(record: dict[str, Any]) -> list[Any]:
     ]
 
 
-def _client(uri: str | None) -> Any:
+def client_of(uri: str | None) -> Any:
+    """An ``MlflowClient`` that gives an absent server up soon, unless the user has told it to be patient."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -550,11 +583,21 @@ def _client(uri: str | None) -> Any:
 def open_run(config: Config, folder: Path, name: str, known_run_id: str | None = None) -> Tracker:
     """Open the MLflow run of a training run: the one it had before, else a new one.
 
+    As `tracker_of`. If the server cannot be reached, that is said, the tracker's ``run_id`` is the one known from
+    before or None, and a delivery looks again. Raises ``UserError`` where the URI can never work.
+    """
+    tracker = tracker_of(config, folder, name, known_run_id)
+    if tracker.uri is not None:
+        tracker.open()
+    return tracker
+
+
+def tracker_of(config: Config, folder: Path, name: str, known_run_id: str | None = None) -> Tracker:
+    """The record of a training run, before any server is asked.
+
     ``folder`` is on this machine and keeps the spool. A database is the one beside it, also where the run was moved or
     copied since: the record of a copy must not go to the original. ``known_run_id`` is what the last checkpoint says,
-    for a driver that finds the run on another machine. If the server cannot be reached, that is said, the tracker's
-    ``run_id`` is the one known from before or None, and a delivery looks again. Raises ``UserError`` where the URI can
-    never work.
+    for a driver that finds the run on another machine.
     """
     storage = config.train.storage
     uri = tracking_uri(config.tracking, storage if is_url(storage) else str(folder.parent))
@@ -574,6 +617,4 @@ def open_run(config: Config, folder: Path, name: str, known_run_id: str | None =
     runs = known_runs(folder)
     earlier = known_run(folder) or known_run_id
     here = runs.get(place_of(uri, folder)) or (None if earlier in runs.values() else earlier)
-    tracker = Tracker(uri, here, path, home)
-    tracker.open()
-    return tracker
+    return Tracker(uri, here, path, home)

@@ -149,6 +149,7 @@ def test_a_result_reads_like_its_json_object():
             {"path": "b.mp4", "error": "not_found"},
         ],
         "output": None,
+        "taken": None,
     }
     assert found["videos"][0]["top5"][0]["class"] == found.videos[0].name == "up"
     assert "error" not in found.videos[0]
@@ -163,11 +164,11 @@ def test_the_keys_that_scripts_read_are_those_of_version_0_1_and_new_ones_behind
 
     assert names(TrainResult) == [
         "run", "run_id", "checkpoint", "last_checkpoint", "steps", "epochs", "best_epoch", "val_top1", "val_top5",
-        "val_num_videos", "last_val_top1",
+        "val_num_videos", "last_val_top1", "test_list",
     ]  # fmt: skip
     assert names(EvaluateResult) == [
         "protocol", "checkpoint", "manifest", "num_videos", "unreadable", "top1", "top5", "mean_class_accuracy",
-        "per_class", "class_counts", "failures", "files", "frames",
+        "per_class", "class_counts", "failures", "files", "frames", "taken", "flattered",
     ]  # fmt: skip
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -16,7 +14,7 @@ import psutil
 import pytest
 
 from stm import joining
-from tests.heads import head
+from tests.heads import head, listening
 
 pytestmark = pytest.mark.ray
 
@@ -95,29 +93,6 @@ def test_a_raylet_that_does_not_answer_is_tried_three_times(tmp_path, frozen, st
 
 
 # ---------------------------------------------------------------------- joining
-
-
-@contextlib.contextmanager
-def listening(answer):
-    """A port of this machine that says ``answer`` to whoever connects, or nothing where it is None."""
-    held = []
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve():
-            with contextlib.suppress(OSError):
-                while True:
-                    held.append(server.accept()[0])
-                    if answer is not None:
-                        held[-1].sendall(answer)
-                        held.pop().close()
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        yield f"127.0.0.1:{server.getsockname()[1]}"
-        server.shutdown(socket.SHUT_RDWR)
-        thread.join()
-    for connection in held:
-        connection.close()
 
 
 @pytest.mark.parametrize(

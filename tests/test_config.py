@@ -57,6 +57,17 @@ def test_an_impossible_value_is_refused_with_its_flag(make, flag):
         (DataConfig(), {"cpus_per_task": 0}, "--data.cpus_per_task 0: must be above 0"),
         (DataConfig(), {"prefetch_batches": -1}, "must not be negative"),
         (DataConfig(), {"max_bad_fraction": 1.5}, "must be in [0, 1]"),
+        (DataConfig(), {"frame_stride": 4}, "frame_stride 4: has no effect on --data.sampling seg"),
+        (DataConfig(), {"crop_area": [0.5, 1.0]}, "has no effect on --data.crop corners5; it goes "),
+        (DataConfig(crop="resized"), {"crop_area": [0.5, 1.1]}, "must be two rising shares of the"),
+        (DataConfig(crop="resized"), {"crop_ratio": [2.0, 1.0]}, "must be two rising numbers above"),
+        (DataConfig(), {"randaugment_magnitude": 5.0}, "has no effect on --data.randaugment 0"),
+        (DataConfig(randaugment=1), {"randaugment_magnitude": 11.0}, "must be in [0, 10]"),
+        (DataConfig(), {"hue": 0.6}, "--data.hue 0.6: must be in [0, 0.5]"),
+        (DataConfig(), {"color_jitter": 1.5}, "--data.color_jitter 1.5: must be in [0, 1]"),
+        (DataConfig(), {"reverse": "yes"}, "must be one of never, auto, swap"),
+        (DataConfig(), {"sampling": "sparse"}, "must be one of segments, dense, seconds"),
+        (DataConfig(sampling="seconds"), {"window_s": 0.0}, "--data.window_s 0.0: must be above 0"),
         (OptimConfig(), {"lr": float("inf")}, "--optim.lr inf: must be a finite number"),
         (OptimConfig(), {"lr": False}, "--optim.lr False: must be a float, not a bool"),
         (OptimConfig(), {"gamma": 0}, "--optim.gamma 0: must be in (0, 1]"),
@@ -99,6 +110,16 @@ def test_a_message_says_what_a_value_must_be(settings, values, message):
 def test_null_and_whole_numbers_stand_where_the_type_takes_them():
     data = DataConfig(scales=[1], max_cpus=2, decode_deadline_s=10**400)
     assert (data.scales, data.root) == ([1], None)
+
+
+def test_other_frames_can_be_asked_for_and_bring_their_own_defaults():
+    trained = DataConfig(num_segments=16, sampling="dense", frame_stride=4)
+    assert trained.resampled() == trained
+    assert trained.resampled(frame_stride=2).frame_stride == 2
+    assert trained.resampled(sampling="segments") == DataConfig(num_segments=16)
+    assert trained.resampled(sampling="seconds", window_s=3.0).window_s == 3.0
+    with pytest.raises(UserError, match=r"window_s 3.0: has no effect on --data.sampling dense"):
+        trained.resampled(window_s=3.0)
 
 
 def test_a_batch_that_workers_cannot_share_is_refused_with_one_that_they_can():

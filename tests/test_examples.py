@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -92,28 +92,30 @@ def test_what_happens_is_logged_once_and_told_as_events(first):
     assert "(6, " in done.stdout, "the loss after six steps"
 
 
-def scalars(folder):
-    """Tag -> {step: value} of the event files that TensorBoard reads: records of length, checksum, bytes, checksum."""
-    from tensorboardX.proto.event_pb2 import Event
-
-    found = {}
-    for path in folder.glob("events.out.tfevents.*"):
-        data, at = path.read_bytes(), 0
-        while at < len(data):
-            (length,) = struct.unpack_from("<Q", data, at)
-            event = Event.FromString(data[at + 12 : at + 12 + length])
-            at += length + 16
-            for value in event.summary.value:
-                found.setdefault(value.tag, {})[event.step] = value.simple_value
-    return found
+# tensorboardX changes the environment of a process that imports it, so that another reads what it wrote: records of
+# length, checksum, bytes, checksum.
+SCALARS = """
+import json, pathlib, struct
+from tensorboardX.proto.event_pb2 import Event
+found = {}
+for path in pathlib.Path("boards/third").glob("events.out.tfevents.*"):
+    data, at = path.read_bytes(), 0
+    while at < len(data):
+        (length,) = struct.unpack_from("<Q", data, at)
+        event = Event.FromString(data[at + 12 : at + 12 + length])
+        at += length + 16
+        for value in event.summary.value:
+            found.setdefault(value.tag, []).append((event.step, value.simple_value))
+print(json.dumps(found))
+"""
 
 
 def test_a_run_is_followed_in_tensorboard(first):
     run("\n".join([settings(), *blocks("TensorBoard")]), first[0])
-    found = scalars(first[0] / "boards" / "third")
-    assert (
-        max(found["train/mean_loss"]) == max(found["val/val_top1"]) == 12
-    )  # two epochs of 24 videos, 4 at once
+    read = json.loads(run(SCALARS, first[0]).stdout)
+    found = {tag: dict(points) for tag, points in read.items()}
+    # Two epochs of 24 videos, 4 at once.
+    assert max(found["train/mean_loss"]) == max(found["val/val_top1"]) == 12
     assert found["train/lr"][12] == pytest.approx(0.00125)
     assert len(found["val/val_top1"]) == 2
     assert all(0 <= share <= 1 for share in found["train/wait_share"].values())
@@ -121,8 +123,13 @@ def test_a_run_is_followed_in_tensorboard(first):
 
 def test_a_run_is_followed_in_weights_and_biases(first):
     pytest.importorskip("wandb", reason="W&B is not among what stm needs")
-    code = [settings(), *blocks("Weights & Biases"), "print(dict(wandb_run.run.summary))"]
-    said = run("\n".join(code), first[0], WANDB_MODE="offline", WANDB_SILENT="true").stdout
+    (block,) = blocks("Weights & Biases")
+    end = "wandb_run.run.finish()"
+    assert end in block
+    block = block.replace(end, f"print(dict(wandb_run.run.summary)); {end}")  # it forgets them
+    said = run(
+        settings() + "\n" + block, first[0], WANDB_MODE="offline", WANDB_SILENT="true"
+    ).stdout
     summary = ast.literal_eval(re.search(r"^\{.*\}$", said, re.M)[0])
     assert summary["step"] == 12
     assert 0 <= summary["val/val_top1"] <= 1

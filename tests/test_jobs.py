@@ -156,6 +156,20 @@ def test_what_would_fail_on_the_cluster_is_refused_here(project, what):
     assert "pa55" not in str(error.value)
 
 
+def test_what_explain_draws_is_looked_for_and_nothing_is_trained(project):
+    (project / "clip.mp4").write_bytes(b"a video")
+    sent, output = [*CODE, "clip.mp4"], ["--output", "/shared/seen"]
+    for words in (
+        ["clip.mp4", "--checkpoint", "s3://b/c"],
+        ["--augment", "clip.mp4", "--data.hue", "0.1"],
+    ):
+        assert check("explain", *words, *output, sent=sent).arguments == [*words, *output]
+    with pytest.raises(UserError, match=r"--augment no\.mp4: does not exist"):
+        check("explain", "--augment", "no.mp4", *output, sent=sent)
+    with pytest.raises(UserError, match=r"--data\.train no\.parquet: does not exist"):
+        check("explain", "--augment", "clip.mp4", "--data.train", "no.parquet", *output, sent=sent)
+
+
 def test_a_secret_in_a_config_file_is_refused_too(project):
     (project / "mine.yaml").write_text("tracking: {uri: 'http://ann:pa55@host'}\n")
     with pytest.raises(UserError, match=r"--tracking\.uri holds a password"):

@@ -199,15 +199,15 @@ def test_what_fails_in_the_network_is_no_failure_of_a_video(
         answer(checkpoint, videos)
 
 
-def plan_row(videos: list[str]) -> pa.Table:
+def plan_row(videos: list[str], size: tuple[int, int] = (160, 96)) -> pa.Table:
     count = len(videos)
     columns = {
         "video_id": videos,
         "path": videos,
         "label": [0] * count,
         "num_frames": [6] * count,
-        "width": [160] * count,
-        "height": [96] * count,
+        "width": [size[0]] * count,
+        "height": [size[1]] * count,
         "epoch": [0],
         "offset_end": [count],
         "videos": list(range(count)),

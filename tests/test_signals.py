@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,11 +14,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 from mlflow import MlflowClient
 
+from pipelines.cli import verbs
 from stm.checkpoint.store import CheckpointStore
 from stm.config import Config, DataConfig, ModelConfig, OptimConfig, TrackingConfig, TrainConfig
+from stm.data.manifest import Manifest
 from tests.chaos.runs import arguments
+from tests.heads import listening
+from tests.package.untrained import write_checkpoint
 
 ROOT = Path(__file__).parents[1]
 MARK = "STM_TEST_COMMAND"
@@ -192,6 +198,89 @@ def test_a_verb_that_starts_ray_ends_by_a_signal(manifest, tmp_path, number, sta
     assert "continues" not in command.said
 
 
+SHORT = {
+    "plan": "reads a few files and no cluster",
+    "jobs": "test_jobs.py",
+    "submit": "test_jobs.py",
+}
+"""Verbs that the next test leaves out."""
+
+
+@pytest.fixture(scope="module")
+def waiting(manifest, tmp_path_factory):
+    """For each verb: its words, and the line on which it waits for long; all of them join a head that is stopped."""
+    folder = tmp_path_factory.mktemp("waiting")
+    classes = list(Manifest.read(manifest).classes)
+    checkpoint = write_checkpoint(folder / "run" / "checkpoint-00000007", classes=classes)
+    small = ["--model.depth=26", "--model.width=16", "--data.num_segments=4", "--data.size=32"]
+    base = {
+        "model": {"depth": 26, "width": 16},
+        "data": {"train": manifest, "val": manifest, "num_segments": 4, "size": 32},
+        "train": {"storage": str(folder)},
+    }
+    sweep = {
+        "base": base,
+        "space": {"optim.lr": "loguniform(1e-4, 1e-1)"},
+        "num_trials": 2,
+        "budget": {"epochs": 2},
+    }
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+    for number in (1, 2, 3):
+        (folder / "splits" / f"split{number}").mkdir(parents=True)
+        for part in ("train", "val"):
+            shutil.copy(manifest, folder / "splits" / f"split{number}" / f"{part}.parquet")
+    videos = Path(manifest).parent
+    video = str(next(videos.rglob("*.mp4")))
+    joins = "joining the Ray cluster at"
+    with listening(None) as address:
+        at = ["--address", address]
+        yield {
+            "demo": (["--output", folder / "demo", "--train_videos=8", "--test_videos=8", *at], joins),
+            "index": (["--format=list", "--root", videos, "--annotations", videos / "annotations.csv",
+                       "--output", folder / "indexed", *at], joins),
+            "prepare": (["--manifest", manifest, "--output", folder / "prepared", *at], joins),
+            "train": ([f"--data.train={manifest}", *small, f"--train.storage={folder}", *at], joins),
+            "splits": (["--manifests", folder / "splits", *small, "--train.name=three",
+                        f"--train.storage={folder}", *at], joins),
+            "tune": (["--config", folder / "sweep.yaml", "--name=swept", *at], joins),
+            "evaluate": (["--checkpoint", checkpoint, "--manifest", manifest, *at], joins),
+            "predict": ([video, "--checkpoint", checkpoint, *at], "loading PyTorch"),
+            "register": (["--checkpoint", checkpoint, "--name=n", "--tracking", f"sqlite:///{folder}/m.db"], "loading"),
+            "serve": (["--checkpoint", checkpoint, *at], joins),
+            "explain": ([video, "--checkpoint", checkpoint, "--output", folder / "seen", *at], "loading PyTorch"),
+            "export": (["--checkpoint", checkpoint, "--output", folder / "out"], "loading PyTorch"),
+            "doctor": (at, "connecting; then"),
+            "bench": (["data", "--manifest", manifest, *at], joins),
+        }  # fmt: skip
+
+
+SENT = {
+    "SIGTERM": ([signal.SIGTERM], 143),
+    "SIGHUP": ([signal.SIGHUP], 129),
+    "Ctrl-C": ([signal.SIGINT], 130),
+    "Ctrl-C five times": ([signal.SIGINT] * 5, 130),
+}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", [verb for verb in verbs() if verb not in SHORT])
+def test_every_verb_ends_by_a_signal_before_it_has_ray(waiting, tmp_path, verb):
+    words, text = waiting[verb]
+    for name, (numbers, status) in SENT.items():
+        command = Command(tmp_path, verb, *map(str, words))
+        command.wait_for(text)
+        for number in numbers:
+            with contextlib.suppress(ProcessLookupError):
+                command.send_to_all(number)
+            time.sleep(0.1)
+        assert command.ended() == status, (name, command.said[-3000:])
+        last = command.said.splitlines()[-1]
+        assert last.startswith(
+            f"stm {verb}: {'ended by' if number != signal.SIGINT else 'interrupted'}"
+        ), name
+
+
 # ---------------------------------------------------------------------- the rules
 
 RULES = """
@@ -203,11 +292,23 @@ def keep(seconds):
     time.sleep(float(sys.argv[1]))
     print("kept", file=sys.stderr, flush=True)
 
+stopped = []
+
+def stop():
+    try:
+        keep(0.0)
+    except KeyboardInterrupt:
+        print("given up", file=sys.stderr, flush=True)
+    stopped.append(True)
+    return True
+
 with ending.by_signals():
     try:
-        with ending.keeping(keep):
+        with ending.stopping(stop) if sys.argv[2:] else ending.keeping(keep):
             print("ready", file=sys.stderr, flush=True)
-            time.sleep(60)
+            while not stopped:
+                time.sleep(0.1)
+        raise ending.Ended(ending.received())
     except KeyboardInterrupt as error:
         print(ending.told(error), file=sys.stderr, flush=True)
         time.sleep(1)  # a signal in the middle of the end
@@ -224,8 +325,8 @@ def rules(tmp_path, monkeypatch):
     python_path = os.environ.get("PYTHONPATH", "")
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{tmp_path}{os.pathsep}{python_path}")
 
-    def start(keep_s):
-        command = Command(tmp_path, str(keep_s), module="rules")
+    def start(keep_s, *words):
+        command = Command(tmp_path, str(keep_s), *words, module="rules")
         command.wait_for("ready")
         return command
 
@@ -258,6 +359,16 @@ def test_a_second_signal_gives_up_what_is_being_kept(rules):
     command.process.send_signal(signal.SIGINT)
     assert command.ended() == 143, "the first signal counts"
     assert command.said.split("\n") == ["ready", "keeping", "ended by SIGTERM", "cleaned", ""]
+
+
+def test_a_second_signal_gives_up_what_an_orderly_stop_waits_for(rules):
+    command = rules(50.0, "stop")
+    command.process.send_signal(signal.SIGTERM)
+    command.wait_for("keeping")
+    command.process.send_signal(signal.SIGTERM)
+    assert command.ended() == 143
+    said = ["ready", "keeping", "given up", "ended by SIGTERM", "cleaned", ""]
+    assert command.said.split("\n") == said
 
 
 def test_ctrl_c_keeps_nothing(rules):

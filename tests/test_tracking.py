@@ -116,7 +116,7 @@ def test_what_is_recorded_arrives(store, tmp_path):
 
 def test_a_failed_delivery_is_not_repeated_at_once(tmp_path, monkeypatch):
     tried = []
-    monkeypatch.setattr(tracking, "_client", lambda uri: tried.append(uri) or 1 / 0)
+    monkeypatch.setattr(tracking, "client_of", lambda uri: tried.append(uri) or 1 / 0)
     tracker = tracking.Tracker("http://127.0.0.1:1", "run", tmp_path / "spool.jsonl")
     tracker.metrics({"loss": 1.0}, 1)
     assert not tracker.deliver()
@@ -446,6 +446,27 @@ def test_the_page_of_a_run_says_who_made_it_with_what_and_from_what(store, tmp_p
     assert json.loads(used["val"].profile) == {"videos": 2, "fingerprint": "cd" * 32}
     assert json.loads(used["val"].source) == {"uri": "/data/val.parquet"}
     assert run.data.metrics == {"val/top1": 0.5, "train/loss": 1.0}
+
+
+def test_trials_that_began_while_the_server_was_away_come_below_their_sweep(store, tmp_path):
+    uri = database(store, tmp_path / "a.db")
+    folder = tmp_path / "sweep" / "sweep-1"
+    folder.mkdir(parents=True)
+    record.open_child(record.Parent(uri, None), folder, "sweep-1", "1", "sweep")
+    tracking.Tracker(uri, None, folder / "tracking.jsonl").metrics({"train/loss": 2.0}, 1)
+    assert not (folder / "tracking.run_id").exists()
+
+    sweep = opened(tmp_path, uri, "sweep")
+    parent = record.Parent(uri, sweep.run_id)
+    assert record.find_children(parent) == {}
+    config = Config(train=TrainConfig(storage=str(folder.parent)), tracking=TrackingConfig(uri=uri))
+    for _ in range(2):
+        record.deliver(parent, config, {"sweep-1": folder}, "sweep")
+        (child,) = record.find_children(parent).values()
+    assert child.info.run_id == (folder / "tracking.run_id").read_text()
+    assert child.data.metrics == {"train/loss": 2.0}
+    record.close_children(parent, {"1": ("FINISHED", "all epochs")})
+    assert record.find_children(parent)["1"].info.status == "FINISHED"
 
 
 def test_a_trial_of_a_sweep_that_goes_on_elsewhere_is_recorded_there(store, tmp_path):

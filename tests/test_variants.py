@@ -90,7 +90,7 @@ def test_folded_and_packed_it_scores_as_itself(network, variant):
 @pytest.mark.parametrize("variant", EVERY)
 def test_in_predict_serve_and_a_package_it_scores_as_itself(network, video, tmp_path, variant):
     from stm.evaluate.predict import predict
-    from stm.package.contents import save_package
+    from stm.packing.contents import save_package
     from stm.serve.network import Network
 
     directory, model = network(variant)

@@ -10,25 +10,28 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from stm.config import DataConfig
 from stm.data.manifest import Manifest
 from stm.data.stream.clips import ClipSpec, load_views
 from stm.data.stream.graph import StreamSpec, build_stream, iterate, put_videos
 from stm.data.stream.plan import shares
 from stm.log import get_logger
+from stm.ticker import Ticker
 
 logger = get_logger(__name__)
 
-Sample = tuple[str, int, int, int, int, int]
+Sample = tuple[str, int, int, int, int, int, float]
 """The arguments of ``load_views`` but the spec."""
 
 
 def samples_of(manifest: Manifest, num_clips: int, batch_size: int, seed: int) -> list[Sample]:
     """The first ``num_clips`` samples of the plan (as many epochs as it takes)."""
-    columns = ("path", "num_frames", "width", "height", "label")
+    columns = ("path", "num_frames", "width", "height", "label", "fps")
     rows = list(zip(*(manifest.table[name].to_pylist() for name in columns), strict=True))
     rows = [rows[i] for i in manifest.usable]
     epochs = -(-num_clips // len(rows))
@@ -36,12 +39,19 @@ def samples_of(manifest: Manifest, num_clips: int, batch_size: int, seed: int) -
         len(rows), global_batch=batch_size, world_size=1, seed=seed, num_epochs=epochs, shuffle=True
     )
     samples = [
-        (*rows[video], int(number))
+        (*rows[video][:5], int(number), rows[video][5])
         for share in plan
         for video, number in zip(share.videos, share.seeds, strict=True)
         if video >= 0
     ]
     return samples[:num_clips]
+
+
+def load(sample: Sample, spec: ClipSpec) -> tuple[np.ndarray, int]:
+    """uint8 [T, S, S, 3] of a sample, and its label."""
+    *drawn, fps = sample
+    views, label = load_views(*drawn, spec, fps)  # type: ignore[call-arg, arg-type]
+    return views[0], label
 
 
 class _Clips:
@@ -55,12 +65,12 @@ class _Clips:
 
     def __getitem__(self, number: int) -> np.ndarray:
         # A mirrored clip is a view with a negative stride, which PyTorch does not take.
-        return np.ascontiguousarray(load_views(*self._samples[number], self._spec)[0][0])
+        return np.ascontiguousarray(load(self._samples[number], self._spec)[0])
 
 
 def _batch_in_pool(arguments: tuple[list[Sample], ClipSpec]) -> np.ndarray:
     samples, spec = arguments
-    return np.stack([load_views(*sample, spec)[0][0] for sample in samples])
+    return np.stack([load(sample, spec)[0] for sample in samples])
 
 
 def through_pool(
@@ -117,6 +127,67 @@ def through_stream(
         yield size
         if left <= 0:
             return
+
+
+AUGMENTATIONS: dict[str, dict[str, Any]] = {
+    "as the paper": {},
+    "crop corners13": {"crop": "corners13"},
+    "crop resized": {"crop": "resized"},
+    "color_jitter 0.4": {"color_jitter": 0.4},
+    "hue 0.1": {"hue": 0.1},
+    "grey 1": {"grey": 1.0},
+    "blur 1": {"blur": 1.0},
+    "randaugment 2": {"randaugment": 2},
+    "erasing 1": {"erasing": 1.0},
+    "reverse auto": {"reverse": "auto"},
+    "temporal_jitter 0.5": {"temporal_jitter": 0.5},
+    "sampling dense, frame_stride 8": {"sampling": "dense"},
+    "sampling dense, frame_stride 2": {"sampling": "dense", "frame_stride": 2},
+    "sampling seconds, window_s 2": {"sampling": "seconds"},
+}
+"""Row of the table -> settings of `DataConfig`; shares are 1, so that each clip pays."""
+
+
+def measure_augmentations(
+    manifest: Manifest, config: DataConfig, *, num_clips: int, repetitions: int
+) -> dict[str, Any]:
+    """CPU time of a training clip in this process, on one thread, with each of `AUGMENTATIONS` alone.
+
+    They take turns clip by clip; a clip's time is the least of its repetitions, and ``times`` the median over clips of
+    the quotient with the first row.
+    """
+    one_thread()
+    specs = {
+        name: ClipSpec.training(
+            replace(config, **changes),
+            flip=manifest.flip,
+            flip_map=manifest.flip_map,
+            classes=manifest.classes,
+        )
+        for name, changes in AUGMENTATIONS.items()
+    }
+    samples = samples_of(manifest, max(num_clips, 1), 1, seed=0)
+    least_NK = np.full((len(samples), len(specs)), np.inf)
+    tick = Ticker("clips")
+    for i, sample in enumerate(samples):
+        load(sample, specs["as the paper"])  # the file into the disk's cache
+        for _ in range(repetitions):
+            for k, spec in enumerate(specs.values()):
+                begun = time.process_time()
+                np.ascontiguousarray(load(sample, spec)[0])  # a mirrored clip is a view until then
+                least_NK[i, k] = min(least_NK[i, k], 1000 * (time.process_time() - begun))
+        tick(i + 1, len(samples))
+    rows = {}
+    for ms_N, times_N, name in zip(least_NK.T, (least_NK / least_NK[:, :1]).T, specs, strict=True):
+        low, middle, high = np.percentile(ms_N, [25, 50, 75]).tolist()
+        rows[name] = {
+            "ms": round(middle, 2),
+            "quartiles_ms": [round(low, 2), round(high, 2)],
+            "clips_per_s_core": round(1000 / middle, 1),
+            "times": round(float(np.median(times_N)), 3),
+        }
+    shape = {"num_frames": config.num_segments, "size": config.size}
+    return {"num_clips": len(samples), **shape, "rows": rows}
 
 
 def one_thread(*_: Any) -> None:

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from stm.bench.data import samples_of
+from stm.bench.data import load, samples_of
 from stm.config import Config
 from stm.data.manifest import Manifest
-from stm.data.stream.clips import ClipSpec, load_views
+from stm.data.stream.clips import ClipSpec
 from stm.data.stream.graph import ClipBatch, build_stream, iterate
 from stm.log import get_logger
 from stm.train.clock import StepClock, share_waited
@@ -89,12 +89,14 @@ def measure(
 
 def _ready_batch(manifest: Manifest, config: Config) -> ClipBatch:
     """The first batch of the plan, decoded here."""
-    spec = ClipSpec.training(config.data, flip=manifest.flip, flip_map=manifest.flip_map)
+    spec = ClipSpec.training(
+        config.data, flip=manifest.flip, flip_map=manifest.flip_map, classes=manifest.classes
+    )
     size = config.optim.batch_size
     samples = samples_of(manifest, size, size, config.train.seed)
-    clips, labels = zip(*(load_views(*sample, spec) for sample in samples), strict=True)
+    clips, labels = zip(*(load(sample, spec) for sample in samples), strict=True)
     return ClipBatch(
-        clips=np.stack(clips),
+        clips=np.stack(clips)[:, None],
         labels=np.array(labels, np.int64),
         weights=np.ones(len(clips), np.float32),
         videos=np.arange(len(clips)),
@@ -118,7 +120,9 @@ def _stream(manifest: Manifest, config: Config, num_batches: int) -> Iterator[Cl
     spec = stream_spec(
         config,
         manifest,
-        ClipSpec.training(config.data, flip=manifest.flip, flip_map=manifest.flip_map),
+        ClipSpec.training(
+            config.data, flip=manifest.flip, flip_map=manifest.flip_map, classes=manifest.classes
+        ),
         num_epochs=-(-num_batches // max(1, len(manifest.usable) // batch_size)),
         shuffle=True,
     )

@@ -30,7 +30,7 @@ from stm.data.stream.plan import Position
 from stm.errors import UserError
 from stm.log import get_logger
 from stm.redaction import redacted
-from stm.storage import is_url, join, local_copy, read_bytes
+from stm.storage import join, read_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -67,8 +67,14 @@ class Meta:
     metrics: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     mlflow_run_id: str | None = None
+    val_fingerprint: str = ""
+    """Of the manifest that the run is validated on at this point, as it was read; "" without one, or unknown."""
+    val_dataset: str = ""
+    """That manifest's data set."""
     awaits_validation: bool = False
     """Its validation runs elsewhere (``stm.train.async_validation``), and its result is not there yet."""
+    started_from: dict[str, Any] | None = None
+    """The weights that the run began with: source, sha256, summary, ...; None for random ones."""
     plugin: dict[str, str] | None = None
     """name and digest of the plugin that its blocks come from; the source is ``plugin.py``."""
     files: dict[str, list[Any]] = field(default_factory=dict)
@@ -243,6 +249,27 @@ def _checksum(content: bytes | memoryview) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
+def chosen_on(meta: Meta, fingerprint: str, dataset: str) -> str | None:
+    """Why the figure of a run's best checkpoint flatters, measured on the manifest of ``fingerprint``: that chose it.
+
+    None where best was chosen on other videos, or not at all.
+    """
+    if "val_top1" not in meta.metrics:
+        return None
+    from stm.data.annotations.formats import test_list_of
+
+    if (name := test_list_of(meta.val_dataset)) and dataset == meta.val_dataset:
+        return (
+            f"{name} publishes no validation list, so best was chosen on its test list, which flatters: the figure to "
+            "report is the last checkpoint's (--which last)"
+        )
+    if fingerprint and fingerprint == meta.val_fingerprint:
+        return (
+            "best was chosen on these very videos, which flatters; the last (--which last) was not"
+        )
+    return None
+
+
 def config_of(meta: Meta) -> Config:
     """The config that a checkpoint was trained with."""
     return Config.from_dict(meta.config)
@@ -271,19 +298,6 @@ def check_plugin(meta: Meta, where: str) -> None:
 def model_arguments(config: Config) -> dict[str, Any]:
     """The arguments of ``stm.model.build_model`` that come from the config (all but ``num_classes``)."""
     return config.model.build_arguments()
-
-
-def load_pretrained(model: torch.nn.Module, path: str) -> None:
-    """``stm.model.load_pretrained`` from a file or a checkpoint, on a disk or in a store."""
-    from stm.model import load_pretrained
-
-    if is_url(path) and not path.endswith((".pth", ".pt", ".safetensors")):
-        path = join(path, MODEL)
-    try:
-        with local_copy(path) as file:
-            load_pretrained(model, file)
-    except FileNotFoundError:
-        raise UserError(f"pretrained weights: there is no file {path}") from None
 
 
 def load_plugin(config: Config) -> Plugin | None:

@@ -1,6 +1,7 @@
 """From what a user names to a checkpoint: a checkpoint, a run directory, a URL, or a registered model.
 
-    locate("runs/first").directory              # "runs/first/checkpoint-00000120"
+    locate("runs/first").directory              # "runs/first/checkpoint-00000120", the best by validation
+    locate("runs/first", which="last").taken    # {"which": "last", "step": 160, "epoch": 8}
     locate("models:/ucf101@champion").label     # "models:/ucf101/3"
 
 A registered version is fetched once and kept under the id of its model, which never means another one:
@@ -20,13 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from stm.checkpoint import format as checkpoints
-from stm.checkpoint.store import CheckpointStore, best_whole
+from stm.checkpoint.format import Meta
+from stm.checkpoint.store import CheckpointStore, best, best_whole, validated, validated_on
 from stm.errors import UserError
 from stm.log import get_logger
 from stm.storage import is_url
 
 logger = get_logger(__name__)
 
+WHICH = ("best", "last")
 CHAMPION = "champion"
 DATA = "data/checkpoint"
 """Where a package keeps its checkpoint."""
@@ -54,17 +57,68 @@ class Located:
     """Folder or URL that ``stm.checkpoint.format`` reads."""
     label: str
     """What to call it in an answer: the folder, or ``models:/NAME/VERSION``."""
+    meta: Meta
+    which: str
+    """Why this one: ``best`` or ``last`` of a run directory, or ``named`` itself."""
+
+    @property
+    def was_chosen(self) -> bool:
+        """Whether a validation singled it out: it is the best of its run, named so, or itself and not the last."""
+        if self.which != "named":
+            return self.which == "best"
+        run, _, _ = self.directory.rstrip("/").rpartition("/")
+        found = CheckpointStore(run or ".").checkpoints()
+        paths = [best(found)[0], found[-1][0]] if found else ["", ""]
+        name = self.directory.rstrip("/").rpartition("/")[2]
+        return [path.rpartition("/")[2] == name for path in paths] == [True, False]
+
+    @property
+    def taken(self) -> dict[str, Any]:
+        """``which``, ``step`` and ``epoch`` (epochs done), as results show them."""
+        return {"which": self.which, "step": self.meta.step, "epoch": self.meta.position.epoch}
 
 
-def locate(checkpoint: str, tracking: str | None = None) -> Located:
+def locate(checkpoint: str, tracking: str | None = None, which: str = "best") -> Located:
     """The checkpoint that a path, a run directory or ``models:/...`` means; a registered one is fetched.
 
-    ``tracking`` is the server or database of a registered one, see `store_of`. Raises ``UserError`` where there is
-    none.
+    ``tracking`` is the server or database of a registered one, see `store_of`. Of a run directory it is the ``best`` by
+    validation (the last, where none is validated), or the ``last``. The log says which one was taken. Raises
+    ``UserError`` where there is none.
     """
     if not checkpoint.startswith(PREFIX):
-        directory = resolve(checkpoint)
-        return Located(directory, directory)
+        return find(checkpoint, which)
+    return _say(checkpoint, _registered(checkpoint, tracking), which)
+
+
+def find(path: str, which: str = "best") -> Located:
+    """The checkpoint that a path or a run directory means, as `locate` finds it."""
+    if which not in WHICH:
+        raise UserError(f"--which {which}: must be {' or '.join(WHICH)}")
+    return _say(path, _in_storage(path, which), which)
+
+
+def resolve(path: str, which: str = "best") -> str:
+    """The folder or URL of the checkpoint that `find` finds."""
+    return find(path, which).directory
+
+
+def _say(checkpoint: str, located: Located, which: str) -> Located:
+    named = located.which == "named"
+    kind = "" if named else f"its {located.which} checkpoint, "
+    aside = " (it is one checkpoint: --which chooses in a run directory)" if named else ""
+    logger.info(f"{checkpoint}: {kind}{described(located.meta)}{aside if which == 'last' else ''}")
+    return located
+
+
+def described(meta: Meta) -> str:
+    """Where training stood, and its validation: ``step 120, epoch 6, validation top-1 72.0%``."""
+    epoch, offset = meta.position.epoch, meta.position.offset
+    top1 = meta.metrics.get("val_top1")
+    said = "not validated" if top1 is None else f"validation top-1 {top1:.1%}"
+    return f"step {meta.step}, {f'in epoch {epoch + 1}' if offset else f'epoch {epoch}'}, {said}"
+
+
+def _registered(checkpoint: str, tracking: str | None) -> Located:
     found = _URI.fullmatch(checkpoint)
     if found is None:
         raise UserError(
@@ -88,7 +142,8 @@ def locate(checkpoint: str, tracking: str | None = None) -> Located:
                 f"{checkpoint} in {uri} was not registered by stm: it has no tag {MODEL_ID}"
             )
         location = client.get_model_version_download_uri(name, version.version)
-        return Located(_fetched(uri, location, label, model_id), label)
+        directory = _fetched(uri, location, label, model_id)
+        return Located(directory, label, checkpoints.read_meta(directory), "named")
     except MlflowException as error:
         raise UserError(
             f"{checkpoint}: not in {uri}: {error.message.strip().rstrip('.')}. `stm register` adds a model; "
@@ -96,14 +151,10 @@ def locate(checkpoint: str, tracking: str | None = None) -> Located:
         ) from error
 
 
-def resolve(path: str, which: str = "best") -> str:
-    """The checkpoint that ``path`` means: itself, or of a run directory the best (else last) one, or the ``last``.
-
-    Of a run directory the log says which one was taken, and its validation.
-    """
+def _in_storage(path: str, which: str) -> Located:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         checkpoints.read_file(path, checkpoints.META)
-        return path
+        return Located(path, path, checkpoints.read_meta(path), "named")
     if not is_url(path) and not os.path.exists(path):
         raise UserError(f"--checkpoint {path}: no such directory")
     found = CheckpointStore(path).checkpoints()
@@ -111,13 +162,9 @@ def resolve(path: str, which: str = "best") -> str:
         raise UserError(
             f"--checkpoint {path}: neither a checkpoint (no {checkpoints.META} in it) nor a run directory with one"
         )
-    taken = found[-1][0] if which == "last" else best_whole(found)
-    meta = next(each for place, each in found if place == taken)
-    top1 = meta.metrics.get("val_top1")
-    validated = "not validated" if top1 is None else f"validation top-1 {top1:.1%}"
-    kind = "last" if which == "last" or top1 is None else "best"
-    logger.info(f"{path}: its {kind} checkpoint, step {meta.step}, {validated}")
-    return taken
+    taken, meta = found[-1] if which == "last" else best_whole(found)
+    chosen = which == "best" and validated(meta, validated_on(found)) is not None
+    return Located(taken, taken, meta, "best" if chosen else "last")
 
 
 def store_of(tracking: str | None) -> str:

@@ -29,6 +29,7 @@ from stm.checkpoint.format import (
     read_meta,
     sealed,
 )
+from stm.data.stream.plan import Position
 from stm.log import get_logger
 from stm.patience import at_once
 from stm.storage import (
@@ -171,21 +172,44 @@ class CheckpointStore:
         return glob(self.run_directory, "checkpoint-*")
 
 
-def best(found: list[tuple[str, Meta]]) -> tuple[str, Meta]:
-    """The checkpoint with the highest validation top-1, the newer of two equal ones; unvalidated ones come last."""
-    return max(found, key=lambda pair: (pair[1].metrics.get("val_top1", -1.0), pair[1].position))
+def validated_on(found: list[tuple[str, Meta]]) -> str:
+    """Fingerprint of the manifest that the newest checkpoints are validated on: best is chosen among its validations.
+
+    "" where nothing is validated, or by an older version, which kept no fingerprint.
+    """
+    return next((meta.val_fingerprint for _, meta in reversed(found) if meta.val_fingerprint), "")
 
 
-def best_whole(found: list[tuple[str, Meta]]) -> str:
+def validated(meta: Meta, on: str) -> float | None:
+    """Top-1 of a checkpoint on the manifest of the fingerprint ``on``; None where it was not validated on that."""
+    return meta.metrics.get("val_top1") if meta.val_fingerprint == on else None
+
+
+def best(found: list[tuple[str, Meta]], on: str | None = None) -> tuple[str, Meta]:
+    """The checkpoint with the highest validation top-1, the newer of two equal ones; the last where none is validated.
+
+    Only validations on one manifest are compared: that of the fingerprint ``on``, by default the newest.
+    """
+    on = validated_on(found) if on is None else on
+
+    def order(pair: tuple[str, Meta]) -> tuple[float, Position]:
+        top1 = validated(pair[1], on)
+        return (-1.0 if top1 is None else top1, pair[1].position)
+
+    return max(found, key=order)
+
+
+def best_whole(found: list[tuple[str, Meta]]) -> tuple[str, Meta]:
     """The best checkpoint whose weights are what was written; a better one that is damaged is named in a warning.
 
     Raises `Damaged` where there is none.
     """
+    on = validated_on(found)
     while True:
-        pair = best(found)
+        pair = best(found, on)
         try:
             read_file(pair[0], MODEL)
-            return pair[0]
+            return pair
         except (Damaged, FileNotFoundError) as error:
             found = [each for each in found if each is not pair]
             said = str(error) if isinstance(error, Damaged) else f"{pair[0]}/{MODEL} is missing"

@@ -38,8 +38,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from stm.data.regular_file import open_regular
-from stm.data.video import VideoError
-from stm.storage import filesystem, is_url
+from stm.data.video import StoreAway, VideoError
+from stm.storage import filesystem, is_away, is_url
 
 Payload = bytes | list[bytes]
 """A video file, or the image files of a frame folder."""
@@ -293,8 +293,13 @@ def _open(path: str, file: str) -> Any:
         raise VideoError(path, "not_found", "no such shard") from error
     except PermissionError as error:
         raise VideoError(path, "permission_denied", "this user may not read the shard") from error
-    except (OSError, ImportError, ValueError) as error:
-        raise VideoError(path, "unreadable", f"{type(error).__name__}: {error}") from error
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"
+        if is_url(file) and is_away(file, error):
+            raise StoreAway(path, "unreadable", f"its store does not answer: {said}") from error
+        if isinstance(error, OSError | ImportError | ValueError):
+            raise VideoError(path, "unreadable", said) from error
+        raise
 
 
 def _index(path: str, file: str, opened: Any) -> _Index:

@@ -60,6 +60,8 @@ class Geometry:
     """Pixels, as displayed."""
     height: int
     """Pixels, as displayed."""
+    fps: float = 0.0
+    """Mean frames a second; 0.0 where nobody asks for times."""
 
     def check_length(self, name: str, num_frames: int) -> None:
         """Raise ``VideoError`` ``changed`` if the video has another number of frames."""
@@ -109,6 +111,10 @@ class VideoError(Exception):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.why}"
+
+
+class StoreAway(VideoError):
+    """The store that holds the video does not answer: nothing is said of the video itself. Reason ``unreadable``."""
 
 
 def label(source: object) -> str:

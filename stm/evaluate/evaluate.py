@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from stm import cluster, tracking
 from stm.checkpoint import format as checkpoints
-from stm.checkpoint.locate import resolve
-from stm.config import Config
+from stm.checkpoint.locate import find
+from stm.config import Config, Sampling
 from stm.data.annotations import reversing
 from stm.data.manifest import Manifest
 from stm.data.roots import IF_MOVED, absolute_root
@@ -41,6 +40,9 @@ def evaluate(
     protocol: str = "efficient",
     output: str | None = None,
     num_segments: int | None = None,
+    sampling: Sampling | None = None,
+    frame_stride: int | None = None,
+    window_s: float | None = None,
     num_workers: int = 1,
     batch_size: int = 8,
     address: str | None = None,
@@ -56,6 +58,8 @@ def evaluate(
     They go into ``output``, by default ``evaluate-PROTOCOL-MANIFEST`` beside the checkpoint. Without ``report`` only a
     named ``output`` is written to, and gets no page. ``tick(done, total)`` counts clips; by default the log tells.
 
+    ``num_segments``, ``sampling``, ``frame_stride`` and ``window_s`` are those of training, but for what is given.
+
     Every video must lie in the folder or URL ``root``, where one is given. Of a run directory the ``which`` checkpoint
     is measured, ``best`` or ``last``.
 
@@ -67,8 +71,8 @@ def evaluate(
     ``UserError`` for what the user can mend.
     """
     chosen, orders = named_protocol(protocol), checked(frames)
-    directory = resolve(checkpoint, which)
-    meta = checkpoints.read_meta(directory)
+    located = find(checkpoint, which)
+    directory, meta = located.directory, located.meta
     checkpoints.check_plugin(meta, directory)
     read = Manifest.read(manifest_path, root)
     manifest = read.with_classes(
@@ -77,18 +81,21 @@ def evaluate(
     of_time = len(orders) > 1 or pairs is not None
     pairs_of_labels = _pairs(pairs, meta.classes) if of_time else []
     config = checkpoints.config_of(meta)
+    flattered = None
+    if located.was_chosen:
+        flattered = checkpoints.chosen_on(meta, read.fingerprint, read.dataset)
     folder = output_folder(output, directory, protocol, manifest_path, report)
-    segments = num_segments or config.data.num_segments
+    data = config.data.resampled(num_segments, sampling, frame_stride, window_s)
     cluster.connect(address, num_cpus=num_workers + 1)
     logger.info(
-        f"{protocol}: {len(manifest)} videos x {chosen.num_views} views of {segments} x {config.data.size} px, "
-        f"checkpoint {directory} (step {meta.step})"
+        f"{protocol}: {len(manifest)} videos x {chosen.num_views} views of {data.num_segments} x {data.size} px, "
+        f"{data.sampling}, checkpoint {directory} (step {meta.step})"
     )
     began = time.monotonic()
     scores = score_manifest(
         manifest,
         directory,
-        chosen.clip(replace(config.data, num_segments=segments)),
+        chosen.clip(data),
         num_samplings=chosen.num_samplings,
         batch_size=batch_size,
         num_workers=num_workers,
@@ -117,8 +124,10 @@ def evaluate(
         files |= write_report(
             folder,
             protocol=protocol,
-            num_segments=segments,
+            num_segments=data.num_segments,
             checkpoint=directory,
+            which=located.which,
+            flattered=flattered,
             meta=meta,
             manifest_path=manifest_path,
             manifest=manifest,
@@ -131,6 +140,9 @@ def evaluate(
                 "batch_size": batch_size,
                 "output": output,
                 "root": root and absolute_root(root),
+                "sampling": sampling,
+                "frame_stride": frame_stride,
+                "window_s": window_s,
                 "frames": list(orders[1:]) or None,
                 "pairs": absolute(pairs) if isinstance(pairs, str) else None,
             },
@@ -149,6 +161,8 @@ def evaluate(
         failures=scores.failures,
         files=files,
         frames=use.as_dict(meta.classes) if use else None,
+        taken=located.taken,
+        flattered=flattered,
     )
     _record(config, run_folder(directory), meta, protocol, result)
     return result

@@ -34,10 +34,12 @@ def predict(
     num_workers: int = 1,
     address: str | None = None,
     tracking: str | None = None,
+    which: str = "best",
 ) -> PredictResult:
     """Top-5 classes of every video, of a file or of those in a folder, or of a list of either.
 
-    ``checkpoint`` is a checkpoint, a run directory, or ``models:/NAME@champion`` in the registry ``tracking``.
+    ``checkpoint`` is a checkpoint, a run directory for its ``which`` one (``best`` or ``last``), or
+    ``models:/NAME@champion`` in the registry ``tracking``.
 
     With ``output`` (Parquet: path, error, classes, scores, best first) the result's list of videos is empty. More than
     16 videos go through Ray: without a cluster it joins the one at ``address`` or $RAY_ADDRESS, or starts one on this
@@ -46,9 +48,8 @@ def predict(
     paths = find_videos([sources] if isinstance(sources, str) else sources)
     if output is not None:  # better now than after hours of work
         make_writable(os.path.dirname(output) or ".")
-    located = locate(checkpoint, tracking)
-    directory = located.directory
-    meta = checkpoints.read_meta(directory)
+    located = locate(checkpoint, tracking, which)
+    directory, meta = located.directory, located.meta
     checkpoints.check_plugin(meta, directory)
     score = _score_here if output is None and len(paths) <= IN_PROCESS else _score_on_cluster
     scores, errors = score(paths, directory, meta, protocol, num_workers, address)
@@ -73,6 +74,7 @@ def predict(
         unreadable=len(errors),
         videos=rows if output is None else [],
         output=output,
+        taken=located.taken,
     )
 
 
@@ -99,7 +101,7 @@ def _score_here(
                 size = (info.num_frames, info.width, info.height)
                 for sampling in range(chosen.num_samplings):
                     seed = int(sample_seed(np.asarray(i), seed=0, epoch=sampling))
-                    clips, _ = decoder.load(path, *size, 0, seed)
+                    clips, _ = decoder.load(path, *size, 0, seed, info.fps, sampling)
                     scores[i] += classifier.scores(clips[None])[0] / chosen.num_samplings
             except VideoError as error:
                 errors[path] = error.why

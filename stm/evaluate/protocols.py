@@ -2,6 +2,9 @@
 
 efficient   1 clip: the middle frame of each segment, centre crop (224 of 256)
 accurate    30 views: 10 random samplings x 3 crops along the long side, softmax scores averaged
+
+Of a network trained on windows (``data.sampling`` dense, seconds) the first takes the window in the middle, the second
+10 windows, each in the middle of a tenth of where windows can be.
 """
 
 from __future__ import annotations
@@ -28,10 +31,10 @@ class Protocol:
         return self.num_samplings * self.num_crops
 
     def clip(self, data: DataConfig) -> ClipSpec:
-        """How one sampling is drawn; the seed that comes with it tells samplings apart."""
+        """How one sampling is drawn; its number and the seed that comes with it tell samplings apart."""
         return replace(
             ClipSpec.one_clip(data),
-            random_frames=self.num_samplings > 1,
+            num_samplings=self.num_samplings,
             num_crops=self.num_crops,
         )
 

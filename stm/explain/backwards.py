@@ -22,11 +22,13 @@ def draw_backwards(
     *,
     block: str | None = None,
     compare: str | None = None,
+    which: str = "best",
 ) -> dict[str, Any]:
     """Write one picture to ``output``: a clip and its reversal, in the order of the first, and their CMM rows.
 
     Columns hold equal frames, so every difference between the two halves of the picture is the order of time.
-    ``compare`` is a second checkpoint, whose answers to both are written beside the first's.
+    ``compare`` is a second checkpoint, whose answers to both are written beside the first's. Of run directories the
+    ``which`` is taken, best or last.
 
     Returns ``{"picture", "block", "forwards": {network: top5}, "backwards": {network: top5}, "same_before": bool}``;
     ``same_before`` says whether the features before the block are equal, frame by frame, as they are before the first
@@ -37,7 +39,7 @@ def draw_backwards(
     """
     if Path(output).suffix != ".png":
         raise UserError(f"--backwards {output}: the picture is a PNG; let its name end with .png")
-    network = Network(checkpoint)
+    network = Network(checkpoint, which)
     block = network.blocks([block] if block else None)[0]
     try:
         with frames.decoder_of(network.data) as decoder:
@@ -51,7 +53,7 @@ def draw_backwards(
         raise UserError(
             f"--block {block}: no CMM in it; --backwards needs a network with motion features"
         )
-    others = [] if compare is None else [Network(compare)]
+    others = [] if compare is None else [Network(compare, which)]
     for other in others or [network]:
         network.require_same_clips(other)
     scores = [seen.scores_NK, *(other.look(both, []).scores_NK for other in others)]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from stm.checkpoint import format as checkpoints
-from stm.checkpoint.locate import resolve
+from stm.checkpoint.locate import find
 from stm.checkpoint.network import load_network
 from stm.config import DataConfig
 from stm.data.decode import VideoError
@@ -43,9 +43,9 @@ _FRAMES_AT_ONCE = 32
 class Network:
     """The network of a checkpoint, and what is known of it."""
 
-    def __init__(self, checkpoint: str) -> None:
-        self.directory = resolve(checkpoint)
-        meta = checkpoints.read_meta(self.directory)
+    def __init__(self, checkpoint: str, which: str = "best") -> None:
+        located = find(checkpoint, which)
+        self.directory, meta, self.taken = located.directory, located.meta, located.taken
         self.model = load_network(self.directory)
         self.device = self.model.fc.weight.device
         self.classes: list[str] = meta.classes
@@ -74,7 +74,7 @@ class Network:
                 f"{self.directory}: its clips have {self.data.num_segments} frames; a frame with one "
                 "before and one after it takes 3"
             )
-        for field in ("num_segments", "size"):
+        for field in ("num_segments", "size", "sampling", "frame_stride", "window_s"):
             ours, theirs = getattr(self.data, field), getattr(other.data, field)
             if ours != theirs:
                 raise UserError(
@@ -103,25 +103,26 @@ def explain(
     blocks: Sequence[str] | None = None,
     output: str = "explain",
     class_name: str | None = None,
+    which: str = "best",
 ) -> dict[str, Any]:
     """Write ``output/<video>.png`` and ``output/<video>.mp4`` for every video.
 
     Args:
-        checkpoint: A checkpoint, or a run directory for its best one.
+        checkpoint: A checkpoint, or a run directory for its ``which`` one, best or last.
         sources: Videos, and folders of them.
         blocks: Blocks by their names in the network, such as ``layer1.0``; None is ``maps.default_block``.
         output: Folder to write into.
         class_name: Class whose evidence is drawn; None is the one predicted for each video.
 
     Returns:
-        ``{"checkpoint", "variant", "blocks", "num_videos", "unreadable", "videos": [{"path", "top5", "class",
+        ``{"checkpoint", "taken", "variant", "blocks", "num_videos", "unreadable", "videos": [{"path", "top5", "class",
         "picture", "film"} or {"path", "error"}]}``.
 
     Raises:
         UserError: A block or class does not exist, no video can be read, or the folder cannot be written.
     """
     paths = find_videos(sources)
-    network = Network(checkpoint)
+    network = Network(checkpoint, which)
     names = network.blocks(blocks)
     if len(names) > MOST_BLOCKS:
         raise UserError(f"--block: {len(names)} blocks; one picture has room for {MOST_BLOCKS}")
@@ -130,7 +131,7 @@ def explain(
     folder = make_folder(output)
     rows: list[dict[str, Any]] = []
     with frames.decoder_of(network.data) as decoder:
-        for path, stem in zip(paths, _stems(paths), strict=True):
+        for path, stem in zip(paths, stems(paths), strict=True):
             try:
                 pictures = frames.read(decoder, path, network.data)
             except VideoError as error:
@@ -148,6 +149,7 @@ def explain(
         )
     return {
         "checkpoint": network.directory,
+        "taken": network.taken,
         "variant": network.model.variant,
         "blocks": names,
         "num_videos": len(rows),
@@ -178,7 +180,7 @@ def _explain(
         stem.with_name(f"{stem.name}.png"),
         clip_rows(pictures.clip, seen, label, shown),
         title=title,
-        subtitle=f"{about}; the middle frame of each of {len(pictures.clip)} segments",
+        subtitle=f"{about}; {network.data.frames}",
         columns=[f"frame {k}\n{k / pictures.fps:.2f} s" for k in pictures.clip_frames],
         footer=[picture.HOW, picture.HOW_EVIDENCE],
     )
@@ -198,7 +200,7 @@ def _explain(
 
 def clip_rows(clip: np.ndarray, seen: maps.Seen, label: int, class_name: str) -> list[picture.Row]:
     """The rows of a clip's figure: its frames, the maps of each block that exist, the evidence for a class."""
-    rows = [picture.Row("input frames", "one of each segment", clip)]
+    rows = [picture.Row("input frames", "the centre crop", clip)]
     for block, kinds in seen.maps.items():
         first = True
         for kind in (kind for kind in SHOWN if kind in kinds):
@@ -223,7 +225,7 @@ def _film_layers(
     """The maps of every frame of the film, each frame seen in its own segment, and the evidence float [F, h, w]."""
     num_segments = len(pictures.clip)
     clips, clip_of, segment_of = frames.deal(
-        pictures.film_frames, pictures.num_frames, num_segments
+        pictures.film_frames, pictures.num_frames, num_segments, pictures.num_windows
     )
     at_once = max(1, _FRAMES_AT_ONCE // num_segments)
     found: dict[tuple[str, str], list[np.ndarray]] = {}
@@ -261,7 +263,7 @@ def make_folder(output: str) -> Path:
     return folder
 
 
-def _stems(paths: list[str]) -> list[str]:
+def stems(paths: list[str]) -> list[str]:
     """A file name for each video, without its suffix; a second of the same name gets a number."""
     taken: set[str] = set()
     stems = []

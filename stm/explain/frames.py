@@ -2,7 +2,8 @@
 
 The network sees T frames of a video, one of each segment. A film shows all of them, so its frames are dealt out to
 clips: clip j takes the j-th frame of every segment. Each frame is then seen once in its own segment, as training and
-the 30-view protocol see it, and no map is blended from others.
+the 30-view protocol see it, and no map is blended from others. Where the network sees windows (``data.sampling`` dense,
+seconds), the video is cut into as many as fit, about, and each of them is dealt out so.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from stm.data.video import naming_failures
 
 MOST_FRAMES = 256
 """A longer video is thinned evenly to so many for its film."""
-_FPS_OF_FOLDERS = 12.0  # of Something-Something's frame folders, which state none
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Pictures:
     """Of the video."""
     fps: float
     """Of the video."""
+    num_windows: int = 1
+    """Windows that the film's frames are dealt out in."""
 
     @property
     def film_fps(self) -> float:
@@ -73,22 +75,35 @@ def read_pictures(
 
 
 def _read(path: str, config: DataConfig, most_frames: int, info: decode.VideoInfo) -> Pictures:
-    limits = limits_of(config)
-    planned = decode.Geometry(info.num_frames, info.width, info.height)
-    centres = sampling.centre_indices(info.num_frames, config.num_segments)
+    spec = ClipSpec.one_clip(config)
+    fps = info.fps or spec.folder_fps
+    planned = decode.Geometry(info.num_frames, info.width, info.height, spec.rate(info.fps))
     shown = film_frames(info.num_frames, most_frames)
+    clip_frames = np.empty(0, np.int64)
+
+    def choose(times_s: np.ndarray) -> np.ndarray:
+        nonlocal clip_frames
+        chosen = spec.window(info.num_frames)
+        clip_frames = np.asarray(chosen(times_s) if callable(chosen) else chosen)
+        return np.concatenate([clip_frames, shown])
+
     box = transforms.centre_box(info.width, info.height)
-    indices = np.concatenate([centres, shown]).tolist()
     (frames,) = decode.read_views(
-        path, indices, [box], config.size, config.decoder, planned, limits
+        path, choose, [box], config.size, config.decoder, planned, spec.limits
     )
+    num_frames = {
+        "segments": info.num_frames,
+        "dense": spec.num_segments * spec.frame_stride,
+        "seconds": spec.window_s * fps,
+    }[spec.sampling]
     return Pictures(
-        clip=frames[: len(centres)],
-        clip_frames=centres,
-        film=frames[len(centres) :],
+        clip=frames[: len(clip_frames)],
+        clip_frames=clip_frames,
+        film=frames[len(clip_frames) :],
         film_frames=shown,
         num_frames=info.num_frames,
-        fps=info.fps or _FPS_OF_FOLDERS,
+        fps=fps,
+        num_windows=max(1, round(info.num_frames / num_frames)),
     )
 
 
@@ -103,7 +118,7 @@ def segments_of(frames: np.ndarray, num_frames: int, num_segments: int) -> np.nd
 
 
 def deal(
-    frames: np.ndarray, num_frames: int, num_segments: int
+    frames: np.ndarray, num_frames: int, num_segments: int, num_windows: int = 1
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Deal frames out to clips, so that each is seen once, in its own segment.
 
@@ -111,6 +126,7 @@ def deal(
         frames: int64 [F], rising, distinct.
         num_frames: Of the video.
         num_segments: T.
+        num_windows: Equal parts of the video, each with clips and T segments of its own.
 
     Returns:
         clips: int64 [M, T], places in ``frames``. A segment with fewer frames than another repeats its last; one
@@ -118,11 +134,18 @@ def deal(
         clip_of: int64 [F], the clip that shows each frame.
         segment_of: int64 [F], and where in it.
     """
-    segment_of = segments_of(frames, num_frames, num_segments)
-    counts = np.bincount(segment_of, minlength=num_segments)
+    shape = (num_windows, num_segments)
+    segment_of = segments_of(frames, num_frames, num_windows * num_segments)
+    counts = np.bincount(segment_of, minlength=num_windows * num_segments)
     starts = np.cumsum(counts) - counts
-    clip_of = np.arange(len(frames)) - starts[segment_of]
-    steps = np.minimum(np.arange(counts.max())[:, None], np.maximum(counts - 1, 0))
-    middles = (np.arange(num_segments) + 0.5) * num_frames / num_segments - 0.5
+    middles = (np.arange(len(counts)) + 0.5) * num_frames / len(counts) - 0.5
     nearest = np.abs(frames[None] - middles[:, None]).argmin(1)
-    return np.where(counts > 0, starts + steps, nearest), clip_of, segment_of
+    clips_in_window = np.maximum(counts.reshape(shape).max(1), 1)
+    first_clip = np.cumsum(clips_in_window) - clips_in_window
+    clips = []
+    for segments in np.arange(len(counts)).reshape(shape):
+        steps = np.arange(max(counts[segments].max(), 1))[:, None]
+        dealt = starts[segments] + np.minimum(steps, np.maximum(counts[segments] - 1, 0))
+        clips.append(np.where(counts[segments] > 0, dealt, nearest[segments]))
+    clip_of = first_clip[segment_of // num_segments] + np.arange(len(frames)) - starts[segment_of]
+    return np.concatenate(clips), clip_of, segment_of % num_segments

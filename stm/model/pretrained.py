@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import pickle
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from stm.errors import UserError
-from stm.model.network import PLAIN, VideoResNet, build_model
+from stm.model import registry
+from stm.model.foreign_names import as_torchvision
+from stm.model.network import BLOCKS_IN_STAGES, PLAIN, VideoResNet, build_model
+from stm.model.weight_files import first, read_state_dict
 
 HEAD = "fc"
-SHOWN_KEYS = 4
+_COUNTERS = ".num_batches_tracked"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,22 +32,26 @@ class PretrainedReport:
     ignored: tuple[str, ...]
     """The file's tensors that were not used: its FC, which scores other classes, and what belongs to layers of ResNet
     that the model's blocks do without."""
+    rows: int = 0
+    """Number of classes whose rows of the FC came from the file; the others keep their initial values."""
+    adapted: str = ""
+    """Whose names the file had, where they are not torchvision's or ours: "Hugging Face's"."""
+    text: str = ""
+    """All of it in one line."""
+
+    def __str__(self) -> str:
+        return self.text
 
 
 def load_pretrained(model: nn.Module, path: str | Path) -> PretrainedReport:
-    """Fill ``model`` from a ResNet of its depth, or from a network of its own kind.
+    """Fill ``model`` from a ResNet of its depth, or from a network of its own kind, in a file.
 
-    The FC always keeps its initial values: the file's belongs to the classes of another dataset. Of
-    the rest either everything must be there (our own weights), or everything but the layers that
-    ResNet does not have (ImageNet weights). Anything else, such as a 3x3 that does not fit, is an
-    error, and then the model is left as it was.
+    ``stm.load_pretrained`` does the same from everything that `--model.pretrained` takes, and matches classes.
 
     Args:
         model: a network from ``build_model``.
-        path: a state dict with the names of torchvision's ResNet, ``.pth``, ``.pt`` or
-            ``.safetensors``; or a checkpoint folder of ours, which holds ``model.safetensors``. The
-            step counts of batch normalisation may be absent, as they are in weights from before
-            PyTorch 0.4.1.
+        path: a state dict, in safetensors or by ``torch.save``, with the names of torchvision's ResNet, timm's,
+            Hugging Face's or OpenMMLab's; or a checkpoint folder of ours, which holds ``model.safetensors``.
 
     Returns:
         What was loaded, what was missing and what was ignored.
@@ -55,21 +62,47 @@ def load_pretrained(model: nn.Module, path: str | Path) -> PretrainedReport:
     path = Path(path)
     if path.is_dir():
         path = path / "model.safetensors"
-    source = _read_state_dict(path)
-    target = model.state_dict()
+    if not path.is_file():
+        raise UserError(f"pretrained weights: there is no file {path}")
+    state, adapted = as_torchvision(read_state_dict(path.read_bytes(), str(path))[0], str(path))
+    return fill(model, state, str(path), adapted=adapted)
 
+
+def fill(
+    model: nn.Module,
+    source: Mapping[str, Tensor],
+    where: str,
+    *,
+    rows: Mapping[int, int] | None = None,
+    adapted: str = "",
+) -> PretrainedReport:
+    """Fill ``model`` from a state dict with its names.
+
+    Of all but the FC either everything must be there (our own weights), or everything but the layers that ResNet does
+    not have (ImageNet weights). Anything else, such as a 3x3 that does not fit, is an error, and then the model is left
+    as it was. The step counts of batch normalisation may be absent, as they are in weights from before PyTorch 0.4.1.
+
+    Args:
+        source: name -> tensor; what a larger model has beside the network is ignored where ``adapted`` says so.
+        where: what it is, for messages.
+        rows: label here -> label there, of the rows of the FC that are loaded.
+        adapted: whose names ``source`` had before.
+    """
+    target = model.state_dict()
     wanted = {key for key in target if not _is_head(key)}
     given = {key for key in source if not _is_head(key)}
     of_resnet = _keys_of_resnet(model)
-    missing = {key for key in wanted - given if not key.endswith(".num_batches_tracked")}
-    all_added = {key for key in wanted - of_resnet if not key.endswith("_tracked")}
+    missing = {key for key in wanted - given if not key.endswith(_COUNTERS)}
+    all_added = {key for key in wanted - of_resnet if not key.endswith(_COUNTERS)}
     # None of the added layers (ImageNet) or all of them (ours); some would be a network of another
     # variant.
     is_resnet = missing & all_added == all_added
     absent = missing - all_added if is_resnet else missing
     unknown = given - wanted - (of_resnet if is_resnet else set())
+    if adapted:
+        unknown = {key for key in unknown if key.startswith(("conv1.", "bn1.", "layer"))}
     if absent or unknown:
-        raise UserError(_misfit(model, path, source, absent, unknown))
+        raise UserError(_misfit(model, where, source, absent, unknown))
 
     usable = wanted & given
     reshaped = [
@@ -78,53 +111,46 @@ def load_pretrained(model: nn.Module, path: str | Path) -> PretrainedReport:
         if source[key].shape != target[key].shape
     ]
     if reshaped:
-        raise UserError(
-            f"{path} does not fit the model: {_first(reshaped)}. "
-            "Build the model with the width, reduction and temporal_conv of the file, or choose "
-            "another file."
-        )
+        raise UserError(f"{where} does not fit the model: {first(reshaped)}. {_remedy(source)}")
 
-    model.load_state_dict({key: source[key] for key in usable}, strict=False)
+    new = {key: source[key] for key in usable}
     head = {key for key in target if _is_head(key)}
-    return PretrainedReport(
-        loaded=len(usable),
-        missing=tuple(sorted(missing | head)),
-        ignored=tuple(sorted(set(source) - usable)),
-    )
-
-
-def _read_state_dict(path: Path) -> Mapping[str, Tensor]:
-    if not path.is_file():
-        raise UserError(f"pretrained weights: there is no file {path}")
-    if path.suffix not in (".pth", ".pt", ".safetensors"):
-        raise UserError(
-            f"pretrained weights: {path} ends in {path.suffix or 'nothing'!r}; "
-            "allowed: .pth, .pt, .safetensors"
-        )
-    try:
-        if path.suffix == ".safetensors":
-            content = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"pretrained weights: {path} is damaged, or holds Python objects beside tensors, which "
-            "are never run here. Save the state dict: torch.save(model.state_dict(), path)"
-        ) from error
-    except Exception as error:  # Each format has errors of its own for a damaged file.
-        raise UserError(
-            f"pretrained weights: {path} cannot be read ({type(error).__name__}: {error}). "
-            "It may be cut short; fetch it again."
-        ) from error
-    if not isinstance(content, Mapping) or not all(
-        isinstance(value, Tensor) for value in content.values()
+    rows = {here: there for here, there in (rows or {}).items() if head <= source.keys()}
+    if any(
+        source[key].shape[1:] != target[key].shape[1:] or max(rows.values()) >= source[key].shape[0]
+        for key in head
+        if rows
     ):
-        keys = _first([str(key) for key in content]) if isinstance(content, Mapping) else ""
         raise UserError(
-            f"pretrained weights: {path} holds a {type(content).__name__} ({keys}), no state dict. "
-            "Save the state dict itself: torch.save(model.state_dict(), path)"
+            f"{where} does not fit the model: its classifier has another shape than its class names say"
         )
-    return content
+    for key in head if rows else ():
+        new[key] = target[key].clone()
+        new[key][list(rows)] = source[key][list(rows.values())].to(target[key])
+    model.load_state_dict(new, strict=False)
+    report = PretrainedReport(
+        loaded=len(new),
+        missing=tuple(sorted(missing if rows else missing | head)),
+        ignored=tuple(sorted(set(source) - new.keys())),
+        rows=len(rows),
+        adapted=adapted,
+    )
+    return report
+
+
+def new_layers(missing: Collection[str]) -> list[str]:
+    """The layers that start fresh, in words: ``["temporal of 16 blocks", "cmm of 16 blocks"]``."""
+    blocks: dict[str, set[str]] = {}
+    for key in missing:
+        parts = key.split(".")
+        if len(parts) > 3 and parts[0].startswith("layer"):
+            blocks.setdefault(parts[2], set()).add(".".join(parts[:2]))
+        elif not _is_head(key):
+            blocks.setdefault(parts[0], set())
+    return [
+        f"{part} of {len(of)} block{'s' * (len(of) != 1)}" if of else part
+        for part, of in sorted(blocks.items(), reverse=True)
+    ]
 
 
 def _is_head(key: str) -> bool:
@@ -147,7 +173,7 @@ def _blocks_in_stages(keys: Collection[str]) -> tuple[int, ...]:
 
 def _misfit(
     model: nn.Module,
-    path: Path,
+    where: str,
     source: Mapping[str, Tensor],
     absent: set[str],
     unknown: set[str],
@@ -155,30 +181,85 @@ def _misfit(
     """Say which keys do not match, and what most likely explains it."""
     problems = []
     if absent:
-        problems.append(f"it lacks {len(absent)} of the model: {_first(sorted(absent))}")
+        problems.append(f"it lacks {len(absent)} of the model: {first(sorted(absent))}")
     if unknown:
-        problems.append(f"{len(unknown)} are not the model's: {_first(sorted(unknown))}")
+        problems.append(f"{len(unknown)} are not the model's: {first(sorted(unknown))}")
 
     there, here = _blocks_in_stages(source), _blocks_in_stages(model.state_dict())
-    if all(key.startswith("module.") for key in source):
-        remedy = "Its names begin with 'module.'; save the state dict of the network inside DDP."
-    elif sum(there) == 0:
-        remedy = "Its names are not those of torchvision's ResNet."
-    elif there != here:
-        remedy = (
-            f"It has {there} blocks in stages 2 to 5, the model {here}: "
-            "choose weights of the same depth."
-        )
+    if sum(there) == 0:
+        remedy = "Its names are not those of torchvision's ResNet, nor of timm's or Hugging Face's."
     elif not any(key.endswith(".conv3.weight") for key in source):
         remedy = "It is made of basic blocks (ResNet-18 or 34), the model of bottlenecks."
+    elif there != here:
+        remedy = f"It has {there} blocks in stages 2 to 5, the model {here}. {_remedy(source)}"
     else:
-        remedy = (
-            "It was trained as another variant: build the model with the variant, stages, blocks "
-            "and fusion of the file."
-        )
-    return f"{path} does not fit the model: {'; '.join(problems)}. {remedy}"
+        remedy = _remedy(source)
+    return f"{where} does not fit the model: {'; '.join(problems)}. {remedy}"
 
 
-def _first(items: list[str]) -> str:
-    rest = len(items) - SHOWN_KEYS
-    return ", ".join(items[:SHOWN_KEYS]) + (f" and {rest} more" if rest > 0 else "")
+def _remedy(source: Mapping[str, Tensor]) -> str:
+    settings = settings_of(source)
+    if settings is None:
+        return "No network of stm has all of its layers: choose other weights."
+    told = ", ".join(f"{name} {value}" for name, value in settings.items())
+    return f"It fits a model of {told}: build that, or choose other weights."
+
+
+def settings_of(source: Mapping[str, Tensor]) -> dict[str, Any] | None:
+    """The arguments of ``build_model`` that make a network with these layers and shapes; None where none do.
+
+    variant, depth and width are always among them, others where they are not the default.
+    """
+    depths: dict[tuple[int, ...], int] = {
+        blocks: depth for depth, blocks in BLOCKS_IN_STAGES.items()
+    }
+    depth = depths.get(_blocks_in_stages(source))
+    if depth is None or "conv1.weight" not in source:
+        return None
+    guessed: dict[str, Any] = {}
+    for key, value in source.items():
+        if key.endswith(".temporal.weight") and value.ndim == 4:
+            guessed["temporal_kernel"] = value.shape[2]
+            guessed["temporal_conv"] = "channelwise" if value.shape[1] == 1 else "ordinary"
+        elif key.endswith(".cmm.reduce.weight"):
+            guessed["reduction"] = value.shape[1] // value.shape[0]
+        elif key.endswith(".conv3_cmm.weight"):
+            guessed["fusion"] = "concat"
+    base: dict[str, Any] = {"depth": depth, "width": source["conv1.weight"].shape[0]}
+    with torch.device("meta"):
+        for name in sorted(registry.names(), key=lambda name: name != PLAIN):
+            own = {
+                key: value
+                for key, value in guessed.items()
+                if registry.get(name).settings.get(key, value) != value
+            }
+            for places in ({}, _places(source, base)) if name != PLAIN else ({},):
+                try:
+                    made = build_model(name, num_classes=1, **base, **own, **places).state_dict()
+                except ValueError:
+                    continue
+                if _shapes(made) == _shapes(source):
+                    return {"variant": name, **base, **own, **places}
+    return None
+
+
+def _places(source: Mapping[str, Tensor], base: dict[str, Any]) -> dict[str, Any]:
+    """``stages`` and ``blocks`` of the blocks with layers that ResNet does not have."""
+    plain = build_model(PLAIN, num_classes=1, **base).state_dict()
+    added = [re.match(r"layer(\d)\.(\d+)\.", key) for key in source.keys() - plain.keys()]
+    pairs = {(int(found[1]) + 1, int(found[2])) for found in added if found}
+    stages = sorted({stage for stage, _ in pairs})
+    blocks = sorted({block for _, block in pairs})
+    whole = all(
+        sum(stage == each for each, _ in pairs) == BLOCKS_IN_STAGES[base["depth"]][stage - 2]
+        for stage in stages
+    )
+    return {"stages": stages} | ({} if whole else {"blocks": blocks})
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {
+        key: value.shape
+        for key, value in state.items()
+        if not _is_head(key) and not key.endswith(_COUNTERS)
+    }

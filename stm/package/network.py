@@ -27,12 +27,12 @@ import numpy as np
 from stm.checkpoint import format as checkpoints
 from stm.data.decode import VideoError, probe
 from stm.evaluate.protocols import protocol
+from stm.packing.contents import TOP_K
 from stm.scoring.inference import Classifier
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TOP_K = 5
 _BATCH = 8
 
 
@@ -115,7 +115,8 @@ class PackagedNetwork:
         if isinstance(source, str) and source.startswith("data:"):
             source = _from_data_url(number, source)
         info = probe(source, self.clip.limits)
-        views, _ = load_views(source, info.num_frames, info.width, info.height, 0, 0, self.clip)
+        size = (info.num_frames, info.width, info.height)
+        views, _ = load_views(source, *size, 0, 0, self.clip, info.fps)
         return views[0]
 
 

@@ -10,20 +10,21 @@ import hashlib
 import json
 import re
 import shlex
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from stm.checkpoint import format as checkpoints
-from stm.checkpoint.locate import CHAMPION, MODEL_ID, PREFIX, open_client, resolve
+from stm.checkpoint.locate import CHAMPION, MODEL_ID, PREFIX, find, open_client
 from stm.errors import UserError
+from stm.evaluate.reporting import run_folder
 from stm.log import get_logger
 from stm.package import rules
-from stm.package.card import model_card
-from stm.package.contents import pinned_requirements, save_package
+from stm.packing.card import model_card
+from stm.packing.contents import pinned_requirements
+from stm.packing.logged import log_package, num_parameters
 from stm.results import EvaluateResult
 from stm.storage import is_url
-from stm.tracking import tracking_uri
+from stm.tracking import experiment_of, known_runs, place_of, tracking_uri
 from stm.version import __version__
 
 logger = get_logger(__name__)
@@ -36,6 +37,7 @@ def register(
     checkpoint: str,
     name: str,
     *,
+    which: str = "best",
     rule: str = "never",
     manifest: str | None = None,
     root: str | None = None,
@@ -44,7 +46,7 @@ def register(
     num_workers: int = 1,
     address: str | None = None,
 ) -> dict[str, Any]:
-    """Register a checkpoint (or a run directory's best) as a new version of ``name``.
+    """Register a checkpoint (or a run directory's ``which``, best or last) as a new version of ``name``.
 
     With ``manifest`` it is measured first, under ``protocol``; its numbers go on the card and into the version's tags,
     and are what the rule compares (`stm.package.rules`). Nothing is written where the rule cannot be applied.
@@ -54,8 +56,8 @@ def register(
         tracking: server or database; None is the one that the run was recorded in.
 
     Returns:
-        name, version, uri, champion (whether it became it), reason, previous (the champion before), measured, card,
-        tracking.
+        name, version, uri, champion (whether it became it), reason, previous (the champion before), measured,
+        checkpoint, taken (which, step, epoch), run_id (MLflow's run it belongs to), card, tracking.
 
     Raises:
         UserError: no checkpoint, no registry, unlike measurements, an impossible name.
@@ -67,8 +69,8 @@ def register(
         raise UserError(
             f"--rule {rule} compares measurements: give --manifest, to measure this one on"
         )
-    directory = resolve(checkpoint)
-    meta = checkpoints.read_meta(directory)
+    located = find(checkpoint, which)
+    directory, meta = located.directory, located.meta
     checkpoints.check_plugin(meta, directory)
     uri = tracking or _own_store(meta, directory)
     client = open_client(uri)
@@ -104,17 +106,21 @@ def register(
         ]
     )
     card = model_card(
-        name, meta, _num_parameters(directory), measured, per_class, command, requirements
+        name, meta, num_parameters(directory), measured, per_class, command, requirements
     )
     logger.info(f"packing {directory}")
     with _registry_errors(uri):
-        model_id = _log(client, uri, name, directory, meta, card, requirements)
+        experiment, run_id = home_of(client, uri, name, directory, meta)
+        model_id = log_package(
+            client, experiment, run_id, name, directory, meta, lambda _: card, requirements
+        )
         with contextlib.suppress(Exception):  # it is there already; if not, the next call says so
             client.create_registered_model(name)
         tags = {
             MODEL_ID: model_id,
             "stm.version": __version__,
             "stm.step": str(meta.step),
+            "stm.which": located.which,
             "stm.dataset": meta.dataset,
             "stm.training_manifest": meta.fingerprint,
             **(measured.to_tags() if measured else {}),
@@ -143,6 +149,8 @@ def register(
         "previous": int(previous.version) if previous else None,
         "measured": None if measured is None else measured.__dict__,
         "checkpoint": directory,
+        "taken": located.taken,
+        "run_id": logged.source_run_id,
         "tracking": uri,
         "card": card,
     }
@@ -161,65 +169,29 @@ def champion(client: Any, name: str) -> rules.Champion | None:
     return rules.Champion(str(version.version), rules.Measurement.from_tags(version.tags))
 
 
-def _log(
-    client: Any,
-    uri: str,
-    name: str,
-    directory: str,
-    meta: checkpoints.Meta,
-    card: str,
-    requirements: list[str],
-) -> str:
-    """Write the package into the store, as a model of the run that trained it where that is known; returns its id."""
-    from mlflow.models import Model
+def home_of(
+    client: Any, uri: str, name: str, directory: str, meta: checkpoints.Meta
+) -> tuple[str, str]:
+    """The experiment to log into, and the run that trained the checkpoint; a new one where this store lacks it.
 
-    experiment, run_id = _home(client, uri, name, meta)
-    logged = client.create_logged_model(
-        experiment,
-        name=re.sub(r"[ .]", "-", name),
-        source_run_id=run_id,
-        model_type="video-classifier",
-    )
-    try:
-        with tempfile.TemporaryDirectory(prefix="stm-model-") as temporary:
-            path = Path(temporary) / "model"
-            model = Model(
-                artifact_path=logged.artifact_location,
-                run_id=run_id,
-                model_uuid=logged.model_id,
-                model_id=logged.model_id,
-            )
-            save_package(path, directory, meta, card, requirements, model)
-            for cache in path.rglob("__pycache__"):
-                for file in cache.iterdir():
-                    file.unlink()
-                cache.rmdir()
-            client.log_model_artifacts(logged.model_id, str(path))
-    except BaseException:
-        client.finalize_logged_model(logged.model_id, "FAILED")
-        raise
-    client.finalize_logged_model(logged.model_id, "READY")
-    return str(logged.model_id)
-
-
-def _home(client: Any, uri: str, name: str, meta: checkpoints.Meta) -> tuple[str, str]:
-    """The experiment to log into, and the run that trained the checkpoint; a new one where this store lacks it."""
+    The run may have been made anew since the checkpoint was written, or in this store only then.
+    """
     from mlflow.exceptions import MlflowException
 
-    if meta.mlflow_run_id:
+    folder = run_folder(directory)
+    for run_id in dict.fromkeys(
+        filter(None, (known_runs(folder).get(place_of(uri, folder)), meta.mlflow_run_id))
+    ):
         with contextlib.suppress(MlflowException):
-            run = client.get_run(meta.mlflow_run_id)
-            return run.info.experiment_id, run.info.run_id
-    experiment_name = checkpoints.config_of(meta).tracking.experiment
-    found = client.get_experiment_by_name(experiment_name)
-    if found:
-        experiment = found.experiment_id
-    else:
-        root = None
-        if uri.startswith("sqlite:///"):
-            folder = Path(uri.removeprefix("sqlite:///")).parent / "mlflow-artifacts"
-            root = folder.resolve().as_uri()
-        experiment = client.create_experiment(experiment_name, root)
+            run = client.get_run(run_id)
+            if run.info.lifecycle_stage == "active":
+                return run.info.experiment_id, run.info.run_id
+    artifacts = None
+    if uri.startswith("sqlite:///"):
+        beside = Path(uri.removeprefix("sqlite:///")).parent / "mlflow-artifacts"
+        artifacts = beside.resolve().as_uri()
+    chosen = checkpoints.config_of(meta).tracking.experiment
+    experiment = experiment_of(client, chosen, artifacts)
     # MLflow looks the run of a model up in its global store where a version names none.
     run_id = client.create_run(experiment, run_name=f"register {name}").info.run_id
     client.set_terminated(run_id, "FINISHED")
@@ -262,16 +234,6 @@ def _description(card: str) -> str:
     head = card.partition("## Training")[0]
     ending = "\n\nThe whole card is README.md among the artifacts.\n"
     return head[: _MOST_DESCRIPTION - len(ending)] + ending
-
-
-def _num_parameters(directory: str) -> int:
-    """Trained numbers; running statistics of batch normalisation are none."""
-    weights = checkpoints.read_weights(directory)
-    return sum(
-        value.numel()
-        for key, value in weights.items()
-        if not key.endswith(("running_mean", "running_var", "num_batches_tracked"))
-    )
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stm.checkpoint.format import config_of
+from stm.checkpoint.locate import described
 from stm.figures import smoothed
 from stm.markup import Html, percent
 from stm.report.facts import Facts
@@ -18,6 +19,7 @@ from stm.report.record import Series, TrainingRecord
 from stm.report.svg import Line, histogram, line_chart
 
 MOST_BAD = 50
+_WHICH = {"best": "the best of its run: ", "last": "the last of its run: ", "named": ""}
 MOST_KINDS = 8
 
 
@@ -186,11 +188,12 @@ def provenance(facts: Facts) -> dict[str, Any]:
     import yaml
 
     meta = facts.meta
-    described = {
+    shown = {
         "measured": f"{facts.when} UTC, {facts.seconds:,.0f} s" if facts.when else None,
         "protocol": f"{facts.protocol}: {facts.num_views} view{'s' * (facts.num_views > 1)} of "
         f"{facts.num_segments} frames at {facts.size} px",
         "checkpoint": facts.checkpoint,
+        "taken": _WHICH[facts.which] + described(meta),
         "model (sha256)": facts.model_fingerprint,
         "manifest": facts.manifest_path,
         "manifest (fingerprint)": facts.manifest_fingerprint or facts.manifest.fingerprint,
@@ -200,7 +203,7 @@ def provenance(facts: Facts) -> dict[str, Any]:
         "measured with": _versions(facts.versions),
     }
     config = yaml.safe_dump(meta.config, sort_keys=False, allow_unicode=True)
-    return {"described": described, "config": config}
+    return {"described": shown, "config": config}
 
 
 def _versions(versions: dict[str, str]) -> str:

@@ -200,17 +200,20 @@ def orders(use: TimeUse) -> Html:
     def at(value: float) -> float:
         return left + value * (width - left - right)
 
-    parts = []
-    for value in (0.0, 0.25, 0.5, 0.75, 1.0):
-        parts.append(
-            tag("line", class_="grid", x1=at(value), x2=at(value), y1=TOP + step, y2=bottom)
-        )
-        parts.append(tag("text", f"{100 * value:g}", class_="axis mid", x=at(value), y=bottom + 16))
+    scale = (0.0, 0.25, 0.5, 0.75, 1.0)
+    parts = [
+        tag("text", f"{100 * value:g}", class_="axis mid", x=at(value), y=bottom + 16)
+        for value in scale
+    ]
     parts.append(tag("text", "%", class_="axis start", x=at(1.0) + 14, y=bottom + 16))
     y = TOP + step / 2
     for group in groups:
         parts.append(tag("text", group.title, class_="axis start", x=2.0, y=y + 4))
         first, last = y + step / 2, y + step * (len(group.rows) + 0.5)
+        parts += [
+            tag("line", class_="grid", x1=at(value), x2=at(value), y1=first, y2=last)
+            for value in scale
+        ]
         chance = tag("title", f"knowing nothing: {group.chance:.0%}")
         parts.append(
             tag("line", chance, class_="mark", x1=at(group.chance), x2=at(group.chance), y1=first, y2=last)

@@ -47,6 +47,10 @@ class Facts:
     """Of the libraries that measured; those that trained are in ``meta``."""
     manifest_fingerprint: str = ""
     """Of the manifest as it was read, before its labels became the network's; "" is that of ``manifest``."""
+    which: str = "named"
+    """``best`` or ``last`` of its run, or ``named`` itself."""
+    flattered: str | None = None
+    """Why the figures flatter, where the checkpoint was chosen on these videos."""
     time_use: TimeUse | None = None
     """None where only clips as played were measured."""
     pairs_from: str = "found from the names of classes"

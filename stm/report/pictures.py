@@ -122,7 +122,7 @@ def _calibration(facts: Facts, path: Path) -> Path:
 
 def _orders(use: TimeUse, path: Path) -> Path:
     groups = order_groups(use)
-    figure, places = new_figure(5.0 * len(groups), 2.6, columns=len(groups))
+    figure, places = new_figure(5.5 * len(groups), 2.6, columns=len(groups))
     for axes, group in zip(np.atleast_1d(places), groups, strict=True):
         rows = np.arange(len(group.rows))
         shares = [share for _, share in group.rows]
@@ -132,7 +132,8 @@ def _orders(use: TimeUse, path: Path) -> Path:
         axes.plot([100 * share.value for share in shares], rows, "o", color=WRONG)
         axes.set_yticks(rows, [f"{name}, {100 * share.value:.1f}" for name, share in group.rows])
         axes.invert_yaxis()
-        axes.set(title=group.title, xlabel="%", xlim=(-2, 102))
+        axes.set(xlabel="%", xlim=(-2, 102))
+        axes.set_title(group.title, fontsize=10, loc="right")
     return save(figure, path)
 
 

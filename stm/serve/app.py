@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import re
-import signal
 import socket
 import threading
 import time
@@ -17,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from stm import cluster
+from stm import cluster, ending
 from stm.checkpoint import format as checkpoints
 from stm.checkpoint.locate import PREFIX, Located, locate
 from stm.data.stream.clips import ClipSpec
@@ -44,14 +43,16 @@ def running(
     num_replicas: int = 1,
     num_decoders: int | None = None,
     tracking: str | None = None,
+    which: str = "best",
     address: str | None = None,
     allowed_hosts: list[str] | None = None,
     token: str | None = None,
 ) -> Iterator[str]:
-    """Serve a checkpoint while the block runs; yields the server's URL. Requests in work are finished at the end.
+    """Serve a checkpoint while the block runs; yields the server's URL. `drain` before its end has all answered.
 
     Args:
-        checkpoint: checkpoint, run directory, or ``models:/NAME@champion``; every node must reach it.
+        checkpoint: checkpoint, run directory for its ``which`` one (best or last), or ``models:/NAME@champion``; every
+            node must reach it.
         limits: a ``stm.serve.front.Limits``.
         num_replicas: processes with the network.
         num_decoders: processes that decode; None is one a core, up to four.
@@ -64,10 +65,10 @@ def running(
     """
     require_serve()
     doors = _doors(allowed_hosts, token)
-    located = locate(checkpoint, tracking)
+    located = locate(checkpoint, tracking, which)
     if not located.label.startswith(PREFIX):  # strangers need not know this machine's folders
         located = replace(located, label="/".join(located.directory.rstrip("/").split("/")[-2:]))
-    meta = checkpoints.read_meta(located.directory)
+    meta = located.meta
     checkpoints.check_plugin(meta, located.directory)
     decoders = num_decoders or min(4, os.cpu_count() or 1)
     _require_free(host, port)
@@ -133,22 +134,27 @@ def watch(stopped: threading.Event) -> None:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[threading.Event]:
-    """An event that Ctrl-C, SIGTERM and SIGHUP set; a second signal acts as always."""
+    """An event that signals set; one that comes 10 s after the first, or later, ends the wait for what is in work."""
     stopped = threading.Event()
-    before: dict[int, Any] = {}
 
-    def stop(number: int, frame: Any) -> None:
-        stopped.set()
-        for each, handler in before.items():
-            signal.signal(each, handler)
+    def stop() -> bool:
+        # Not in the handler, which may have come while this thread holds the event's lock.
+        threading.Thread(target=stopped.set).start()
+        return True
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        before[number] = signal.signal(number, stop)
-    try:
+    with ending.stopping(stop):
         yield stopped
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+
+
+def drain(patience_s: float) -> None:
+    """Take no further upload and wait until those in work are answered, for ``patience_s`` at most."""
+    from ray import serve
+
+    left: Any = None
+    with contextlib.suppress(Exception):  # whatever became of it, it ends
+        left = serve.get_app_handle(APPLICATION).close.remote().result(timeout_s=patience_s)
+    if left != 0:
+        logger.warning(f"not all uploads in work were answered in their time ({left or 'unknown'})")
 
 
 def require_serve() -> None:

@@ -28,7 +28,7 @@ from stm.data.decode import VideoError, VideoInfo
 from stm.data.decode.frame_names import is_image_name, pick_series
 from stm.data.decode.images import read_image
 from stm.data.decode.resize import pixel_box, resize_clip
-from stm.data.stream import sampling, transforms
+from stm.data.stream import transforms
 from stm.data.stream.clips import ClipSpec
 from stm.data.video import naming_failures
 
@@ -130,7 +130,10 @@ def _entries_of_tar(data: bytes) -> Iterator[_Entry]:
 
 def _decode(entries: list[_Entry], clip: ClipSpec) -> tuple[np.ndarray, VideoInfo]:
     frames = _in_order(entries)
-    wanted = sampling.centre_indices(len(frames), clip.num_segments).tolist()
+    chosen = clip.window(len(frames))
+    if callable(chosen):
+        chosen = chosen(np.arange(len(frames)) / clip.rate(0.0))
+    wanted: list[int] = np.asarray(chosen).tolist()
     most_pixels = clip.limits.max_pixels
     first = _read(frames[0], 0, most_pixels)
     height, width, _ = first.shape

@@ -28,6 +28,7 @@ GET  /metrics    counts and times, for Prometheus
 import asyncio
 import base64
 import binascii
+import contextlib
 import hmac
 import logging
 import os
@@ -157,9 +158,19 @@ class Front:
         self._limits, self._classes, self._label = limits, classes, label
         self._doors = doors
         self._in_flight = self._discarding = 0
+        self._closing = False
         # One for all: the loop shares Python's lock with it alone, whatever strangers send.
         self._forms = ThreadPoolExecutor(1)
         self._meters = Meters(lambda: self._in_flight)
+
+    async def close(self) -> int:
+        """Take no further upload, and return when those in work are answered: how many were not, in their time."""
+        self._closing = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.receive_s + self._limits.answer_s):
+                while self._in_flight:
+                    await asyncio.sleep(0.05)
+        return self._in_flight
 
     @app.get("/")
     async def look(self, request: Request) -> Response:
@@ -170,6 +181,8 @@ class Front:
 
     @app.get("/health")
     async def health(self, request: Request) -> Response:
+        if self._closing:
+            return JSONResponse({"status": "the server is ending"}, 503)
         try:
             async with asyncio.timeout(_PING_S):
                 await self._call(self._network.ping)
@@ -210,7 +223,7 @@ class Front:
         return JSONResponse(answer, status, headers)
 
     async def _answer(self, request: Request, started: float) -> dict[str, Any]:
-        if self._in_flight >= self._limits.max_in_flight:
+        if self._closing or self._in_flight >= self._limits.max_in_flight:
             detail = f"{self._in_flight} uploads are in work: come back in {RETRY_AFTER_S} s"
             await self._discard(request, self._limits.max_bytes)
             raise _refused(503, "busy", detail)

@@ -58,7 +58,8 @@ def decode_upload(data: bytes | Images, clip: ClipSpec, memory_bytes: int) -> De
         if is_archive(data):
             return Decoded(*decode_archive(data, clip, memory_bytes))
         info = probe(data, clip.limits)
-        views, _ = load_views(data, info.num_frames, info.width, info.height, 0, 0, clip)  # type: ignore[arg-type]
+        size = (info.num_frames, info.width, info.height)
+        views, _ = load_views(data, *size, 0, 0, clip, info.fps)  # type: ignore[arg-type]
         return Decoded(views[0], info)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,9 @@ from stm.train.recorder import Recorder
 
 logger = get_logger(__name__)
 
+_TRIES = 3
+"""A checkpoint whose store does not answer while it is validated is tried so often."""
+
 
 class AsyncValidation:
     """Validates the checkpoints of one run in a thread of the driver; use as a context manager."""
@@ -33,10 +37,12 @@ class AsyncValidation:
         self,
         config: Config,
         manifest: Manifest,
+        fingerprint: str,
         store: CheckpointStore,
         recorder: Recorder,
     ) -> None:
         self._config, self._manifest, self._store = config, manifest, store
+        self._fingerprint = fingerprint
         self._recorder = recorder
         self._asked = threading.Event()
         self._done = False
@@ -59,26 +65,31 @@ class AsyncValidation:
         self._asked.set()
 
     def _run(self) -> None:
+        tries = Counter[str]()
         while True:
             self._asked.wait()
             self._asked.clear()
             last_round = self._done
             try:
-                found = self._store.checkpoints()
+                found = [pair for pair in self._store.checkpoints() if pair[1].awaits_validation]
             except StorageError as error:
                 logger.warning(f"checkpoints wait for their validation: {error}")
                 if last_round:
                     return
                 continue
-            waiting = [path for path, meta in found if meta.awaits_validation]
+            ours = ("", self._fingerprint)  # of an older version, and those of this manifest
+            waiting = [path for path, meta in found if meta.val_fingerprint in ours]
             if waiting:
+                older = [path for path, _ in found if path != waiting[-1]]
                 try:
-                    self._validate(waiting[-1], passed_over=waiting[:-1])
-                except StorageAway as error:  # it is tried again when the store answers
-                    logger.warning(f"validation of {waiting[-1]} waits: {error}")
+                    self._validate(waiting[-1], passed_over=older)
                 except Exception as error:  # training must not end for it
                     reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
                     logger.warning(f"validation of {waiting[-1]} failed: {reason[0][:300]}")
+                    tries[waiting[-1]] += 1
+                    if isinstance(error, StorageAway) and tries[waiting[-1]] < _TRIES:
+                        self._asked.set()  # the look at the checkpoints waits for the store
+                        continue
                     with contextlib.suppress(OSError):  # it may have been removed
                         self._store.add_validation(waiting[-1], {})
                 self._asked.set()

@@ -92,11 +92,14 @@ class Checkpoints:
             position=place.position,
             step=place.step,
             fingerprint=job.fingerprint,
+            val_fingerprint=job.val_fingerprint,
+            val_dataset=job.val_dataset,
             world_size=self._group.world_size,
             metrics=metrics,
             versions=job.versions,
             mlflow_run_id=job.mlflow_run_id,
             awaits_validation=awaits_validation,
+            started_from=job.started_from,
         )
         state = self._replica.state()
         if self._is_last:

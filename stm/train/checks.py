@@ -46,21 +46,13 @@ def read_manifest(path: str | None, flag: str, root: str | None = None) -> Manif
 
 
 def check_network(config: Config, manifest: Manifest) -> None:
-    """Build network and loss once in the driver, so that what is wrong with them is told before anything starts."""
+    """Refuse a loss, groups and frozen parts that do not fit network and classes, before anything starts."""
     class_terms(config, manifest.class_counts, manifest.classes)
-    if config.model.pretrained is None:
-        return
-    from stm.model import build_model
-
-    model = build_model(**checkpoints.model_arguments(config), num_classes=manifest.num_classes)
-    try:
-        checkpoints.load_pretrained(model, config.model.pretrained)
-    except (ValueError, OSError) as error:
-        raise UserError(f"--model.pretrained: {error}") from error
+    check_optimizer(config)
 
 
 def check_optimizer(config: Config) -> None:
-    """Refuse groups and frozen parts that the network does not have; say how much of it trains."""
+    """Refuse groups and frozen parts that the network does not have; warn where random weights would be frozen."""
     import torch
 
     from stm.model import build_model
@@ -100,17 +92,15 @@ def check_same_run(config: Config, fingerprint: str, meta: checkpoints.Meta) -> 
             f"({now and now[:12]}): choose another --train.name, or give the same file"
         )
     trained = Config.from_dict(meta.config)
-    old, new = flat(trained.to_dict()), flat(config.to_dict())
     unused = {
         f"optim.{name}" for name in trained.optim.without_effect & config.optim.without_effect
     }
     if trained.optim.milestone_epochs == config.optim.milestone_epochs:
         unused.add("optim.milestones")  # [30] and [0.6] are one of 50 epochs
     changed = [
-        f"{key}: was {old.get(key)}, now {new.get(key)}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-        and key not in _FREE_ON_RESUME | unused
+        f"{key}: was {old}, now {new}"
+        for key, old, new in changed_settings(config, meta)
+        if key not in _FREE_ON_RESUME | unused
         and not key.startswith("tracking.")
         and (not key.startswith("train.") or key == "train.seed")
     ]
@@ -119,6 +109,13 @@ def check_same_run(config: Config, fingerprint: str, meta: checkpoints.Meta) -> 
             f"run {config.train.name!r} exists with other settings ({'; '.join(changed)}): "
             "choose another --train.name, or set them back to continue it"
         )
+
+
+def changed_settings(config: Config, meta: checkpoints.Meta) -> list[tuple[str, Any, Any]]:
+    """Dotted name, value in the checkpoint and value now, of each setting that differs."""
+    old, new = flat(Config.from_dict(meta.config).to_dict()), flat(config.to_dict())
+    keys = sorted(old.keys() | new.keys())
+    return [(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)]
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

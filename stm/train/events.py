@@ -23,6 +23,15 @@ class Controlled(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Dealt(Event):
+    """The process that deals out the clips begins. Without it the workers fail, as often as they are started;
+    ``event.board.ask_for_checkpoint.remote()`` has them keep a checkpoint at their next step."""
+
+    dealer: Any
+    board: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Started(Event):
     """The workers begin, or begin again, after ``step`` steps."""
 

@@ -10,10 +10,11 @@ from typing import Any
 
 from stm import cluster, ending, ray_compat
 from stm.checkpoint import format as checkpoints
+from stm.checkpoint.pretrained import Pretrained
 from stm.checkpoint.store import CheckpointStore
 from stm.config import Config
 from stm.data.manifest import Manifest
-from stm.data.stream.clips import ClipSpec
+from stm.data.stream.clips import ClipSpec, reversal
 from stm.data.stream.graph import SHARD, StreamSpec, Validation, plan_data_config, put_videos
 from stm.data.stream.guarded import quarantine
 from stm.data.stream.plan import Position
@@ -23,9 +24,10 @@ from stm.patience import patience
 from stm.storage import StorageError
 from stm.tracking import Tracker
 from stm.train.async_validation import AsyncValidation
-from stm.train.events import Controlled, Event, Kept, Started
+from stm.train.events import Controlled, Dealt, Event, Kept, Started
 from stm.train.folders import ray_storage
 from stm.train.job import Job
+from stm.train.listener import listening
 from stm.train.progress import BoardHandler, board
 from stm.train.rarity import class_terms
 from stm.train.recorder import Recorder, failure_callback
@@ -58,20 +60,27 @@ def fit(
     placement: cluster.Placement,
     train_manifest: Manifest,
     val_manifest: Manifest | None,
+    val_fingerprint: str,
     tracker: Tracker,
     recorder: Recorder,
     on_event: Callable[[Event], None] | None = None,
     again: str = "the same command",
+    weights: Pretrained | None = None,
+    started_from: dict[str, Any] | None = None,
 ) -> None:
     """Train from the last checkpoint to the end of the last epoch, on the workers of ``placement``.
 
-    Where a signal is to end the command, a checkpoint is asked for before. ``again`` says what continues the run.
+    ``val_fingerprint`` is that of the validation manifest as it was read. A run without a checkpoint begins with
+    ``weights``, which ``started_from`` describes. Where a signal is to end the command, a checkpoint is asked for
+    before. ``again`` says what continues the run.
 
     Raises ``RunStopped``, ``RunFailed`` or ``RunEnded`` where it does not come to that.
     """
+    import ray
+
     validator = None
     if val_manifest is not None and placement.validation_cpus:
-        validator = AsyncValidation(config, val_manifest, store, recorder)
+        validator = AsyncValidation(config, val_manifest, val_fingerprint, store, recorder)
 
     started, kept = threading.Event(), threading.Event()
 
@@ -81,14 +90,14 @@ def fit(
             started.set()
         if isinstance(event, Kept):
             kept.set()
-        if on_event is not None:
-            on_event(event)
         if validator is not None and isinstance(event, Kept):
             validator.checkpoint_kept()
+        hand_over(event)
 
     train_stream = training_stream(config, train_manifest)
     validation = None if validator is not None else _validation(config, val_manifest)
     with contextlib.ExitStack() as stack:
+        hand_over = stack.enter_context(listening(on_event))
         if validator is not None:
             stack.enter_context(validator)
         stack.callback(recorder.catch_up, store)
@@ -100,6 +109,8 @@ def fit(
             classes=list(train_manifest.classes),
             dataset=train_manifest.dataset,
             fingerprint=train_manifest.fingerprint,
+            val_fingerprint=val_fingerprint,
+            val_dataset=val_manifest.dataset if val_manifest else "",
             num_videos=len(train_manifest.usable),
             class_counts=train_manifest.class_counts.tolist(),
             class_terms=class_terms(config, train_manifest.class_counts, train_manifest.classes),
@@ -109,6 +120,8 @@ def fit(
             board=actor,
             mlflow_run_id=tracker.run_id,
             versions=versions(),
+            weights=None if weights is None else ray.put(weights),
+            started_from=started_from,
             plugin=checkpoints.load_plugin(config),
         )
         streams = plan_data_config(
@@ -140,11 +153,10 @@ def _latest_position(
     store: CheckpointStore, actor: Any, patience_s: float
 ) -> Callable[[], Position]:
     def latest_position() -> Position:
-        """Called in Ray's controller, at every start of the workers."""
+        """Called at every start of the workers, in a process of Ray Train's beside its controller."""
         import ray
 
-        controller = ray.get_runtime_context().current_actor
-        actor.post.remote(Controlled(controller=controller))
+        actor.post.remote(Dealt(dealer=ray.get_runtime_context().current_actor, board=actor))
         with shown_by(BoardHandler(actor), logging.INFO), patience(patience_s):
             try:
                 found = store.take_whole()
@@ -155,10 +167,20 @@ def _latest_position(
     return latest_position
 
 
+def _begin(actor: Any) -> Callable[[], Any]:
+    def begin() -> Any:
+        """The dataset in whose place `plan_data_config` puts the stream; called in the controller at every start."""
+        import ray
+
+        actor.post.remote(Controlled(controller=ray.get_runtime_context().current_actor))
+        return ray.data.range(1)
+
+    return begin
+
+
 def _trainer(
     job: Job, placement: cluster.Placement, streams: Any, started: Callable[[Any], None]
 ) -> Any:
-    import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig
 
@@ -191,7 +213,7 @@ def _trainer(
             failure_config=FailureConfig(max_failures=train.max_failures),
             callbacks=[failure_callback(job.board, train.max_failures)],
         ),
-        datasets={SHARD: ray.data.range(1)},
+        datasets={SHARD: _begin(job.board)},
         dataset_config=streams,
     )
 
@@ -237,10 +259,14 @@ def _next_time(store: CheckpointStore, again: str) -> str:
 
 def training_stream(config: Config, manifest: Manifest) -> StreamSpec:
     """All epochs of training on ``manifest``."""
+    if config.data.reverse != "never":
+        logger.info(reversal(config.data, manifest.classes))
     return stream_spec(
         config,
         manifest,
-        ClipSpec.training(config.data, flip=manifest.flip, flip_map=manifest.flip_map),
+        ClipSpec.training(
+            config.data, flip=manifest.flip, flip_map=manifest.flip_map, classes=manifest.classes
+        ),
         num_epochs=config.optim.epochs,
         shuffle=True,
         balance=config.data.balance,
@@ -267,6 +293,7 @@ def stream_spec(config: Config, manifest: Manifest, clip: ClipSpec, **order: Any
         cpus_per_task=config.data.cpus_per_task,
         prefetch_batches=config.data.prefetch_batches,
         decode_deadline_s=config.data.decode_deadline_s,
+        store_patience_s=config.train.store_patience_s,
         max_cpus=config.data.max_cpus,
         **order,
     )

@@ -30,6 +30,9 @@ class Job:
     classes: list[str]
     dataset: str
     fingerprint: str
+    val_fingerprint: str = ""
+    """Of the validation manifest, as it was read."""
+    val_dataset: str = ""
     num_videos: int
     """Usable rows of the training manifest."""
     class_counts: list[int]
@@ -45,6 +48,10 @@ class Job:
     """Progress board (an actor), or None."""
     mlflow_run_id: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    weights: Any = None
+    """Reference to the weights (`Pretrained`) that a run without a checkpoint begins with; None where it has one."""
+    started_from: dict[str, Any] | None = None
+    """What checkpoints keep of the weights that the run began with."""
     plugin: Plugin | None = None
     """The source of the network's blocks, where they are the user's own."""
 

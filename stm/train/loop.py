@@ -34,6 +34,7 @@ from stm.train.optim import learning_rate
 from stm.train.progress import BoardHandler, Pulse
 from stm.train.replica import Replica
 from stm.train.reporting import Report
+from stm.train.start import in_worker
 from stm.train.validation import validate
 
 
@@ -79,6 +80,7 @@ class _Rank:
             self.group.device,
             self.group.world_size,
             found[0] if found else None,
+            None if found else in_worker(job),
             job.class_terms,
         )
         position, history = Position(), list[dict[str, Any]]()

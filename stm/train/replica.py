@@ -30,7 +30,7 @@ from stm.train.transfer import Transfer
 
 
 class Replica:
-    """Network and optimizer on this rank's device, with ``checkpoint`` or the pretrained weights loaded."""
+    """Network and optimizer on this rank's device, with ``checkpoint`` loaded; without one, as ``begin`` fills them."""
 
     def __init__(
         self,
@@ -39,6 +39,7 @@ class Replica:
         device: torch.device,
         world_size: int,
         checkpoint: str | None,
+        begin: Callable[[nn.Module], Any] | None = None,
         class_terms: ClassTerms | None = None,
     ) -> None:
         self._config, self._device, self._world_size = config, device, world_size
@@ -60,8 +61,8 @@ class Replica:
         self._scaler = torch.amp.GradScaler(device.type, enabled=self.autocast.scale_gradients)
         if checkpoint is not None:
             self._load(checkpoint)
-        elif config.model.pretrained:
-            checkpoints.load_pretrained(self._module, config.model.pretrained)
+        elif begin is not None:
+            begin(self._module)
         self._model = self._data_parallel()
         self._loss = self._build_loss(class_terms or ClassTerms())
 

@@ -7,15 +7,19 @@ from typing import Any
 
 from stm import tracking
 from stm.checkpoint import format as checkpoints
-from stm.checkpoint.store import CheckpointStore, best
+from stm.checkpoint.store import CheckpointStore, best, validated, validated_on
 from stm.config import Config
+from stm.data.annotations.formats import test_list_of
 from stm.data.manifest import Manifest
 from stm.data.stream.plan import steps_per_epoch
 from stm.figures import plot_curves
+from stm.log import get_logger
 from stm.results import TrainResult
 from stm.storage import is_url
 from stm.train.checks import flat
 from stm.version import __version__
+
+logger = get_logger(__name__)
 
 
 def schedule(config: Config, train_manifest: Manifest, val_manifest: Manifest | None) -> str:
@@ -26,7 +30,9 @@ def schedule(config: Config, train_manifest: Manifest, val_manifest: Manifest | 
         f"{len(train_manifest.usable)} videos"
         + (f" ({left_out} unusable)" if left_out else "")
         + (f", {len(val_manifest)} to validate" if val_manifest else "")
-        + f"; {config.data.num_segments} x {config.data.size} px; {optim.epochs} epochs, global batch "
+        + f"; {config.data.num_segments} x {config.data.size} px"
+        + (f" ({config.data.frames})" if config.data.sampling != "segments" else "")
+        + f"; {optim.epochs} epochs, global batch "
         f"{optim.batch_size} ({optim.batch_size // config.train.num_workers} a worker), lr {optim.effective_lr:g}"
         + (
             f" (scaled from {optim.lr:g} at {optim.reference_batch_size})"
@@ -87,22 +93,43 @@ def record_manifest(
     tracker.dataset(context, manifest.dataset or context, manifest.fingerprint, str(path), counts)
 
 
-def result_of(
-    store: CheckpointStore, folder: Path, name: str, tracker: tracking.Tracker
-) -> TrainResult:
-    """What ``stm.train.trainer.train`` returns; the curves and the best checkpoint go into the record."""
+def say_if_chosen_anew(store: CheckpointStore, val_fingerprint: str) -> None:
+    """A run that is continued with another validation manifest chooses its best checkpoint among the validations to
+    come; the one so far is named, as it will be removed."""
+    found = store.checkpoints()
+    on = validated_on(found)
+    path, meta = best(found)
+    top1 = validated(meta, on)
+    if top1 is not None and val_fingerprint not in ("", on):
+        logger.warning(
+            f"--data.val is another manifest than the one that chose {path} (epoch {meta.metrics.get('epoch', 0):.0f}, "
+            f"top-1 {top1:.1%}): best is chosen anew, among the validations from here on. Copy it to keep it"
+        )
+
+
+def record_result(
+    tracker: tracking.Tracker, folder: Path, result: TrainResult, log_model: bool
+) -> None:
+    """Add the curves and the best checkpoint to the record, with ``log_model`` as a model too."""
+    path = result.checkpoint
+    tracker.tags({"stm.best_checkpoint": path})
+    tracker.artifact(plot_curves(folder / "curves.png", {result.run: tracker.spool}))
+    if not is_url(path):
+        for file in (checkpoints.MODEL, checkpoints.META):
+            tracker.artifact(Path(path) / file, "checkpoint")
+    if log_model:
+        tracker.model(path)
+
+
+def result_of(store: CheckpointStore, name: str, run_id: str | None) -> TrainResult:
+    """What ``stm.train.trainer.train`` returns."""
     found = store.checkpoints()
     if not found:
         raise RuntimeError(f"run {name} ended without a checkpoint in {store.run_directory}")
     (last, last_meta), (path, meta) = found[-1], best(found)
-    tracker.tags({"stm.best_checkpoint": path})
-    tracker.artifact(plot_curves(folder / "curves.png", {name: tracker.spool}))
-    if not is_url(path):
-        for file in (checkpoints.MODEL, checkpoints.META):
-            tracker.artifact(Path(path) / file, "checkpoint")
     return TrainResult(
         run=name,
-        run_id=tracker.run_id,
+        run_id=run_id,
         checkpoint=path,
         last_checkpoint=last,
         steps=last_meta.step,
@@ -112,6 +139,7 @@ def result_of(
         val_top5=meta.metrics.get("val_top5"),
         val_num_videos=meta.metrics.get("val_num_videos"),
         last_val_top1=last_meta.metrics.get("val_top1"),
+        test_list=test_list_of(meta.val_dataset) if "val_top1" in meta.metrics else None,
     )
 
 

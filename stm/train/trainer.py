@@ -9,25 +9,35 @@ from dataclasses import replace
 from stm import cluster, tracking
 from stm.checkpoint import format as checkpoints
 from stm.checkpoint.lease import hold
+from stm.checkpoint.pretrained import check_name
 from stm.checkpoint.store import CheckpointStore
 from stm.config import Config
 from stm.data.manifest import Manifest
 from stm.log import get_logger
+from stm.packing.logged import log_checkpoint
 from stm.patience import patience
 from stm.results import TrainResult
 from stm.storage import StorageError, is_url, join, make_writable, resolved
 from stm.train.checks import (
     check_compiler,
     check_network,
-    check_optimizer,
     check_same_run,
     read_manifest,
 )
 from stm.train.events import Event
-from stm.train.fit import RunEnded, fit
+from stm.train.finished import end_of, say_finished
 from stm.train.folders import working_folder
 from stm.train.recorder import Recorder
-from stm.train.summary import parameters, record_manifest, result_of, schedule, schedule_warnings
+from stm.train.start import Start, as_begun, start_of
+from stm.train.summary import (
+    parameters,
+    record_manifest,
+    record_result,
+    result_of,
+    say_if_chosen_anew,
+    schedule,
+    schedule_warnings,
+)
 from stm.version import __version__
 
 logger = get_logger(__name__)
@@ -42,16 +52,18 @@ def train(
     """Train to the end of ``config.optim.epochs``; a run of the same name is continued.
 
     ``on_event`` takes every event of the run (``stm.train.events``), in order, from another thread of this process.
+    What it raises is logged, and the run goes on; where it does not return, it gets no further event.
     The first after each start is `Controlled`: ``ray.kill(event.controller)`` ends the run, and this call then raises
-    ``RunEnded``. (Reserved resources come back only on a cluster with Ray's dashboard.)
+    ``RunEnded``. (What it had reserved may stay reserved until this program leaves the cluster.)
 
     Without a Ray cluster it joins the one at ``address`` or $RAY_ADDRESS, or starts one on this machine. Raises
     ``UserError`` for anything the user can mend.
     """
-    checkpoints.check_model(config)
+    check_name(config.model)
     root = config.data.root
     train_manifest = read_manifest(config.data.train, "data.train", root)
     val_manifest = read_manifest(config.data.val, "data.val", root) if config.data.val else None
+    val_fingerprint = val_manifest.fingerprint if val_manifest else ""
     if val_manifest is not None:
         val_manifest = val_manifest.with_classes(
             train_manifest.classes,
@@ -66,48 +78,87 @@ def train(
     # Absolute: checkpoints outlive the directory this command was typed in.
     storage = resolved(config.train.storage)
     store = CheckpointStore(join(storage, name))
-    check_network(config, train_manifest)
-    check_optimizer(config)
-    if is_url(storage):  # before Ray starts, since nothing is left there
-        make_writable(store.run_directory)
-
-    cluster.connect(address, num_cpus=cluster.logical_cpus(config))
-    placement = cluster.place(config)
-    check_compiler(config, placement)
-    if not is_url(storage):
+    # Whoever opens a checkpoint looks at this record, too.
+    config = replace(
+        config,
+        train=replace(config.train, storage=storage, name=name),
+        tracking=tracking.named(config.tracking),
+    )
+    end = end_of(config, store) if named else None
+    placement = start = None
+    if end is not None:
+        check_same_run(config, train_manifest.fingerprint, end)
+        folder = working_folder(storage, name)
+        tracker = tracking.tracker_of(config, folder, name, end.mlflow_run_id)
+        say_finished(config, store, end, val_fingerprint, tracker.uri)
+        if tracker.is_settled():
+            return result_of(store, name, tracker.run_id)
+    else:
+        checkpoints.check_model(config)
+        check_network(config, train_manifest)
+        if is_url(storage):  # before Ray starts, since nothing is left there
+            tracking.tracking_uri(config.tracking, storage)
+            make_writable(store.run_directory)
+        if config.model.pretrained is not None and store.latest() is None:
+            start = start_of(config, train_manifest.classes)
+        cluster.connect(address, num_cpus=cluster.logical_cpus(config))
+        placement = cluster.place(config)
+        check_compiler(config, placement)
+    if end is not None or not is_url(storage):
         make_writable(store.run_directory)
     again = "the same command" if named else f"the same command with --train.name {name}"
     with patience(config.train.store_patience_s), hold(store.run_directory) as lease:
         store = CheckpointStore(store.run_directory, lease.token)
-        config = replace(config, train=replace(config.train, storage=storage, name=name))
-        return _drive(config, store, placement, train_manifest, val_manifest, on_event, again)
+        return _drive(
+            config,
+            store,
+            placement,
+            train_manifest,
+            val_manifest,
+            val_fingerprint,
+            start,
+            on_event,
+            again,
+        )
 
 
 def _drive(
     config: Config,
     store: CheckpointStore,
-    placement: cluster.Placement,
+    placement: cluster.Placement | None,
     train_manifest: Manifest,
     val_manifest: Manifest | None,
+    val_fingerprint: str,
+    start: Start | None,
     on_event: Callable[[Event], None] | None,
     again: str,
 ) -> TrainResult:
-    """Continue or begin the run, whose one driver this is; ``config`` has its name and its absolute storage."""
+    """Continue or begin the run, whose one driver this is; ``config`` has its name and its absolute storage.
+
+    Without a ``placement`` the run is trained to its end already, and its record is completed.
+    """
+    from stm.train.fit import RunEnded, fit  # with PyTorch, which a finished run does without
+
     name, storage = str(config.train.name), config.train.storage
     previous = store.take_whole()
     if previous is not None:
         check_same_run(config, train_manifest.fingerprint, previous[1])
+        config = as_begun(config, previous[1])
+    elif start is None:  # what was there is damaged
+        start = start_of(config, train_manifest.classes)
+    begun_with = start.record if start else None
+    started_from = previous[1].started_from if previous else begun_with
     folder = working_folder(storage, name)
     folder.mkdir(parents=True, exist_ok=True)
     known_run_id = previous[1].mlflow_run_id if previous else None
-    # Whoever opens a checkpoint looks at this record, too.
-    config = replace(config, tracking=tracking.named(config.tracking))
     tracker = tracking.open_run(config, folder, name, known_run_id)
+    tracker.pack = log_checkpoint
     status = "FAILED"
     try:
         recorder = Recorder(tracker)
-        logger.info(f"run {name}: {placement} in {store.run_directory}")
-        if tracker.uri:
+        if placement is not None:
+            logger.info(f"run {name}: {placement} in {store.run_directory}")
+        if placement is not None and tracker.uri:
             logger.info(f"record: {tracking.how_to_look(tracker.uri)}")
         tracker.params(parameters(config), previous[1].step if previous else 0)
         tracker.tags(
@@ -121,25 +172,32 @@ def _drive(
         record_manifest(tracker, "train", config.data.train, train_manifest)
         if val_manifest is not None:
             record_manifest(tracker, "val", config.data.val, val_manifest)
+        if started_from is not None:
+            tracker.tags({"stm.started_from": started_from["summary"]})
+            if previous is None:
+                logger.info(f"begins with {started_from['summary']}")
         if previous is None:
             described = schedule(config, train_manifest, val_manifest)
             tracker.tags({"mlflow.note.content": described})
         else:
             path, meta = previous
             recorder.history(checkpoints.read_history(path))
-            logger.info(
-                f"continuing at epoch {meta.position.epoch + 1}, sample {meta.position.offset} (step {meta.step})"
-            )
+            if placement is not None:
+                say_if_chosen_anew(store, val_fingerprint)
+                logger.info(
+                    f"continuing at epoch {meta.position.epoch + 1}, sample {meta.position.offset} (step {meta.step})"
+                )
         tracker.status("RUNNING")
-        if previous is None or previous[1].position.epoch < config.optim.epochs:
+        if placement is not None:
             logger.info(schedule(config, train_manifest, val_manifest))
             for warning in schedule_warnings(config, train_manifest, previous and previous[1]):
                 logger.warning(warning)
             fit(
-                config, store, placement, train_manifest, val_manifest, tracker, recorder,
-                on_event, again,
+                config, store, placement, train_manifest, val_manifest, val_fingerprint, tracker, recorder,
+                on_event, again, start.weights if start else None, started_from,
             )  # fmt: skip
-        result = result_of(store, folder, name, tracker)
+        result = result_of(store, name, tracker.run_id)
+        record_result(tracker, folder, result, config.tracking.log_model)
         status = "FINISHED"
     except KeyboardInterrupt as error:
         status = "KILLED"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from stm.bounds import broken
+from stm.config import Config
 from stm.errors import UserError
 from stm.tune.located_yaml import Where
 from stm.tune.settings import Sweep
@@ -95,19 +98,32 @@ def _check_search(sweep: Sweep, counts_trials: bool, at: Where) -> Sweep:
 def _check_networks(sweep: Sweep, at: Where) -> None:
     """Try every network that the search may come to: one that cannot be built would fail its trial, hours later."""
     from stm.checkpoint.format import check_model
+    from stm.checkpoint.pretrained import check_name
     from stm.train.checks import check_optimizer
 
     check_model(sweep.base)
     check_optimizer(sweep.base)
+    for drawn, config in networks(sweep):
+        try:
+            check_name(config.model)
+            check_model(config)
+        except UserError as error:
+            if not drawn:
+                raise
+            shown = ", ".join(f"{name} {value}" for name, value in drawn.items())
+            raise at.error(("space", next(iter(drawn))), f"{shown}: {error}") from None
+
+
+def networks(sweep: Sweep) -> Iterator[tuple[dict[str, Any], Config]]:
+    """The settings of networks that the search may come to, where they are drawn from lists (the first few hundred),
+    with a config of each; none and the base, where no list is of the network."""
     lists = {
         name: domain
         for name, domain in sweep.space.items()
         if name.startswith("model.") and domain.is_list
     }
     rest = {name: domain.examples()[0] for name, domain in sweep.space.items() if name not in lists}
+    if not lists:
+        yield {}, sweep.base
     for drawn in combinations(lists)[:_MOST_CHECKED] if lists else ():
-        try:
-            check_model(sweep.config_of(rest | drawn, 1))
-        except UserError as error:
-            shown = ", ".join(f"{name} {value}" for name, value in drawn.items())
-            raise at.error(("space", next(iter(lists))), f"{shown}: {error}") from None
+        yield drawn, sweep.config_of(rest | drawn, 1)

@@ -7,10 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stm import tracking
+from stm import spool, tracking
+from stm.config import Config
+from stm.log import get_logger
 from stm.storage import write_bytes
 
+logger = get_logger(__name__)
+
 TRIAL = "stm.trial_id"
+SWEEP = "stm.sweep_of"
 PARENT = "mlflow.parentRunId"
 
 
@@ -19,29 +24,35 @@ class Parent:
     """The sweep's own run, as trials need to know it."""
 
     uri: str
-    run_id: str
+    run_id: str | None
+    """None where the server was away when the sweep started: the trials' runs are put below it at the end."""
 
     def client(self) -> Any:
-        from mlflow import MlflowClient
-
-        return MlflowClient(tracking_uri=self.uri)
+        return tracking.client_of(self.uri)
 
 
 def find_children(parent: Parent) -> dict[str, Any]:
     """The MLflow run of each trial, by trial id."""
+    return _runs_with(parent, PARENT, parent.run_id)
+
+
+def _runs_with(parent: Parent, tag: str, value: str | None) -> dict[str, Any]:
     client = parent.client()
     experiment = client.get_run(parent.run_id).info.experiment_id
-    found = client.search_runs(
-        [experiment], f"tags.`{PARENT}` = '{parent.run_id}'", max_results=10_000
-    )
+    found = client.search_runs([experiment], f"tags.`{tag}` = '{value}'", max_results=10_000)
     return {run.data.tags[TRIAL]: run for run in found if TRIAL in run.data.tags}
 
 
-def open_child(parent: Parent, folder: Path, name: str, trial_id: str) -> None:
+def open_child(parent: Parent, folder: Path, name: str, trial_id: str, sweep: str = "") -> None:
     """Have the run of a trial recorded below the sweep's: ``stm.tracking.open_run`` takes the run named in its folder.
 
-    Without an answer from the server the trial is recorded later, or not at all; it trains either way.
+    Without an answer from the server the trial is recorded when there is one, and `deliver` puts it below the sweep's.
     """
+    path = folder / spool.NAME
+    if not any(TRIAL in record.get("values", {}) for record in spool.read(path)):
+        tracking.Tracker(parent.uri, None, path).tags({TRIAL: trial_id, SWEEP: sweep})
+    if parent.run_id is None:
+        return
     runs, known = tracking.known_runs(folder), folder / "tracking.run_id"
     if tracking.place_of(parent.uri, folder) in runs or (known.exists() and not runs):
         return
@@ -53,6 +64,24 @@ def open_child(parent: Parent, folder: Path, name: str, trial_id: str) -> None:
             tags = {PARENT: parent.run_id, TRIAL: trial_id}
             child = client.create_run(experiment, run_name=name, tags=tags)
         write_bytes(str(known), child.info.run_id.encode())
+
+
+def deliver(parent: Parent, base: Config, folders: dict[str, Path], sweep: str) -> None:
+    """Deliver what waits in the trials' folders (by run name) that are on this machine, where a server was away."""
+    for name, folder in folders.items():
+        if not (folder / spool.NAME).exists():
+            continue
+        tracker = tracking.tracker_of(base, folder, name)
+        if not tracker.deliver(patient=True):
+            logger.warning(
+                f"the record of {name} waits in {tracker.spool}; the same command delivers it"
+            )
+            return
+    with contextlib.suppress(Exception):
+        client = parent.client()
+        for run in _runs_with(parent, SWEEP, sweep).values():
+            if PARENT not in run.data.tags:
+                client.set_tag(run.info.run_id, PARENT, parent.run_id)
 
 
 def close_children(parent: Parent, ends: dict[str, tuple[str, str]]) -> None:

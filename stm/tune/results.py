@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from stm import spool
+from stm.config import Config
 from stm.errors import UserError
 from stm.storage import write_bytes
 from stm.tune.settings import Sweep
@@ -301,6 +302,9 @@ def check_state(path: Path, identity: dict[str, Any], name: str) -> bool:
         raise UserError(
             f"{path} is damaged ({error}): remove it, and the same command continues the sweep"
         ) from error
+    if "base" in before and "base" in now:  # of an older version, which had fewer settings
+        older = Config.from_dict(before["base"])
+        before["base"] = json.loads(json.dumps(older.to_dict()))
     changed = sorted(key for key in before | now if before.get(key) != now.get(key))
     if changed:
         raise UserError(

@@ -10,18 +10,25 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from stm import cluster, ending, ray_compat, tracking
 from stm.checkpoint import format as checkpoints
+from stm.checkpoint import pretrained
+from stm.data.annotations.formats import test_list_of
+from stm.data.manifest import Manifest
 from stm.errors import UserError
 from stm.log import get_logger
 from stm.storage import is_url, join, make_writable, resolved, write_bytes
 from stm.train.checks import check_network, read_manifest
 from stm.train.folders import ray_storage, working_folder
+from stm.train.start import start_of
 from stm.tune import record, results
+from stm.tune.checking import networks
+from stm.tune.notice import KEEP_S, give, open_notice
 from stm.tune.placement import Shares, share
 from stm.tune.settings import Sweep
 
@@ -29,6 +36,9 @@ logger = get_logger(__name__)
 
 TRIAL_MEMORY_BYTES = 256 * 2**20
 """What a trial's own process reserves. It needs no CPU: its training does, and reserves its own."""
+
+_MOST_TRIED = 32
+"""Networks of a search that are tried with the weights that they begin with; it takes a second each."""
 
 # Read by Ray Tune; a value the user has set wins.
 _ENVIRONMENT = {
@@ -46,8 +56,11 @@ def run_sweep(sweep: Sweep, *, address: str | None = None) -> dict[str, Any]:
     importance and files. Raises ``UserError`` for what the user can mend, before anything starts where it can be known,
     and KeyboardInterrupt where the sweep was interrupted.
     """
+    import ray
+
     started = time.monotonic()
-    num_videos, epochs = _check_data(sweep)
+    train, epochs = _check_data(sweep)
+    num_videos = len(train.usable)
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     base = sweep.base
@@ -55,8 +68,9 @@ def run_sweep(sweep: Sweep, *, address: str | None = None) -> dict[str, Any]:
     uri = tracking.tracking_uri(base.tracking, storage)
     if is_url(storage):
         make_writable(join(storage, sweep.name))
-    cluster.connect(address, num_cpus=cluster.logical_cpus(base), dashboard=True)
     folder = working_folder(storage, sweep.name)
+    weights = {} if _is_complete(sweep, folder) else _weights(sweep, train.classes)
+    cluster.connect(address, num_cpus=cluster.logical_cpus(base), dashboard=True)
     shares = _place(sweep, folder)
     logger.info(
         f"sweep {sweep.name}: {sweep.num_trials} trials of up to {epochs} epochs in {folder}"
@@ -71,7 +85,7 @@ def run_sweep(sweep: Sweep, *, address: str | None = None) -> dict[str, Any]:
     tracker = tracking.open_run(
         replace(base, train=replace(base.train, storage=storage)), folder, sweep.name
     )
-    parent = record.Parent(uri, tracker.run_id) if uri and tracker.run_id else None
+    parent = record.Parent(uri, tracker.run_id) if uri else None
     tracker.tags({"stm.sweep": sweep.name, "stm.placement": str(shares)})
     tracker.params({**sweep.identity()["space"], "searcher": sweep.searcher, "epochs": epochs})
     tracker.status("RUNNING")
@@ -81,23 +95,28 @@ def run_sweep(sweep: Sweep, *, address: str | None = None) -> dict[str, Any]:
         if not _is_complete(sweep, folder):
             from stm.tune.trial import Job
 
-            job = Job(
-                sweep=sweep,
-                storage=join(storage, sweep.name),
-                epochs=epochs,
-                num_videos=num_videos,
-                shares=shares,
-                parent=parent,
-                plugin=checkpoints.load_plugin(sweep.base),
-            )
-            with ending.stopping(_stop_tune):
-                interrupted = _run_trials(job, folder)
+            with open_notice() as notice:
+                job = Job(
+                    sweep=sweep,
+                    storage=join(storage, sweep.name),
+                    epochs=epochs,
+                    num_videos=num_videos,
+                    shares=shares,
+                    parent=parent,
+                    plugin=checkpoints.load_plugin(sweep.base),
+                    notice=notice,
+                    weights={name: ray.put(found) for name, found in weights.items()},
+                )
+                with ending.stopping(lambda: _stop_tune(notice)):
+                    interrupted = _run_trials(job, folder)
         found = results.read_reports(folder / results.REPORTS)
         complete = _is_complete(sweep, folder)
         for trial in found:
             if trial.state == "training":
                 trial.state, trial.why = "interrupted", "the sweep was interrupted"
         if parent is not None:
+            ended = found if complete else []  # one that is being killed may still write
+            parent = _deliver(parent, sweep, join(storage, sweep.name), ended, tracker)
             record.close_children(parent, {trial.trial: _end(trial) for trial in found})
         result = _result(sweep, folder, found, epochs, shares, tracker)
         result["seconds"] = round(time.monotonic() - started, 1)
@@ -115,35 +134,103 @@ def run_sweep(sweep: Sweep, *, address: str | None = None) -> dict[str, Any]:
         raise
     finally:
         tracker.status(status)
-        tracker.deliver(patient=True)
+        if not tracker.deliver(patient=True):
+            logger.warning(f"the record waits in {tracker.spool}; the same command delivers it")
     return result
 
 
-def _stop_tune() -> bool:
-    """Have Ray Tune keep the sweep's state and return; False where it does not listen yet."""
+def _deliver(
+    parent: record.Parent,
+    sweep: Sweep,
+    storage: str,
+    found: list[results.TrialRecord],
+    tracker: tracking.Tracker,
+) -> record.Parent:
+    """Deliver what waits of the sweep and of its trials, where a server was away; returns the parent as it is now."""
+    tracker.deliver(patient=True)
+    parent = replace(parent, run_id=tracker.run_id)
+    base = replace(
+        sweep.base,
+        train=replace(sweep.base.train, storage=storage),
+        tracking=replace(sweep.base.tracking, uri=parent.uri),
+    )
+    names = [f"{sweep.name}-{trial.trial}" for trial in found]
+    folders = {name: working_folder(storage, name) for name in names}
+    record.deliver(parent, base, folders, sweep.name)
+    return parent
+
+
+def _stop_tune(notice: Any) -> bool:
+    """Have the trials keep a checkpoint, as a training does (not at Ctrl-C), and Ray Tune keep the sweep's state and
+    return; False where it does not listen yet."""
     if not callable(signal.getsignal(signal.SIGUSR1)):
         return False
+    if ending.received() != signal.SIGINT:
+        with contextlib.suppress(KeyboardInterrupt):  # a second signal ends the wait
+            _give_notice(notice)
     signal.raise_signal(signal.SIGUSR1)
     return True
 
 
-def _check_data(sweep: Sweep) -> tuple[int, int]:
-    """Videos of an epoch, and the epochs of a trial."""
+def _give_notice(notice: Any) -> None:
+    def ask() -> None:
+        try:
+            left = give(notice, KEEP_S)
+        except Exception as error:
+            logger.warning(f"the trials could not be asked: {error}")
+            return
+        if left:
+            logger.warning(f"no checkpoint within {KEEP_S:g} s: {', '.join(left)}")
+
+    logger.warning(f"the sweep is to end: its trials keep a checkpoint, for up to {KEEP_S:g} s")
+    thread = threading.Thread(target=ask, name="notice", daemon=True)
+    thread.start()
+    thread.join(KEEP_S + 5)  # in a handler of signals, where Ray is not to be asked
+
+
+def _weights(sweep: Sweep, classes: Sequence[str]) -> dict[str, pretrained.Pretrained]:
+    """What the trials begin with, found once for all of them and tried on every network that there may be."""
+    found: dict[str, pretrained.Pretrained] = {}
+    tried: set[str] = set()
+    try:
+        for drawn, config in networks(sweep):
+            model = replace(config.model, dropout=0.0, gradient_checkpointing=False)
+            if model.pretrained is None or repr(model) in tried or len(tried) >= _MOST_TRIED:
+                continue
+            tried.add(repr(model))
+            try:
+                start = start_of(config, classes)
+            except UserError as error:
+                raise UserError(f"space: {drawn}: {error}" if drawn else str(error)) from error
+            if start is not None:
+                found[pretrained.key(model)] = start.weights
+                pretrained.receive(found)
+    finally:
+        pretrained.forget()
+    return found
+
+
+def _check_data(sweep: Sweep) -> tuple[Manifest, int]:
+    """What is trained on, and the epochs of a trial."""
     base = sweep.base
     train = read_manifest(base.data.train, "data.train", base.data.root)
     val = read_manifest(base.data.val, "data.val", base.data.root)
     val.with_classes(
         train.classes, name=f"data.val {base.data.val}", of=f"data.train {base.data.train}"
     )
+    if name := test_list_of(val.dataset):
+        logger.warning(
+            f"{name} publishes no validation list: trials are compared on its test list, so the best one's figure "
+            "flatters"
+        )
     check_network(base, train)
-    num_videos = len(train.usable)
-    epochs = sweep.epochs(num_videos)
+    epochs = sweep.epochs(len(train.usable))
     grace = sweep.scheduler.grace_epochs or base.train.val_every_epochs
     if sweep.scheduler.name == "asha" and grace > epochs:
         raise UserError(
             f"scheduler.grace_epochs {grace} is more than the budget of {epochs} epochs"
         )
-    return num_videos, epochs
+    return train, epochs
 
 
 def _place(sweep: Sweep, folder: Path) -> Shares:

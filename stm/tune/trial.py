@@ -15,14 +15,15 @@ import re
 import shutil
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
 
-from stm.checkpoint.format import META, Meta, read_meta
+from stm.checkpoint import pretrained
+from stm.checkpoint.format import META, Meta, config_of, read_meta
 from stm.checkpoint.store import CheckpointStore
 from stm.config import Config
 from stm.errors import UserError
@@ -31,11 +32,12 @@ from stm.model import plugins
 from stm.model.plugins import Plugin
 from stm.results import TrainResult
 from stm.storage import StorageAway, download, join, read_bytes, resolved, write_bytes
-from stm.train.events import Controlled, EpochEnded, Event, Failed, Kept, Started
+from stm.train.events import Controlled, Dealt, EpochEnded, Event, Failed, Kept, Started
 from stm.train.fit import RunEnded, RunFailed
 from stm.train.folders import working_folder
 from stm.train.trainer import train
 from stm.tune import record
+from stm.tune.notice import Listener
 from stm.tune.placement import Shares
 from stm.tune.settings import Sweep
 
@@ -58,8 +60,12 @@ class Job:
     shares: Shares
     parent: record.Parent | None
     """The sweep's MLflow run."""
+    weights: dict[str, Any] = field(default_factory=dict)
+    """Reference to what trials begin with (`Pretrained`), by `pretrained.key`."""
     plugin: Plugin | None = None
     """The source of the networks' blocks, where they are the user's own."""
+    notice: Any = None
+    """``stm.tune.notice``: comes when the sweep is to end."""
 
     def run_name(self, trial_id: str) -> str:
         return f"{self.sweep.name}-{trial_id}"
@@ -67,6 +73,7 @@ class Job:
     def config_of(self, drawn: dict[str, Any], trial_id: str) -> Config:
         """The settings of a trial's run on this cluster."""
         config = self.sweep.config_of(drawn, self.epochs)
+        name = config.model.pretrained
         return replace(
             config,
             data=replace(
@@ -76,14 +83,16 @@ class Job:
                 root=_absolute(config.data.root),
                 max_cpus=max(self.shares.data_cpus, config.data.cpus_per_task),
             ),
-            model=replace(config.model, pretrained=_absolute(config.model.pretrained)),
+            model=replace(config.model, pretrained=name and pretrained.absolute(name)),
             train=replace(
                 config.train,
                 name=self.run_name(trial_id),
                 storage=self.storage,
                 use_gpu=self.shares.trial.use_gpu,
             ),
-            tracking=replace(config.tracking, uri=self.parent.uri if self.parent else "none"),
+            tracking=replace(
+                config.tracking, uri=self.parent.uri if self.parent else "none", log_model=False
+            ),
         )
 
 
@@ -104,7 +113,9 @@ class Trial(tune.Trainable):
         self._drawn = config
         self._reports: queue.Queue[Any] = queue.Queue()
         self._thread: threading.Thread | None = None
-        self._controller: Any = None
+        self._dealer: Any = None
+        self._board: Any = None
+        self._started, self._kept = threading.Event(), threading.Event()
         self._stopping = False
         self._out_of_memory: str | None = None
         self._run_config: Config | None = None
@@ -151,6 +162,9 @@ class Trial(tune.Trainable):
         ours = replace(
             meta, config=run.to_dict(), mlflow_run_id=newest[1].mlflow_run_id if newest else None
         )
+        theirs = config_of(meta).data
+        if (theirs.num_segments, theirs.size) != (run.data.num_segments, run.data.size):
+            ours = replace(ours, metrics={})  # of other clips: no figure of this trial
         for path, _ in self._store.checkpoints():
             self._store.remove(path)
         self._store.commit(meta.step, lambda folder: _adopt(Path(checkpoint_dir), folder, ours))
@@ -177,12 +191,22 @@ class Trial(tune.Trainable):
             folder = working_folder(self._job.storage, str(config.train.name))
             folder.mkdir(parents=True, exist_ok=True)
             if self._job.parent is not None:
-                record.open_child(self._job.parent, folder, str(config.train.name), self.trial_id)
+                name = str(config.train.name)
+                record.open_child(
+                    self._job.parent, folder, name, self.trial_id, self._job.sweep.name
+                )
             self._cost = Cost(self._store.run_directory, self._job.shares.cost_per_s)
             self._report_what_is_known()
             plugins.receive([self._job.plugin] if self._job.plugin else [])
+            if (found := self._job.weights.get(pretrained.key(config.model))) is not None:
+                pretrained.receive({pretrained.key(config.model): ray.get(found)})
             handler = logging.FileHandler(folder / "trial.log")
-            with contextlib.closing(handler), shown_by(handler, logging.INFO):
+            listener = Listener(self._job.notice, self.trial_id, self._keep)
+            with (
+                contextlib.closing(handler),
+                contextlib.closing(listener),
+                shown_by(handler, logging.INFO),
+            ):
                 result = train(config, on_event=self._on_event)
             self._finish(result)
         except RunEnded as error:
@@ -204,10 +228,16 @@ class Trial(tune.Trainable):
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, Controlled):
-            self._controller = event.controller
+            return
+        if isinstance(event, Dealt):
+            self._dealer, self._board = event.dealer, event.board
             if self._stopping:
                 self._abort()
             return
+        if isinstance(event, Started):
+            self._started.set()
+        elif isinstance(event, Kept):
+            self._kept.set()
         self._cost.count(
             started=isinstance(event, Started), kept=isinstance(event, EpochEnded | Kept)
         )
@@ -259,14 +289,21 @@ class Trial(tune.Trainable):
             {**failed, self._job.sweep.metric: worst, "failed": reason[:1000], "done": True}
         )
 
-    def _abort(self) -> None:
-        """End the training: its workers go with the controller, and Ray's cleaner frees what they reserved.
+    def _keep(self, seconds: float) -> None:
+        """Have the workers keep a checkpoint; where they have not begun there is nothing to keep."""
+        if self._started.is_set():
+            self._kept.clear()
+            self._board.ask_for_checkpoint.remote()
+            self._kept.wait(seconds)
 
-        Killed, not aborted: ``TrainController.abort`` sends the cleaner away and leaves the placement group standing.
+    def _abort(self) -> None:
+        """End the training, each time that its workers begin: they fail without their clips, and Ray gives all back.
+
+        Neither aborted nor killed: both leave what the workers reserved, 0.5 CPU a trial in a test (Ray 2.60).
         """
-        if self._controller is not None:
+        if self._dealer is not None:
             with contextlib.suppress(Exception):
-                ray.kill(self._controller)
+                ray.kill(self._dealer)
 
 
 class Cost:

@@ -9,7 +9,7 @@ from stm.data.synthetic import draw_video, encode
 from stm.report import page
 from stm.report.hardest import hardest
 from tests.browser.chromium import Chromium
-from tests.report.makers import make_facts
+from tests.report.makers import make_facts, with_time
 
 pytestmark = pytest.mark.tool("chromium")
 
@@ -32,7 +32,8 @@ def reports(tmp_path_factory):
     addresses = {}
     for num_classes, num_videos in ((5, 40), (400, 4000)):
         classes = [f"Putting [something] into [something] {i:03d}" for i in range(num_classes)]
-        facts = make_facts(num_classes, num_videos, classes, paths=(clip,))
+        pairs = [(2 * k, 2 * k + 1) for k in range(num_classes // 2)]
+        facts = with_time(make_facts(num_classes, num_videos, classes, paths=(clip,)), pairs)
         videos = videos or hardest(facts.manifest, facts.scores.scores_NK, facts.scores.readable_N)
         path = folder / f"{num_classes}.html"
         path.write_text(page.render(facts, videos), encoding="utf-8")

@@ -19,9 +19,9 @@ def _hang_or_die(path):
         os._exit(139)
 
 
-def load_or_die(path, num_frames, width, height, label, seed, spec):
+def load_or_die(path, num_frames, width, height, label, seed, spec, *more):
     _hang_or_die(path)
-    return load_views(path, num_frames, width, height, label, seed, spec)
+    return load_views(path, num_frames, width, height, label, seed, spec, *more)
 
 
 def read_or_die(path, config, most_frames, info):

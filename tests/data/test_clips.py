@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from stm.config import DataConfig
-from stm.data.decode import VideoError
+from stm.data.decode import VideoError, probe, read_views
 from stm.data.stream.clips import ClipSpec, load_views
+from stm.data.stream.transforms import centre_box
 from stm.data.synthetic import encode
+from tests.videos import write_frame_folder, write_video
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +84,95 @@ def test_flips_follow_the_config():
 
 
 def test_the_accurate_protocol_takes_three_crops_of_the_same_frames(video):
-    clips, _ = load(video, ClipSpec(num_segments=8, size=32, random_frames=True, num_crops=3))
+    clips, _ = load(video, ClipSpec(num_segments=8, size=32, num_samplings=10, num_crops=3))
     assert clips.shape == (3, 8, 32, 32, 3)
     assert (
         clips[0].mean() < clips[1].mean() < clips[2].mean()
     )  # from the dark left to the bright right
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory):
+    """24 grey frames, each 8 brighter than the one before."""
+    path = tmp_path_factory.mktemp("clips") / "steps.mp4"
+    levels = 20 + 8 * np.arange(24, dtype=np.uint8)
+    encode(path, np.broadcast_to(levels[:, None, None, None], (24, 64, 96, 3)).copy())
+    return str(path)
+
+
+def frames_shown(clips):
+    """Numbers of the frames of ``steps`` in a clip of them."""
+    return np.rint((clips[0].mean(axis=(1, 2, 3)) - 20) / 8).astype(int).tolist()
+
+
+def windows(**changes):
+    return ClipSpec.one_clip(DataConfig(size=32, num_segments=4, **changes))
+
+
+def test_a_dense_clip_shows_its_window(steps):
+    clips, _ = load(steps, windows(sampling="dense", frame_stride=3))
+    assert frames_shown(clips) == [7, 10, 13, 16]
+    looped, _ = load(steps, windows(sampling="dense", frame_stride=7))
+    assert frames_shown(looped) == [1, 8, 15, 22]
+    looped, _ = load(steps, windows(sampling="dense", frame_stride=10))
+    assert frames_shown(looped) == [0, 10, 20, 6]
+
+
+def test_training_draws_where_the_window_lies(steps):
+    spec = ClipSpec.training(
+        DataConfig(size=32, num_segments=4, sampling="dense", frame_stride=6, scales=[1.0]),
+        flip=False,
+        flip_map=None,
+    )
+    starts = set()
+    for seed in range(40):
+        shown = frames_shown(load(steps, spec, seed)[0])
+        assert np.diff(shown).tolist() == [6, 6, 6]
+        starts.add(shown[0])
+    assert starts == set(range(6))
+
+
+def test_the_accurate_protocol_spreads_windows_evenly(steps):
+    spec = replace(windows(sampling="dense", frame_stride=5), num_samplings=3)
+    size = (24, 96, 64)
+    shown = [frames_shown(load_views(steps, *size, 0, 1, spec, 0.0, k)[0]) for k in range(3)]
+    assert shown == [[1, 6, 11, 16], [4, 9, 14, 19], [7, 12, 17, 22]]
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4"])
+def test_a_window_of_time_goes_by_the_times_that_the_file_states(tmp_path, suffix):
+    """12 frames in the first half second, then 12 in 12 s: not 24 of one rate."""
+    times_ms = [*range(0, 480, 40), *range(1000, 13_000, 1000)]
+    path = write_video(tmp_path / f"a.{suffix}", num_frames=24, times_ms=times_ms, codec="libx264")
+    info = probe(path)
+    spec = replace(windows(sampling="seconds", window_s=8.0), num_samplings=2, size=96)
+
+    def shown(number, decoder="auto"):
+        drawn = replace(spec, decoder=decoder)
+        clips, _ = load_views(str(path), 24, info.width, info.height, 0, 0, drawn, info.fps, number)
+        return clips[0]
+
+    # The video lasts 12.52 s: windows begin at a quarter and at three quarters of what is left of it.
+    for number, expected in ((0, [13, 15, 17, 19]), (1, [15, 17, 19, 21])):
+        found = shown(number)
+        whole = read_views(str(path), expected, [centre_box(info.width, info.height)], 96)[0]
+        assert (found == whole).all()
+        assert (found == shown(number, "sequential")).all()
+
+
+def test_frames_without_times_are_shown_at_the_rate_that_the_manifest_states(tmp_path):
+    folder = write_frame_folder(tmp_path / "frames", num_frames=30)
+    spec = windows(sampling="seconds", window_s=1.0)
+
+    def load(fps):
+        return load_views(str(folder), 30, 160, 96, 0, 0, spec, fps)[0]
+
+    def expected(*indices):
+        return read_views(str(folder), indices, [centre_box(160, 96)], 32)
+
+    assert (load(8.0) == expected(12, 14, 16, 18)).all()
+    assert (load(0.0) == expected(10, 13, 16, 19)).all()  # 12 frames a second
+    assert (load(30.0) == expected(3, 11, 18, 26)).all()
 
 
 def test_a_video_that_is_gone_is_an_error_that_names_it():

@@ -76,6 +76,7 @@ def videos(tmp_path_factory):
                 "path": str(path),
                 "label": 0,
                 "num_frames": 6,
+                "fps": 10.0,
                 "width": 64,
                 "height": 48,
             }
@@ -140,6 +141,7 @@ def test_a_slow_reader_does_not_fill_the_object_store(ray_cluster, tmp_path):
         "path": str(path),
         "label": 0,
         "num_frames": 6,
+        "fps": 10.0,
         "width": 64,
         "height": 48,
     }

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from stm.config import DataConfig
 from stm.data.stream.clips import ClipSpec
 from stm.data.stream.graph import (
     StreamSpec,
@@ -22,6 +23,27 @@ from stm.data.synthetic import encode
 pytestmark = pytest.mark.ray
 
 SPEC = ClipSpec(num_segments=4, size=32, augment=True, scales=(1.0, 0.75))
+
+
+EVERYTHING = ClipSpec.training(
+    DataConfig(
+        num_segments=4,
+        size=32,
+        sampling="dense",
+        frame_stride=2,
+        crop="resized",
+        reverse="auto",
+        color_jitter=0.4,
+        hue=0.1,
+        grey=0.3,
+        blur=0.5,
+        randaugment=2,
+        erasing=0.5,
+        temporal_jitter=0.5,
+    ),
+    flip=True,
+    flip_map=None,
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +62,7 @@ def videos(tmp_path_factory):
                 "num_frames": 10,
                 "width": 64,
                 "height": 48,
+                "fps": 10.0,
             }
         )
     (folder / "7.mp4").write_text("not a video")
@@ -106,16 +129,18 @@ def test_a_video_that_cannot_be_decoded_is_named_and_never_replaced(ray_cluster,
     assert sorted(trained) == sorted([*range(7), 8, 9, 10] * 2)
 
 
-def test_a_stream_that_starts_in_mid_epoch_is_the_tail_of_the_whole_one(ray_cluster, videos):
-    whole = list(iterate(build_stream(spec_of(videos), 1), 1))
-    tail = list(iterate(build_stream(spec_of(videos), 1, Position(0, 8)), 1))
+@pytest.mark.parametrize("clip", [SPEC, EVERYTHING], ids=["plain", "everything"])
+def test_a_stream_that_starts_in_mid_epoch_is_the_tail_of_the_whole_one(ray_cluster, videos, clip):
+    whole = list(iterate(build_stream(spec_of(videos, clip=clip), 1), 1))
+    tail = list(iterate(build_stream(spec_of(videos, clip=clip), 1, Position(0, 8)), 1))
     assert len(tail) == len(whole) - 2
     for a, b in zip(whole[2:], tail, strict=True):
         assert (a.videos == b.videos).all()
         assert (a.clips == b.clips).all()
 
 
-def test_the_clips_do_not_depend_on_the_world_size(ray_cluster, videos):
+@pytest.mark.parametrize("clip", [SPEC, EVERYTHING], ids=["plain", "everything"])
+def test_the_clips_do_not_depend_on_the_world_size(ray_cluster, videos, clip):
     def clips_by_video(batches):
         return {
             (b.epoch, int(v)): clip.tobytes()
@@ -124,9 +149,11 @@ def test_the_clips_do_not_depend_on_the_world_size(ray_cluster, videos):
             if v >= 0
         }
 
-    one = clips_by_video(iterate(build_stream(spec_of(videos), 1), 1))
-    two = clips_by_video([b for rank in collect(build_stream(spec_of(videos), 2), 2) for b in rank])
+    spec = spec_of(videos, clip=clip)
+    one = clips_by_video(iterate(build_stream(spec, 1), 1))
+    two = clips_by_video([b for rank in collect(build_stream(spec, 2), 2) for b in rank])
     assert one == two
+    assert len(set(one.values())) > 11  # an epoch draws anew
 
 
 def test_the_video_rows_alone_travel_with_a_task(ray_cluster, videos):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,8 +28,10 @@ from stm.data.synthetic import write_videos
 from stm.evaluate.evaluate import evaluate
 from stm.evaluate.fusing import ScoreFile
 from stm.evaluate.predict import predict
+from stm.evaluate.protocols import protocol as named_protocol
 from stm.model import build_model
 from stm.model.packed import PackedNetwork, can_pack
+from stm.package.network import PackagedNetwork
 from stm.scoring.inference import Classifier
 from stm.scoring.orders import frame_order
 from tests.videos import write_frame_folder, write_video
@@ -247,6 +250,49 @@ def test_videos_of_some_classes_in_another_order_are_measured_by_name(
     page = (tmp_path / "report.html").read_text()
     assert some.fingerprint in page
     assert not re.search(r"\bnan\b", re.sub('base64,[^"]*', "", page), re.IGNORECASE)
+
+
+@pytest.mark.parametrize(
+    "window",
+    [{"sampling": "dense", "frame_stride": 1}, {"sampling": "seconds", "window_s": 0.4}],
+    ids=["dense", "seconds"],
+)
+def test_a_network_trained_on_windows_is_measured_on_windows(videos, checkpoint, window, tmp_path):
+    trained = tmp_path / "checkpoint-00000001"
+    shutil.copytree(checkpoint, trained)
+    meta = json.loads((trained / "meta.json").read_text())
+    meta.pop("checksum")
+    meta["config"]["data"].update(window)
+    (trained / "meta.json").write_text(checkpoints.sealed(meta))
+    manifest = str(videos / "val.parquet")
+    classifier = Classifier(str(trained), 1)
+
+    def measured(path, **options):
+        evaluate(str(path), manifest, output=str(tmp_path / "scores"), report=False, **options)
+        rows = pq.read_table(tmp_path / "scores" / "scores.parquet").to_pylist()
+        return {row["video_id"]: row["scores"] for row in rows if row["readable"]}
+
+    rows = {row["video_id"]: row for row in Manifest.read(manifest).table.to_pylist()}
+    for protocol in ("efficient", "accurate"):
+        chosen = named_protocol(protocol)
+        spec = chosen.clip(Config.from_dict(meta["config"]).data)
+        scores = measured(trained, protocol=protocol)
+        for video_id in list(scores)[:3]:
+            row = rows[video_id]
+            size = (row["path"], row["num_frames"], row["width"], row["height"])
+            views = [
+                load_views(*size, 0, 0, spec, row["fps"], number)[0]
+                for number in range(chosen.num_samplings)
+            ]
+            expected = classifier.scores(np.stack(views)).mean(0)
+            assert scores[video_id] == pytest.approx(expected, abs=1e-5)
+    once, video_id = measured(trained), next(iter(scores))
+    assert measured(trained, sampling="segments") == measured(checkpoint) != once
+    path = rows[video_id]["path"]
+    (few,) = predict(str(trained), [path])["videos"]
+    packaged, _ = PackagedNetwork(str(trained)).scores_of([path])
+    assert few["top5"][0]["score"] == pytest.approx(max(once[video_id]), abs=1e-5)
+    assert packaged[0] == pytest.approx(once[video_id], abs=1e-5)
 
 
 def test_many_files_and_one_are_predicted_alike(videos, checkpoint, tmp_path):

@@ -25,6 +25,18 @@ def test_each_frame_is_dealt_once_into_its_own_segment(num_frames, num_segments,
     assert (np.diff(clips, axis=1) >= 0).all()  # time runs forwards in every clip
 
 
+@given(lengths, segments, st.integers(1, 300), st.integers(1, 6))
+def test_each_frame_is_dealt_once_into_its_own_window(num_frames, num_segments, most, num_windows):
+    shown = frames.film_frames(num_frames, most)
+    clips, clip_of, place = frames.deal(shown, num_frames, num_segments, num_windows)
+    np.testing.assert_array_equal(clips[clip_of, place], np.arange(len(shown)))
+    assert (np.diff(clips, axis=1) >= 0).all()
+    window_of = frames.segments_of(shown, num_frames, num_windows)
+    assert (np.diff(clip_of[np.argsort(window_of, kind="stable")]) > -len(clips)).all()
+    for clip in np.unique(clip_of):  # the frames that a clip is there for are of one window
+        assert len(np.unique(window_of[clip_of == clip])) == 1
+
+
 @given(lengths, segments)
 def test_the_middle_frame_of_a_segment_lies_in_it(num_frames, num_segments):
     if num_frames >= num_segments:

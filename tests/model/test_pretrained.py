@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from stm.errors import UserError
 from stm.model import build_model, load_pretrained
+from stm.model.pretrained import fill
 from tests.model import reference
 
 SMALL = {"depth": 26, "width": 16}
@@ -143,9 +144,13 @@ def test_another_depth_is_refused_with_both_depths_and_the_first_keys(tmp_path):
         ({"variant": "cstm"}, {}, "layer1.0.cmm.bn.bias"),
         ({}, {"variant": "cstm"}, "layer1.0.cmm.bn.bias"),
         ({}, {"variant": "tsn"}, "not the model's"),
-        ({"stages": (2,)}, {}, "another variant"),
+        ({"stages": (2,)}, {}, "It fits a model of variant stm, depth 26, width 16, stages [2]"),
+        ({"blocks": (1,)}, {}, "stages [2, 3, 4, 5], blocks [1]"),
+        ({"reduction": 8}, {}, "reduction 8"),
+        ({"temporal_kernel": 5}, {}, "temporal_kernel 5"),
+        ({}, {"depth": 50}, "It has (2, 2, 2, 2) blocks in stages 2 to 5, the model (3, 4, 6, 3)"),
         ({}, {"fusion": "concat"}, "conv3_cmm"),
-        ({"width": 32}, {}, "width"),
+        ({"width": 32}, {}, "depth 26, width 32"),
         ({"temporal_conv": "ordinary"}, {}, "layer1.0.temporal.weight is [16, 16, 3, 1] there"),
     ],
     ids=str,
@@ -175,11 +180,10 @@ def test_a_single_tensor_that_does_not_fit_is_refused(imagenet, change, words):
     assert words in refusal(make(), imagenet)
 
 
-def test_names_of_a_wrapped_network_and_of_another_family_are_told_apart(imagenet):
-    state = torch.load(imagenet, weights_only=True)
-    torch.save({f"module.{key}": value for key, value in state.items()}, imagenet)
-    assert "begin with 'module.'" in refusal(make(), imagenet)
+def test_names_of_another_family_are_told_apart(imagenet):
     torch.save({"blocks.0.attn.weight": torch.zeros(1)}, imagenet)
+    assert "is no ResNet with the layers of torchvision's" in refusal(make(), imagenet)
+    torch.save({"encoder.weight": torch.zeros(1)}, imagenet)
     assert "not those of torchvision's ResNet" in refusal(make(), imagenet)
 
 
@@ -203,8 +207,13 @@ def test_files_that_are_no_state_dict_are_refused(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"there is no file .*model\.safetensors"):
         load_pretrained(model, tmp_path / "folder")
 
-    (tmp_path / "weights.ckpt").write_bytes(b"")
-    assert "allowed: .pth, .pt, .safetensors" in refusal(model, tmp_path / "weights.ckpt")
+    for content, words in {
+        b"": "is empty",
+        b"\n<!DOCTYPE html><html><body>Not found": "is a web page, not weights",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:ab": "git lfs pull",
+    }.items():
+        (tmp_path / "weights.ckpt").write_bytes(content)
+        assert words in refusal(model, tmp_path / "weights.ckpt")
 
     for name in ("noise.pth", "noise.safetensors"):
         (tmp_path / name).write_bytes(b"not weights at all")
@@ -225,3 +234,128 @@ def test_files_that_are_no_state_dict_are_refused(tmp_path, monkeypatch):
 def test_a_file_cut_short_is_refused(imagenet):
     imagenet.write_bytes(imagenet.read_bytes()[:-5000])
     assert "cut short" in refusal(make(), imagenet)
+
+
+# ---------------------------------------------------------------------- other people's names
+
+
+def in_hugging_faces_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The inverse of what is read, written by hand: their model has a module for each of these words."""
+
+    def name(key: str) -> str:
+        parts = key.split(".")
+        if parts[0] == "fc":
+            return f"classifier.1.{parts[1]}"
+        if parts[0] in ("conv1", "bn1"):
+            kind = "convolution" if parts[0] == "conv1" else "normalization"
+            return f"resnet.embedder.embedder.{kind}.{parts[1]}"
+        stage = f"resnet.encoder.stages.{int(parts[0][-1]) - 1}.layers.{parts[1]}"
+        if parts[2] == "downsample":
+            return f"{stage}.shortcut.{('convolution', 'normalization')[int(parts[3])]}.{parts[4]}"
+        kind = "convolution" if parts[2].startswith("conv") else "normalization"
+        return f"{stage}.layer.{int(parts[2][-1]) - 1}.{kind}.{parts[3]}"
+
+    return {name(key): value for key, value in state.items()}
+
+
+def in_open_mmlabs_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def name(key: str) -> str:
+        if key.startswith("fc."):
+            return f"cls_head.fc_cls.{key[3:]}"
+        key = key.replace("downsample.0.", "downsample.conv.").replace(
+            "downsample.1.", "downsample.bn."
+        )
+        for n in "123":
+            key = key.replace(f"bn{n}.", f"conv{n}.bn.").replace(
+                f"conv{n}.weight", f"conv{n}.conv.weight"
+            )
+        return f"backbone.{key}"
+
+    return {name(key): value for key, value in state.items()}
+
+
+OTHER_NAMES = {
+    "Hugging Face": (in_hugging_faces_names, "Hugging Face's"),
+    "their bare model": (
+        lambda s: {k.removeprefix("resnet."): v for k, v in in_hugging_faces_names(s).items()},
+        "Hugging Face's",
+    ),
+    "OpenMMLab": (in_open_mmlabs_names, "OpenMMLab's below 'backbone.'"),
+    "inside DDP": (lambda s: {f"module.{k}": v for k, v in s.items()}, "below 'module.'"),
+    "TSM": (
+        lambda s: {
+            "module.new_fc.weight"
+            if k == "fc.weight"
+            else "module.base_model."
+            + (k.replace("conv1.", "conv1.net.") if k.startswith("layer") else k): v
+            for k, v in s.items()
+        },
+        "TSM's below 'module.base_model.'",
+    ),
+    "beside an optimizer": (lambda s: {"epoch": 3, "state_dict": s, "arch": "resnet50"}, ""),
+    "in safetensors": (lambda s: s, ""),
+}
+
+
+@pytest.mark.parametrize("form", OTHER_NAMES)
+def test_the_same_resnet_under_other_names_is_the_same(imagenet, tmp_path, form):
+    renamed, adapted = OTHER_NAMES[form]
+    state = torch.load(imagenet, weights_only=True)
+    path = tmp_path / "weights.pth.tar"
+    (save_file if form == "in safetensors" else torch.save)(renamed(dict(state)), path)
+    model = make()
+    report = load_pretrained(model, path)
+    assert_loaded(model, state, {key for key in state if not key.startswith("fc.")})
+    assert report.adapted == adapted
+
+
+def without(state, *words):
+    return {k: v for k, v in state.items() if not any(word in k for word in words)}
+
+
+OTHER_KINDS = {
+    "deep stem": (lambda s: s | {"conv1.0.weight": s["conv1.weight"]}, "resnet50d"),
+    "ResNet-D": (
+        lambda s: s | {"layer1.0.downsample.1.weight": s["layer1.0.downsample.0.weight"]},
+        "shortcuts average",
+    ),
+    "SE": (lambda s: s | {"layer1.0.se.fc1.weight": torch.zeros(1)}, "attention in its blocks"),
+    "group norm": (lambda s: without(s, "running", "tracked"), "without statistics"),
+    "ResNeXt": (
+        lambda s: {k: v[:, :4] if "layer" in k and "conv2" in k else v for k, v in s.items()},
+        "ResNeXt",
+    ),
+    "wide": (
+        lambda s: s | {"layer1.0.conv1.weight": torch.zeros(32, 16, 1, 1)},
+        "wide ResNet, whose blocks have 32 channels",
+    ),
+    "two": (
+        lambda s: {f"{e}.{k}": v for k, v in s.items() for e in ("encoder_q", "encoder_k")},
+        "holds 2 networks, under 'encoder_q.' and 'encoder_k.'",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_other_kinds_of_resnet_are_refused_by_what_they_are(imagenet, kind):
+    change, words = OTHER_KINDS[kind]
+    torch.save(change(torch.load(imagenet, weights_only=True)), imagenet)
+    assert words in refusal(make(), imagenet)
+
+
+def test_rows_of_the_classifier_go_where_they_are_told(imagenet):
+    source = torch.load(imagenet, weights_only=True)
+    model = make()
+    before = {key: model.state_dict()[f"fc.{key}"].clone() for key in ("weight", "bias")}
+    report = fill(model, source, "resnet.pth", rows={0: 999, 4: 2})
+    assert report.rows == 2
+    for key, fresh in before.items():
+        now = model.state_dict()[f"fc.{key}"]
+        assert torch.equal(now[[0, 4]], source[f"fc.{key}"][[999, 2]])
+        assert torch.equal(now[[1, 2, 3, 5, 6]], fresh[[1, 2, 3, 5, 6]])
+
+
+def test_a_classifier_shorter_than_its_class_names_is_refused(imagenet):
+    source = torch.load(imagenet, weights_only=True)
+    with pytest.raises(UserError, match="another shape than its class names say"):
+        fill(make(), source, "resnet.pth", rows={0: 1000})

@@ -11,7 +11,7 @@ import pytest
 
 from stm.checkpoint import format as checkpoints
 from stm.evaluate.predict import predict
-from stm.package.contents import pinned_requirements, save_package
+from stm.packing.contents import pinned_requirements, save_package
 from tests.package.untrained import write_checkpoint
 from tests.videos import write_video
 

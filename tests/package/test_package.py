@@ -14,10 +14,17 @@ import pandas as pd
 import pytest
 
 from pipelines import cli
+from stm import load, tracking
 from stm.checkpoint import locate as registry_module
+from stm.checkpoint.format import Meta
 from stm.checkpoint.locate import locate, open_client
+from stm.config import Config, TrainConfig
+from stm.data.stream.plan import Position
 from stm.errors import UserError
 from stm.package.network import PackagedNetwork
+from stm.package.register import home_of
+from stm.packing.logged import log_checkpoint
+from stm.tracking import place_of
 from tests.package.untrained import CLASSES, SIZE, T, write_checkpoint
 from tests.videos import write_video
 
@@ -107,6 +114,74 @@ def test_a_registered_network_answers_as_its_checkpoint_does(folder, registry, c
     assert "f" * 64 in card
     assert all(name in card for name in CLASSES)
     assert "Not measured" in card
+
+
+def test_a_version_belongs_to_the_run_that_its_record_has_now(tmp_path):
+    folder = tmp_path / "runs" / "first"
+    folder.mkdir(parents=True)
+    uri = f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}"
+    client = open_client(uri)
+    experiment = client.create_experiment("stm")
+    first, anew = (client.create_run(experiment).info.run_id for _ in range(2))
+    meta = Meta(
+        config={}, classes=["a"], position=Position(1, 0), step=7, fingerprint="f", mlflow_run_id=first
+    )  # fmt: skip
+    checkpoint = str(folder / "checkpoint-00000007")
+    assert home_of(client, uri, "actions", checkpoint, meta) == (experiment, first)
+    (folder / "tracking.runs").write_text(json.dumps({place_of(uri, folder): anew}))
+    assert home_of(client, uri, "actions", checkpoint, meta) == (experiment, anew)
+    client.delete_run(first)
+    client.delete_run(anew)
+    here, made = home_of(client, uri, "actions", checkpoint, meta)
+    assert here == experiment
+    assert made not in (first, anew)
+    client.delete_experiment(experiment)
+    other, _ = home_of(client, uri, "actions", checkpoint, meta)
+    assert client.get_experiment(other).name == "stm-2"
+
+
+def test_a_run_logs_its_best_checkpoint_as_a_model_once(folder, tmp_path):
+    import mlflow
+
+    run = tmp_path / "runs" / "mine"
+    run.mkdir(parents=True)
+    checkpoint = str(folder / "runs" / "first" / "checkpoint-00000007")
+    config = Config(train=TrainConfig(name="mine", storage=str(tmp_path / "runs")))
+    tracker = tracking.open_run(config, run, "mine")
+    tracker.pack = log_checkpoint
+    tracker.model(checkpoint)
+    assert tracker.deliver(patient=True)
+    (run / "tracking.delivered").unlink()  # as if it had been killed before it noted that
+    assert tracker.deliver(patient=True)
+    client = open_client(tracker.uri)
+    found = client.get_run(tracker.run_id)
+    (model,) = client.search_logged_models([found.info.experiment_id])
+    assert (model.source_run_id, model.status.value) == (tracker.run_id, "READY")
+    assert [output.model_id for output in found.outputs.model_outputs] == [model.model_id]
+    package = mlflow.pyfunc.load_model(model.artifact_location)
+    video = str(folder / "a.mp4")
+    answer = package.predict([video])["classes"][0]
+    assert answer == [entry["class"] for entry in load(checkpoint).predict(video)[0].top5]
+    card = (Path(model.artifact_location.removeprefix("file://")) / "README.md").read_text()
+    assert f"models:/{model.model_id}" in card
+
+
+def test_a_model_that_cannot_be_packed_is_tried_three_times_beside_the_rest(tmp_path, caplog):
+    run = tmp_path / "runs" / "mine"
+    damaged = Path(write_checkpoint(run / "checkpoint-00000007"))
+    (damaged / "model.safetensors").write_bytes(b"cut")
+    config = Config(train=TrainConfig(name="mine", storage=str(tmp_path / "runs")))
+    tracker = tracking.open_run(config, run, "mine")
+    tracker.pack = log_checkpoint
+    tracker.model(str(damaged))
+    tracker.status("FINISHED")
+    with caplog.at_level("WARNING", "stm"):
+        assert [tracker.deliver(patient=True) for _ in range(3)] == [False, False, True]
+    said = [record.getMessage() for record in caplog.records]
+    assert len([line for line in said if "is tried again" in line]) == 2
+    assert "did not take the model of" in said[-1]
+    assert "which is left out" in said[-1]
+    assert open_client(tracker.uri).get_run(tracker.run_id).info.status == "FINISHED"
 
 
 def test_paths_urls_bytes_and_clips_in_one_call_come_back_in_order(folder, registry):

@@ -250,7 +250,7 @@ def test_a_config_printed_by_an_older_version_is_read(tmp_path):
         ("train --learnig_rate 3", ""),
         ("train -lr 3", "--optim.lr?"),
         ("train --num 3", "--data.num_segments or --train.num_workers?"),
-        ("train --optim.epo 3", "--optim.epochs?"),
+        ("train --optim.ep 3", "--optim.eps or --optim.epochs?"),
         ("train optim.lr=0.1", "--optim.lr?"),
         ("index --split-folder yes", "--split_folders?"),
         ("evaluate --batchsize 3", "--batch_size?"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 
@@ -11,8 +13,10 @@ from stm.data.manifest import SCHEMA, Manifest
 from stm.data.stream.plan import Position
 from stm.report.facts import Facts
 from stm.report.record import Series, TrainingRecord
+from stm.report.time_use import TimeUse
 from stm.scoring.inference import Scores
 from stm.scoring.metrics import measure
+from stm.scoring.orders import ORDERS
 
 
 def make_facts(num_classes=5, num_videos=40, classes=None, paths=("gone.mp4",), seed=0, **changes):
@@ -84,3 +88,14 @@ def make_facts(num_classes=5, num_videos=40, classes=None, paths=("gone.mp4",), 
         "when": "2026-11-22 19:00",
     }  # fmt: skip
     return Facts(**{**given, **changes})
+
+
+def with_time(facts, pairs=((0, 1),)):
+    """The facts with other orders of frames, whose scores are those of other classes."""
+    generator = np.random.default_rng(1)
+    played = facts.scores.scores_NK
+    scores = {order: played[:, generator.permutation(played.shape[1])] for order in ORDERS}
+    scores["played"] = played
+    return replace(
+        facts, time_use=TimeUse(scores, facts.labels_N, facts.scores.readable_N, list(pairs))
+    )

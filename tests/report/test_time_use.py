@@ -11,8 +11,7 @@ import pytest
 from stm.report import page, pictures
 from stm.report.intervals import paired_difference
 from stm.report.time_use import TimeUse
-from stm.scoring.orders import ORDERS
-from tests.report.makers import make_facts
+from tests.report.makers import make_facts, with_time
 from tests.report.test_page import EVIL, Reader
 
 PAIR = [(0, 1)]
@@ -120,13 +119,8 @@ def test_the_interval_of_a_difference_holds_the_truth_as_often_as_it_promises(ce
     assert np.mean(held) >= 0.935  # 95 %, less what chance may take of 2000 tries
 
 
-def timed_facts(classes=None, orders=ORDERS, pairs=PAIR, **changes):
-    facts = make_facts(5, 40, classes, **changes)
-    generator = np.random.default_rng(1)
-    scores = {o: facts.scores.scores_NK[:, generator.permutation(5)] for o in orders}
-    scores["played"] = facts.scores.scores_NK
-    readable = facts.scores.readable_N
-    return replace(facts, time_use=TimeUse(scores, facts.labels_N, readable, pairs))
+def timed_facts(classes=None, pairs=PAIR):
+    return with_time(make_facts(5, 40, classes), pairs)
 
 
 def shown(facts):

@@ -7,8 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -34,9 +35,9 @@ class Server:
                     found.append(child)
         return found
 
-    def stop(self) -> int:
-        """Ctrl-C; the exit status."""
-        self.process.send_signal(signal.SIGINT)
+    def stop(self, number: int = signal.SIGINT) -> int:
+        """Ctrl-C, or another signal; the exit status."""
+        self.process.send_signal(number)
         return self.process.wait(90)
 
 
@@ -77,3 +78,36 @@ def serving(log: Path, *arguments: str) -> Iterator[Server]:
             for child in [process, *children]:
                 with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
                     child.kill()
+
+
+class Health:
+    """Asks for `/health` all the time, each time by a connection of its own."""
+
+    def __init__(self, ask: Callable[[], int]) -> None:
+        self._ask, self._over = ask, threading.Event()
+        self.tried, self.answered, self.longest_s = 0, 0, 0.0
+        self._thread = threading.Thread(target=self._run)
+
+    @classmethod
+    def of(cls, url: str) -> Health:
+        return cls(lambda: requests.get(f"{url}/health", timeout=20).status_code)
+
+    def _run(self) -> None:
+        last = time.monotonic()
+        while not self.tried or not self._over.wait(0.05):
+            self.tried += 1
+            with contextlib.suppress(OSError):  # requests' own are of this kind
+                self.answered += self._ask() == 200
+                now = time.monotonic()
+                self.longest_s, last = max(self.longest_s, now - last), now
+
+    def __enter__(self) -> Health:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def __str__(self) -> str:
+        return f"/health tried {self.tried}, answered {self.answered}, longest silence {self.longest_s:.2f} s"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import signal
 import socket
 import tarfile
 import time
@@ -242,13 +243,32 @@ def test_uploads_are_answered_while_processes_are_killed(server, videos, expecte
             job.result()
 
 
-def test_ctrl_c_ends_it_and_leaves_nothing_behind(checkpoint, videos, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_signal_ends_it_when_what_is_in_work_is_answered(
+    checkpoint, videos, tmp_path, number, status
+):
+    video = Path(videos["0.mp4"]).read_bytes()
     with serving(
         tmp_path / "log", "--checkpoint", checkpoint, "--decoders", "1", "--json"
     ) as running:
         children = psutil.Process(running.process.pid).children(recursive=True)
-        assert running.post(Path(videos["0.mp4"]).read_bytes()).status_code == 200
-        assert running.stop() == 0
+        half, rest = video[: len(video) // 2], video[len(video) // 2 :]
+
+        def slowly():
+            yield half
+            while b"stopping: what is in work" not in running.log.read_bytes():
+                time.sleep(0.05)
+            time.sleep(2)
+            yield rest
+
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(requests.post, f"{running.url}/predict", slowly(), timeout=120)
+            while not requests.get(f"{running.url}/health", timeout=30).json()["in_flight"]:
+                time.sleep(0.05)
+            assert running.stop(number) == status
+            assert answer.result().status_code == 200, answer.result().text
     lines = running.log.read_text().splitlines()
     assert json.loads(lines[-1])["url"] == running.url
     assert "Traceback" not in running.log.read_text()

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import re
 import socket
-import threading
+import struct
 import time
+import zipfile
+import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -18,7 +22,7 @@ from stm.errors import UserError
 from stm.serve import app, wire
 from stm.serve.front import Doors
 from tests.package.untrained import write_checkpoint
-from tests.serve.server import serving
+from tests.serve.server import Health, serving
 from tests.videos import write_video
 
 TOKEN = "correct-horse-battery-staple"
@@ -89,32 +93,6 @@ def form_bodies():
     }  # fmt: skip
 
 
-class Health:
-    """Asks for `/health` all the time, each time by a connection of its own."""
-
-    def __init__(self, url: str) -> None:
-        self._url, self._over = url, threading.Event()
-        self.tried, self.answered, self.longest_s = 0, 0, 0.0
-        self._thread = threading.Thread(target=self._ask)
-
-    def _ask(self) -> None:
-        last = time.monotonic()
-        while not self.tried or not self._over.wait(0.05):
-            self.tried += 1
-            with contextlib.suppress(requests.RequestException):
-                self.answered += requests.get(f"{self._url}/health", timeout=20).status_code == 200
-                now = time.monotonic()
-                self.longest_s, last = max(self.longest_s, now - last), now
-
-    def __enter__(self) -> Health:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("attacked")
@@ -155,6 +133,70 @@ def closed(connection: socket.socket) -> bool:
     return True
 
 
+LAST = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+SMUGGLED = {
+    "two framings": b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "two framings turned": b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+    "two lengths": b"Content-Length: 0\r\nContent-Length: 60\r\n\r\n",
+    "a length with a sign": b"Content-Length: +0\r\n\r\n",
+    "two lengths in one": b"Content-Length: 0, 60\r\n\r\n",
+    "a blank before the colon": b"Content-Length : 0\r\n\r\n",
+    "an unknown coding": b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+    "chunked is not the last": b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+    "a size that is no number": b"Transfer-Encoding: chunked\r\n\r\n0x0\r\n\r\n",
+    "a head that goes on": b"X: y\r\n Content-Length: 0\r\nContent-Length: 60\r\n\r\n",
+}
+
+
+def exchanged(server, data: bytes) -> bytes:
+    """All that comes back until the server closes, or says nothing for 3 s."""
+    answer = b""
+    with connected(server) as connection, contextlib.suppress(OSError):
+        connection.sendall(data)
+        connection.settimeout(3 if b"close" not in data else 60)
+        while more := connection.recv(65536):
+            answer += more
+    return answer
+
+
+def bombs() -> dict[str, bytes]:
+    """A few bytes that claim much: archives of zeros, too many files, images of gigabytes."""
+    zeros = bytes(2**26)
+    flat = png(60_000)
+    return {
+        "a zip of 2 GiB": zipped([(f"{k}.png", zeros) for k in range(32)]),
+        "a zip of 20,001 files": zipped([(f"{k}.png", b"") for k in range(20_001)]),
+        "a zip in a zip": zipped([("1.png", zipped([("1.png", zeros)]))]),
+        "a PNG of 60,000 x 60,000": flat,
+        "a zip of that PNG": zipped([("1.png", flat)]),
+    }
+
+
+def zipped(files: list[tuple[str, bytes]]) -> bytes:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, data in files:
+            file.writestr(name, data)
+    return archive.getvalue()
+
+
+def png(side: int) -> bytes:
+    """A PNG that claims so many pixels, all black, and holds the first 64 MiB of them."""
+
+    def part(kind: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + part(b"IHDR", head)
+        + part(b"IDAT", zlib.compress(bytes(2**26)))
+        + part(b"IEND", b"")
+    )
+
+
 def post(url: str, data: bytes) -> int:
     with contextlib.suppress(requests.ConnectionError):
         return requests.post(f"{url}/predict", data=data, headers=FORM, timeout=120).status_code
@@ -167,12 +209,9 @@ def test_health_answers_during_all_attacks_and_a_video_after_them(server):
     @contextlib.contextmanager
     def attack(name):
         began, seen = time.monotonic(), Counter()
-        with Health(server.url) as health:
+        with Health.of(server.url) as health:
             yield seen
-        print(
-            f"{name}: {dict(seen)} in {time.monotonic() - began:.1f} s; /health tried {health.tried}, answered "
-            f"{health.answered}, longest silence {health.longest_s:.2f} s"
-        )
+        print(f"{name}: {dict(seen)} in {time.monotonic() - began:.1f} s; {health}")
         assert health.answered == health.tried > 0
 
     for name, body in form_bodies().items():
@@ -238,6 +277,46 @@ def test_health_answers_during_all_attacks_and_a_video_after_them(server):
         for connection in held[1::2]:
             seen[connection.recv(4096)[9:12].decode()] += 1
     assert seen == {"closed after an answer": 30, "408": 30}
+
+    with attack("40 x 200 pipelined requests, 8 at once") as seen, ThreadPoolExecutor(8) as pool:
+        many = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * 199 + LAST
+        for answer in pool.map(lambda _: exchanged(server, many), range(40)):
+            seen["200"] += answer.count(b"HTTP/1.1 200")
+    assert seen == {"200": 40 * 200}
+
+    for name, framing in SMUGGLED.items():
+        with attack(f"smuggled: {name}, 8 times") as seen:
+            for _ in range(8):
+                start = b"POST /predict HTTP/1.1\r\nHost: localhost\r\n" + framing
+                answer = exchanged(
+                    server, start + b"GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
+                )
+                seen.update(re.findall(rb"HTTP/1.1 (\d+)", answer) or ["closed"])
+                assert answer.count(b"HTTP/1.1") <= 1, (name, answer)
+                assert b"Not Found" not in answer, name
+
+    with attack("16 chunked bodies without end, 8 at once") as seen, ThreadPoolExecutor(8) as pool:
+        start = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nAuthorization: Bearer "
+        start += TOKEN.encode() + b"\r\n\r\n"
+        chunk = b"10000\r\n" + bytes(2**16) + b"\r\n"
+        for sent, answer in pool.map(lambda _: pushed(server, start, chunk, 2**40), range(16)):
+            assert sent < 2**40, "it was closed, 10 s after its answer"
+            seen[answer[9:12].decode() or "closed"] += 1
+    assert set(seen) <= {"413", "408", "503", "closed"}
+
+    for name, bomb in bombs().items():
+        with attack(f"bomb: {name}, 16 times, 8 at once") as seen, ThreadPoolExecutor(8) as pool:
+            seen.update(
+                pool.map(
+                    lambda _, bomb=bomb: (
+                        requests.post(
+                            f"{server.url}/predict", data=bomb, headers=BEARER, timeout=120
+                        ).status_code
+                    ),
+                    range(16),
+                )
+            )
+        assert set(seen) <= {422, 504}, (name, seen)
 
     done = requests.post(f"{server.url}/predict", data=server.video, headers=BEARER, timeout=120)
     assert done.status_code == 200, done.text

@@ -70,15 +70,21 @@ def tarred(files: list[tuple[str, bytes]], *links: tuple[str, str]) -> bytes:
         lambda files: files,
     ],
 )
-def test_images_are_the_video_that_a_folder_of_them_is(send, tmp_path):
+@pytest.mark.parametrize(
+    "window",
+    [{}, {"sampling": "dense", "frame_stride": 1}, {"sampling": "seconds", "window_s": 0.3}],
+    ids=["segments", "dense", "seconds"],
+)
+def test_images_are_the_video_that_a_folder_of_them_is(send, window, tmp_path):
+    clip = replace(CLIP, **window)
     folder = tmp_path / "frames"
     folder.mkdir()
     for name, data in IMAGES:
         (folder / name).write_bytes(data)
     info = probe(str(folder))
-    views, _ = load_views(str(folder), info.num_frames, info.width, info.height, 0, 0, CLIP)
+    views, _ = load_views(str(folder), info.num_frames, info.width, info.height, 0, 0, clip)
     beside = [("README.txt", b"text"), (".DS_Store", b"x"), ("._img_9.png", b"x")]
-    found = decode_upload(send([*IMAGES[::-1], *beside]), CLIP, 2**40)
+    found = decode_upload(send([*IMAGES[::-1], *beside]), clip, 2**40)
     assert isinstance(found, Decoded)
     assert found.info == info
     assert np.array_equal(found.clip, views[0])

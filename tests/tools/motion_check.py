@@ -59,6 +59,7 @@ def check_motion(
     checkpoints: Sequence[str],
     manifest_path: str,
     *,
+    which: str = "best",
     root: str | None = None,
     blocks: Sequence[str] | None = None,
     seed: int = 0,
@@ -74,12 +75,14 @@ def check_motion(
     Raises:
         UserError: A video is not the demo's, cannot be read, or was drawn with another seed.
     """
-    networks = [Network(checkpoint) for checkpoint in checkpoints]
+    networks = [Network(checkpoint, which) for checkpoint in checkpoints]
     first = networks[0]
     chosen = first.blocks(blocks)
     for network in networks:
         network.blocks(chosen)
         first.require_same_clips(network)
+    if first.data.sampling != "segments":
+        raise UserError(f"--motion_check draws frames by segments, and {first.directory} does not")
     videos = [read(row, first, seed) for row in usable_rows(manifest_path, root)]
     logger.info(f"{len(videos)} videos, as their generator draws them")
     values: dict[tuple[str, str, str], list[list[float]]] = {}

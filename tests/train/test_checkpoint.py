@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stm.checkpoint import format as checkpoints
-from stm.checkpoint.locate import resolve
+from stm.checkpoint.locate import find, resolve
 from stm.config import Config, ModelConfig
 from stm.data.stream.plan import Position
 from stm.errors import UserError
@@ -177,7 +177,37 @@ def test_of_a_run_directory_best_or_last_is_taken_and_said(tmp_path, model, capl
         assert resolve(str(tmp_path)).endswith("checkpoint-2")
         assert resolve(str(tmp_path), "last").endswith("checkpoint-3")
     assert [record.getMessage().partition(": its ")[2] for record in caplog.records] == [
-        "best checkpoint, step 2, validation top-1 75.0%",
-        "last checkpoint, step 3, validation top-1 25.0%",
+        "best checkpoint, step 2, epoch 2, validation top-1 75.0%",
+        "last checkpoint, step 3, epoch 3, validation top-1 25.0%",
     ]
-    assert resolve(str(tmp_path / "checkpoint-1"), "last").endswith("checkpoint-1")
+    caplog.clear()
+    with caplog.at_level("INFO", "stm"):
+        assert resolve(str(tmp_path / "checkpoint-1"), "last").endswith("checkpoint-1")
+    said = caplog.records[0].getMessage()
+    assert "checkpoint-1: step 1, epoch 1, validation top-1 50.0% (it is one" in said
+    with pytest.raises(UserError, match="--which lst: must be best or last"):
+        resolve(str(tmp_path), "lst")
+
+
+def test_what_was_chosen_by_its_validation_is_known_however_it_is_named(tmp_path, model):
+    run = tmp_path / "run"
+    for number, top1 in [(1, 0.5), (2, 0.75), (3, 0.25)]:
+        meta = make_meta(step=number, position=Position(number, 0), metrics={"val_top1": top1})
+        save(run / f"checkpoint-{number}", model, meta)
+    assert find(str(run)).was_chosen
+    assert find(f"{run}/checkpoint-2").was_chosen
+    assert not find(str(run), "last").was_chosen
+    assert not find(f"{run}/checkpoint-3").was_chosen
+    assert not find(f"{run}/checkpoint-1").was_chosen
+    assert find(str(run)).taken == {"which": "best", "step": 2, "epoch": 2}
+
+
+def test_a_figure_on_the_videos_that_chose_the_best_is_said_to_flatter():
+    on = {"metrics": {"val_top1": 0.5}, "val_fingerprint": "v"}
+    published = checkpoints.chosen_on(make_meta(**on, val_dataset="ucf101"), "v", "ucf101")
+    assert "UCF-101 publishes no validation list" in published
+    assert "HMDB-51" in checkpoints.chosen_on(make_meta(**on, val_dataset="hmdb51"), "v", "hmdb51")
+    mine = make_meta(**on, val_dataset="mine")
+    assert "these very videos" in checkpoints.chosen_on(mine, "v", "mine")
+    assert checkpoints.chosen_on(mine, "w", "mine") is None
+    assert checkpoints.chosen_on(make_meta(val_fingerprint="v"), "v", "mine") is None

@@ -14,8 +14,8 @@ import pytest
 from stm import storage
 from stm.checkpoint import format as checkpoints
 from stm.checkpoint.format import HISTORY, META, MODEL, PLUGIN, STATE, VALIDATION, Damaged, Meta
-from stm.checkpoint.locate import resolve
-from stm.checkpoint.store import SET_ASIDE, CheckpointStore
+from stm.checkpoint.locate import find, resolve
+from stm.checkpoint.store import SET_ASIDE, CheckpointStore, best
 from stm.data.stream.plan import Position
 from stm.errors import UserError
 from stm.model.plugins import Plugin
@@ -342,6 +342,30 @@ def test_a_run_directory_means_the_best_checkpoint_with_whole_weights(store):
     damage(f"{store.run_directory}/checkpoint-00000001/{MODEL}", "empty")
     with pytest.raises(UserError, match=r"model\.safetensors"):
         resolve(store.run_directory)
+
+
+def test_best_is_chosen_among_validations_on_the_newest_manifest_alone(store):
+    for step, (on, top1) in enumerate(
+        [("a", 0.9), ("a", 0.2), ("b", 0.3), ("b", 0.4), ("b", 0.1)], 1
+    ):
+        store.commit(step, whole(step, metrics={"val_top1": top1}, val_fingerprint=on))
+        if step == 2:
+            store.prune()
+            assert [meta.step for _, meta in store.checkpoints()] == [1, 2]
+    assert best(store.checkpoints())[1].step == 4
+    assert resolve(store.run_directory).endswith("checkpoint-00000004")
+    store.prune()
+    assert [meta.step for _, meta in store.checkpoints()] == [4, 5]
+
+
+def test_a_new_manifest_takes_the_last_until_it_has_chosen_and_none_keeps_the_old(store):
+    store.commit(1, whole(1, metrics={"val_top1": 0.9}, val_fingerprint="a"))
+    store.commit(2, whole(2, metrics={"val_top1": 0.3}, val_fingerprint="a"))
+    store.commit(3, whole(3))  # continued without a validation
+    assert best(store.checkpoints())[1].step == 1
+    store.commit(4, whole(4, val_fingerprint="b"))
+    assert best(store.checkpoints())[1].step == 4
+    assert find(store.run_directory).which == "last"
 
 
 def test_what_a_killed_prune_left_is_removed(store):

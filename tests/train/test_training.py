@@ -39,7 +39,7 @@ from stm.model import build_model
 from stm.spool import NAME, series
 from stm.train import fit
 from stm.train.async_validation import validate_checkpoint
-from stm.train.events import Kept
+from stm.train.events import Failed, Kept
 from stm.train.trainer import train
 from tests.chaos.runs import arguments
 from tests.logged import logged
@@ -62,6 +62,23 @@ def manifests(ray_cluster, tmp_path_factory):
     return {split: str(root / f"{split}.parquet") for split in indexed}
 
 
+AUGMENTED = {
+    "sampling": "dense",
+    "frame_stride": 2,
+    "crop": "resized",
+    "flip": "swap",
+    "reverse": "swap",
+    "temporal_jitter": 0.5,
+    "color_jitter": 0.4,
+    "hue": 0.1,
+    "grey": 0.2,
+    "blur": 0.3,
+    "randaugment": 2,
+    "erasing": 0.3,
+}
+"""Whatever training draws, it must draw again where it goes on."""
+
+
 def config_for(manifests, storage, name, *, workers=1, epochs=3, **train_settings):
     return Config(
         model=ModelConfig(depth=26, width=16, dropout=0.5),
@@ -71,6 +88,7 @@ def config_for(manifests, storage, name, *, workers=1, epochs=3, **train_setting
             num_segments=4,
             size=32,
             clips_per_task=4,
+            **AUGMENTED,
         ),
         optim=OptimConfig(batch_size=4, lr=0.02, epochs=epochs, milestones=[2]),
         train=TrainConfig(
@@ -286,6 +304,56 @@ def test_validation_counts_every_row_and_the_unreadable_one_as_wrong(undisturbed
     assert meta.metrics["val_top1"] * 8 == pytest.approx(round(meta.metrics["val_top1"] * 8))
     assert meta.metrics["val_top1"] <= 7 / 8
     assert any("22 videos (2 unusable)" in line for line in said)
+
+
+def test_a_run_begins_with_another_and_goes_on_without_it(manifests, undisturbed, tmp_path):
+    """Its rate is all but 0: what it ends with is what it began with. It goes on when the other is gone."""
+    _, source, _ = undisturbed(2)
+    shutil.copytree(Path(source["last_checkpoint"]), tmp_path / "source")
+    config = config_for(manifests, tmp_path, "second", workers=2, epochs=1)
+    config = replace(
+        config,
+        model=replace(config.model, pretrained=str(tmp_path / "source")),
+        optim=replace(config.optim, lr=1e-30, milestones=[]),
+    )
+    with logged() as said:
+        result = train(config)
+    before, after = checkpoints.read_weights(tmp_path / "source"), final(result)
+    for name in (
+        "conv1.weight",
+        "layer1.0.temporal.weight",
+        "layer4.1.cmm.expand.weight",
+        "fc.weight",
+    ):
+        torch.testing.assert_close(after[name], before[name], rtol=1e-6, atol=0)
+    began = checkpoints.read_meta(result["last_checkpoint"]).started_from
+    assert began["classifier_rows"] == 8
+    assert any(line.startswith("begins with") and began["summary"] in line for line in said)
+
+    shutil.rmtree(tmp_path / "source")
+    longer = replace(config, optim=replace(config.optim, epochs=2))
+    assert checkpoints.read_meta(train(longer)["last_checkpoint"]).started_from == began
+    other = replace(longer, model=replace(longer.model, pretrained=None))
+    other = replace(other, optim=replace(other.optim, epochs=3))
+    assert checkpoints.read_meta(train(other)["last_checkpoint"]).started_from == began
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ({"pretrained": "no/such"}, "--model.pretrained no/such: there is no such file"),
+        ({"pretrained": "imagenet"}, "publishes no ResNet of depth 26"),
+    ],
+    ids=str,
+)
+def test_a_run_that_cannot_begin_is_refused_before_it_makes_a_folder(
+    manifests, tmp_path, model, words
+):
+    config = config_for(manifests, tmp_path, "third")
+    with pytest.raises(UserError) as error:
+        train(replace(config, model=replace(config.model, **model)))
+    assert words in str(error.value)
+    assert not (tmp_path / "third").exists()
 
 
 def test_a_finished_run_is_not_trained_again_unless_it_is_made_longer(undisturbed, tmp_path):
@@ -532,6 +600,47 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on_when_there_is_room(man
         assert train(config)["steps"] == 12
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_store_that_takes_no_checkpoint_is_told_and_the_run_goes_on_to_its_end(
+    manifests, tmp_path
+):
+    """A file stands where the store was; the last checkpoint ends the run, and the same command takes it up again."""
+    config = config_for(manifests, tmp_path, "away", epochs=2)
+    train_settings = replace(
+        config.train,
+        storage=f"file://{tmp_path}/store",
+        store_patience_s=0.1,
+        checkpoint_every_steps=2,
+    )
+    config = replace(config, train=train_settings)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "file").write_bytes(b"")
+    events = []
+
+    def point_to(name):
+        (tmp_path / "link").symlink_to(tmp_path / name)
+        (tmp_path / "link").replace(tmp_path / "store")
+
+    def on_event(event):
+        events.append(event)
+        if isinstance(event, Kept):
+            point_to("file")
+
+    point_to("real")
+    with logged() as said, pytest.raises(UserError, match="run away stopped: ") as stopped:
+        train(config, on_event=on_event)
+    told = [line for line in said if "could not be written" in line and "training goes on" in line]
+    assert told, said
+    assert not [event for event in events if isinstance(event, Failed)], "no worker is started anew"
+    message = str(stopped.value)
+    assert "the checkpoint of step 12 could not be written (file://" in message
+    assert "The last good one is file://" in message
+    assert message.endswith("then run the same command again")
+    point_to("real")
+    with logged() as said:
+        assert train(config)["steps"] == 12
+    assert any("continuing at epoch" in line for line in said)
 
 
 def test_a_run_whose_disk_is_unmounted_is_told_and_goes_on_when_it_is_back(manifests, tmp_path):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import signal
 from dataclasses import replace
 
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,7 +50,7 @@ def drawn(**changes):
 def test_a_sweep_is_read_whole_and_its_recipe_is_changed_where_it_says_so():
     sweep = reading.parse_sweep(SWEEP)
     assert sweep.base.optim.lr == 1e-3, "YAML 1.1 takes 1e-3 for a word"
-    assert sweep.base.optim.milestones == [30, 40, 45]
+    assert sweep.base.optim.milestones == [0.6, 0.8, 0.9]
     assert sweep.scheduler.grace_epochs == 2
     assert (sweep.epochs(num_videos=300), sweep.epochs(num_videos=5000)) == (4, 1)
     config = sweep.config_of(drawn(), epochs=4)
@@ -354,3 +356,62 @@ def test_every_sample_sweep_is_sound(name):
     assert sweep.num_trials >= 8
     assert {"optim.lr", "data.num_segments"} <= set(sweep.space)
     assert sweep.scheduler.name == "asha"
+
+
+def test_a_sweep_of_an_older_version_goes_on_and_another_base_does_not(tmp_path):
+    text = (
+        "base: {data: {train: a, val: b}, optim: {lr: 0.5}}\nspace: {optim.momentum: choice(0.5)}"
+    )
+    identity = reading.parse_sweep(text).identity()
+    older = json.loads(json.dumps(identity))
+    for new in ("name", "schedule", "betas", "freeze"):
+        del older["base"]["optim"][new]
+    path = tmp_path / "sweep.json"
+    assert not results.check_state(path, older, "mine")
+    assert results.check_state(path, identity, "mine")
+    other = reading.parse_sweep(text.replace("0.5}}", "0.25}}")).identity()
+    with pytest.raises(UserError, match="sweep 'mine' exists with another base"):
+        results.check_state(path, other, "mine")
+
+
+def test_a_part_that_the_network_lacks_is_refused_before_any_trial():
+    with pytest.raises(UserError, match=r"--optim.freeze 'layer9': the network has no such part"):
+        reading.parse_sweep(
+            "base: {data: {train: a, val: b}, optim: {freeze: [layer9]}}\n"
+            "space: {optim.momentum: choice(0.5)}"
+        )
+
+
+def test_weights_of_all_trials_are_found_once_and_tried_on_every_network(tmp_path, monkeypatch):
+    from stm.checkpoint import pretrained
+    from stm.model import build_model
+    from stm.tune.trial import Job
+
+    monkeypatch.chdir(tmp_path)
+    for width in (16, 32):
+        network = build_model("tsn", depth=26, num_classes=9, width=width)
+        torch.save(network.state_dict(), f"{width}.pth")
+    base = {
+        "data": {"train": "a.parquet", "val": "b.parquet"},
+        "model": {"depth": 26, "width": 16, "pretrained": "16.pth"},
+    }
+
+    def sweep_over(**space):
+        return reading.parse_sweep(yaml.safe_dump({"base": base, "space": space, "num_trials": 2}))
+
+    rates = sweep_over(**{"optim.lr": "loguniform(1e-4, 1e-1)"})
+    found = sweep_module._weights(rates, ["a", "b"])
+    assert list(found) == [str(tmp_path / "16.pth")]
+    shares = share(cluster.Placement(1, 1.0, False, 1.0), cpus=4, gpus=0, num_trials=1)
+    job = Job(
+        sweep=rates, storage=str(tmp_path), epochs=1, num_videos=1, shares=shares, parent=None
+    )
+    assert pretrained.key(job.config_of({"optim.lr": 0.1}, "1").model) in found
+
+    either = sweep_over(**{"model.pretrained": "choice('16.pth', null)"})
+    assert list(sweep_module._weights(either, ["a", "b"])) == list(found)
+    with pytest.raises(UserError, match=r"space: .*'32.pth'.*It fits a model of .* width 32"):
+        sweep_module._weights(
+            sweep_over(**{"model.pretrained": "choice('16.pth', '32.pth')"}), ["a"]
+        )
+    assert pretrained._received == {}

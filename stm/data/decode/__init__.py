@@ -21,12 +21,13 @@ so it is no fallback for damage. Importing this package imports neither torch no
 
 from __future__ import annotations
 
-from stm.data.decode.reader import DECODERS, probe, read_clip, read_frames, read_views
+from stm.data.decode.reader import DECODERS, Frames, probe, read_clip, read_frames, read_views
 from stm.data.video import DEFAULT_LIMITS, Geometry, Limits, VideoError, VideoInfo
 
 __all__ = [
     "DECODERS",
     "DEFAULT_LIMITS",
+    "Frames",
     "Geometry",
     "Limits",
     "VideoError",

@@ -16,6 +16,8 @@ from itertools import islice, pairwise
 from typing import Any
 
 import av.error
+import numpy as np
+from numpy.typing import NDArray
 
 from stm.data.decode import ffv1, hevc, mpeg4
 from stm.data.decode.pictures import UPRIGHT, Matrix, display_matrix
@@ -101,6 +103,11 @@ class PacketPlan:
     def keyframe_interval(self) -> int:
         """Packets in the longest run from one key packet to the next."""
         return max((b - a for a, b in pairwise([*self.keys, len(self.pts)])), default=0)
+
+    def times_s(self) -> NDArray[np.float64]:
+        """When each frame appears, in s from the first: float64 [N]. Meaningful only without doubt."""
+        ticks = np.array([self.pts[position] for position in self.shown], dtype=np.int64)
+        return (ticks - ticks[0]) * float(self.video.stream.time_base)
 
     def frame_of_pts(self) -> dict[int, int]:
         """Presentation time -> frame number. Meaningful only without doubt."""

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 
 DECODERS = ("auto", "packets", "sequential", "decord")
 
+Numbers = Sequence[int] | NDArray[np.int64]
+Frames = Numbers | Callable[[NDArray[np.float64]], Numbers]
+"""Frame numbers, or a function that chooses them from the times, float64 [N] in s from 0, at which frames appear."""
+
 
 def probe(source: Any, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
     """The facts of a video, from one pass over its packets and the decoding of one frame.
@@ -104,7 +108,7 @@ def read_clip(
 
 def read_views(
     source: Any,
-    indices: Sequence[int],
+    indices: Frames,
     boxes: Sequence[Sequence[float]],
     size: int,
     decoder: str = "auto",
@@ -114,7 +118,10 @@ def read_views(
     """Several boxes out of the same frames, decoded once: the crops of a test protocol.
 
     Args:
-        source, indices, size, decoder, limits: As in ``read_clip``.
+        source, size, decoder, limits: As in ``read_clip``.
+        indices: As in ``read_frames``; or a function that chooses them by the times at which the file says that they
+            appear. Where it says nothing reliable, and in a folder, they appear at the rate of ``expected``, which
+            this needs.
         boxes: V of them.
         expected: What the boxes and indices were planned with. Where the video has another size or
             another number of frames, larger or smaller, that is a ``VideoError`` ``changed``.
@@ -137,6 +144,34 @@ def read_views(
     return _Request(source, decoder, boxes_in_frame, size, expected, limits).collect(indices)
 
 
+class _Wanted:
+    """Frame numbers: distinct and ascending for a decoder, and in the order in which they were asked for."""
+
+    def __init__(self, frames: Frames) -> None:
+        self._choose = frames if callable(frames) else None
+        if not callable(frames):
+            self._take(frames)
+
+    def _take(self, frames: Numbers) -> None:
+        asked = np.array([operator.index(k) for k in frames], dtype=np.int64)
+        if not len(asked):
+            raise ValueError("indices is empty: ask for at least one frame")
+        self._order: NDArray[np.int64] | None = None
+        if not (asked[1:] > asked[:-1]).all():  # np.unique takes 2 % of a clip of JPEG images
+            asked, self._order = np.unique(asked, return_inverse=True)
+        self._numbers: list[int] = asked.tolist()
+
+    def numbers(self, times_s: Callable[[], NDArray[np.float64]]) -> list[int]:
+        """Distinct and ascending; the times are asked for only where the choice depends on them."""
+        if self._choose is not None:
+            self._take(self._choose(times_s()))
+        return self._numbers
+
+    def in_order(self, views: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """``views``: [V, K', ...] of the distinct frames."""
+        return views if self._order is None else views[:, self._order]
+
+
 def _as_box(box: Sequence[float]) -> Box:
     if len(box) != 4:
         raise ValueError(f"a box is (left, top, width, height), not {tuple(box)}")
@@ -154,37 +189,28 @@ class _Request:
     expected: Geometry | None
     limits: Limits
 
-    def collect(self, indices: Sequence[int]) -> NDArray[np.uint8]:
+    def collect(self, indices: Frames) -> NDArray[np.uint8]:
         """uint8 [V, K, height, width, 3], the frames in the order of ``indices``, each decoded once."""
         if self.decoder not in DECODERS:
             raise ValueError(f"decoder must be one of {', '.join(DECODERS)}, not {self.decoder!r}")
-        asked = np.array([operator.index(k) for k in indices], dtype=np.int64)
-        if not len(asked):
-            raise ValueError("indices is empty: ask for at least one frame")
+        wanted = _Wanted(indices)
         with (
             naming_failures(self.source, passing=(BoxError,)),
             memory_limit(self.limits.memory_bytes),
         ):
-            if (asked[1:] > asked[:-1]).all():
-                # As nearly always; np.unique takes 2 % of a clip of JPEG images.
-                return self._decode(asked.tolist())
-            distinct, order = np.unique(asked, return_inverse=True)
-            return self._decode(distinct.tolist())[:, order]
+            return wanted.in_order(self._decode(wanted))
 
-    def _decode(self, wanted: list[int]) -> NDArray[np.uint8]:
-        """``wanted`` is distinct and ascending."""
-        name = label(self.source)
-        if wanted[0] < 0:
-            raise VideoError(name, "bad_index", f"frame {wanted[0]}: frames count from 0")
+    def _decode(self, wanted: _Wanted) -> NDArray[np.uint8]:
         if _is_folder(self.source):
             from stm.data.decode import folder
 
-            collector = self._collector(wanted)
-            folder.read(self.source, wanted, collector, self.expected, self.limits.max_pixels)
+            numbers = self._checked(wanted.numbers(self._even_times))
+            collector = self._collector(numbers)
+            folder.read(self.source, numbers, collector, self.expected, self.limits.max_pixels)
             return collector.views()
         return self._decode_video(wanted).views()
 
-    def _decode_video(self, wanted: list[int]) -> Collector:
+    def _decode_video(self, choice: _Wanted) -> Collector:
         from stm.data.decode import packets
         from stm.data.decode.plan import scan
         from stm.data.decode.source import open_video
@@ -193,6 +219,7 @@ class _Request:
             plan = scan(video)
             if not plan.doubt:
                 self._check_length(plan.num_frames)
+            wanted = self._checked(choice.numbers(self._even_times if plan.doubt else plan.times_s))
             if self.decoder == "decord" and _is_local_path(self.source):
                 from stm.data.decode import decord_reader, probing
 
@@ -211,6 +238,16 @@ class _Request:
         # Opened anew: after damage, flushing a decoder does not bring it back to its first state.
         with open_video(self.source, self.limits.max_pixels) as video:
             return self._decode_in_sequence(scan(video), wanted, count=not numbers_hold)
+
+    def _checked(self, wanted: list[int]) -> list[int]:
+        if wanted[0] < 0:
+            detail = f"frame {wanted[0]}: frames count from 0"
+            raise VideoError(label(self.source), "bad_index", detail)
+        return wanted
+
+    def _even_times(self) -> NDArray[np.float64]:
+        assert self.expected is not None, "times were asked for without what is expected"
+        return np.arange(self.expected.num_frames) / self.expected.fps
 
     def _decode_in_sequence(self, plan: PacketPlan, wanted: list[int], *, count: bool) -> Collector:
         from stm.data.decode import sequential

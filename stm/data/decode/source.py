@@ -19,8 +19,15 @@ import av.error
 
 from stm.data.regular_file import require_regular
 from stm.data.shards import is_shard_path, read_video
-from stm.data.video import DEFAULT_LIMITS, VideoError, check_pixels, label, naming_failures
-from stm.storage import StorageError, filesystem, is_url
+from stm.data.video import (
+    DEFAULT_LIMITS,
+    StoreAway,
+    VideoError,
+    check_pixels,
+    label,
+    naming_failures,
+)
+from stm.storage import StorageError, filesystem, is_away, is_url
 
 # Remote files up to this size are fetched whole: one request instead of a seek for each packet.
 FETCH_WHOLE_BYTES = 64 * 2**20
@@ -209,11 +216,19 @@ def _open_url(url: str) -> Iterator[Any]:
         store, path = filesystem(url)
     except StorageError as error:
         raise VideoError(url, "unsupported_url", error.strerror or str(error)) from error
-    size = store.size(path)
+    whole = None
+    try:
+        size = store.size(path)
+        if size is not None and 0 < size <= FETCH_WHOLE_BYTES:
+            whole = store.cat_file(path)
+    except Exception as error:
+        if is_away(url, error):
+            raise StoreAway(url, "unreadable", f"its store does not answer: {error}") from error
+        raise
     if size == 0:
         raise VideoError(url, "empty", "zero bytes")
-    if size is not None and size <= FETCH_WHOLE_BYTES:
-        yield io.BytesIO(store.cat_file(path))
+    if whole is not None:
+        yield io.BytesIO(whole)
     else:
         with store.open(path, "rb") as file:
             yield file

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 
 import numpy as np
 
-from stm.config import DataConfig, Decoder
+from stm.config import Crop, DataConfig, Decoder, Sampling
 from stm.data import decode
+from stm.data.annotations.reversing import backwards
 from stm.data.stream import sampling, transforms
+from stm.data.stream.augment import Augmentation, Operation, apply, draws
 from stm.data.video import Geometry, naming_failures
 
 
@@ -19,15 +23,29 @@ class ClipSpec:
     num_segments: int
     size: int
     decoder: Decoder = "auto"
+    sampling: Sampling = DataConfig.sampling
+    frame_stride: int = DataConfig.frame_stride
+    window_s: float = DataConfig.window_s
+    folder_fps: float = DataConfig.folder_fps
     augment: bool = False
-    """Training: random frames, corner crop with scale jitter, mirror image. Testing: as the fields below say."""
+    """Training: random frames, random crop, mirror image, and what else is set. Testing: as the fields below say."""
+    crop: Crop = DataConfig.crop
     scales: tuple[float, ...] = (1.0,)
+    crop_area: tuple[float, float] = (0.08, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    pixels: Augmentation = field(default_factory=Augmentation)
+    temporal_jitter: float = 0.0
+    reverse: bool = False
+    """Play half the training clips backwards; their labels stay."""
+    reverse_map: dict[int, int] | None = None
+    """As ``flip_map``, of clips that are played backwards."""
     flip: bool = False
     """Mirror half the training clips; their labels stay."""
     flip_map: dict[int, int] | None = None
     """Where labels do not stay: what a label becomes when mirrored; one that is no key is never mirrored."""
-    random_frames: bool = False
-    """Testing: draw frames at random, as the 30-view protocol does, instead of taking segment centres."""
+    num_samplings: int = 1
+    """Testing: 1 takes segment centres, or the window in the middle. Of more, as the 30-view protocol has them, each
+    draws its frames at random from the segments, and windows are spread evenly."""
     num_crops: int = 1
     """Testing: 1 is the centre crop (224 of 256), more are squares along the long side."""
     limits: decode.Limits = decode.DEFAULT_LIMITS
@@ -35,34 +53,83 @@ class ClipSpec:
 
     @classmethod
     def training(
-        cls, config: DataConfig, *, flip: bool, flip_map: dict[int, int] | None
+        cls,
+        config: DataConfig,
+        *,
+        flip: bool,
+        flip_map: dict[int, int] | None,
+        classes: Sequence[str] = (),
     ) -> ClipSpec:
-        """The augmentation of ``config``; ``flip`` and ``flip_map`` are the manifest's."""
-        return cls(
-            num_segments=config.num_segments,
-            size=config.size,
-            decoder=config.decoder,
-            limits=limits_of(config),
+        """The augmentation of ``config``; ``flip``, ``flip_map`` and ``classes`` are the manifest's."""
+        pairs = backwards(classes) if config.reverse != "never" else []
+        return replace(
+            cls.one_clip(config),
             augment=True,
+            crop=config.crop,
             scales=tuple(config.scales),
+            crop_area=(config.crop_area[0], config.crop_area[1]),
+            crop_ratio=(config.crop_ratio[0], config.crop_ratio[1]),
+            pixels=Augmentation(
+                **{each.name: getattr(config, each.name) for each in fields(Augmentation)}
+            ),
+            temporal_jitter=config.temporal_jitter,
+            reverse=config.reverse != "never" and not pairs,
+            reverse_map={a: b for pair in pairs for a, b in (pair, pair[::-1])}
+            if config.reverse == "swap"
+            else None,
             flip=flip and config.flip != "never",
             flip_map=flip_map if config.flip == "swap" else None,
         )
 
     @classmethod
     def one_clip(cls, config: DataConfig) -> ClipSpec:
-        """The `efficient` protocol: segment centres, centre crop."""
+        """The `efficient` protocol: segment centres or the window in the middle, centre crop."""
         return cls(
             num_segments=config.num_segments,
             size=config.size,
             decoder=config.decoder,
+            sampling=config.sampling,
+            frame_stride=config.frame_stride,
+            window_s=config.window_s,
+            folder_fps=config.folder_fps,
             limits=limits_of(config),
         )
+
+    def window(self, num_frames: int, place: float = 0.5, pace: float = 1.0) -> decode.Frames:
+        """The frames of the window at ``place``, ``pace`` times as long; of segments their centres, wherever. A
+        function of the times at which frames appear, where they depend on them."""
+        if self.sampling == "dense":
+            stride = self.frame_stride * pace
+            return sampling.dense_indices(num_frames, self.num_segments, stride, place)
+        if self.sampling == "seconds":
+            return partial(
+                sampling.timed_indices,
+                num_segments=self.num_segments,
+                window_s=self.window_s * pace,
+                place=place,
+            )
+        return sampling.centre_indices(num_frames, self.num_segments)
+
+    def rate(self, fps: float) -> float:
+        """Frames a second of a video of which ``fps`` is known, 0.0 for nothing."""
+        return float(np.float32(fps)) or self.folder_fps  # a manifest keeps float32
 
     @property
     def clip_bytes(self) -> int:
         """Memory of one sample's views."""
         return self.num_crops * self.num_segments * self.size * self.size * 3
+
+
+def reversal(config: DataConfig, classes: Sequence[str]) -> str:
+    """Which training clips are played backwards, in words."""
+    pairs, said = backwards(classes), f"--data.reverse {config.reverse}:"
+    if not pairs:
+        return f"{said} half the clips of all {len(classes)} classes are played backwards"
+    named = " and ".join(repr(classes[label]) for label in pairs[0])
+    more = f", as {2 * len(pairs)} of {len(classes)} classes are" if len(pairs) > 1 else ""
+    if config.reverse == "auto":
+        return f"{said} no clip is played backwards, since {named} are each other backwards{more}; `swap` swaps them"
+    return f"{said} of {2 * len(pairs)} of {len(classes)} classes half the clips become the other's, such as {named}"
 
 
 def limits_of(config: DataConfig) -> decode.Limits:
@@ -71,43 +138,121 @@ def limits_of(config: DataConfig) -> decode.Limits:
 
 
 def load_views(
-    path: str, num_frames: int, width: int, height: int, label: int, seed: int, spec: ClipSpec
+    path: str,
+    num_frames: int,
+    width: int,
+    height: int,
+    label: int,
+    seed: int,
+    spec: ClipSpec,
+    fps: float = 0.0,
+    sampling_number: int = 0,
 ) -> tuple[np.ndarray, int]:
     """Decode the views that ``seed`` draws from a video.
 
+    ``fps`` is the manifest's; ``sampling_number``, from 0, is which of ``spec.num_samplings`` it is.
+
     Returns (uint8 [V, T, size, size, 3], label); V is 1, or ``spec.num_crops`` of the same frames. The label differs
-    from the one given only where the clip was mirrored and ``spec.flip_map`` says so.
+    from the one given only where the clip was mirrored or reversed, and the spec's maps say so.
 
     Raises ``decode.VideoError``, and nothing else: where a wanted frame cannot be had, where the video no longer has
     the length and size given (``changed``), and for whatever else goes wrong on the way.
     """
     with naming_failures(path):
-        return _load_views(path, Geometry(num_frames, width, height), label, seed, spec)
+        planned = Geometry(num_frames, width, height, spec.rate(fps))
+        return _load_views(path, planned, label, seed, spec, sampling_number)
 
 
 def _load_views(
-    path: str, planned: Geometry, label: int, seed: int, spec: ClipSpec
+    path: str, planned: Geometry, label: int, seed: int, spec: ClipSpec, sampling_number: int
 ) -> tuple[np.ndarray, int]:
-    num_frames, width, height = planned.num_frames, planned.width, planned.height
-    generator = np.random.Generator(np.random.PCG64(seed))
-    if spec.augment or spec.random_frames:
-        indices = sampling.random_indices(num_frames, spec.num_segments, generator)
-    else:
-        indices = sampling.centre_indices(num_frames, spec.num_segments)
-    mirrored_label, is_mirrored = None, False
     if spec.augment:
-        mirrored_label = label if spec.flip else (spec.flip_map or {}).get(label)
-        view = transforms.random_view(
-            width, height, spec.scales, mirrored_label is not None, generator
-        )
-        boxes, is_mirrored = [view.box], view.flip
-    elif spec.num_crops == 1:
-        boxes = [transforms.centre_box(width, height)]
+        drawn = draw(planned.num_frames, planned.width, planned.height, label, seed, spec)
+        frames, boxes = drawn.frames, [drawn.box]
     else:
-        boxes = transforms.long_side_boxes(width, height, spec.num_crops)
-    clips = decode.read_views(
-        path, indices.tolist(), boxes, spec.size, spec.decoder, planned, spec.limits
+        frames = _test_frames(planned.num_frames, seed, spec, sampling_number)
+        boxes = (
+            [transforms.centre_box(planned.width, planned.height)]
+            if spec.num_crops == 1
+            else transforms.long_side_boxes(planned.width, planned.height, spec.num_crops)
+        )
+    clips = decode.read_views(path, frames, boxes, spec.size, spec.decoder, planned, spec.limits)
+    if not spec.augment:
+        return clips, label
+    if drawn.is_mirrored:
+        clips = clips[:, :, :, ::-1]
+    if drawn.is_reversed:
+        clips = clips[:, ::-1]
+    if drawn.operations:
+        clips = apply(clips[0], drawn.operations)[None]
+    return clips, drawn.label
+
+
+def _test_frames(num_frames: int, seed: int, spec: ClipSpec, sampling_number: int) -> decode.Frames:
+    if spec.sampling == "segments" and spec.num_samplings > 1:
+        generator = np.random.Generator(np.random.PCG64(seed))
+        return sampling.random_indices(num_frames, spec.num_segments, generator)
+    number = sampling_number % spec.num_samplings
+    return spec.window(num_frames, (number + 0.5) / spec.num_samplings)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What the seed of a training clip has drawn."""
+
+    frames: decode.Frames
+    box: transforms.Box
+    is_mirrored: bool
+    is_reversed: bool
+    label: int
+    """What it is after mirroring and reversal."""
+    operations: list[Operation]
+    """Done to the pixels, in order."""
+    pace: float = 1.0
+    """Length of the window, or of the stretch that segments cover, to what it is without jitter."""
+
+
+def draw(num_frames: int, width: int, height: int, label: int, seed: int, spec: ClipSpec) -> Drawn:
+    """Draw a training clip. The frames, the crop and the mirror image come from one generator, all else from others."""
+    generator = np.random.Generator(np.random.PCG64(seed))
+    pace, place = _pace(seed, spec)
+    frames: decode.Frames
+    if spec.sampling == "segments":
+        frames = sampling.random_indices(
+            num_frames, spec.num_segments, generator, place=place, share=pace
+        )
+    else:
+        frames = spec.window(num_frames, generator.random(), pace)
+    mirrored = label if spec.flip else (spec.flip_map or {}).get(label)
+    num_places = 13 if spec.crop == "corners13" else 5
+    box, is_mirrored = transforms.random_view(
+        width, height, spec.scales, mirrored is not None, generator, num_places
     )
-    if is_mirrored and mirrored_label is not None:
-        return clips[:, :, :, ::-1], mirrored_label
-    return clips, label
+    if spec.crop == "resized":
+        anywhere = draws(seed, "crop")
+        box = transforms.random_resized_box(
+            width, height, spec.crop_area, spec.crop_ratio, anywhere
+        )
+    if is_mirrored and mirrored is not None:
+        label = mirrored
+    reversed_ = label if spec.reverse else (spec.reverse_map or {}).get(label)
+    is_reversed = reversed_ is not None and bool(draws(seed, "reverse").random() < 0.5)
+    return Drawn(
+        frames=frames,
+        box=box,
+        is_mirrored=bool(is_mirrored),
+        is_reversed=is_reversed,
+        label=reversed_ if is_reversed and reversed_ is not None else label,
+        operations=spec.pixels.draw(seed, spec.size),
+        pace=pace,
+    )
+
+
+def _pace(seed: int, spec: ClipSpec) -> tuple[float, float]:
+    """How long the window is for its length, and where the stretch of a video lies that segments cover."""
+    if not spec.temporal_jitter:
+        return 1.0, 0.0
+    speed, place = draws(seed, "pace").random(2).tolist()
+    longest = 1.0 if spec.sampling == "segments" else 1 + spec.temporal_jitter
+    shortest = 1 / (1 + spec.temporal_jitter)
+    return shortest + (longest - shortest) * speed, place

@@ -16,7 +16,7 @@ Row that leaves the plan task (a list column has one entry for each of U x B sam
     videos      list<int64>    row number among the usable videos, -1 for padding
     seeds       list<uint64>   seed of every random draw for the sample
     validation  list<bool>     [1] whether the shares belong to a validation
-    video_id, path, label, num_frames, width, height: the manifest's, "" or 0 for padding
+    video_id, path, label, num_frames, width, height, fps: the manifest's, null for padding
 
 Row that leaves a decode task (B samples, V views a sample):
 
@@ -37,6 +37,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,12 +49,15 @@ from stm.data.stream.clips import ClipSpec
 from stm.data.stream.guarded import GuardedDecoder
 from stm.data.stream.plan import Position, shares, validates
 from stm.data.stream.waiting import WaitMonitor
+from stm.data.video import StoreAway
+from stm.patience import insist, patience
 from stm.ray_compat import add_execution_callback
+from stm.storage import is_url, store_of
 
 if TYPE_CHECKING:
     import ray.data
 
-_SAMPLE_COLUMNS = ("video_id", "path", "label", "num_frames", "width", "height")
+_SAMPLE_COLUMNS = ("video_id", "path", "label", "num_frames", "width", "height", "fps")
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,8 @@ class StreamSpec:
     """Batches each rank holds ready; memory is bounded by this, the batch and the tasks at work."""
     decode_deadline_s: float = 60.0
     """A clip that takes longer is given up (``stm.data.stream.guarded``)."""
+    store_patience_s: float = 0.0
+    """How long a store that holds videos is waited for, where it does not answer."""
     max_cpus: float | None = None
     """CPUs that decoding may take in all; None takes what is free."""
     quarantine: Any = None
@@ -144,6 +150,7 @@ def build_stream(
                 "validation_spec": validation.stream.clip if validation else None,
                 "deadline_s": spec.decode_deadline_s,
                 "quarantine": spec.quarantine,
+                "patience_s": spec.store_patience_s,
             },
             batch_size=1,
             batch_format="pyarrow",
@@ -259,10 +266,12 @@ def decode_shares(
     validation_spec: ClipSpec | None = None,
     deadline_s: float = 60.0,
     quarantine: Any = None,
+    patience_s: float = 0.0,
 ) -> Iterator[dict[str, Any]]:
     """Decode the shares of one plan row, one at a time: (second table of the module docstring).
 
-    A video that cannot be decoded leaves a clip of zeros with weight 0 and its reason; it is never replaced.
+    A video that cannot be decoded leaves a clip of zeros with weight 0 and its reason; it is never replaced. Where its
+    store does not answer, it is tried again for ``patience_s``.
     """
     plan = {name: row.column(name)[0].as_py() for name in row.column_names}
     import torch
@@ -288,8 +297,16 @@ def decode_shares(
                     continue
                 path, seed, labels[i] = plan["path"][j], plan["seeds"][j], plan["label"][j]
                 size = (plan["num_frames"][j], plan["width"][j], plan["height"][j])
+                drawn = (
+                    seed,
+                    plan["fps"][j],
+                    plan["epoch"][share],
+                )  # an evaluation's epochs are samplings
+                load = partial(decoder.load, path, *size, int(labels[i]), *drawn)
                 try:
-                    clips[i], labels[i] = decoder.load(path, *size, int(labels[i]), seed)
+                    with patience(patience_s if is_url(path) else 0):
+                        what = f"{path} is being read"
+                        clips[i], labels[i] = insist(store_of(path), what, load, StoreAway)
                     weights[i] = 1
                 except VideoError as error:
                     named = {"video_id": plan["video_id"][j], "path": path}

@@ -120,10 +120,19 @@ class GuardedDecoder:
                 part.close()
 
     def load(
-        self, path: str, num_frames: int, width: int, height: int, label: int, seed: int
+        self,
+        path: str,
+        num_frames: int,
+        width: int,
+        height: int,
+        label: int,
+        seed: int,
+        fps: float = 0.0,
+        sampling_number: int = 0,
     ) -> tuple[np.ndarray, int]:
         """As ``stm.data.stream.clips.load_views``; a hang or a crash is a ``VideoError`` too."""
-        return self.call(path, load_views, path, num_frames, width, height, label, seed, self._spec)
+        planned = (path, num_frames, width, height, label, seed)
+        return self.call(path, load_views, *planned, self._spec, fps, sampling_number)
 
     def call(
         self, path: str, function: Callable[..., Result], *arguments: Any, num_clips: float = 1

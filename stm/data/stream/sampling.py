@@ -1,8 +1,17 @@
-"""Segments to frame numbers: which frames of a video make a clip (paper, section 4.1; TSN's sparse sampling)."""
+"""Which frames of a video make a clip of T.
+
+    segments    one of each of T equal parts of the whole video (paper, section 4.1; TSN's sparse sampling)
+    dense       T frames at a stride: a window of so many frames, as Kinetics' practice (8x8, 16x4)
+    seconds     T frames of a window of so much time, so that frame rates do not matter
+
+A window lies at a ``place`` from 0 (the first there is) to 1 (the last); a video that is shorter than it is looped, as
+TSM and mmaction2 do.
+"""
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 def centre_indices(num_frames: int, num_segments: int) -> np.ndarray:
@@ -15,12 +24,52 @@ def centre_indices(num_frames: int, num_segments: int) -> np.ndarray:
 
 
 def random_indices(
-    num_frames: int, num_segments: int, generator: np.random.Generator
+    num_frames: int,
+    num_segments: int,
+    generator: np.random.Generator,
+    *,
+    place: float = 0.0,
+    share: float = 1.0,
 ) -> np.ndarray:
     """One frame drawn evenly from each of ``num_segments`` equal segments: the training clip.
 
     A draw is continuous and rounded down, so segments of a fractional number of frames lose none, and a video
-    shorter than T repeats frames. Returns int64 [T], rising. Consumes T draws of ``generator``.
+    shorter than T repeats frames. The segments cover a ``share`` of the video, which lies at ``place``.
+    Returns int64 [T], rising. Consumes T draws of ``generator``.
     """
-    draws = (np.arange(num_segments) + generator.random(num_segments)) * num_frames / num_segments
+    stretch = num_frames * share
+    draws = (np.arange(num_segments) + generator.random(num_segments)) * stretch / num_segments
+    draws += place * (num_frames - stretch)
     return np.minimum(draws.astype(np.int64), num_frames - 1)
+
+
+def dense_indices(
+    num_frames: int, num_segments: int, stride: float, place: float = 0.5
+) -> NDArray[np.int64]:
+    """``num_segments`` frames, each ``stride`` after the one before, in a window at ``place``.
+
+    Each of the starts that there are stands for an equal part of [0, 1]. Returns int64 [T]; rising, unless the video
+    is shorter than the window and begins again.
+    """
+    offsets = (np.arange(num_segments) * stride).astype(np.int64)
+    starts = max(num_frames - int(offsets[-1]), 1)
+    return (min(int(place * starts), starts - 1) + offsets) % num_frames
+
+
+def timed_indices(
+    times_s: NDArray[np.float64], num_segments: int, window_s: float, place: float = 0.5
+) -> NDArray[np.int64]:
+    """The frames shown in the middle of each of ``num_segments`` equal parts of a window of time at ``place``.
+
+    Args:
+        times_s: float64 [N], rising from 0: when each frame of the video appears. The last is shown as long as the
+            others are on average, the only frame of a video for ever.
+
+    Returns:
+        int64 [T]; rising, unless the video is shorter than the window and begins again.
+    """
+    num_frames = len(times_s)
+    duration_s = times_s[-1] * num_frames / (num_frames - 1) if num_frames > 1 else np.inf
+    start_s = place * max(duration_s - window_s, 0.0) if num_frames > 1 else 0.0
+    wanted_s = start_s + (np.arange(num_segments) + 0.5) * window_s / num_segments
+    return np.searchsorted(times_s, wanted_s % duration_s, side="right") - 1

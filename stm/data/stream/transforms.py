@@ -6,6 +6,7 @@ one affine map, so a crop is a box (left, top, width, height) in source pixels a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -25,14 +26,27 @@ class View(NamedTuple):
     flip: bool
 
 
+PLACES = (
+    *((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.5, 0.5)),
+    *((0.0, 0.5), (1.0, 0.5), (0.5, 0.0), (0.5, 1.0)),
+    *((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75)),
+)
+"""Of a crop, as shares of its room: corners and centre; the middles of the sides; half-way to each corner."""
+
+
 def random_view(
-    width: int, height: int, scales: Sequence[float], flip: bool, generator: np.random.Generator
+    width: int,
+    height: int,
+    scales: Sequence[float],
+    flip: bool,
+    generator: np.random.Generator,
+    num_places: int = 5,
 ) -> View:
     """Corner crop with scale jitter, and a mirror image half the time where ``flip`` allows it.
 
     Both sides of the crop are drawn from ``scales`` of the short side, at most one step of the list apart, as in
-    TSN; it sits in a corner or in the centre. Consumes four draws of ``generator`` whatever the settings, so that
-    switching one setting leaves the other draws as they were.
+    TSN; it sits in one of the first ``num_places`` of `PLACES`. Consumes four draws of ``generator`` whatever the
+    settings, so that switching one setting leaves the other draws as they were.
     """
     short_side = min(width, height)
     ordered = sorted(scales, reverse=True)
@@ -45,10 +59,38 @@ def random_view(
     which_pair, which_place, mirror, _reserved = generator.random(4)
     across, down = pairs[int(which_pair * len(pairs))]
     crop_width, crop_height = short_side * across, short_side * down
-    places = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.5, 0.5))
-    x, y = places[int(which_place * len(places))]
+    x, y = PLACES[int(which_place * num_places)]
     box = ((width - crop_width) * x, (height - crop_height) * y, crop_width, crop_height)
     return View(box, flip and mirror < 0.5)
+
+
+_TRIES = 10
+
+
+def random_resized_box(
+    width: int,
+    height: int,
+    areas: tuple[float, float],
+    ratios: tuple[float, float],
+    generator: np.random.Generator,
+) -> Box:
+    """A box anywhere: its area is a share of the picture's drawn from ``areas``, its aspect from ``ratios``, on
+    a scale of logarithms. If ten in turn leave the picture, it is the largest in the centre whose aspect is allowed.
+    """
+    for area, ratio, x, y in generator.random((_TRIES, 4)).tolist():
+        share = areas[0] + (areas[1] - areas[0]) * area
+        across, down = sides_of(share * width * height, ratios, ratio)
+        if across <= width and down <= height:
+            return ((width - across) * x, (height - down) * y, across, down)
+    across = min(width, height * ratios[1])
+    down = min(height, width / ratios[0])
+    return ((width - across) / 2, (height - down) / 2, across, down)
+
+
+def sides_of(area: float, ratios: tuple[float, float], place: float) -> tuple[float, float]:
+    """(width, height) of a box whose aspect lies at ``place`` between ``ratios``, on a scale of logarithms."""
+    ratio = ratios[0] * (ratios[1] / ratios[0]) ** place
+    return math.sqrt(area * ratio), math.sqrt(area / ratio)
 
 
 def centre_box(width: int, height: int, share: float = TEST_CROP) -> Box:

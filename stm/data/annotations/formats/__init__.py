@@ -5,6 +5,7 @@ folder or file of the lists (None looks in the root), split the number of a publ
 
     NUM_SPLITS   how many published splits there are, where that is more than one
     LANDMARKS    names (globs) of files by which format `list` knows this one
+    TEST_LIST    the data set's name, where it has no validation list and `val` is its test list
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ def names() -> tuple[str, ...]:
 def module(name: str) -> ModuleType:
     """The module of a format of ``names()``."""
     return importlib.import_module(f"{__name__}.{ALSO.get(name, name).replace('-', '_')}")
+
+
+def test_list_of(dataset: str) -> str | None:
+    """The name of a manifest's data set, where its `val` is the published test list."""
+    return getattr(module(dataset), "TEST_LIST", None) if dataset in names() else None
 
 
 def landmarks() -> Iterator[tuple[str, str, ModuleType]]:

@@ -11,6 +11,7 @@ from stm.data.annotations.texts import bad_line, read_lines
 
 LANDMARKS = ("*_test_split1.txt",)
 NUM_SPLITS = 3
+TEST_LIST = "HMDB-51"
 
 _CODES = {"1": "train", "2": "val", "0": ""}
 _EXPECTED = "`video.avi CODE` with code 1 (train), 2 (test) or 0 (unused)"

@@ -17,6 +17,7 @@ from stm.storage import is_url
 
 LANDMARKS = ("trainlist0*.txt",)
 NUM_SPLITS = 3
+TEST_LIST = "UCF-101"
 
 _CLASS_LINE = "`NUMBER ClassName`, numbers counting from 1"
 

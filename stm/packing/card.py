@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from stm.checkpoint import format as checkpoints
-from stm.package.rules import Measurement
+from stm.config import DataConfig
 from stm.version import __version__
 
 _MOST_CLASSES = 50
@@ -16,12 +17,14 @@ def model_card(
     name: str,
     meta: checkpoints.Meta,
     num_parameters: int,
-    measured: Measurement | None,
+    measured: Any,
     per_class: dict[str, float | None],
     command: str,
     requirements: list[str],
+    uri: str | None = None,
 ) -> str:
-    """Markdown. ``per_class`` is top-1 of each class where it was measured; ``command`` is what measured it."""
+    """Markdown. ``measured`` is a ``stm.package.rules.Measurement`` or None, ``per_class`` top-1 of each class where it
+    was measured, ``command`` what measured it, ``uri`` what MLflow loads (by default the champion of ``name``)."""
     config = checkpoints.config_of(meta)
     model, data, optim = config.model, config.data, config.optim
     shape = f"{data.num_segments} frames of {data.size} x {data.size} px"
@@ -36,12 +39,12 @@ def model_card(
         "## Use",
         "```python\n"
         "import mlflow\n"
-        f'model = mlflow.pyfunc.load_model("models:/{name}@champion")\n'
+        f'model = mlflow.pyfunc.load_model("{uri or f"models:/{name}@champion"}")\n'
         'model.predict(["clip.mp4"])                   # paths or URLs: classes, scores, error\n'
         'model.predict({"clip": list(clips)})          # clips: uint8 [N, T, H, W, 3], RGB\n'
         'model.predict(["clip.mp4"], params={"top_k": 1})\n'
         "```\n"
-        f"A video is read as in training's test: the middle frame of each of {data.num_segments} equal segments, the "
+        f"A video is read as in training's test: {_frames(data)}, the "
         f"centre square of 224/256 of the short side, resized to {data.size} px. Clips should be cut likewise.",
         "Needs: " + ", ".join(f"`{line}`" for line in requirements) + ".",
         "## Data",
@@ -53,6 +56,7 @@ def model_card(
         + ", ".join(f"{library} {version}" for library, version in meta.versions.items())
         + (f"; MLflow run `{meta.mlflow_run_id}`" if meta.mlflow_run_id else "")
         + ".",
+        *([f"Began with {meta.started_from['summary']}."] if meta.started_from else []),
         "```json\n" + json.dumps(meta.config, indent=1) + "\n```",
         "## Limits",
         _limits(meta),
@@ -62,7 +66,7 @@ def model_card(
 
 def _numbers(
     meta: checkpoints.Meta,
-    measured: Measurement | None,
+    measured: Any,
     per_class: dict[str, float | None],
     command: str,
 ) -> str:
@@ -97,13 +101,21 @@ def _numbers(
     return "\n\n".join(lines)
 
 
+def _frames(data: DataConfig) -> str:
+    if data.sampling == "segments":
+        return f"the middle frame of each of {data.num_segments} equal segments"
+    return f"{data.frames}, from its middle"
+
+
 def _limits(meta: checkpoints.Meta) -> str:
     return "\n".join(
         [
             f"- It always names one of its {len(meta.classes)} classes, also for a video that shows none of them. "
             "Scores are softmax values and not calibrated: 0.9 does not mean right nine times in ten.",
             "- It sees a few frames spread over the whole video. What lasts a moment in a long video may lie between "
-            "them; cut long videos first.",
+            "them; cut long videos first."
+            if checkpoints.config_of(meta).data.sampling == "segments"
+            else "- It sees a window in the middle of the video and nothing of the rest; cut long videos first.",
             "- It knows the cameras, places and people of its training videos. Measure it on your own first.",
             "- Nobody has examined it for bias, or for decisions about persons.",
         ]

@@ -26,9 +26,12 @@ import numpy as np
 from stm.checkpoint import format as checkpoints
 from stm.checkpoint.locate import DATA
 
+TOP_K = 5
+"""Classes that a package answers with, unless it is asked for another number."""
+
 _NEEDED = (
-    *("av", "fsspec", "mlflow-skinny", "numpy", "pandas", "pillow", "pyarrow", "safetensors"),
-    *("simplejpeg", "torch"),
+    *("av", "fsspec", "mlflow-skinny", "numpy", "pandas", "pillow", "psutil", "pyarrow"),
+    *("safetensors", "simplejpeg", "torch"),
 )
 """What ``stm.package.network`` and what it imports need. MLflow's skinny half loads models; Ray is not among them."""
 
@@ -101,8 +104,6 @@ def _signature() -> Any:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import AnyType, Array
-
-    from stm.package.network import TOP_K
 
     return ModelSignature(
         inputs=Schema([ColSpec(AnyType())]),

@@ -1,0 +1,275 @@
+"""Files from the web, kept in a folder: continued where a connection was cut, checked, and there whole or not at all.
+
+    download("https://host/resnet50-0676ba61.pth", "/cache", name="resnet50-0676ba61.pth", digest="0676ba61")
+
+A file that has a digest is asked for once. Any other is asked for again each time, and fetched again only where the
+server says that it has changed (ETag, Last-Modified).
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fcntl
+import hashlib
+import http.client
+import os
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from stm.errors import UserError
+from stm.log import get_logger
+from stm.redaction import redact
+from stm.ticker import Ticker
+
+logger = get_logger(__name__)
+
+TIMEOUT_S = 20.0
+"""A server that is silent for so long counts as gone."""
+TRIES = 5
+"""How often a download is continued without a byte more."""
+_BLOCK_BYTES = 2**18
+_PARTIAL = ".partial-"
+
+
+class DownloadFailed(UserError):
+    """It did not come, for the reason that is said."""
+
+
+def download(url: str, folder: Path, *, name: str, digest: str | None = None) -> Path:
+    """The file at an http(s) URL, in ``folder``.
+
+    Args:
+        url: may have a user and a password.
+        folder: is made.
+        name: what the file is called; without a ``digest`` the version at the server is put before it.
+        digest: how its sha256 (hex) begins.
+
+    Raises:
+        DownloadFailed: (a UserError) the server does not answer, has no such file, or sends another than
+            ``digest`` says.
+        UserError: the folder cannot be written.
+    """
+    if digest is not None and (kept := folder / name).is_file():
+        if _sha256(kept).startswith(digest):
+            return kept
+        logger.warning(
+            f"{kept} is damaged: its sha256 does not begin with {digest}. It is fetched again"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return _fetched(url, folder, name, digest)
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(
+            f"{redact(url)} cannot be kept in {folder}: {error.strerror or error}. Make room there, or name another "
+            "folder by $XDG_CACHE_HOME (or $TORCH_HOME, for ImageNet weights)"
+        ) from error
+
+
+def _fetched(url: str, folder: Path, name: str, digest: str | None) -> Path:
+    of_url, version = "", ""
+    if digest is None:
+        of_url, version = _short(redact(url)), _version(url)
+    target = folder / (name if digest is not None else f"{of_url}-{version}-{name}")
+    if version and target.is_file():
+        return target
+    partial = folder / f"{_PARTIAL}{target.name}"
+    with _alone(partial, target) as file:
+        if file is None:  # another process was quicker
+            return target
+        if digest is None and not version:  # nobody knows what it is the beginning of
+            file.truncate(0)
+        begun = file.seek(0, os.SEEK_END)
+        _receive(url, file, target)
+        if digest is not None and not (found := _sha256(partial)).startswith(digest):
+            if begun:
+                logger.warning(
+                    f"what was there of {name} was damaged: it is fetched from the start"
+                )
+                file.truncate(0)
+                _receive(url, file, target)
+                found = _sha256(partial)
+            if not found.startswith(digest):
+                page = "; it is a web page" if _is_page(partial) else ""
+                partial.unlink()
+                raise DownloadFailed(
+                    f"{redact(url)} sent another file than {name}: its sha256 begins with {found[:8]}, not {digest}"
+                    f"{page}. A proxy or a mirror may be wrong; nothing was kept"
+                )
+        os.fsync(file.fileno())
+        os.replace(partial, target)
+    for old in folder.iterdir() if of_url else ():
+        if old != target and old.name.removeprefix(_PARTIAL).startswith(f"{of_url}-"):
+            with contextlib.suppress(OSError):
+                old.unlink()
+    return target
+
+
+def _version(url: str) -> str:
+    """A word for what the server has at the URL now; "" where it does not say."""
+    for last in (False, True):
+        try:
+            with _open(url, {}) as answer:
+                said = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
+                return "" if said is None else _short(said)
+        except _Passing as error:
+            if last:
+                raise DownloadFailed(f"{redact(url)} cannot be fetched: {error}") from error
+            time.sleep(1)
+    raise AssertionError
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@contextlib.contextmanager
+def _alone(partial: Path, target: Path) -> Iterator[IO[bytes] | None]:
+    """The partial file, which no other process writes meanwhile; None where another has made ``target`` of it."""
+    before = _identity(target)
+    while True:
+        with open(partial, "ab") as file:
+            with contextlib.suppress(OSError):  # a disk without locks: two may fetch, and one wins
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    logger.info(f"another process is fetching {target.name}: waiting for it")
+                    fcntl.flock(file, fcntl.LOCK_EX)
+            if _identity(target) not in (None, before):
+                yield None
+                return
+            if _identity(partial) == os.fstat(file.fileno()).st_ino:
+                try:
+                    yield file
+                finally:
+                    if os.fstat(file.fileno()).st_size == 0:
+                        partial.unlink(missing_ok=True)
+                return
+
+
+def _identity(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return None
+
+
+def _receive(url: str, file: IO[bytes], target: Path) -> None:
+    """Append what is missing. Raises `DownloadFailed`; ``OSError`` where the disk refuses."""
+    tries, total = 0, None
+    told = False
+    while True:
+        done = file.seek(0, os.SEEK_END)
+        if total is not None and done == total:
+            return
+        try:
+            with _open(url, {"Range": f"bytes={done}-"} if done else {}) as answer:
+                continued = answer.headers.get("Content-Range", "").startswith(f"bytes {done}-")
+                if done and not (answer.status == 206 and continued):
+                    if answer.status == 206:
+                        raise _Passing(
+                            "the server sends another part of the file than it was asked for"
+                        )
+                    done = file.truncate(0)  # it does not continue: from the start
+                length = answer.headers.get("Content-Length")
+                total = None if length is None else done + int(length)
+                if not told:
+                    size = "" if total is None else f" ({total / 1e6:.0f} MB)"
+                    at = f", from {done / 1e6:.0f} MB on" if done else ""
+                    logger.info(f"fetching {redact(url)}{size} to {target}{at}")
+                    told = True
+                if _copy(answer, file, total, target.name) > done:
+                    tries = 0
+            file.flush()
+            if total is None or file.seek(0, os.SEEK_END) == total:
+                return
+            why = "the connection was cut"
+        except _Full:
+            total = done
+            continue
+        except _Passing as error:
+            why = str(error)
+        tries += 1
+        if tries >= TRIES or (tries > 1 and not told):
+            raise DownloadFailed(
+                f"{redact(url)} cannot be fetched: {why}. What has come is kept, and the next try continues there"
+                if file.seek(0, os.SEEK_END)
+                else f"{redact(url)} cannot be fetched: {why}"
+            )
+        if told:
+            logger.info(f"  {why}: trying to continue")
+        time.sleep(0.5 * 2**tries)
+
+
+def _copy(answer: Any, file: IO[bytes], total: int | None, name: str) -> int:
+    """Write the rest of an answer; the size of the file then."""
+    tick = Ticker(f"MB of {name}")
+    size = file.tell()
+    while True:
+        try:
+            block = answer.read(_BLOCK_BYTES)
+        except (OSError, http.client.HTTPException) as error:
+            file.flush()
+            raise _Passing(_reason(error)) from error
+        if not block:
+            return size
+        size += file.write(block)
+        if total is not None:
+            tick(size // 10**6, total // 10**6)
+
+
+class _Passing(Exception):
+    """Trying again may help."""
+
+
+class _Full(Exception):
+    """The server has no more than what is there."""
+
+
+def _open(url: str, headers: dict[str, str]) -> Any:
+    """The answer to a GET, its body not read. Raises `DownloadFailed`, `_Passing` or `_Full`."""
+    parts = urllib.parse.urlsplit(url)
+    user, _, host = parts.netloc.rpartition("@")
+    request = urllib.request.Request(
+        urllib.parse.urlunsplit(parts._replace(netloc=host)),
+        headers={"User-Agent": "stm", **headers},
+    )
+    if user:  # not to where a redirect leads
+        secret = base64.b64encode(urllib.parse.unquote(user).encode()).decode()
+        request.add_unredirected_header("Authorization", f"Basic {secret}")
+    try:
+        return urllib.request.urlopen(request, timeout=TIMEOUT_S)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == 416 and headers:
+            raise _Full from error
+        said = f"the server answers {error.code} {error.reason}"
+        if error.code in (408, 429) or error.code >= 500:
+            raise _Passing(said) from error
+        raise DownloadFailed(f"{redact(url)} cannot be fetched: {said}") from error
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise _Passing(_reason(error)) from error
+
+
+def _reason(error: BaseException) -> str:
+    inner = getattr(error, "reason", None)
+    if isinstance(inner, BaseException):
+        error = inner
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_page(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(64).lstrip().lower().startswith((b"<!doctype", b"<html"))
