@@ -64,9 +64,8 @@ class Command:
     def ended(self, timeout_s: float = 150) -> int:
         """Exit status; no process and no shared memory of it may be left."""
         status = self.process.wait(timeout_s)
-        deadline = (
-            time.monotonic() + 300
-        )  # of a Ray that was killed while it started, agents wait for their node
+        # Of a Ray that was killed while it started, agents wait for their node.
+        deadline = time.monotonic() + 300
         while (left := self._left()) and time.monotonic() < deadline:
             time.sleep(0.2)
         assert not left

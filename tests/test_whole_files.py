@@ -10,6 +10,7 @@ import pytest
 from stm import figures
 from stm.errors import UserError
 from stm.evaluate.fusing import ScoreFile
+from stm.report import tables
 from stm.tune import results
 
 
@@ -25,7 +26,15 @@ def a_table(path):
     results.write_parquet(path, [results.TrialRecord("one", {"optim.lr": 0.1})])
 
 
-@pytest.mark.parametrize("write", [a_figure, scores, a_table])
+def a_list(path):
+    tables._csv(path, ["class"], [["x"]])
+
+
+def an_object(path):
+    tables._json(path, {"class": "x"})
+
+
+@pytest.mark.parametrize("write", [a_figure, scores, a_table, a_list, an_object])
 def test_what_is_written_anew_does_not_touch_the_file_that_was_there(tmp_path, write):
     path, before = tmp_path / "file.png", tmp_path / "before"
     path.write_bytes(b"the older result")

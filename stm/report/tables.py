@@ -13,6 +13,7 @@ A class that does not occur has no top1: an empty cell, ``null`` in JSON. So has
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy as np
 
 from stm.report.intervals import wilson
 from stm.scoring.metrics import Metrics
+from stm.storage import write_bytes
 
 _ANSWERS = 5
 
@@ -115,13 +117,14 @@ def _answers(
 
 
 def _csv(path: Path, heads: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(heads)
-        for row in rows:
-            cells = list(row)
-            writer.writerow([*cells, *[None] * (len(heads) - len(cells))])
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(heads)
+    for row in rows:
+        cells = list(row)
+        writer.writerow([*cells, *[None] * (len(heads) - len(cells))])
+    write_bytes(str(path), file.getvalue().encode())
 
 
 def _json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_bytes(str(path), (json.dumps(value, ensure_ascii=False) + "\n").encode())

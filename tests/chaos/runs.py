@@ -29,7 +29,8 @@ def make_manifests(root: Path) -> dict[str, str]:
     from stm.data.synthetic import write_videos
 
     annotations = write_videos(root, num_train=24, num_test=8, size=64, num_frames=12)
-    indexed, _ = index_videos(read_annotations("csv", root, annotations), cross_check=0)
+    listed = read_annotations("csv", root, annotations)
+    indexed, _ = index_videos(listed, root=root, cross_check=0)
     for split, manifest in indexed.items():
         manifest.write(root / f"{split}.parquet")
     return {split: str(root / f"{split}.parquet") for split in indexed}

@@ -159,6 +159,6 @@ def _content(path: Path, verb: Verb) -> object:
         assert path.read_text().rstrip().endswith("</html>")
     elif path.suffix == ".json":
         json.loads(path.read_text())
-    elif path.suffix in (".yaml", ".txt"):
+    elif path.suffix in (".yaml", ".txt", ".csv"):
         return path.read_text()
     return None
