@@ -195,9 +195,11 @@ def test_an_outage_costs_no_restart_and_one_beyond_the_patience_ends_in_order(st
     assert "s3://clips answers again, after" in first
     assert "Traceback" not in first + second + third
     assert "started again" not in first + second + third
-    assert second.count("stm train: run a run #1? stopped: s3://clips/runs/a run #1?") == 1, second
-    assert "Could not connect to the endpoint" in second
-    assert "What was kept stays, and the same command goes on from there" in second
+    # Who meets it first, Ray Train's controller or the workers, is a matter of time.
+    (ended,) = [each for each in second.splitlines() if each.startswith("stm train: run a run #1?")]
+    assert "Could not connect to the endpoint" in ended
+    assert "the same command" in ended
+    assert "ended from outside" not in ended
     assert "continuing at epoch 41, sample 0 (step 80)" in third
     results = [json.loads(each) for each in out.splitlines()]
     assert [result.get("steps") for result in results] == [None, 80, 84]
