@@ -144,7 +144,9 @@ def check(run_directory: str, token: str) -> None:
 
 def _drives(run_directory: str, lease: dict[str, Any]) -> bool:
     """Whether the driver of a lease lives; watches for `SILENT_S` where only its heartbeats can tell."""
-    living = lease["token"] in _held if lease["process"] == me() else lives(lease["process"])
+    living = lives(lease["process"])
+    if living and lease["process"] == me():
+        living = lease["token"] in _held
     if living is not None:
         return living
     logger.info(

@@ -215,9 +215,9 @@ def _outcome(
         raise
     except ray.exceptions.RayActorError as error:
         if "creation task" in str(error):  # Ray Train's controller opens the storage, too
-            last = str(error).strip().splitlines()[-1]
+            why = str(error).strip().splitlines()[-1][:500]
             raise RunFailed(
-                f"run {train.name} could not begin: {last[:500]}; {_next_time(store, again)}"
+                f"run {train.name} could not begin: {why}; {_next_time(store, again)}"
             ) from error
         raise RunEnded(
             f"run {train.name} was ended from outside; {_next_time(store, again)}"
