@@ -36,6 +36,9 @@ SILENT_S = 30.0
 
 _SETTLE_S = 0.2
 
+_held: set[str] = set()
+"""Tokens of this process: a lease of it that is none of these is left over from an outage, in which it ended."""
+
 
 class Leased(UserError):
     """Another driver has the run."""
@@ -54,6 +57,7 @@ class Lease:
 
     def take(self) -> None:
         """Take the run, from a dead driver too. Raises `Leased` while another lives."""
+        _held.add(self.token)
         before = _read(self._run_directory)
         if before is not None and _drives(self._run_directory, before):
             raise _refusal(self._run_directory, before)
@@ -81,6 +85,7 @@ class Lease:
 
     def release(self) -> None:
         """Give the run back, if it is still ours."""
+        _held.discard(self.token)
         self._ended.set()
         if self._thread.ident is not None:
             self._thread.join()
@@ -140,6 +145,8 @@ def check(run_directory: str, token: str) -> None:
 def _drives(run_directory: str, lease: dict[str, Any]) -> bool:
     """Whether the driver of a lease lives; watches for `SILENT_S` where only its heartbeats can tell."""
     living = lives(lease["process"])
+    if living and lease["process"] == me():
+        living = lease["token"] in _held
     if living is not None:
         return living
     logger.info(

@@ -236,6 +236,11 @@ def _outcome(
                 ray.get(controller.abort.remote(), timeout=ABORT_S)
         raise
     except ray.exceptions.RayActorError as error:
+        if "creation task" in str(error):  # Ray Train's controller opens the storage, too
+            why = str(error).strip().splitlines()[-1][:500]
+            raise RunFailed(
+                f"run {train.name} could not begin: {why}; {_next_time(store, again)}"
+            ) from error
         raise RunEnded(
             f"run {train.name} was ended from outside; {_next_time(store, again)}"
         ) from error

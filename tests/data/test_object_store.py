@@ -20,6 +20,7 @@ from stm.data.manifest import Manifest
 from stm.data.stream.clips import ClipSpec
 from stm.data.stream.graph import decode_shares
 from stm.data.synthetic import write_videos
+from tests.data.test_preparing import manifest_of
 from tests.stores import Line, environment_of, s3_server
 from tests.test_one_bad_video import plan_row
 
@@ -142,15 +143,18 @@ for command in json.loads(sys.argv[1]):
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(900)
 def test_an_outage_costs_no_restart_and_one_beyond_the_patience_ends_in_order(store, tmp_path):
     """Manifests and the run are in the store, under a name with signs that mean something in URLs; videos are here."""
     environment, folder = store
     line = Line(environment["AWS_ENDPOINT_URL"])
-    index = ["index", "--format=csv", f"--root={folder}", f"--output={tmp_path}"]
-    index += [f"--annotations={folder / 'annotations.csv'}", "--cross_check=0"]
+    for split in ("train", "val"):
+        manifest_of(*sorted((folder / "videos" / split).iterdir())).write(tmp_path / split)
+        content = (tmp_path / split).read_bytes()
+        fsspec_s3(environment).pipe_file(f"clips/m/{split}.parquet", content)
     train = [*TRAIN, "--train.name=a run #1?"]
-    impatient = [*train, "--train.store_patience_s=1", "--optim.epochs=44"]
-    commands = [index, [*train, "--optim.epochs=40"], impatient, [*train, "--optim.epochs=42"]]
+    impatient = [*train, "--train.store_patience_s=1", "--optim.epochs=24"]
+    commands = [[*train, "--optim.epochs=20"], impatient, [*train, "--optim.epochs=22"]]
     said = []
     process = subprocess.Popen(
         [sys.executable, "-c", _WITH_STATUS, json.dumps(commands)],
@@ -174,16 +178,12 @@ def test_an_outage_costs_no_restart_and_one_beyond_the_patience_ends_in_order(st
         return "".join(said[began:])
 
     try:
-        read_until("status 0")
-        for split in ("train", "val"):
-            content = (tmp_path / f"{split}.parquet").read_bytes()
-            fsspec_s3(environment).pipe_file(f"clips/m/{split}.parquet", content)
-        read_until("epoch 2/40 done")
+        read_until("epoch 2/20 done")
         line.cut()
         read_until("s3://clips does not answer (Could not connect")
         line.mend()
         first = read_until("status 0")
-        read_until("continuing at epoch 41")
+        read_until("continuing at epoch 21")
         line.cut()
         second = read_until("status 2")
         line.mend()
@@ -195,12 +195,14 @@ def test_an_outage_costs_no_restart_and_one_beyond_the_patience_ends_in_order(st
     assert "s3://clips answers again, after" in first
     assert "Traceback" not in first + second + third
     assert "started again" not in first + second + third
-    assert second.count("stm train: run a run #1? stopped: s3://clips/runs/a run #1?") == 1, second
-    assert "Could not connect to the endpoint" in second
-    assert "What was kept stays, and the same command goes on from there" in second
-    assert "continuing at epoch 41, sample 0 (step 80)" in third
+    # Who meets it first, Ray Train's controller or the workers, is a matter of time.
+    (ended,) = [each for each in second.splitlines() if each.startswith("stm train: run a run #1?")]
+    assert "Could not connect to the endpoint" in ended
+    assert "the same command" in ended
+    assert "ended from outside" not in ended
+    assert "continuing at epoch 21, sample 0 (step 40)" in third
     results = [json.loads(each) for each in out.splitlines()]
-    assert [result.get("steps") for result in results] == [None, 80, 84]
+    assert [result["steps"] for result in results] == [40, 44]
 
 
 def test_clips_whose_store_is_away_are_waited_for(store, monkeypatch):

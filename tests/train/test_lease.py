@@ -85,6 +85,21 @@ def test_this_process_does_not_drive_a_run_twice(tmp_path):
         hold(str(tmp_path)).__enter__()
 
 
+def test_a_lease_that_this_process_could_not_give_back_is_no_driver(tmp_path, monkeypatch):
+    """As in an outage of the store."""
+
+    def away(path):
+        raise OSError(errno.EIO, "away")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(lease, "remove_file", away)
+        with hold(str(tmp_path)):
+            pass
+    assert (tmp_path / NAME).exists()
+    with hold(str(tmp_path)) as taken:
+        taken.check()
+
+
 @pytest.fixture(params=["disk", "object store"])
 def run(request, tmp_path):
     return str(tmp_path) if request.param == "disk" else f"memory://lease-{tmp_path.name}/run"
