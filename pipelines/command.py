@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from pipelines.cli import module_of
 from pipelines.options import Options
 from pipelines.words import read
-from stm.checkpoint.pretrained import check_name, is_path
 from stm.config import Config
 from stm.errors import UserError
 from stm.redaction import redact, secrets_in
@@ -80,6 +79,8 @@ def check(words: list[str], name: str | None, sent: Collection[str]) -> Command:
     if config is not None:
         settings |= dict(_flat(config.to_dict()))
         _check_config(config)
+        from stm.checkpoint.pretrained import check_name
+
         check_name(config.model)
     if found := secrets_in(settings):
         raise UserError(_secret(f"--{found[0]}"))
@@ -152,6 +153,8 @@ def _check_config_file(value: str, sent: Collection[str]) -> None:
 
 
 def _check_paths(settings: dict[str, Any], sent: Collection[str], verb: str) -> list[str]:
+    from stm.checkpoint.pretrained import is_path
+
     folders = {str(parent) for name in sent for parent in Path(name).parents}
     elsewhere = []
     for key in sorted(settings.keys() & (_READ | _WRITTEN)):

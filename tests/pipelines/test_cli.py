@@ -263,6 +263,7 @@ def test_training_ends_with_the_best_and_the_last(last, said):
         "best_epoch": 6.0,
         "val_num_videos": 50.0,
         "last_val_top1": last,
+        "test_list": None,
     }
     shown = show(result)
     assert f"best 72.0% (epoch 6), {said}, of 50 videos" in shown
