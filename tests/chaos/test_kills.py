@@ -115,6 +115,7 @@ def a_sweep(manifests, output):
     base = runs.config_for(manifests, output, "sweep").to_dict()
     return {
         "name": "sweep",
+        "metric": "val_loss",  # no two trials are equal by it
         "base": {
             "model": base["model"],
             "data": {key: base["data"][key] for key in ("train", "val", "num_segments", "size")},
@@ -160,5 +161,5 @@ def _content(path: Path, verb: Verb) -> object:
     elif path.suffix == ".json":
         json.loads(path.read_text())
     elif path.suffix in (".yaml", ".txt", ".csv"):
-        return path.read_text()
+        return _DRAWN.sub("*", path.read_text())
     return None

@@ -344,7 +344,7 @@ def test_no_option_of_any_verb_shows_words_of_the_parser(verb):
                 read(options, [f"--{name}={value}"])
             except UserError as error:
                 said.append(str(error))
-    assert len(said) > len(own)
+    assert len(said) > len(own) / 2, "most take no such words"
     assert not [each for each in said if RAW.search(each) or "cannot be read" in each]
 
 
