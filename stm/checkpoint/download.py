@@ -149,6 +149,8 @@ def _alone(partial: Path, target: Path) -> Iterator[IO[bytes] | None]:
                 try:
                     yield file
                 finally:
+                    with contextlib.suppress(OSError):  # the disk may be full
+                        file.flush()
                     if os.fstat(file.fileno()).st_size == 0:
                         partial.unlink(missing_ok=True)
                 return
