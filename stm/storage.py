@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import hashlib
 import os
 import shutil
 import tempfile
@@ -206,7 +207,9 @@ def write_bytes(path: str, content: bytes) -> None:
         found.pipe_file(name, content)
         return
     target = Path(path)
-    partial = target.with_name(f"{_PARTIAL}{target.name}")
+    # Of its own name, in short: with that itself it might be too long.
+    own = hashlib.blake2b(os.fsencode(target.name), digest_size=8).hexdigest()
+    partial = target.with_name(f"{_PARTIAL}{own}")
     partial.write_bytes(content)
     os.replace(partial, target)
 

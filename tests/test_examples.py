@@ -81,7 +81,7 @@ def test_what_happens_is_logged_once_and_told_as_events(first):
     logging, events = blocks("See what happens")
     code = [logging, settings(), "stm.train(config)", events, "print(losses)"]
     done = run("\n".join(code), first[0])
-    logged = [line for line in done.stderr.splitlines() if "stm.train.trainer: run first" in line]
+    logged = [line for line in done.stderr.splitlines() if ": run first is finished" in line]
     assert len(logged) == 1
     assert done.stderr.count("run second: ") == 1, (
         "the view alone has it, and not the root logger too"

@@ -206,6 +206,7 @@ def plan_row(videos: list[str], size: tuple[int, int] = (160, 96)) -> pa.Table:
         "path": videos,
         "label": [0] * count,
         "num_frames": [6] * count,
+        "fps": [25.0] * count,
         "width": [size[0]] * count,
         "height": [size[1]] * count,
         "epoch": [0],

@@ -15,10 +15,11 @@ from stm.errors import UserError
 from stm.log import get_logger
 from stm.redaction import redact
 from stm.storage import resolved
-from stm.train.job import Job, StopRun
 
 if TYPE_CHECKING:
     import torch
+
+    from stm.train.job import Job
 
 logger = get_logger(__name__)
 
@@ -76,6 +77,8 @@ def in_worker(job: Job) -> Callable[[torch.nn.Module], Any] | None:
     if job.config.model.pretrained is None:
         return None
     if job.weights is None:
+        from stm.train.job import StopRun
+
         raise StopRun(
             "there is no whole checkpoint left, and the run did not begin just now: the same command begins it anew"
         )
