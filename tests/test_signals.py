@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -225,10 +225,17 @@ def waiting(manifest, tmp_path_factory):
         "budget": {"epochs": 2},
     }
     (folder / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+    whole = Manifest.read(manifest)
+    half_way = len(whole) // 2
     for number in (1, 2, 3):
         (folder / "splits" / f"split{number}").mkdir(parents=True)
-        for part in ("train", "val"):
-            shutil.copy(manifest, folder / "splits" / f"split{number}" / f"{part}.parquet")
+        for part, rows in (
+            ("train", whole.table.slice(0, half_way - number)),
+            ("val", whole.table.slice(half_way - number)),
+        ):
+            replace(whole, table=rows).write(
+                folder / "splits" / f"split{number}" / f"{part}.parquet"
+            )
     videos = Path(manifest).parent
     video = str(next(videos.rglob("*.mp4")))
     joins = "joining the Ray cluster at"
