@@ -115,14 +115,29 @@ class ModelConfig:
         return values | settings
 
 
-_GOES_WITH = (
-    ("frame_stride", "sampling", "dense"),
-    ("window_s", "sampling", "seconds"),
-    ("crop_area", "crop", "resized"),
-    ("crop_ratio", "crop", "resized"),
-    ("randaugment_magnitude", "randaugment", None),
-)
+_GOES_WITH = {
+    "data": (
+        ("frame_stride", "sampling", "dense"),
+        ("window_s", "sampling", "seconds"),
+        ("crop_area", "crop", "resized"),
+        ("crop_ratio", "crop", "resized"),
+        ("randaugment_magnitude", "randaugment", None),
+    ),
+    "optim": (("effective_beta", "class_weights", "effective"),),
+}
 """Setting, the one that it depends on, and the value of that it goes with; None is any but the default."""
+
+
+def _check_effect(section: str, settings: Any) -> None:
+    """Raise ``UserError`` for a setting that another one makes idle."""
+    usual = _defaults(type(settings))
+    for name, of, needed in _GOES_WITH[section]:
+        value, other = getattr(settings, name), getattr(settings, of)
+        if value != usual[name] and (other == usual[of] if needed is None else other != needed):
+            raise UserError(
+                f"--{section}.{name} {value}: has no effect on --{section}.{of} "
+                f"{'null' if other is None else other}; it goes with {needed or 'another'}"
+            )
 
 
 def _defaults(settings: Any) -> dict[str, Any]:
@@ -218,14 +233,14 @@ class DataConfig:
     """Let a training clip's window last 1 / (1 + this) to 1 + this times as long, and its segments cover 1 / (1 + this)
     of the video to all of it; 0 is off."""
 
-    balance: Annotated[float, Bounds(ge=0, le=1)] = 0.0
+    balance: Share = 0.0
     """Show rare classes more often: 0 shows every video once an epoch, 1 all classes equally often, 0.5 in proportion
     to the square roots of their sizes. An epoch keeps its length."""
 
     decoder: Decoder = "auto"
     """`auto` takes the fastest exact decoder for each file."""
 
-    max_bad_fraction: Annotated[float, Bounds(ge=0, le=1)] = 0.01
+    max_bad_fraction: Share = 0.01
     """Share of videos of an epoch that may fail to decode before the run stops and names them."""
 
     clips_per_task: Count = 64
@@ -254,14 +269,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check("data", self)
-        usual = _defaults(type(self))
-        for name, of, needed in _GOES_WITH:
-            value, other = getattr(self, name), getattr(self, of)
-            if value != usual[name] and (other == usual[of] if needed is None else other != needed):
-                raise UserError(
-                    f"--data.{name} {value}: has no effect on --data.{of} {other}; it goes with "
-                    f"{needed or 'another'}"
-                )
+        _check_effect("data", self)
         if self.max_cpus is not None and self.max_cpus < self.cpus_per_task:
             raise UserError(
                 f"--data.max_cpus {self.max_cpus}: must leave room for one task of "
@@ -439,6 +447,7 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         check("optim", self)
+        _check_effect("optim", self)
         if all(value >= 1 for value in self.milestones):  # a record says [30], as it always has
             object.__setattr__(self, "milestones", [int(value) for value in self.milestones])
         if self.min_lr > self.lr:

@@ -63,6 +63,8 @@ class Meta:
     dataset: str = ""
     class_counts: list[int] | None = None
     """Videos of each class that were trained on; None where an older version wrote it."""
+    class_weights: list[float] | None = None
+    """Of the loss, where it has some."""
     world_size: int = 1
     metrics: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)

@@ -89,6 +89,7 @@ class Checkpoints:
             classes=job.classes,
             dataset=job.dataset,
             class_counts=job.class_counts,
+            class_weights=job.class_terms.weights if job.class_terms else None,
             position=place.position,
             step=place.step,
             fingerprint=job.fingerprint,

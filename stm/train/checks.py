@@ -6,6 +6,8 @@ import os
 import shutil
 from typing import Any
 
+import numpy as np
+
 from stm import cluster
 from stm.checkpoint import format as checkpoints
 from stm.config import Config
@@ -109,6 +111,15 @@ def check_same_run(config: Config, fingerprint: str, meta: checkpoints.Meta) -> 
             f"run {config.train.name!r} exists with other settings ({'; '.join(changed)}): "
             "choose another --train.name, or set them back to continue it"
         )
+    if meta.class_weights is not None and meta.class_counts is not None:
+        terms = class_terms(config, np.array(meta.class_counts), meta.classes)
+        weights = terms.weights if terms else None
+        if weights is None or not np.allclose(weights, meta.class_weights):
+            raise UserError(
+                f"run {config.train.name!r} was trained with other weights of classes than are in "
+                f"--optim.class_weights {config.optim.class_weights} now: choose another --train.name, or give the "
+                "same file"
+            )
 
 
 def changed_settings(config: Config, meta: checkpoints.Meta) -> list[tuple[str, Any, Any]]:

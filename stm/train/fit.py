@@ -31,7 +31,7 @@ from stm.train.listener import listening
 from stm.train.progress import BoardHandler, board
 from stm.train.rarity import class_terms
 from stm.train.recorder import Recorder, failure_callback
-from stm.train.summary import versions
+from stm.train.summary import next_step, versions
 
 RESIZE_CHECK_S = 60.0
 """How often an elastic run looks for room to grow. Growing starts the workers anew from the last checkpoint."""
@@ -239,27 +239,17 @@ def _outcome(
         if "creation task" in str(error):  # Ray Train's controller opens the storage, too
             why = str(error).strip().splitlines()[-1][:500]
             raise RunFailed(
-                f"run {train.name} could not begin: {why}; {_next_time(store, again)}"
+                f"run {train.name} could not begin: {why}; {next_step(store, again)}"
             ) from error
         raise RunEnded(
-            f"run {train.name} was ended from outside; {_next_time(store, again)}"
+            f"run {train.name} was ended from outside; {next_step(store, again)}"
         ) from error
     except TrainingFailedError as error:
         last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         raise RunFailed(
-            f"run {train.name} failed, after {train.max_failures} restarts: {last[0][:500]}; {_next_time(store, again)}"
+            f"run {train.name} failed, after {train.max_failures} restarts: {last[0][:500]}; {next_step(store, again)}"
         ) from error
     return outcome.return_value or {}
-
-
-def _next_time(store: CheckpointStore, again: str) -> str:
-    try:
-        found = store.latest()
-    except StorageError as error:
-        return f"{again} begins again from the last checkpoint, which cannot be seen now: {error}"
-    if found is None:
-        return f"there is no checkpoint yet: {again} begins again"
-    return f"the last checkpoint is {found[0]}: {again} begins again from there"
 
 
 def training_stream(config: Config, manifest: Manifest) -> StreamSpec:

@@ -15,7 +15,7 @@ from stm.data.stream.plan import steps_per_epoch
 from stm.figures import plot_curves
 from stm.log import get_logger
 from stm.results import TrainResult
-from stm.storage import is_url
+from stm.storage import StorageError, is_url
 from stm.train.checks import flat
 from stm.version import __version__
 
@@ -141,6 +141,17 @@ def result_of(store: CheckpointStore, name: str, run_id: str | None) -> TrainRes
         last_val_top1=last_meta.metrics.get("val_top1"),
         test_list=test_list_of(meta.val_dataset) if "val_top1" in meta.metrics else None,
     )
+
+
+def next_step(store: CheckpointStore, again: str) -> str:
+    """How a run that has ended early goes on; ``again`` is what continues it, such as "the same command"."""
+    try:
+        found = store.latest()
+    except StorageError as error:
+        return f"{again} continues from the last checkpoint, which cannot be seen now: {error}"
+    if found is None:
+        return "no checkpoint was kept: the same command begins anew"
+    return f"{again} continues at step {found[1].step}"
 
 
 def versions() -> dict[str, str]:

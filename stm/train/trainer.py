@@ -17,7 +17,7 @@ from stm.log import get_logger
 from stm.packing.logged import log_checkpoint
 from stm.patience import patience
 from stm.results import TrainResult
-from stm.storage import StorageError, is_url, join, make_writable, resolved
+from stm.storage import is_url, join, make_writable, resolved
 from stm.train.checks import (
     check_compiler,
     check_network,
@@ -30,6 +30,7 @@ from stm.train.folders import working_folder
 from stm.train.recorder import Recorder
 from stm.train.start import Start, as_begun, start_of
 from stm.train.summary import (
+    next_step,
     parameters,
     record_manifest,
     record_result,
@@ -201,7 +202,7 @@ def _drive(
         status = "FINISHED"
     except KeyboardInterrupt as error:
         status = "KILLED"
-        error.add_note(_next_step(store, again))
+        error.add_note(next_step(store, again))
         raise
     except RunEnded:
         status = "KILLED"
@@ -213,13 +214,3 @@ def _drive(
                 f"the record waits in {tracker.spool}; the next run of this name delivers it"
             )
     return result
-
-
-def _next_step(store: CheckpointStore, again: str) -> str:
-    try:
-        found = store.latest()
-    except StorageError as error:
-        return f"{again} continues from the last checkpoint, which cannot be seen now: {error}"
-    if found is None:
-        return "no checkpoint was kept: the same command begins anew"
-    return f"{again} continues at step {found[1].step}"

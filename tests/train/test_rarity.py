@@ -9,8 +9,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from stm.checkpoint.format import Meta
 from stm.config import Config
+from stm.data.stream.plan import Position
 from stm.errors import UserError
+from stm.train.checks import check_same_run
 from stm.train.optim import weighted_loss_sum
 from stm.train.rarity import class_terms
 
@@ -109,3 +112,22 @@ def test_a_word_that_is_no_file_is_told_what_there_is():
 def test_a_folder_is_no_file_of_weights(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         terms(class_weights=str(tmp_path))
+
+
+def test_a_run_does_not_go_on_with_a_file_of_weights_that_has_changed(tmp_path):
+    path = tmp_path / "weights.json"
+    path.write_text(json.dumps(dict.fromkeys(CLASSES, 1) | {"push": 2}))
+    config = Config.from_dict({"optim": {"class_weights": str(path)}, "train": {"name": "mine"}})
+    meta = Meta(
+        config=config.to_dict(), classes=CLASSES, position=Position(1, 0), step=9, fingerprint="f",
+        class_counts=COUNTS.tolist(), class_weights=class_terms(config, COUNTS, CLASSES).weights,
+    )  # fmt: skip
+    check_same_run(config, "f", meta)
+    path.write_text(json.dumps(dict.fromkeys(CLASSES, 1) | {"push": 3}))
+    with pytest.raises(UserError, match="'mine' was trained with other weights of classes"):
+        check_same_run(config, "f", meta)
+
+
+def test_a_beta_that_nothing_looks_at_is_refused():
+    with pytest.raises(UserError, match=r"effective_beta 0\.9: has no effect on .*class_weights inv"):
+        terms(class_weights="inverse", effective_beta=0.9)

@@ -297,12 +297,9 @@ def decode_shares(
                     continue
                 path, seed, labels[i] = plan["path"][j], plan["seeds"][j], plan["label"][j]
                 size = (plan["num_frames"][j], plan["width"][j], plan["height"][j])
-                drawn = (
-                    seed,
-                    plan["fps"][j],
-                    plan["epoch"][share],
-                )  # an evaluation's epochs are samplings
-                load = partial(decoder.load, path, *size, int(labels[i]), *drawn)
+                epoch = plan["epoch"][share]  # of an evaluation the number of a sampling
+                drawn = (int(labels[i]), seed, plan["fps"][j], epoch)
+                load = partial(decoder.load, path, *size, *drawn)
                 try:
                     with patience(patience_s if is_url(path) else 0):
                         what = f"{path} is being read"
