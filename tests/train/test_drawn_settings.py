@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stm.config import Config
 from stm.model import registry
 from stm.train.optim import learning_rate
+from tests.train.ranks import on_ranks
 from tests.train.test_pairs import assert_equal, batch_of, built, kept
 
 PER_EPOCH = 3
@@ -105,16 +104,13 @@ def test_with_every_setting_at_once_it_does_too(tmp_path):
 
 
 def one_rank(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     config = config_of(EVERY_KNOB, {"gradient_checkpointing": True}, workers=2)
     check(config, 5, 3, Path(folder) / f"checkpoint-{rank}", world_size=2, rank=rank)
-    dist.destroy_process_group()
 
 
 @pytest.mark.long
 def test_with_every_setting_at_once_it_does_so_on_two_workers(tmp_path):
-    mp.start_processes(one_rank, (str(tmp_path),), nprocs=2, start_method="spawn")
+    on_ranks(2, tmp_path, one_rank, str(tmp_path))
 
 
 def test_a_state_of_another_optimizer_is_refused_with_what_to_do(tmp_path):

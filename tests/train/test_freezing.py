@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 
 from stm.config import OptimConfig, ParameterGroup
 from stm.errors import UserError
 from stm.model import build_model, registry
 from stm.train.freezing import freeze, keep_still
+from tests.train.ranks import on_ranks
 from tests.train.test_pairs import batch_of, built, config_of, kept, stepped
 
 FROZEN = {
@@ -111,9 +111,7 @@ def test_a_network_with_nothing_left_to_train_is_refused():
         freeze(network(), OptimConfig(groups=[ParameterGroup(match="", lr_scale=0)]))
 
 
-def one_rank(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+def one_rank(rank):
     for others in ((), ("sync_batchnorm", "checkpointing"), ("ema", "adamw")):
         for sort, (settings, prefixes) in FROZEN.items():
             replica = built(config_of(others, workers=2, **settings), world_size=2)
@@ -128,10 +126,9 @@ def one_rank(rank, folder):
             theirs = [torch.empty_like(fc) for _ in range(2)]
             dist.all_gather(theirs, fc)
             assert torch.equal(*theirs)
-    dist.destroy_process_group()
 
 
 @pytest.mark.long
 def test_what_is_frozen_stays_equal_on_two_workers(tmp_path):
     """One of the two has nothing to learn from in the second step."""
-    mp.start_processes(one_rank, (str(tmp_path),), nprocs=2, start_method="spawn")
+    on_ranks(2, tmp_path, one_rank)

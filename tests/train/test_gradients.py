@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 
 from stm.config import OptimConfig, ParameterGroup
@@ -14,6 +13,7 @@ from stm.model import build_model
 from stm.model.sync_batchnorm import SyncBatchNorm2d, count_batch, synchronise_batchnorm
 from stm.train.optim import build_optimizer, parameter_groups, set_learning_rate
 from stm.train.step import Batch, gradients
+from tests.train.ranks import on_ranks
 
 GLOBAL_BATCH = 8
 
@@ -34,10 +34,6 @@ def global_batch():
 
 
 def one_rank(rank, world_size, folder, synchronised):
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet-{world_size}", rank=rank, world_size=world_size
-    )
     module = network()
     if synchronised:
         synchronise_batchnorm(module)
@@ -49,13 +45,10 @@ def one_rank(rank, world_size, folder, synchronised):
     if rank == 0:
         grads = {name: p.grad for name, p in module.named_parameters()}
         torch.save((grads, sums, dict(module.named_buffers())), f"{folder}/{world_size}.pt")
-    dist.destroy_process_group()
 
 
 def on_workers(folder, world_size, synchronised=False):
-    mp.start_processes(
-        one_rank, (world_size, str(folder), synchronised), nprocs=world_size, start_method="spawn"
-    )
+    on_ranks(world_size, folder, one_rank, world_size, str(folder), synchronised)
     return torch.load(f"{folder}/{world_size}.pt", weights_only=True)
 
 

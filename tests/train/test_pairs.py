@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from stm.checkpoint import format as checkpoints
 from stm.config import Config
@@ -18,6 +17,7 @@ from stm.data.stream.plan import Position
 from stm.errors import UserError
 from stm.model import registry
 from stm.train.replica import Replica
+from tests.train.ranks import on_ranks
 
 SETTINGS = {
     "compile": ("train", "compile", True),
@@ -173,9 +173,7 @@ def test_a_compiled_network_goes_with_every_other_setting(pair, variant, tmp_pat
     check(pair, variant, tmp_path)
 
 
-def one_rank(rank, pairs, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+def one_rank(rank, pairs):
     for pair in pairs:
         replica = built(config_of(pair, workers=2), world_size=2)
         for number, weights in enumerate([(1, 1, 0, 1), (0, 0, 0, 0) if rank else (1, 1, 1, 1)]):
@@ -186,7 +184,6 @@ def one_rank(rank, pairs, folder):
         dist.all_gather(theirs, ours)
         assert torch.isfinite(ours).all(), pair
         assert torch.equal(*theirs), f"{pair}: ranks have other weights"
-    dist.destroy_process_group()
 
 
 @pytest.mark.parametrize(
@@ -199,7 +196,7 @@ def one_rank(rank, pairs, folder):
 )
 def test_two_settings_together_train_on_two_workers(pairs, tmp_path):
     """One of the two has nothing to learn from in the second step."""
-    mp.start_processes(one_rank, (pairs, str(tmp_path)), nprocs=2, start_method="spawn")
+    on_ranks(2, tmp_path, one_rank, pairs)
 
 
 def test_what_cannot_go_together_is_refused_with_the_settings():

@@ -129,5 +129,7 @@ def test_a_run_does_not_go_on_with_a_file_of_weights_that_has_changed(tmp_path):
 
 
 def test_a_beta_that_nothing_looks_at_is_refused():
-    with pytest.raises(UserError, match=r"effective_beta 0\.9: has no effect on .*class_weights inv"):
+    with pytest.raises(
+        UserError, match=r"effective_beta 0\.9: has no effect on .*class_weights inv"
+    ):
         terms(class_weights="inverse", effective_beta=0.9)
