@@ -34,6 +34,7 @@ def serve(
     receive_s: Positive = 30.0,
     answer_s: Positive = 30.0,
     decode_s: Positive = 10.0,
+    stream_s: Positive = 600.0,
     decode_mib: Positive = 2048.0,
     allowed_hosts: list[str] | None = None,
     token: str | None = None,
@@ -48,6 +49,7 @@ def serve(
         stm serve --checkpoint runs/first
         stm serve --model models:/actions@champion --port 8080 --replicas 2
         curl --data-binary @clip.mp4 http://127.0.0.1:8000/predict
+        curl -N --data-binary @match.mp4 'http://127.0.0.1:8000/windows?window_s=2&stride_s=1'
 
     Args:
         host: address to listen on; 0.0.0.0 lets other machines in, and without --token nobody is asked who he is
@@ -57,8 +59,9 @@ def serve(
         max_mib: largest video, in MiB
         max_in_flight: uploads in work at once; further ones get 503 and Retry-After
         receive_s: time for an upload to arrive (408)
-        answer_s: time from then to the answer (504)
-        decode_s: time to decode one video (504)
+        answer_s: time from then to the answer, or to the next window of a long video (504)
+        decode_s: time to decode one video, or a packet of a long one (504)
+        stream_s: time to answer all windows of a long video (504)
         decode_mib: memory to decode one video in, in MiB
         allowed_hosts: names that clients may call the server by, without ports (421); null is any
         token: what clients must send as a bearer's token or a browser's password (401); null takes
@@ -74,6 +77,7 @@ def serve(
         receive_s=receive_s,
         answer_s=answer_s,
         decode_s=decode_s,
+        stream_s=stream_s,
         decode_memory_bytes=int(decode_mib * 2**20),
         max_in_flight=max_in_flight,
     )

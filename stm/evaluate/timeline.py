@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,24 +81,32 @@ def read_windows(
 
 
 def scored(
-    windows: Iterator[Window], score: Callable[[np.ndarray], np.ndarray], classes: list[str]
+    windows: Iterator[Window], score: Callable[[np.ndarray], np.ndarray], classes: Sequence[str]
 ) -> Iterator[WindowPrediction]:
     """What the network says of each window. ``score`` takes uint8 [1, V, T, S, S, 3] to float32 [1, K]."""
     for window in windows:
-        place: dict[str, Any] = {
-            "start_s": round(window.start_s, 6),
-            "end_s": round(window.end_s, 6),
-            "next_number": window.next_number,
-        }
-        if window.clips is None:
-            yield WindowPrediction(error=window.why, **place)
-            continue
-        scores = np.zeros(len(classes))
-        for views in window.clips:
-            scores += score(views[None])[0] / len(window.clips)
-        best = np.argsort(-scores, kind="stable")[:TOP_K]
-        top5 = [{"class": classes[k], "score": float(scores[k])} for k in best]
-        yield WindowPrediction(top5=top5, scores=scores, **place)
+        scores = None
+        if window.clips is not None:
+            scores = np.zeros(len(classes))
+            for views in window.clips:
+                scores += score(views[None])[0] / len(window.clips)
+        yield best_of(window, scores, classes)
+
+
+def best_of(
+    window: Window, scores_K: np.ndarray | None, classes: Sequence[str]
+) -> WindowPrediction:
+    """The answer to a window, of which the network says ``scores_K``; None where it was not asked."""
+    place: dict[str, Any] = {
+        "start_s": round(window.start_s, 6),
+        "end_s": round(window.end_s, 6),
+        "next_number": window.next_number,
+    }
+    if scores_K is None:
+        return WindowPrediction(error=window.why, **place)
+    best = np.argsort(-scores_K, kind="stable")[:TOP_K]
+    top5 = [{"class": classes[k], "score": float(scores_K[k])} for k in best]
+    return WindowPrediction(top5=top5, scores=scores_K, **place)
 
 
 def name_windows(

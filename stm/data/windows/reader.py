@@ -72,9 +72,9 @@ class WindowReader:
         """Why a stream has ended that broke off."""
         # One thread for its life: the kernel ends the child with the thread that started it.
         self._thread = threading.Thread(target=self._run, name="windows", daemon=True)
-        self._thread.start()
 
     def __enter__(self) -> WindowReader:
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
