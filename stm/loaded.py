@@ -87,8 +87,8 @@ class Model:
         """What is seen in each window of a long video, a stream or a device, as soon as it is known.
 
         A window of ``window_s`` begins every ``stride_s``, None is half a window. Decoding is done in a process of its
-        own, which ends with the iteration. ``options`` are ``live``, ``stall_s``, ``reconnect_s`` and ``stream_options``
-        of ``stm.evaluate.timeline.read_windows``.
+        own, which ends with the iteration. ``options`` are ``live``, ``stall_s``, ``reconnect_s`` and
+        ``stream_options`` of ``stm.evaluate.timeline.read_windows``.
 
         Raises ``UserError`` for a value that is out of range, and ``stm.data.decode.VideoError`` where the video cannot
         be read, or not further.

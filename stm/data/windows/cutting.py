@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -19,8 +19,8 @@ import numpy as np
 from stm.data.stream.clips import ClipSpec, frames_of_test
 from stm.data.stream.plan import sample_seed
 
-Picture = np.ndarray | str
-"""The views of a frame, uint8 [V, S, S, 3]; or why it cannot be used."""
+Picture = Callable[[], np.ndarray] | str
+"""What makes the views of a frame, uint8 [V, S, S, 3]; or why it cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Cutter:
                 picture = frames[k][1]
                 if isinstance(picture, str):
                     return None, picture
-                pictures.append(picture)
+                pictures.append(picture())
             clips.append(np.stack(pictures, axis=1))
         return np.stack(clips), ""
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from bisect import insort
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -47,6 +47,8 @@ _DRIFT = 1e-3
 """By which a camera's clock may differ from ours."""
 _MOST_WAITING_BYTES = 64 * 2**20
 """Of packets behind a key frame that wait to be decoded."""
+_MOST_KEPT_BYTES = 256 * 2**20
+"""Of a window's frames, as they were decoded. Up to so many only those are made RGB that a clip wants."""
 _NEAR_S = 60
 """A packet that cannot be decoded and whose time is farther from that of others is not to be trusted with its time."""
 _RATE = Fraction(25)
@@ -153,6 +155,7 @@ class Decoding:
             )
         self._to_rgb: RgbConverter | None = None
         self._boxes: list[PixelBox] = []
+        self._keeps_frames = False
         self._states_orientation = False
         self._has_checksums = False
         self._num_packets = 0
@@ -355,7 +358,9 @@ class Decoding:
             self._hurt(order, frame.pts, _DAMAGED)
             picture = _DAMAGED
         elif self._cutter.wants(ticks):
-            picture = self._views(frame)
+            picture = _Views(self._views, frame)
+            if not self._keeps_frames:
+                picture()
         self._wait(ticks, order, frame.pts, picture)
         # A reference may come out after the pictures that refer to it, and only then say that it is damaged.
         self._settle(MOST_REORDERED if self._video.context.has_b_frames else 0)
@@ -368,6 +373,9 @@ class Decoding:
         if self._known is None:
             height, width, _ = self._to_rgb(frame).shape
             self._known = Known(frame.pts or 0, width, height, matrix)
+        num_bytes = sum(plane.buffer_size for plane in frame.planes)
+        num_frames = self._job.window_s / float(self._interval * self._time_base)
+        self._keeps_frames = num_bytes * num_frames <= _MOST_KEPT_BYTES
         spec, known = self._job.spec, self._known
         self._boxes = [
             pixel_box(box, known.width, known.height)
@@ -418,7 +426,7 @@ class Decoding:
             if ticks <= self._pushed_ticks:
                 continue
             self._pushed_ticks = ticks
-            if isinstance(picture, np.ndarray) and self._damage.has_reached(order, pts):
+            if callable(picture) and self._damage.has_reached(order, pts):
                 picture = _DAMAGED
             self._batch.windows += self._cutter.push(
                 ticks, _DAMAGED if picture is None else picture
@@ -434,6 +442,19 @@ class Decoding:
 
     def _note(self, text: str) -> None:
         self._batch.notes.append(text)
+
+
+class _Views:
+    """The views of a frame, made when they are first asked for; then the frame itself is let go."""
+
+    def __init__(self, make: Callable[[Any], np.ndarray], frame: Any) -> None:
+        self._make, self._frame = make, frame
+        self._made: np.ndarray | None = None
+
+    def __call__(self) -> np.ndarray:
+        if self._made is None:
+            self._made, self._frame = self._make(self._frame), None
+        return self._made
 
 
 class _Lag:
