@@ -62,6 +62,7 @@ class WindowReader:
         self._waiting: deque[Window] = deque()
         self._over: Exception | None = None
         self._done = self._closed = False
+        self._next_number = job.first
         self.num_skipped = 0
         """Windows that nobody had taken in time."""
         self.num_live = 0
@@ -203,8 +204,6 @@ class WindowReader:
 
     # ------------------------------------------------------------------ between both
 
-    _next_number = 0
-
     def _take(self, batch: Batch) -> bool:
         """Pass on what a batch holds; whether that was any window."""
         for note in batch.notes:
@@ -228,6 +227,8 @@ class WindowReader:
         with self._change:
             if not self._is_live:
                 self._change.wait_for(lambda: self._closed or len(self._waiting) < _AHEAD)
+            if self._closed:
+                return
             self._waiting.append(window)
             while sum(each.clips is not None for each in self._waiting) > _AHEAD:
                 self._skip_oldest()
