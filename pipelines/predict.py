@@ -62,7 +62,8 @@ def predict(
         enter: score that one window of a segment must have; null is 0.5
         leave: score that all windows of a segment must have; null is 0.3
         min_s: seconds; shorter segments are dropped; null drops none
-        live: skip windows rather than fall behind; null is true of streams and devices, false of files
+        live: skip windows rather than fall behind; null is true of streams and devices, false of files. An HTTP URL is
+            read as a stream where it is true
         stall_s: seconds; a stream that gives nothing for so long has broken off; null is 10
         reconnect_s: seconds for which a stream that has ended or broken off is tried again; null is never
         stream_options: FFmpeg's options of a stream or device, as NAME=VALUE, such as rtsp_transport=udp

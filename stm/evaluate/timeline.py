@@ -62,7 +62,7 @@ def read_windows(
             raise UserError(f"--{name} {seconds:g}: must be a finite number above 0")
     if not 0 <= reconnect_s < np.inf:
         raise UserError(f"--reconnect_s {reconnect_s:g}: must be a finite number, and not negative")
-    is_a_stream = is_stream(source)
+    is_a_stream = is_stream(source, bool(live))
     options = []
     for option in stream_options or []:
         name, equals, value = option.partition("=")
@@ -139,7 +139,8 @@ def name_windows(
         output: Timeline as .parquet, .csv or .json; segments and a figure are written beside it. A run that was killed
             is continued, where the source is a file.
         enter, leave, min_s: As of ``stm.scoring.segments``.
-        live: Skip windows rather than fall behind; None is what a stream or a device wants.
+        live: Skip windows rather than fall behind; None is what a stream or a device wants. An HTTP URL is a stream
+            where it is True.
         stall_s: A stream that gives nothing for so long has broken off.
         reconnect_s: A stream that ends or breaks off is tried again for so long.
         stream_options: FFmpeg's, as NAME=VALUE.
@@ -161,7 +162,7 @@ def name_windows(
     timeline = None
     if output is not None:
         try:
-            kept = "" if live or is_stream(video) else source_state(video)[0]
+            kept = "" if is_stream(video, bool(live)) else source_state(video)[0]
         except VideoError as error:
             raise UserError(str(error)) from error
         # What must be the same for a run to go on where one was killed.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.server
 import logging
 import socket
 import threading
 import time
 from dataclasses import fields
+from pathlib import Path
 
 import av
 import numpy as np
@@ -231,3 +234,31 @@ def test_a_stream_opens_no_other_protocol(tmp_path):
     finally:
         source.av.open = original
     assert seen["options"]["protocol_whitelist"] == "udp"
+
+
+def test_a_stream_over_http_without_a_length_is_one_where_that_is_said(tmp_path):
+    data = Path(write_video(tmp_path / "a.ts", num_frames=100, options={"g": "10"})).read_bytes()
+
+    class Endless(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_response(200)
+            self.end_headers()
+
+        def do_GET(self):
+            self.do_HEAD()
+            with contextlib.suppress(OSError):
+                self.wfile.write(data)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Endless) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/live.ts"
+        assert is_stream(url, is_live=True)
+        assert not is_stream(url)
+        windows, _ = read(live(url, options=()))
+        with pytest.raises(VideoError, match="does not say how long it is"):
+            read(Job(url, SPEC, 1.0, 1.0))
+        server.shutdown()
+    assert [w.num_frames for w in windows] == [25, 25, 25, 25]

@@ -60,8 +60,13 @@ STREAM_PROTOCOLS = {
     "udp": "udp",
     "tcp": "tcp",
     "srt": "srt",
+    "http": "http,https,tls,tcp",
+    "https": "http,https,tls,tcp",
 }
 """Schemes of streams, which FFmpeg opens itself, and the protocols that it may use for each."""
+
+_FILES_AS_WELL = ("http", "https")
+"""Schemes that name files, read by fsspec, unless one says that it is a stream."""
 
 _OF_STREAMS = ("rtsp", "rtp", "sdp", "live_flv")
 _DEVICE_FORMAT = "v4l2"
@@ -113,14 +118,15 @@ class Stream:
     """FFmpeg's, such as ("rtsp_transport", "udp") or ("framerate", "30")."""
 
 
-def is_stream(source: object) -> bool:
-    """Whether it is a stream's address or a device, and not a file."""
+def is_stream(source: object, is_live: bool = False) -> bool:
+    """Whether it is a stream's address or a device, and not a file; HTTP names a stream where ``is_live``."""
     if not isinstance(source, (str, os.PathLike)):
         return False
     path = os.fspath(source)
-    return (
-        path.partition("://")[0].lower() in STREAM_PROTOCOLS if is_url(path) else _is_device(path)
-    )
+    if not is_url(path):
+        return _is_device(path)
+    scheme = path.partition("://")[0].lower()
+    return scheme in STREAM_PROTOCOLS and (is_live or scheme not in _FILES_AS_WELL)
 
 
 def _is_device(path: str) -> bool:
@@ -295,6 +301,9 @@ def _open_url(url: str) -> Iterator[Any]:
         raise
     if size == 0:
         raise VideoError(url, "empty", "zero bytes")
+    if size is None and url.partition("://")[0].lower() in _FILES_AS_WELL:
+        detail = "its server does not say how long it is: `stm predict --window_s N --live true` reads such streams"
+        raise VideoError(url, "unsupported_url", detail)
     if whole is not None:
         yield io.BytesIO(whole)
     else:
