@@ -28,7 +28,9 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(checkpoint, tmp_path_factory):
     log = tmp_path_factory.mktemp("server") / "log"
-    with serving(log, "--checkpoint", checkpoint, "--max_mib", "4", "--decoders", "1") as running:
+    with serving(
+        log, "--checkpoint", checkpoint, "--max_mib", "4", "--decoders", "1", "--answer_s", "300"
+    ) as running:
         yield running
 
 
