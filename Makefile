@@ -100,7 +100,7 @@ lock: ## Resolve requirements.lock anew from pyproject.toml
 	  grep -vE '^(nvidia-|cuda-|triton==)' "$$tmp/resolved"; } > requirements.lock; \
 	echo "requirements.lock: $$(grep -c '==' requirements.lock) packages"
 
-wheel: $(STAMP) ## Build dist/stm-VERSION-py3-none-any.whl
+wheel: $(STAMP) ## Build dist/stm_video-VERSION-py3-none-any.whl
 	rm -rf build  # else files that are gone from the tree stay in the wheel
 	$(PIP) wheel $(QUIET) --no-deps --no-build-isolation --wheel-dir dist .
 
