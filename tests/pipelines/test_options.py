@@ -89,15 +89,6 @@ def test_help_lists_the_verbs_that_the_order_names():
     assert set(cli.ORDER) == set(VERBS)
 
 
-def test_the_readme_names_no_verb_that_there_is_not():
-    rows = [
-        line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `stm")
-    ]
-    named = re.findall(r"`stm (\w+)`", "".join(row.split("|")[1] for row in rows))
-    assert len(rows) > 10
-    assert set(named) <= set(VERBS)
-
-
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_option_has_help_and_every_example_parses(verb):
     options = Options.of(cli.module_of(verb))
