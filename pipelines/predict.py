@@ -27,7 +27,7 @@ def predict(
     workers: Count = 1,
     address: Address = None,
 ) -> dict[str, Any]:
-    """Name the action in videos: the five likeliest classes of each.
+    """Print the five likeliest classes of each video.
 
     Examples:
         stm predict --checkpoint runs/first clip.mp4
@@ -37,7 +37,7 @@ def predict(
         stm predict --model models:/actions@champion clip.mp4
 
     Args:
-        output: Parquet file to write instead of a listing
+        output: Parquet file to write, instead of printing
         workers: processes that run the network
     """
     from stm.evaluate.predict import predict as name_actions
