@@ -22,7 +22,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-fast test-all slow chaos lint types format lock wheel clean
+.PHONY: help install demo test test-fast test-all slow chaos lint types format lock docs wheel clean
 
 # $(call phase,NAME,COMMAND) runs the command, says how long it took, and keeps its exit status.
 define phase
@@ -100,10 +100,13 @@ lock: ## Resolve requirements.lock anew from pyproject.toml
 	  grep -vE '^(nvidia-|cuda-|triton==)' "$$tmp/resolved"; } > requirements.lock; \
 	echo "requirements.lock: $$(grep -c '==' requirements.lock) packages"
 
+docs: $(STAMP) ## Build the documentation as a website into site/; a broken link is an error
+	$(call phase,docs,NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --config-file docs/site/mkdocs.yml)
+
 wheel: $(STAMP) ## Build dist/stm_video-VERSION-py3-none-any.whl
 	rm -rf build  # else files that are gone from the tree stay in the wheel
 	$(PIP) wheel $(QUIET) --no-deps --no-build-isolation --wheel-dir dist .
 
 clean: ## Remove caches and build output; runs, checkpoints and .venv stay
-	rm -rf build dist *.egg-info .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist site *.egg-info .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find stm pipelines tests -name __pycache__ -type d -prune -exec rm -rf {} +
