@@ -538,6 +538,9 @@ class TrainConfig:
     precision: Precision = "auto"
     """Arithmetic of the forward pass: `auto` is bfloat16 on GPUs that have it, float32 elsewhere."""
 
+    exchange: Literal["float32", "bfloat16"] = "float32"
+    """What gradients travel as between ranks; bfloat16 halves the bytes and rounds them."""
+
     compile: bool = False
     """Compile the network with `torch.compile`: slow first steps, faster later ones."""
 
