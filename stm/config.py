@@ -548,7 +548,7 @@ class TrainConfig:
     """Root of every random draw: weights, order, frames, crops, dropout."""
 
     log_every_steps: Count = 10
-    """Steps between lines of progress."""
+    """Steps between lines of progress at most; the first step has one of its own, and slow steps one about every 15 s."""
 
     checkpoint_every_steps: Annotated[int | None, Bounds(ge=1)] = None
     """Steps between checkpoints inside an epoch; null leaves it to the clock."""
