@@ -60,19 +60,19 @@ def evaluate(
         checkpoint: checkpoint, or run directory for its best one (see --which)
         manifest: manifest to measure on
         fuse: instead of a checkpoint: score files of earlier evaluations, to be averaged
-        shares: what each of them counts for; equal by default
+        shares: weight of each score file; equal by default
         output: directory for scores, figures and report.html; null is one beside the checkpoint
         report: write report.html, a page that shows the result
         num_segments: T of the test clip; null is the training's
         sampling: which frames (--data.sampling of `stm train`); null is the training's
-        frame_stride: frames from one of a dense clip to the next; null is the training's
+        frame_stride: step between the frames of a dense clip; null is the training's
         window_s: length of a clip by seconds; null is the training's
         frames: what the order of frames is worth: `reversed`, `shuffled` and `still` (one frame repeated) are measured
             beside the frames as played, which is always measured
         pairs: CSV file of the classes that are each other backwards, two names a line; null finds them from their
             names where --frames asks for more than `played`
         workers: processes that run the network
-        batch_size: clips a process takes at once
+        batch_size: clips that a process takes at once
     """
     if fuse:
         if checkpoint or manifest:

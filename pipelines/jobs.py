@@ -18,8 +18,8 @@ def jobs(
 ) -> dict[str, Any]:
     """List, follow or stop what was submitted.
 
-    `status` says how a job is doing. The result is jobs (list), or what is known of the one job. `follow` ends with the
-    job's own exit status.
+    `status` says what a job is doing. The result lists all jobs, or says what is known of one. `follow` ends with the
+    exit status of the job.
 
     Examples:
         stm jobs list --address http://127.0.0.1:8265

@@ -38,10 +38,10 @@ def plan(
     assumed: Assumptions,
     output: OutputOrNull = None,
 ) -> dict[str, Any]:
-    """Say how many nodes a training takes, how long and how dear, from measured rates.
+    """Estimate the nodes, hours and cost of a training from measured rates.
 
-    How many CPU nodes feed a GPU node, and how long and how dear a training is on 1 to 256 GPUs, on demand and on spot
-    nodes. Starts from measured rates and refuses to guess them; names whatever it assumes.
+    Says how many CPU nodes feed a GPU node, and what a training takes and costs on 1 to 256 GPUs, on demand and on spot
+    nodes. It needs measured rates, does not guess them, and names everything that it assumes.
 
     Examples:
         stm plan --bench data.json model.json --prices prices.yaml --manifest train.parquet --epochs 50
@@ -62,13 +62,13 @@ def plan(
         gpu_node: the machine that trains, by its name there
         cpu_node: the machine that decodes
         head_node: the machine that holds the job, if any
-        cpu_nodes_per_gpu_node: as many as there will be; null plans as many as it takes
+        cpu_nodes_per_gpu_node: number there will be; null plans as many as are needed
         variant: network, for the size of its gradients
         depth: its ResNet depth
         num_classes: its classes
         checkpoint_minutes: as in train.checkpoint_every_minutes
-        start_s: assumed: from paying to the first step, s
-        restart_s: assumed: from a lost node to the next step, s
+        start_s: seconds from the start of a node to the first step (an assumption)
+        restart_s: seconds from the loss of a node to the next step (an assumption)
         output: directory for plan.json and plan.png
     """
     from stm.planning.cost import Job

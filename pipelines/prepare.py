@@ -63,13 +63,13 @@ def prepare(
         short_side: pixels; smaller videos are not enlarged
         codec: jpeg: an image a frame, the fastest to decode and the largest; needs --layout shards
         gop: frames of H.264 from one key frame to the next; fewer decode faster and are larger
-        min_gain: leave a video as it is unless its clips then decode so many times as fast, measured for each video;
-            0: prepare all, unmeasured
+        min_gain: prepare a video only if its clips then decode at least this many times as fast, measured for each
+            video; 0 prepares all without measuring
         keep_jpeg: pack the images of frame folders as they are, instead of making videos of them
         keep_source_on_failure: a video that cannot be prepared stays in the manifest as it was
-        deadline_s: seconds a video may take, and beyond that
-        deadline_s_per_frame: so many for each of its frames
-        measure: number of videos to time before and after; 0: none
+        deadline_s: seconds that a video may take, whatever its length
+        deadline_s_per_frame: seconds added for each of its frames
+        measure: number of videos to time before and after; 0 times none
     """
     for option, given in (("--keep_jpeg", keep_jpeg), ("--codec jpeg", codec == "jpeg")):
         if given and layout != "shards":

@@ -20,9 +20,9 @@ def register(
     workers: Count = 1,
     address: Address = None,
 ) -> dict[str, Any]:
-    """Make a trained network a model of MLflow's, loadable anywhere, champion by a rule.
+    """Register a trained network as an MLflow model, with a model card.
 
-    It gets a model card, and can be measured on a manifest first.
+    It can be measured on a manifest first; --rule says whether the new version becomes the champion.
 
     Examples:
         stm register --checkpoint runs/first --name actions --rule always

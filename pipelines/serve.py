@@ -41,8 +41,8 @@ def serve(
 ) -> dict[str, Any]:
     """Answer videos over HTTP.
 
-    POST one to /predict, or drop it on the page. It runs on Ray Serve until Ctrl-C or SIGTERM, answers what is in work,
-    and ends with status 130 or 143.
+    POST a video to /predict, or drop it on the page. The server runs on Ray Serve until Ctrl-C or SIGTERM; it then
+    answers the uploads in work, and ends with status 130 or 143.
 
     Examples:
         stm serve --checkpoint runs/first
@@ -50,19 +50,19 @@ def serve(
         curl --data-binary @clip.mp4 http://127.0.0.1:8000/predict
 
     Args:
-        host: address to listen on; 0.0.0.0 lets other machines in, and without --token nobody is asked who he is
+        host: address to listen on; 0.0.0.0 lets other machines in, who need no password unless --token is given
         port: port to listen on
         replicas: processes that run the network
         decoders: processes that decode; null is one a core, up to four
         max_mib: largest video, in MiB
-        max_in_flight: uploads in work at once; further ones get 503 and Retry-After
+        max_in_flight: uploads in work at once; more get 503 with Retry-After
         receive_s: time for an upload to arrive (408)
         answer_s: time from then to the answer (504)
         decode_s: time to decode one video (504)
         decode_mib: memory to decode one video in, in MiB
         allowed_hosts: names that clients may call the server by, without ports (421); null is any
-        token: what clients must send as a bearer's token or a browser's password (401); null takes
-            STM_SERVE_TOKEN, which is better, as others see a command's options
+        token: what clients must send as bearer token or browser password (401); null takes the variable
+            STM_SERVE_TOKEN, which is safer: other users can see a command's options
     """
     from stm.serve import app
 

@@ -37,8 +37,8 @@ def submit(
 ) -> dict[str, Any]:
     """Run a verb on a cluster elsewhere, with the code of this folder.
 
-    Submitting a name again continues its run. The exit status is the job's own, where it was followed to its end. The
-    result is name, id, address, status, exit_status, files, and result: what the verb printed, with ``--json``.
+    Submitting the same name again continues its run. Unless --detach is given, the job is followed to its end, and its
+    exit status is that of this command. With ``--json``, `result` holds what the verb printed.
 
     Examples:
         stm submit --address http://127.0.0.1:8265 -- train --config something-v1-t8 --train.storage /shared/runs
