@@ -22,7 +22,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-fast test-all slow chaos lint types format lock docs wheel clean
+.PHONY: help install demo test test-fast test-all slow gpu chaos lint types format lock docs wheel clean
 
 # $(call phase,NAME,COMMAND) runs the command, says how long it took, and keeps its exit status.
 define phase
@@ -49,6 +49,9 @@ test-all: lint types ## Like test, with the slow tests and those for a GPU (skip
 
 slow: $(STAMP) ## Only the slow tests: kills, soak, convergence
 	$(call phase,pytest,$(BIN)/python -m pytest -m slow $(ARGS))
+
+gpu: $(STAMP) ## On a machine with a GPU: its tests, timings and a training, in under ten minutes, into gpu/
+	$(call phase,gpu,$(BIN)/python -m tests.tools.gpu gpu $(ARGS))
 
 chaos: $(STAMP) ## Kill, freeze and take away what runs need, and write what came of it into docs/reliability.md
 	$(call phase,chaos,STM_CHAOS_TABLE=1 $(BIN)/python -m pytest -s tests/chaos $(ARGS))

@@ -37,8 +37,8 @@ def submit(
 ) -> dict[str, Any]:
     """Run a command on a cluster as a job, with the code of this folder.
 
-    A job with the same name as an earlier one continues its run. If the job is followed to its end, its exit status is
-    that of this command. With --json the result has name, id, address, status, exit_status, files and the job's result.
+    Submitting the same name again continues its run. Unless --detach is given, the job is followed to its end, and its
+    exit status is that of this command. With ``--json``, `result` holds what the job's command printed.
 
     Examples:
         stm submit --address http://127.0.0.1:8265 -- train --config something-v1-t8 --train.storage /shared/runs
