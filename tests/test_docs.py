@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -79,3 +82,34 @@ def test_the_readme_and_the_table_of_commands_name_every_verb():
 
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) < 120
+
+
+@pytest.mark.long
+def test_the_site_builds_without_a_broken_link_and_asks_no_other_host(tmp_path):
+    pytest.importorskip("mkdocs", reason="the group `docs` is not installed")
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--quiet",
+        "--site-dir",
+        str(tmp_path / "site"),
+    ]
+    done = subprocess.run(
+        [*command, "--config-file", str(ROOT / "docs" / "site" / "mkdocs.yml")],
+        capture_output=True, text=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    pages = list((tmp_path / "site").rglob("*.html"))
+    names = {str(page.relative_to(tmp_path / "site")) for page in pages}
+    assert names >= {"index.html", "clusters.html", "reference.html", "notebooks/sweep.ipynb.html"}
+    assert 'id="stm.config.OptimConfig"' in (tmp_path / "site" / "reference.html").read_text()
+    for page in pages:
+        asked = re.findall(
+            r'<(?:script|img|iframe|link)\b[^>]*?(?:src|href)="?(?:https?:)?//[^">]+',
+            page.read_text(),
+        )
+        assert [tag for tag in asked if "canonical" not in tag] == [], page
+    for sheet in (tmp_path / "site").rglob("*.css"):
+        assert not re.search(r"url\(.?(https?:)?//", sheet.read_text()), sheet
