@@ -42,7 +42,7 @@ def predict(
     stream_options: list[str] | None = None,
     address: Address = None,
 ) -> dict[str, Any]:
-    """Name the action in videos: the five likeliest classes of each, or of each window of a long one.
+    """Print the five likeliest classes of each video, or of each window of a long one.
 
     Examples:
         stm predict --checkpoint runs/first clip.mp4
@@ -54,19 +54,19 @@ def predict(
         stm predict --checkpoint runs/first rtsp://camera/live --window_s 2 --reconnect_s 600
 
     Args:
-        output: Parquet file to write instead of a listing; with --window_s the timeline, as .parquet, .csv or .json
+        output: Parquet file to write, instead of printing; with --window_s the timeline, as .parquet, .csv or .json
         workers: processes that run the network
-        window_s: seconds; answer each window of so much of one long video, a stream (rtsp://...) or a device
-            (/dev/video0), see docs/long-videos.md
-        stride_s: seconds from the start of a window to that of the next; null is half a window
-        enter: score that one window of a segment must have; null is 0.5
-        leave: score that all windows of a segment must have; null is 0.3
-        min_s: seconds; shorter segments are dropped; null drops none
-        live: skip windows rather than fall behind; null is true of streams and devices, false of files. An HTTP URL is
-            read as a stream where it is true
-        stall_s: seconds; a stream that gives nothing for so long has broken off; null is 10
-        reconnect_s: seconds for which a stream that has ended or broken off is tried again; null is never
-        stream_options: FFmpeg's options of a stream or device, as NAME=VALUE, such as rtsp_transport=udp
+        window_s: length of a window in seconds: classifies one long video, a stream (rtsp://...) or a device
+            (/dev/video0) window by window (docs/long-videos.md)
+        stride_s: seconds from the start of one window to the start of the next; null takes half of --window_s
+        enter: score that at least one window of a segment must have; null is 0.5
+        leave: score that every window of a segment must have; null is 0.3
+        min_s: segments that are shorter than this many seconds are dropped; null drops none
+        live: skip windows rather than fall behind; null does so for streams and devices. With true, an HTTP URL is read
+            as a stream
+        stall_s: a stream that sends nothing for this many seconds has broken off; null is 10
+        reconnect_s: seconds for which a stream that has ended or broken off is tried again; null never does
+        stream_options: options of FFmpeg for the stream or device, as NAME=VALUE, such as rtsp_transport=udp
     """
     windows = {
         "stride_s": stride_s,

@@ -520,25 +520,6 @@ def test_a_command_of_the_readme_is_one(command):
             assert (ROOT / word).is_file(), word
 
 
-def test_the_commands_of_the_first_readme_work_as_they_stand(tmp_path, monkeypatch):
-    """The job is checked as `stm submit` does, in a folder that has nothing to send."""
-    from pipelines import cli
-    from pipelines.options import Options
-    from pipelines.words import read
-
-    monkeypatch.chdir(tmp_path)
-    lines = (ROOT / "README.md").read_text().replace("\\\n", " ").splitlines()
-    found = [shlex.split(line) for line in lines if line.startswith("    stm ")]
-    assert {"index", "train", "evaluate", "predict", "explain", "submit"} <= {c[1] for c in found}
-    for words in found:
-        read(Options.of(cli.module_of(words[1])), words[2:])
-        if words[1] == "submit":
-            job = job_of(words)
-            assert job.name == "something-v1-t8"
-            assert job.elsewhere == [], "nothing of it lies on a disk"
-            assert words[words.index("--") + 1 :] == [job.verb, *job.arguments]
-
-
 def test_the_readme_goes_from_nothing_to_a_job_in_four_commands():
     first = re.search(r"```sh\n(.*?)```", README, re.DOTALL).group(1).splitlines()
     assert [line.split()[0:2] for line in first] == [

@@ -23,6 +23,7 @@ from stm.data.stream.clips import ClipSpec
 from stm.errors import UserError
 from stm.log import get_logger
 from stm.storage import absolute
+from stm.version import DISTRIBUTION
 
 logger = get_logger(__name__)
 
@@ -166,7 +167,8 @@ def require_serve() -> None:
     ]
     if missing:
         raise UserError(
-            f"stm serve needs {', '.join(missing)}, which is not installed: pip install 'stm[serve]'"
+            f"stm serve needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed: "
+            f"pip install '{DISTRIBUTION}[serve]'"
         )
 
 
