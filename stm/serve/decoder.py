@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -35,8 +35,8 @@ class Decoder:
         clip: ClipSpec,
         deadline_s: float,
         memory_bytes: int,
-        network: Any,
-        classes: list[str],
+        network: Any = None,
+        classes: Sequence[str] = (),
     ) -> None:
         self._clip, self._deadline_s, self._memory_bytes = clip, deadline_s, memory_bytes
         self._network, self._classes = network, classes
