@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import errno
 import importlib
 import os
 import pkgutil
@@ -69,15 +70,45 @@ examples:
 
 def main(argv: list[str] | None = None) -> int:
     """Run a verb; exit status as in ``pipelines.console``."""
+    if argv is None:
+        _in_utf8()
+    _open_what_is_closed()
     try:
-        status = _run(sys.argv[1:] if argv is None else argv)
+        try:
+            status = _run(sys.argv[1:] if argv is None else argv)
+        except SystemExit as end:  # of --help, which may be printed to nobody, too
+            status = int(end.code or 0)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:  # while Python still reads our files
         return 130
+    except OSError as error:  # of a verb, it is told in pipelines.console
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"stm: stdout cannot be written to: {error.strerror}", file=sys.stderr)
+        return 2
     return status
+
+
+def _in_utf8() -> None:
+    """Begin anew in Python's UTF-8 mode where the locale has another encoding: names of files, what Ray sends and what
+    we write are UTF-8. The processes of Ray inherit it."""
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        environment = {**os.environ, "PYTHONUTF8": "1"}
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+
+
+def _open_what_is_closed() -> None:
+    """A stream that is closed, as by `>&-`, leads nowhere: the next file or connection would take its place."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
 
 
 def _run(arguments: list[str]) -> int:

@@ -7,6 +7,7 @@ a defect (with its traceback).
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -27,6 +28,23 @@ logger = get_logger("stm.cli")
 
 _SLOW = {"torch": "PyTorch", "ray": "Ray", "mlflow": "MLflow"}
 """Libraries that take seconds to load."""
+
+
+_SPACE, _RIGHT, _FILES = (
+    "make room (`df` says where there is none)",
+    "name a place that this user may write to",
+    "allow more open files (`ulimit -n 4096`)",
+)
+_OF_THE_MACHINE: dict[int | None, str] = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EROFS: _RIGHT,
+    errno.EACCES: _RIGHT,
+    errno.EMFILE: _FILES,
+    errno.ENFILE: _FILES,
+    errno.EIO: "its disk fails (`dmesg`)",
+}
+"""What the system refuses wherever a verb asks it, and what to do: no defect of ours."""
 
 
 class Result(dict[str, Any]):
@@ -60,9 +78,9 @@ def _run_verb(module: ModuleType, argv: list[str]) -> int:
         with _stdout_kept_for_the_result() as stdout, view, _loading_told():
             result = call()
             if call.json:
-                print(json.dumps(redacted(result)), file=stdout)
+                _print(json.dumps(redacted(result)), stdout)
             elif (show := getattr(module, "show", None)) is not None:
-                print(harmless(redact(show(result))), file=stdout)
+                _print(harmless(redact(show(result))), stdout)
         status = getattr(result, "exit_status", 0)
     except UserError as error:
         hint = "" if "call" in locals() else f"\n{prog} --help lists every option"
@@ -73,9 +91,29 @@ def _run_verb(module: ModuleType, argv: list[str]) -> int:
         return ending.status_of(error)
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         return 0
+    except OSError as error:
+        if error.errno not in _OF_THE_MACHINE:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        said = f"{where}{error.strerror}: {_OF_THE_MACHINE[error.errno]}"
+        print(f"{prog}: {harmless(redact(said))}", file=sys.stderr)
+        return 2
     if (leave := getattr(module, "leave", None)) is not None:
         leave(status)
     return status
+
+
+def _print(text: str, stdout: Any) -> None:
+    """Print the result. Raises ``UserError`` where stdout takes nothing, as a file on a full disk."""
+    try:
+        print(text, file=stdout, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())  # closing it writes what is left
+        raise UserError(
+            f"it is done, but its result cannot be written to stdout: {error.strerror}"
+        ) from error
 
 
 class _Loading:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stm import authentication, autoscaling, joining, ray_compat
+from stm import authentication, autoscaling, ending, joining, ray_compat
 from stm.config import Config
 from stm.deadline import Late, anything_stuck, within
 from stm.errors import UserError
@@ -32,7 +32,7 @@ RAY_ENVIRONMENT = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",  # a notice may leave no more than 30 s
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths keep their meaning inside workers
-    "RAY_raylet_start_wait_time_s": "60",  # by default a busy machine has 30 s to start
+    "RAY_raylet_start_wait_time_s": "60",  # how long one question waits; a busy machine needs more than 30 s
     "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "180",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
@@ -82,8 +82,23 @@ def connect(
             "(`free`), then run the same command again; or join a cluster that runs: --address HOST:6379",
         )
         ray_compat.hush_process_counts()
-        return
-    _join(address, named, patience_s)
+    else:
+        _join(address, named, patience_s)
+    _end_with_ray()
+
+
+def _end_with_ray() -> None:
+    """A command whose Ray has died is over; what it waits for never comes."""
+    import ray
+
+    if (found := ray_compat.raylet_here()) is not None:
+        process, logs = found
+        ending.with_process(
+            process,
+            ray.is_initialized,
+            f"Ray died on this machine: its raylet (process {process}) is gone, as where memory runs out (`dmesg`); it "
+            f"logged to {logs}. What was kept is whole: give the same command again",
+        )
 
 
 def _join(address: str, named: str, patience_s: float) -> None:
@@ -135,7 +150,11 @@ def _try_hard(start: Callable[[], Any], failed: str, advice: str) -> None:
 
     for attempt in range(1, TRIES + 1):
         try:
-            with ray_compat.signals_are_ours(), _ended_where_it_fails():
+            with (
+                ray_compat.signals_are_ours(),
+                ray_compat.waiting_for_raylet(),
+                _ended_where_it_fails(),
+            ):
                 start()
             return
         except (UserError, NameError, AttributeError, TypeError, LookupError, ImportError):

@@ -601,7 +601,7 @@ class TrackingConfig:
     """MLflow experiment; the default gives way to $MLFLOW_EXPERIMENT_ID and $MLFLOW_EXPERIMENT_NAME."""
 
     log_model: bool = True
-    """Add the best checkpoint at the end, as a model that `mlflow.pyfunc` loads; trials of a sweep never do."""
+    """Add the best checkpoint at the end as a model that `mlflow.pyfunc` loads. Otherwise, as in a sweep, as files."""
 
     def __post_init__(self) -> None:
         check("tracking", self)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
 import threading
@@ -37,6 +38,9 @@ LIMIT_S = 90.0
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
+
+_SAME_S = 0.5
+"""What ends two processes at once does it within this time."""
 
 Keep = Callable[[float], None]
 """Keeps what is to be kept, in so many seconds at most."""
@@ -167,6 +171,32 @@ def stopping(stop: Callable[[], bool]) -> Iterator[None]:
         yield
     finally:
         command.stop = outer
+
+
+def with_process(process: int, still: Callable[[], bool], why: str) -> None:
+    """From now on the command ends where a process ends that it cannot do without, while ``still()``: with ``why`` and
+    status 2, or as by a signal where one has come. Does nothing in a program that is not ours, or where the system does
+    not tell of ends."""
+    command, opened = _command, getattr(os, "pidfd_open", None)
+    if command is None or opened is None:
+        return
+    try:
+        end = opened(process)
+    except OSError:
+        return
+
+    def watch() -> None:
+        with contextlib.closing(os.fdopen(end)):
+            select.select([end], [], [])
+        time.sleep(_SAME_S)  # a signal to all processes comes to us as well
+        if _command is not command or not still():
+            return
+        number = command.number
+        said = why if number is None else f"ended by {signal.Signals(number).name}; {why}"
+        print(f"stm: {said}", file=sys.stderr, flush=True)
+        os._exit(2 if number is None else 128 + number)
+
+    threading.Thread(target=watch, name="with process", daemon=True).start()
 
 
 def received() -> int | None:

@@ -10,6 +10,8 @@
 | `task_attempt` | ``ray._private.worker.global_worker`` | no second try is isolated: a bad file ends the run |
 | `signals_are_ours` | ``ray._private.utils.set_sigterm_handler``, `set_kill_on_...` | SIGTERM keeps no checkpoint |
 | `head_here` | ``ray._private.services.canonicalize_bootstrap_address`` | `auto` is not looked at before Ray joins |
+| `waiting_for_raylet` | ``ray._private.services.get_node`` | a busy machine has a third of the time to start Ray |
+| `raylet_here` | ``ray._private.worker._global_node`` | a Ray that dies ends the command without a word of ours |
 | `refuses` | the name of a call of GCS, ``GetClusterId`` | a token that is not the cluster's is told after a minute |
 | `server_version` | ``JobSubmissionClient._server_ray_version`` | our version is taken for the cluster's |
 
@@ -83,6 +85,46 @@ def signals_are_ours() -> Iterator[None]:
         signal.signal(signal.SIGTERM, handler)
 
 
+@contextlib.contextmanager
+def waiting_for_raylet(times: int = 3) -> Iterator[None]:
+    """While Ray starts: ask ``times`` as often as Ray does whether its raylet is up, as long as that lives.
+
+    To begin anew ends a raylet that was on its way, and a machine that is busy is no faster the second time.
+    """
+    from ray._private import services
+
+    ask: Any = getattr(services, "get_node", None)
+    if ask is None:
+        yield
+        return
+
+    def ask_again(*arguments: Any) -> Any:
+        for _ in range(times - 1):
+            try:
+                return ask(*arguments)
+            except RuntimeError:
+                if not _raylet_lives():
+                    break
+        return ask(*arguments)
+
+    services.get_node = ask_again
+    try:
+        yield
+    finally:
+        services.get_node = ask
+
+
+def _raylet_lives() -> bool:
+    """Whether this process has a raylet that runs."""
+    import psutil
+
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if child.name() == "raylet" and child.status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
+
+
 def torch_trainer(started: Callable[[Any], None]) -> type:
     """``ray.train.torch.TorchTrainer`` that leaves Ctrl-C to us, and calls ``started(controller)``.
 
@@ -140,6 +182,24 @@ def head_here() -> str | None:
     if found in (None, "auto"):
         raise ConnectionError("no Ray cluster runs on this machine")
     return str(found)
+
+
+def raylet_here() -> tuple[int, str] | None:
+    """Process of the raylet that this program is connected to, and where it logs; None where Ray does not tell.
+
+    A driver whose raylet is gone waits without end, until it sends something: then Ray ends it, with status 1.
+    """
+    import psutil
+
+    node = getattr(_worker(), "_global_node", None)
+    socket, logs = getattr(node, "raylet_socket_name", None), getattr(node, "_logs_dir", "")
+    if socket is None:
+        return None
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.name() == "raylet" and any(socket in word for word in process.cmdline()):
+                return process.pid, str(logs)
+    return None
 
 
 def refuses(where: str, token: str | None) -> bool:

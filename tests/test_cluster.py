@@ -39,7 +39,7 @@ def test_that_many_processes_were_started_is_left_out_and_nothing_else(ray_clust
 ROOT = Path(__file__).parents[1]
 
 
-def connecting(folder, address="local", before="", **environment):
+def connecting(folder, address="local", before="", after="", **environment):
     """A process that starts or joins Ray as verbs do; its lines go to ``folder/said``."""
     code = (
         f"{before}\n"
@@ -48,6 +48,7 @@ def connecting(folder, address="local", before="", **environment):
         "    'Start Ray.'\n"
         "    from stm import cluster\n"
         f"    cluster.connect({address!r}, patience_s=8)\n"
+        f"    {after}\n"
         "    return {}\n"
         "module = types.ModuleType('pipelines.connect', 'Start Ray.')\n"
         "module.connect = connect\n"
@@ -90,6 +91,24 @@ def test_a_raylet_that_does_not_answer_is_tried_three_times(tmp_path, frozen, st
     assert ("Tried 3 times: wait until" in said) == (status == 2)
     assert "Traceback" not in said
     assert not any(psutil.pid_exists(pid) for pid in seen)
+
+
+@pytest.mark.slow
+def test_a_ray_that_dies_ends_the_command_with_a_message(tmp_path):
+    """Without it the command would wait until it sends Ray something, and then be ended with status 1."""
+    wait = "import time; print('up', file=sys.stderr, flush=True); time.sleep(900)"
+    process = connecting(tmp_path, after=wait)
+    while "up\n" not in (said := (tmp_path / "said").read_text()):
+        assert process.poll() is None, said
+        time.sleep(0.1)
+    children = psutil.Process(process.pid).children(recursive=True)
+    (raylet,) = (child for child in children if child.name() == "raylet")
+    raylet.kill()
+    assert process.wait(200) == 2
+    said = (tmp_path / "said").read_text()
+    assert f"Ray died on this machine: its raylet (process {raylet.pid}) is gone" in said
+    assert said.endswith("What was kept is whole: give the same command again\n")
+    assert psutil.wait_procs(children, 200)[1] == []
 
 
 # ---------------------------------------------------------------------- joining

@@ -47,7 +47,7 @@ def test_no_other_file_uses_what_ray_does_not_promise():
 def test_this_ray_has_all_of_it():
     """Where this fails, a new Ray lacks something: see what `stm.ray_compat` says of life without it."""
     import ray
-    from ray._private import utils, worker
+    from ray._private import services, utils, worker
     from ray._private.state import state
     from ray.data import DataContext
     from ray.job_submission import JobSubmissionClient
@@ -56,6 +56,8 @@ def test_this_ray_has_all_of_it():
     assert ray.__version__.startswith(f"{ray_compat.SEEN_WITH}.")
     for name in ("print_to_stdstream", "get_dashboard_url", "global_worker"):
         assert hasattr(worker, name), name
+    assert hasattr(worker, "_global_node")
+    assert hasattr(services, "get_node")
     for name in ("set_sigterm_handler", "set_kill_on_parent_death_linux"):
         assert hasattr(utils, name), name
     assert hasattr(TorchTrainer, "_register_sigint_handler")

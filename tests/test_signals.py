@@ -50,7 +50,7 @@ class Command:
     def said(self) -> str:
         return self._stderr.read_text()
 
-    def wait_for(self, text: str, timeout_s: float = 200) -> None:
+    def wait_for(self, text: str, timeout_s: float = 900) -> None:
         deadline = time.monotonic() + timeout_s
         while text not in self.said:
             assert self.process.poll() is None, self.said[-3000:]
@@ -61,7 +61,7 @@ class Command:
         """As `timeout` and a terminal that closes do."""
         os.killpg(self.process.pid, number)
 
-    def ended(self, timeout_s: float = 150) -> int:
+    def ended(self, timeout_s: float = 400) -> int:
         """Exit status; no process and no shared memory of it may be left."""
         status = self.process.wait(timeout_s)
         # Of a Ray that was killed while it started, agents wait for their node.

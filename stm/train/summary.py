@@ -110,15 +110,16 @@ def say_if_chosen_anew(store: CheckpointStore, val_fingerprint: str) -> None:
 def record_result(
     tracker: tracking.Tracker, folder: Path, result: TrainResult, log_model: bool
 ) -> None:
-    """Add the curves and the best checkpoint to the record, with ``log_model`` as a model too."""
+    """Add the curves and the best checkpoint to the record: with ``log_model`` as a model, else its files (of a run on
+    this machine). Its weights go there once."""
     path = result.checkpoint
     tracker.tags({"stm.best_checkpoint": path})
     tracker.artifact(plot_curves(folder / "curves.png", {result.run: tracker.spool}))
-    if not is_url(path):
-        for file in (checkpoints.MODEL, checkpoints.META):
-            tracker.artifact(Path(path) / file, "checkpoint")
     if log_model:
         tracker.model(path)
+    elif not is_url(path):
+        for file in (checkpoints.MODEL, checkpoints.META):
+            tracker.artifact(Path(path) / file, "checkpoint")
 
 
 def result_of(store: CheckpointStore, name: str, run_id: str | None) -> TrainResult:

@@ -46,7 +46,12 @@ def config_for(
     **train_settings: Any,
 ) -> Config:
     """Six steps an epoch of about a second each on two cores; dropout, averaging and warm-up are on."""
-    settings = {"cpus_per_worker": 0.5, "checkpoint_every_steps": 2, "log_every_steps": 1}
+    settings = {
+        "cpus_per_worker": 0.5,
+        "checkpoint_every_steps": 2,
+        "log_every_steps": 1,
+        "max_failures": -1,
+    }
     return Config(
         model=ModelConfig(depth=26, width=32, dropout=0.5),
         data=DataConfig(
@@ -70,7 +75,6 @@ def config_for(
             storage=str(storage),
             num_workers=workers,
             threads_per_worker=1,
-            max_failures=-1,
             collective_timeout_s=20.0,
             val_every_epochs=2,
             **{**settings, **train_settings},

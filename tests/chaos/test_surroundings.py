@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from stm.checkpoint.store import CheckpointStore
+from stm.config import TrackingConfig
 from stm.storage import filesystem
 from stm.train.folders import working_folder
 from tests import stores
@@ -172,6 +173,8 @@ def test_an_object_store_that_is_away_for_three_minutes_costs_no_restart(
         store, bucket = filesystem("s3://runs")
         store.mkdir(bucket)
         config = runs.config_for(manifests, "s3://runs/of", "away", max_failures=0)
+        record = TrackingConfig(uri=f"sqlite:///{tmp_path}/mlflow.db")  # beside no run
+        config = replace(config, tracking=record)
         run = start(config, tmp_path)
         step = run.wait_for_step(2)
         line.cut()

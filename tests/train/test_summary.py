@@ -6,10 +6,14 @@ from dataclasses import replace
 
 import pytest
 
+from stm import spool
 from stm.checkpoint.format import Meta
 from stm.config import Config, OptimConfig
 from stm.data.stream.plan import Position
-from stm.train.summary import parameters, schedule, schedule_warnings
+from stm.results import TrainResult
+from stm.tracking import Tracker
+from stm.train.summary import parameters, record_result, schedule, schedule_warnings
+from tests.package.untrained import write_checkpoint
 from tests.report.makers import make_facts
 
 MANIFEST = make_facts(num_videos=41).manifest  # 40 of them usable
@@ -86,3 +90,23 @@ def test_the_record_has_the_settings_that_count_and_no_others():
     recorded = parameters(Config(optim=optim))
     assert (recorded["optim.name"], recorded["optim.betas"]) == ("adamw", [0.9, 0.999])
     assert not {"optim.momentum", "optim.milestones", "optim.gamma"} & recorded.keys()
+
+
+@pytest.mark.parametrize("log_model", [True, False])
+def test_the_weights_go_into_the_record_once(tmp_path, log_model):
+    checkpoint = write_checkpoint(tmp_path / "run" / "checkpoint-00000007")
+    tracker = Tracker("sqlite:///unused.db", "r", tmp_path / "run" / "tracking.jsonl")
+    result = TrainResult(
+        run="run", run_id="r", checkpoint=str(checkpoint), last_checkpoint=str(checkpoint),
+        steps=7, epochs=1, best_epoch=None, val_top1=None, val_top5=None, val_num_videos=None,
+    )  # fmt: skip
+    record_result(tracker, tmp_path / "run", result, log_model)
+    recorded = [(row["kind"], row["path"]) for row in spool.read(tracker.spool) if "path" in row]
+    curves = ("artifact", str(tmp_path / "run" / "curves.png"))
+    if log_model:
+        assert recorded == [curves, ("model", str(checkpoint))]
+    else:
+        files = [
+            ("artifact", f"{checkpoint}/{name}") for name in ("model.safetensors", "meta.json")
+        ]
+        assert recorded == [curves, *files]

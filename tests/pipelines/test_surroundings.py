@@ -1,0 +1,62 @@
+"""What a shell hands a command: streams that are closed, full or left, and a locale."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PLAN = (
+    "plan --prices sample --decode_clips_per_s_core 10 --train_clips_per_s_gpu 100 --batch_size 8 --num_videos 100 "
+    "--num_segments 8 --epochs 2"
+)
+"""A verb with a result, which takes a second."""
+
+
+def shell(words, folder, **environment):
+    """``stm WORDS`` as a shell runs it; a variable that is None is unset."""
+    changed = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run(
+        ["bash", "-c", f'set -o pipefail; "$0" -m stm {words}', sys.executable],
+        cwd=folder,
+        env={name: value for name, value in changed.items() if value is not None},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("streams", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+@pytest.mark.parametrize(("words", "status"), [("--version", 0), ("train", 2)])
+def test_a_closed_stream_changes_no_exit_status(tmp_path, words, status, streams):
+    ended = shell(f"{words} {streams}", tmp_path)
+    assert ended.returncode == status, ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux's")
+@pytest.mark.parametrize("words", ["--help", f"{PLAN} --json", "train --print_config"])
+def test_a_result_that_a_full_disk_does_not_take_is_told(tmp_path, words):
+    ended = shell(f"{words} > /dev/full", tmp_path)
+    assert ended.returncode == 2
+    assert "No space left on device" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "Exception ignored" not in ended.stderr
+
+
+@pytest.mark.parametrize("words", ["--help", f"{PLAN} --quiet"])
+def test_a_reader_that_goes_away_ends_in_silence(tmp_path, words):
+    ended = shell(f"{words} | head -0", tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("text", ["größe", "видео"])
+def test_names_are_read_and_said_whatever_the_locale_is(tmp_path, text):
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    (tmp_path / f"{text}.json").write_text("no json")
+    ended = shell(f"plan --bench {text}.json", tmp_path, **locale)
+    assert ended.returncode == 2
+    assert text in ended.stderr
