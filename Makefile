@@ -22,7 +22,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-fast test-all slow chaos lint types format lock wheel clean
+.PHONY: help install demo test test-fast test-all slow gpu chaos lint types format lock docs wheel clean
 
 # $(call phase,NAME,COMMAND) runs the command, says how long it took, and keeps its exit status.
 define phase
@@ -49,6 +49,9 @@ test-all: lint types ## Like test, with the slow tests and those for a GPU (skip
 
 slow: $(STAMP) ## Only the slow tests: kills, soak, convergence
 	$(call phase,pytest,$(BIN)/python -m pytest -m slow $(ARGS))
+
+gpu: $(STAMP) ## On a machine with a GPU: its tests, timings and a training, in under ten minutes, into gpu/
+	$(call phase,gpu,$(BIN)/python -m tests.tools.gpu gpu $(ARGS))
 
 chaos: $(STAMP) ## Kill, freeze and take away what runs need, and write what came of it into docs/reliability.md
 	$(call phase,chaos,STM_CHAOS_TABLE=1 $(BIN)/python -m pytest -s tests/chaos $(ARGS))
@@ -100,10 +103,13 @@ lock: ## Resolve requirements.lock anew from pyproject.toml
 	  grep -vE '^(nvidia-|cuda-|triton==)' "$$tmp/resolved"; } > requirements.lock; \
 	echo "requirements.lock: $$(grep -c '==' requirements.lock) packages"
 
-wheel: $(STAMP) ## Build dist/stm-VERSION-py3-none-any.whl
+docs: $(STAMP) ## Build the documentation as a website into site/; a broken link is an error
+	$(call phase,docs,NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --config-file docs/site/mkdocs.yml)
+
+wheel: $(STAMP) ## Build dist/stm_video-VERSION-py3-none-any.whl
 	rm -rf build  # else files that are gone from the tree stay in the wheel
 	$(PIP) wheel $(QUIET) --no-deps --no-build-isolation --wheel-dir dist .
 
 clean: ## Remove caches and build output; runs, checkpoints and .venv stay
-	rm -rf build dist *.egg-info .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist site *.egg-info .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find stm pipelines tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -42,7 +42,7 @@ class Settings:
     batch_size: Count = 8
     """Clips a batch (data, model, train)."""
     gpu_clips_per_s: float = 400.0
-    """What one GPU takes, for the sum at the end."""
+    """Clips a second that one GPU trains on, for the estimate at the end."""
     depth: Depth = 50
     """ResNet depth (model, train)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -65,6 +65,7 @@ examples:
   stm train --data.train manifests/ucf101/train.parquet --data.val manifests/ucf101/val.parquet
   stm train --config something-v1-t8
   stm VERB --help
+  source <(stm --completion bash)    # or zsh: completes verbs, options and values
 """
 
 
@@ -124,6 +125,11 @@ def _run(arguments: list[str]) -> int:
         print(f"stm {__version__}")
         return 0
     try:
+        if verb == "--completion":
+            from pipelines.completion import script
+
+            print(script(" ".join(rest), {each: module_of(each) for each in verbs()}), end="")
+            return 0
         module = module_of(verb)
     except UserError as error:
         from stm.redaction import harmless

@@ -63,9 +63,9 @@ def demo(
     address: Address = None,
     json: bool = False,
 ) -> dict[str, Any]:
-    """Make videos, train STM and a network blind to time on them, compare.
+    """Make videos, train STM and a network that ignores the order of frames, and compare them.
 
-    Only time can tell their classes apart. A demo that was interrupted continues where it was.
+    Only the order of frames tells the classes apart. If the demo is interrupted, the same command continues it.
 
     Examples:
         stm demo
@@ -73,12 +73,12 @@ def demo(
         stm demo --json
 
     Args:
-        output: directory for videos, runs and figures
+        output: folder for videos, runs and figures
         train_videos: videos to train on
         test_videos: videos to measure on
-        epochs: passes over the training videos
+        epochs: how often the networks see every training video
         workers: Ray Train workers
-        seed: root of every random draw
+        seed: number that every random choice follows from
     """
     started = time.monotonic()
     folder = Path(output)

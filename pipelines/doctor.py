@@ -22,10 +22,10 @@ def doctor(
     deadline_s: float = 60.0,
     address: Address = None,
 ) -> dict[str, Any]:
-    """Check this machine or a cluster before a job is given to it.
+    """Check this machine or every node of a cluster before a job runs on it.
 
-    What is checked on every node: versions, decoders, GPUs, all-reduce, storage, MLflow, limits, clocks. Each line says
-    ok, warning or fails, and what to do; ``status`` is the worst of them. Exit status 1 where a check fails.
+    Versions, decoders, GPUs, all-reduce, storage, MLflow, limits and clocks are checked. Each line says ok, warning or
+    fails, and what to do. The exit status is 1 if a check fails.
 
     Examples:
         stm doctor
@@ -33,11 +33,12 @@ def doctor(
         stm doctor --address auto --bench data.json model.json --json
 
     Args:
-        storage: directory or URL for runs, as --train.storage
-        tracking: MLflow, as --tracking.uri; null tries a new database. Leaves the experiment `stm-doctor` there, empty
-        workers: ranks of the all-reduce; null: one a GPU, else one a node and at least 2
-        bench: measured rates (`stm bench data` and `model`, with --json): are there CPUs enough for the GPUs?
-        deadline_s: seconds that a check may take
+        storage: folder or URL for runs, as in --train.storage
+        tracking: MLflow server or database, as in --tracking.uri; null tries a new database. The empty experiment
+            `stm-doctor` stays there
+        workers: processes of the all-reduce; null: one for each GPU, or else one for each node, at least 2
+        bench: what `stm bench data --json` and `stm bench model --json` printed, to see if the CPUs can feed the GPUs
+        deadline_s: seconds that one check may take
     """
     from stm.doctor.examine import Settings, examine
     from stm.storage import resolved

@@ -45,9 +45,9 @@ def evaluate(
     address: Address = None,
     json: bool = False,
 ) -> dict[str, Any]:
-    """Measure a checkpoint on a manifest, each video once.
+    """Measure a checkpoint on the videos of a manifest, and write a report.
 
-    A video that cannot be read counts as wrong.
+    Every video counts once, and one that cannot be read counts as wrong.
 
     Examples:
         stm evaluate --checkpoint runs/first --manifest val.parquet
@@ -57,22 +57,21 @@ def evaluate(
         stm evaluate --fuse rgb/scores.parquet longer/scores.parquet --shares 2 1
 
     Args:
-        checkpoint: checkpoint, or run directory for its best one (see --which)
+        checkpoint: checkpoint, or folder of a run, whose best one is taken (see --which)
         manifest: manifest to measure on
-        fuse: instead of a checkpoint: score files of earlier evaluations, to be averaged
-        shares: what each of them counts for; equal by default
-        output: directory for scores, figures and report.html; null is one beside the checkpoint
-        report: write report.html, a page that shows the result
-        num_segments: T of the test clip; null is the training's
-        sampling: which frames (--data.sampling of `stm train`); null is the training's
-        frame_stride: frames from one of a dense clip to the next; null is the training's
-        window_s: length of a clip by seconds; null is the training's
-        frames: what the order of frames is worth: `reversed`, `shuffled` and `still` (one frame repeated) are measured
-            beside the frames as played, which is always measured
-        pairs: CSV file of the classes that are each other backwards, two names a line; null finds them from their
-            names where --frames asks for more than `played`
+        fuse: files of scores of earlier evaluations, which are averaged; instead of a checkpoint
+        shares: weight of each file of --fuse; null weighs them equally
+        output: folder for scores, figures and report.html; null makes one beside the checkpoint
+        report: whether to write report.html
+        num_segments: frames of a clip; null takes as many as in training
+        sampling: how frames are chosen (--data.sampling of `stm train`); null does as in training
+        frame_stride: distance between frames with --sampling dense; null does as in training
+        window_s: length of a clip with --sampling seconds; null does as in training
+        frames: further orders of frames to measure: `reversed`, `shuffled`, `still` (one frame repeated)
+        pairs: CSV file of classes that are each other played backwards, two names in a line; null finds them by their
+            names if --frames asks for other orders
         workers: processes that run the network
-        batch_size: clips a process takes at once
+        batch_size: clips that a process takes at once
     """
     if fuse:
         if checkpoint or manifest:

@@ -28,9 +28,9 @@ def explain(
     seed: int = 0,
     address: Address = None,
 ) -> dict[str, Any]:
-    """Show what the network sees in videos, as pictures and films.
+    """Draw what the network sees in a video, as a picture and a film.
 
-    They show its feature maps, and the evidence for a class.
+    They show the feature maps of a block, and where the network finds evidence for a class.
 
     Examples:
         stm explain clip.mp4 --checkpoint runs/first
@@ -40,15 +40,15 @@ def explain(
         stm explain --motion_check demo/videos-256-96-0/val.parquet --checkpoint stm26 --compare tsn26
 
     Args:
-        block: blocks to show, layer1.0 to layer4.2 in depth 50; null is the first with motion features
-        class_: class whose evidence is shown; null is the one predicted
-        output: folder for a PNG and an mp4 of each video
-        backwards: write instead one PNG to this path: the video beside itself played backwards
-        augment: instead a video, of which 12 training clips are drawn: by the data settings, or a checkpoint's
-        root: of --motion_check: folder or URL where its videos lie now (short for --data.root)
-        motion_check: instead of videos, a manifest of `stm demo`: correlate the maps with where its digits move
-        compare: with --backwards or --motion_check: a second checkpoint, such as TSN's
-        seed: with --motion_check: the seed the demo was made with
+        block: blocks to draw, from layer1.0 to layer4.2 in depth 50; null draws the first one with motion features
+        class_: class whose evidence is drawn; null takes the predicted one
+        output: folder for a PNG and an mp4 file of each video
+        backwards: PNG file to write instead: the video beside itself played backwards
+        augment: video to draw 12 training clips of, instead, with the settings given here or those of a checkpoint
+        root: folder or URL where the videos of --motion_check are now (short for --data.root)
+        motion_check: manifest of `stm demo`, to correlate the maps with the motion of its digits instead
+        compare: second checkpoint for --backwards or --motion_check, such as TSN's
+        seed: seed of the demo that --motion_check looks at
     """
     if augment is not None:
         if videos or backwards or motion_check or compare or block:

@@ -15,7 +15,9 @@ def export(
     output: Output,
     address: Address = None,
 ) -> dict[str, Any]:
-    """Write a trained network as one file for other programs, checked against the network.
+    """Write a trained network as one file for other programs.
+
+    The file's answers are compared with the network's before the command succeeds.
 
     Examples:
         stm export --checkpoint runs/first --format onnx --output stm.onnx
@@ -23,7 +25,7 @@ def export(
         stm export --checkpoint runs/first --format safetensors --output stm.safetensors
 
     Args:
-        format: `onnx` (needs the extra `export`) and `torch_export` hold the network, `safetensors` its weights
+        format: `onnx` (which needs the extra `export`) or `torch_export` for the network, `safetensors` for its weights
         output: file to write
     """
     from stm.export import export as write

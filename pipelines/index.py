@@ -32,10 +32,10 @@ def index(
     cross_check: Annotated[int, Bounds(ge=0)] = 20,
     address: Address = None,
 ) -> dict[str, Any]:
-    """Probe every video of a dataset once, write its manifest.
+    """Open every video of a data set once and write its manifests.
 
-    The result names the manifests and counts what is in them. The same command again probes only what is new or has
-    changed. Where a split has no usable video, that is said after everything is written.
+    There is one manifest for each split. The same command again opens only videos that are new or have changed. A split
+    without a usable video is an error, after everything is written.
 
     Examples:
         stm index --format ucf101 --root UCF-101 --annotations ucfTrainTestlist --output ucf101
@@ -43,20 +43,20 @@ def index(
         stm index --format list --root videos --annotations list.csv --output index/mine --json
 
     Args:
-        format: of the annotations, such as folder, list or ucf101 (docs/lists.md has them all)
-        root: folder (or URL) of the videos
-        annotations: folder or file of the lists; null looks in the root and the usual places in it
-        split: published split of ucf101, hmdb51 and lists numbered so: 1, 2 or 3
+        format: form of the annotations, such as folder, list or ucf101; docs/lists.md has all of them
+        root: folder or URL of the videos
+        annotations: folder or file of the lists; null looks for them in the root
+        split: number of the published split (1, 2 or 3) of ucf101, hmdb51 and lists with such numbers
         output: folder for the manifests
-        val_fraction: share of each class to hold out as val, by group, where there is one split only
-        classes: class names and their order: another manifest (.parquet), or a file of names
-        split_folders: format folder: whether the root's folders are splits (yes) or classes (no); auto asks where their
-            names leave it open
-        seed: draws the groups that are held out
-        deadline_s: seconds a file may take to be probed
-        max_pixels: pixels a frame may have (8K video has half as many); larger ones are too_large
-        decode_mib: memory that decoding a file may take, in MiB; what takes more is too_large
-        cross_check: number of files that decord reads as well, to compare; 0 compares none
+        val_fraction: share of each class to hold out for validation, in whole groups, if there is only one split
+        classes: another manifest (.parquet) or a file of names, from which to take the classes and their order
+        split_folders: for the format folder: whether the root's folders are splits (yes) or classes (no); auto decides
+            by their names, and asks if these do not tell
+        seed: decides which groups are held out
+        deadline_s: seconds that opening one video may take
+        max_pixels: most pixels of a frame; larger videos get the status too_large (8K video has half of the default)
+        decode_mib: most memory for decoding one video, in MiB; larger videos get the status too_large
+        cross_check: number of videos that decord reads as well, for comparison
     """
     from stm.dataset import index as write_manifests
 

@@ -16,10 +16,9 @@ def jobs(
     *,
     address: Address = None,
 ) -> dict[str, Any]:
-    """List, follow or stop what was submitted.
+    """List, follow or stop the jobs that were submitted.
 
-    `status` says how a job is doing. The result is jobs (list), or what is known of the one job. `follow` ends with the
-    job's own exit status.
+    `status` shows the state of a job. `follow` shows its log, and ends with the job's exit status.
 
     Examples:
         stm jobs list --address http://127.0.0.1:8265
@@ -29,7 +28,7 @@ def jobs(
 
     Args:
         action: what to do
-        job: its id, or its name for the newest of that name; the newest of all by default
+        job: id of a job, or a name for the newest job of that name; by default the newest of all
     """
     from stm.errors import UserError
     from stm.jobs.client import JobServer

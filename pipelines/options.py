@@ -70,26 +70,27 @@ Root = Annotated[
     str | None,
     Option(
         also="data.root",
-        help="folder or URL where the manifest's videos lie now, if they have moved, and that each must lie in; null "
-        "takes the one they were indexed in",
+        help="folder or URL where the manifest's videos are now; one outside is refused. Null takes the folder that "
+        "they were indexed in",
     ),
 ]
 Checkpoint = Annotated[
-    str, Option(help="checkpoint, or run directory for its best one (see --which)")
+    str, Option(help="checkpoint, or folder of a run, whose best one is taken (see --which)")
 ]
 CheckpointOrNull = Annotated[
-    str | None, Option(help="checkpoint, or run directory for its best one (see --which)")
+    str | None, Option(help="checkpoint, or folder of a run, whose best one is taken (see --which)")
 ]
 CheckpointOrModel = Annotated[
     str,
     Option(
         also="model",
-        help="checkpoint, run directory for its best one (see --which), or a registered model: models:/NAME@champion",
+        help="checkpoint, folder of a run, whose best one is taken (see --which), or a registered model: "
+        "models:/NAME@ALIAS",
     ),
 ]
 Which = Annotated[
     Literal["best", "last"],
-    Option(help="of a run directory, the checkpoint that is best by validation, or the last one"),
+    Option(help="which checkpoint of a run to take: the best one by validation, or the last one"),
 ]
 Tracking = Annotated[
     str | None,
@@ -114,14 +115,14 @@ Workers = Annotated[
 ]
 SHARED = {
     "json": "print one JSON object on stdout and nothing else there",
-    "verbose": "show every line of the log, and where it is from",
-    "quiet": "show warnings alone, and the result",
+    "verbose": "show every line of the log, and which part of stm it comes from",
+    "quiet": "show only warnings and the result",
 }
 """Switches that every verb has."""
 _PLUGINS = {"plugin", "model.plugin"}
 _PLUGIN = (
-    "file that the network's blocks come from, where they are your own (docs/blocks.md): code from a checkpoint is not "
-    "run unasked"
+    "file with the network's blocks, if they are your own (docs/blocks.md); code from a checkpoint is never run "
+    "unasked"
 )
 
 

@@ -38,10 +38,10 @@ def plan(
     assumed: Assumptions,
     output: OutputOrNull = None,
 ) -> dict[str, Any]:
-    """Say how many nodes a training takes, how long and how dear, from measured rates.
+    """Estimate the nodes, hours and cost of a training from measured rates.
 
-    How many CPU nodes feed a GPU node, and how long and how dear a training is on 1 to 256 GPUs, on demand and on spot
-    nodes. Starts from measured rates and refuses to guess them; names whatever it assumes.
+    It says how many CPU nodes one GPU node needs, and the time and cost of a training on 1 to 256 GPUs, on demand and
+    on spot nodes. It never guesses a rate, and prints every assumption.
 
     Examples:
         stm plan --bench data.json model.json --prices prices.yaml --manifest train.parquet --epochs 50

@@ -45,10 +45,10 @@ def prepare(
     measure: Annotated[int, Bounds(ge=0)] = 40,
     address: Address = None,
 ) -> dict[str, Any]:
-    """Make training data that is cheap to decode, as files or in shards.
+    """Convert a manifest's videos into smaller ones that decode faster, as files or in shards.
 
-    Writes a manifest of the results, and compares bytes and milliseconds. The same command again makes only what is
-    missing or has changed.
+    A manifest of the new videos is written, and their size and decoding time are compared with the old ones. The same
+    command again converts only videos that are missing or have changed.
 
     Examples:
         stm prepare --manifest manifests/train.parquet --output prepared
@@ -57,19 +57,19 @@ def prepare(
         stm prepare --manifest frames/train.parquet --output packed --layout shards --keep_jpeg
 
     Args:
-        manifest: written by `stm index`
-        output: folder for the results, seen by every node
-        layout: one .mp4 a video, or Parquet shards of about 256 MiB
-        short_side: pixels; smaller videos are not enlarged
-        codec: jpeg: an image a frame, the fastest to decode and the largest; needs --layout shards
-        gop: frames of H.264 from one key frame to the next; fewer decode faster and are larger
-        min_gain: leave a video as it is unless its clips then decode so many times as fast, measured for each video;
-            0: prepare all, unmeasured
-        keep_jpeg: pack the images of frame folders as they are, instead of making videos of them
-        keep_source_on_failure: a video that cannot be prepared stays in the manifest as it was
-        deadline_s: seconds a video may take, and beyond that
-        deadline_s_per_frame: so many for each of its frames
-        measure: number of videos to time before and after; 0: none
+        manifest: manifest of the videos, written by `stm index`
+        output: folder for the new videos, which every node must see
+        layout: one .mp4 file for each video, or Parquet shards of about 256 MiB
+        short_side: short side of the new videos, px; smaller videos are not enlarged
+        codec: h264, or jpeg: one image for each frame, which decodes fastest, is largest and needs --layout shards
+        gop: frames of H.264 from one key frame to the next; with fewer, videos decode faster and are larger
+        min_gain: keep a video as it is unless the new one decodes this many times as fast, which is measured for each;
+            0 converts all videos
+        keep_jpeg: pack the images of frame folders as they are, instead of encoding them as videos
+        keep_source_on_failure: keep a video in the manifest as it was if it cannot be converted
+        deadline_s: seconds that converting one video may take, plus deadline_s_per_frame for each of its frames
+        deadline_s_per_frame: see deadline_s
+        measure: number of videos whose decoding is timed before and after
     """
     for option, given in (("--keep_jpeg", keep_jpeg), ("--codec jpeg", codec == "jpeg")):
         if given and layout != "shards":

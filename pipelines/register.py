@@ -20,9 +20,9 @@ def register(
     workers: Count = 1,
     address: Address = None,
 ) -> dict[str, Any]:
-    """Make a trained network a model of MLflow's, loadable anywhere, champion by a rule.
+    """Register a trained network as an MLflow model, which other programs can load.
 
-    It gets a model card, and can be measured on a manifest first.
+    The model gets a card, and can be measured on a manifest first. With --rule it may become the `champion`.
 
     Examples:
         stm register --checkpoint runs/first --name actions --rule always
@@ -31,11 +31,11 @@ def register(
 
     Args:
         name: name of the registered model
-        rule: when the new version becomes `champion`: `always`, `never`, or `better:` with top1, top5 or
-            mean_class_accuracy, compared on the same manifest and protocol alone
-        manifest: measure it on this manifest first
-        tracking: MLflow server or database; null is the one the run was recorded in
-        workers: processes that measure
+        rule: when the new version gets the alias `champion`: `always`, `never`, or if `better:top1`, `better:top5`
+            or `better:mean_class_accuracy` on the same manifest and protocol
+        manifest: manifest to measure the network on first
+        tracking: MLflow server or database; null takes the one that has the run's record
+        workers: processes that run the network
     """
     from stm.package.register import register as enter
 

@@ -45,10 +45,10 @@ def splits(
     workers: Workers = None,
     address: Address = None,
 ) -> dict[str, Any]:
-    """Train and measure each published split of UCF-101 or HMDB-51, and their mean.
+    """Train and measure each published split of UCF-101 or HMDB-51, and average the results.
 
-    What is measured is the last checkpoint, the end of the schedule: the best by validation would be chosen by the very
-    videos it is measured on. Nothing is trained where a manifest is missing or two splits are the same.
+    The last checkpoint of each split is measured: the best one would have been chosen by the videos that it is measured
+    on. Before training, every manifest must be there, and no two splits may be the same.
 
     Examples:
         stm splits --config ucf101-t16 --manifests manifests/ucf101
@@ -56,9 +56,9 @@ def splits(
         stm splits --config ucf101-t16 --manifests manifests/ucf101 --splits 1 --protocol efficient
 
     Args:
-        manifests: folder of split1, split2 and split3, each with train.parquet and val.parquet
+        manifests: folder with the folders split1, split2 and split3, each with train.parquet and val.parquet
         splits: numbers of the splits to run
-        output: directory for the scores and figures of each split
+        output: folder for the scores and figures of each split
     """
     if config.train.name is None:
         raise UserError(

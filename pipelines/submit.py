@@ -35,10 +35,10 @@ def submit(
     address: Address = None,
     json: bool = False,
 ) -> dict[str, Any]:
-    """Run a verb on a cluster elsewhere, with the code of this folder.
+    """Run a command on a cluster as a job, with the code of this folder.
 
-    Submitting a name again continues its run. The exit status is the job's own, where it was followed to its end. The
-    result is name, id, address, status, exit_status, files, and result: what the verb printed, with ``--json``.
+    Submitting the same name again continues its run. Unless --detach is given, the job is followed to its end, and its
+    exit status is that of this command. With ``--json``, `result` holds what the job's command printed.
 
     Examples:
         stm submit --address http://127.0.0.1:8265 -- train --config something-v1-t8 --train.storage /shared/runs
@@ -47,13 +47,13 @@ def submit(
         stm jobs follow first
 
     Args:
-        name: name of the job and of its run; null takes the run's, else makes one from verb and time
-        detach: return once the job is accepted, without its log
-        exclude: files and folders not to send, as in .gitignore, besides what git ignores
-        include: files that look like secrets (docs/security.md), and are to be sent all the same; as in .gitignore
-        max_mib: refuse to send more code than this
-        install: have the nodes install requirements.lock for this job; minutes, and from their package index
-        dry_run: check the command and list what would be sent
+        name: name of the job and of its run; null takes the run's name, or makes one from the command and the time
+        detach: return when the job is accepted, without following its log
+        exclude: files and folders not to send, as patterns of .gitignore; what git ignores is never sent
+        include: files to send though they look like secrets (docs/security.md), as patterns of .gitignore
+        max_mib: most code to send, MiB
+        install: install requirements.lock on the nodes for this job, from their package index; this takes minutes
+        dry_run: check the command, list what would be sent, and send nothing
     """
     here = Path.cwd()
     with tempfile.TemporaryDirectory(prefix="stm-submit-") as folder:

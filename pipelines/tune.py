@@ -19,7 +19,7 @@ def tune(
     root: Root = None,
     address: Address = None,
 ) -> dict[str, Any]:
-    """Search learning rates, segment counts and any other setting, each trial a training run.
+    """Search the best values of any settings; each trial is a training run.
 
     The same command continues a sweep that was interrupted.
 
@@ -29,9 +29,9 @@ def tune(
         stm tune --config something-v2 --name wide --set train.num_workers=4 optim.batch_size=32
 
     Args:
-        config: YAML file of a sweep (docs/sweeps.md), or a sample: demo, something-v2
-        name: name of the sweep, in place of the file's
-        set: settings of the base, as optim.batch_size=16, in place of the file's
+        config: YAML file of a sweep (docs/sweeps.md), or one that comes with stm: demo, something-v2
+        name: name of the sweep, instead of the file's
+        set: settings of the base, such as optim.batch_size=16, instead of the file's
     """
     sweep = sweep_of(config, name, set, root)
     from stm.tune.sweep import run_sweep

@@ -78,19 +78,19 @@ class ModelConfig:
     """Taps of the temporal convolution, an odd number."""
 
     reduction: int = 16
-    """CMM squeezes C channels to C / this."""
+    """CMM reduces C channels to C / `reduction`."""
 
     stages: list[int] = field(default_factory=lambda: [2, 3, 4, 5])
     """ResNet stages, numbered 2 to 5 as in the paper, whose blocks are replaced."""
 
     blocks: list[int] | None = None
-    """Which blocks of each of those stages, from 0; null is all of them."""
+    """Blocks of each of these stages that are replaced, counted from 0; null replaces all."""
 
     dropout: float = 0.5
     """Dropout before the classifier; 0.8 on UCF-101 and HMDB-51."""
 
     width: int = 64
-    """Channels of the stem; 64 is ResNet, 32 makes a network a laptop can train."""
+    """Channels of the stem: 64 in ResNet; 32 gives a network that a laptop can train."""
 
     gradient_checkpointing: bool = False
     """Recompute block activations in the backward pass: less memory, about a third more time."""
@@ -158,24 +158,24 @@ class DataConfig:
     """Manifest to validate on; null trains without validation."""
 
     root: str | None = None
-    """Folder or URL where the manifests' videos lie now, if they have moved, and that each must lie in; null takes the
-    one they were indexed in, and allows any."""
+    """Folder or URL that holds the manifests' videos now, if they have moved; every video must lie in it. Null takes
+    the folder that they were indexed in, and allows videos outside it."""
 
     num_segments: Count = 8
-    """Frames of a clip: T."""
+    """Number of frames in a clip (T)."""
 
     sampling: Sampling = "segments"
     """Which frames: `segments` takes one of each of T equal parts of the video (the paper), `dense` a window of T
     frames at a stride, `seconds` T frames of a window of time. A video shorter than its window is looped."""
 
     frame_stride: Count = 8
-    """Frames from one of a `dense` clip to the next; Kinetics' practice is T x stride of 8 x 8 or 16 x 4."""
+    """Step between the frames of a `dense` clip, in frames. On Kinetics, T x stride is usually 8 x 8 or 16 x 4."""
 
     window_s: Positive = 2.0
-    """How long the window of a `seconds` clip is, s."""
+    """Length of the window of a `seconds` clip, in seconds."""
 
     folder_fps: Positive = 12.0
-    """Frames a second of frame folders, and of videos that state none, for `seconds`."""
+    """Frame rate that `seconds` assumes for frame folders, and for videos that state none."""
 
     size: Annotated[int, Bounds(ge=32, unit="px")] = 224
     """Side of a training clip and of the `efficient` test crop, px."""
@@ -187,35 +187,36 @@ class DataConfig:
     scales: Annotated[
         list[float], Rule(_are_shares, "each scale is a share of the short side, in (0, 1]")
     ] = field(default_factory=lambda: [1.0, 0.875, 0.75, 0.66])
-    """Sides of a crop of `corners5` or `corners13` as shares of the short side, drawn for each clip."""
+    """Sides of a `corners5` or `corners13` crop, as shares of the short side; one is drawn for each clip."""
 
     crop_area: Annotated[
         list[float],
         Rule(_are_bounds_of_shares, "must be two rising shares of the picture, above 0 up to 1"),
     ] = field(default_factory=lambda: [0.08, 1.0])
-    """Least and largest area of a `resized` crop, as shares of the picture."""
+    """Smallest and largest area of a `resized` crop, as shares of the picture."""
 
     crop_ratio: Annotated[list[float], Rule(_are_bounds, "must be two rising numbers above 0")] = (
         field(default_factory=lambda: [0.75, 1.3333])
     )
-    """Least and largest width of a `resized` crop, over its height."""
+    """Smallest and largest aspect ratio (width over height) of a `resized` crop."""
 
     flip: Literal["auto", "swap", "never"] = "auto"
-    """Mirror half the training clips: `auto` where no class says left or right, `swap` also where mirroring turns a
-    class into another, which becomes the label, `never` nowhere."""
+    """Mirror half the training clips: `auto` does so unless a class name says left or right; `swap` also mirrors
+    classes that become one another, and swaps their labels; `never` mirrors none."""
 
     reverse: Literal["never", "auto", "swap"] = "never"
-    """Play half the training clips backwards: `auto` where no two classes are each other backwards by their names,
-    `swap` also where they are, but then those alone, and the other is the label."""
+    """Play half the training clips backwards: `auto` does so unless two class names are each other's reverse; `swap`
+    then reverses the clips of those classes alone, and swaps their labels; `never` reverses none."""
 
     color_jitter: Share = 0.0
-    """Change brightness, contrast and saturation of training clips by a factor within 1 -+ this; 0 is off."""
+    """Multiply brightness, contrast and saturation of a training clip by factors from 1 - this to 1 + this; 0 is
+    off."""
 
     hue: Annotated[float, Bounds(ge=0, le=0.5)] = 0.0
-    """Turn the hue of training clips by up to so much of the circle, either way; 0 is off."""
+    """Largest shift of the hue of a training clip, as a share of the colour circle, in either direction; 0 is off."""
 
     grey: Share = 0.0
-    """Share of training clips that lose their colours."""
+    """Share of training clips that become grey."""
 
     blur: Share = 0.0
     """Share of training clips that are blurred, by a Gaussian of 0.1 to 2 px."""
@@ -224,48 +225,50 @@ class DataConfig:
     """Operations of RandAugment on each training clip, the same for all its frames; 0 is off, 2 is usual."""
 
     randaugment_magnitude: Annotated[float, Bounds(ge=0, le=10)] = 9.0
-    """How strong they are, of 10."""
+    """Strength of the operations of RandAugment, from 0 to 10."""
 
     erasing: Share = 0.0
-    """Share of training clips of which a box is replaced by noise, the same in all frames."""
+    """Share of training clips in which a box is replaced by noise, the same box in all frames."""
 
     temporal_jitter: NotNegative = 0.0
-    """Let a training clip's window last 1 / (1 + this) to 1 + this times as long, and its segments cover 1 / (1 + this)
-    of the video to all of it; 0 is off."""
+    """Vary the speed of training clips: with j, a window lasts 1 / (1 + j) to 1 + j times as long, and segments cover a
+    share of the video from 1 / (1 + j) to 1; 0 is off."""
 
     balance: Share = 0.0
-    """Show rare classes more often: 0 shows every video once an epoch, 1 all classes equally often, 0.5 in proportion
-    to the square roots of their sizes. An epoch keeps its length."""
+    """Show rare classes more often: 0 shows every video once an epoch, 1 shows all classes equally often, 0.5 shows
+    them in proportion to the square roots of their sizes. The length of an epoch stays."""
 
     decoder: Decoder = "auto"
-    """`auto` takes the fastest exact decoder for each file."""
+    """Decoder; `auto` takes the fastest exact one for each file."""
 
     max_bad_fraction: Share = 0.01
     """Share of videos of an epoch that may fail to decode before the run stops and names them."""
 
     clips_per_task: Count = 64
-    """Clips decoded by one Ray Data task; fewer waste time on starting tasks, more delay the first batch."""
+    """Clips that one Ray Data task decodes. Small tasks waste time on starting; large ones delay the first batch."""
 
     cpus_per_task: Positive = 1.0
     """CPUs a decoding task reserves."""
 
     max_cpus: float | None = None
-    """CPUs that decoding may take in all; null takes what training leaves free. For jobs that share a cluster."""
+    """CPUs that decoding may use in all, for jobs that share a cluster; null uses what training leaves free."""
 
     decode_deadline_s: Positive = 60.0
-    """A clip that takes longer to decode is given up, its video named and put into quarantine."""
+    """Seconds that decoding a clip may take; after that the video is named and put into quarantine."""
 
     max_pixels: Annotated[int, Bounds(gt=0)] = 2**26
-    """Pixels a frame may have; a video with larger ones counts as unreadable. 8K video has half as many."""
+    """Pixels that a frame may have; a video with larger frames counts as unreadable. The default is twice an 8K
+    frame."""
 
     decode_mib: Annotated[int, Bounds(gt=0)] = 4096
-    """Memory by which decoding a clip may make its process grow, MiB; a video that takes more counts as unreadable."""
+    """Memory that decoding a clip may add to its process, MiB; a video that needs more counts as unreadable."""
 
     prefetch_batches: Annotated[int, Bounds(ge=0)] = 2
-    """Batches each training worker holds ready."""
+    """Batches that each training worker keeps ready."""
 
     wait_deadline_s: Positive = 1800.0
-    """A rank that has waited so long for clips ends; the workers are then started anew, `train.max_failures` times."""
+    """Seconds that a rank waits for clips before it ends. The workers are then restarted, at most `train.max_failures`
+    times."""
 
     def __post_init__(self) -> None:
         check("data", self)
@@ -345,7 +348,7 @@ class OptimConfig:
     """Optimizer, schedule and what is trained (``stm.train.optim``); the defaults are the paper's, section 4.1."""
 
     batch_size: Count = 64
-    """Global batch, in clips, over all workers."""
+    """Global batch: the clips of a step on all workers together."""
 
     name: Literal["sgd", "adamw"] = "sgd"
     """Optimizer: `sgd` with momentum, or `adamw`, whose rates are smaller (about 0.0005) and decays larger (0.05)."""
@@ -355,7 +358,7 @@ class OptimConfig:
     weights in small batches it learns nothing for epochs (8 clips: 0.0025 to 0.005)."""
 
     reference_batch_size: Annotated[int | None, Bounds(ge=1)] = None
-    """Scale the rate by batch_size / this; null takes `lr` as it is."""
+    """Multiply `lr` by batch_size / `reference_batch_size`; null takes `lr` as it is."""
 
     momentum: Annotated[float, Bounds(ge=0, lt=1)] = 0.9
     """Momentum of `sgd`."""
@@ -363,10 +366,10 @@ class OptimConfig:
     betas: Annotated[list[float], Rule(_are_betas, "must be two numbers in [0, 1)")] = field(
         default_factory=lambda: [0.9, 0.999]
     )
-    """Decay of the moments of `adamw`."""
+    """Decay rates of the two moments of `adamw`."""
 
     eps: Positive = 1e-8
-    """What `adamw` adds to its denominator."""
+    """Number that `adamw` adds to its denominator."""
 
     weight_decay: NotNegative = 5e-4
     """Weight decay: of `sgd` an L2 penalty, of `adamw` decoupled from the gradient."""
@@ -392,10 +395,10 @@ class OptimConfig:
     """Factor at each milestone."""
 
     min_lr: NotNegative = 0.0
-    """The least that the schedule comes down to, at `reference_batch_size`."""
+    """Lowest learning rate of the schedule, at `reference_batch_size`."""
 
     warmup_epochs: NotNegative = 0.0
-    """Linear warm-up from 0, in epochs, with any schedule."""
+    """Length of a linear warm-up from 0, in epochs; it goes with every schedule."""
 
     clip_grad_norm: NotNegative = 20.0
     """Largest gradient norm; 0 switches clipping off."""
@@ -411,33 +414,34 @@ class OptimConfig:
     """Of `class_weights effective`: a class of n videos weighs (1 - beta) / (1 - beta^n)."""
 
     logit_adjustment: NotNegative = 0.0
-    """Add this x the log of a class's share to its logit while training, so that answers favour no class; 1 is usual,
-    0 is off."""
+    """While training, add so many times the log of a class's share to its logit, so that answers favour no class; 1 is
+    usual, 0 is off."""
 
     accumulate: Count = 1
-    """Parts that a worker's share of a batch is taken in, one after the other, before the one optimizer step."""
+    """Split each worker's share of a batch into so many parts, and take one optimizer step after all of them."""
 
     groups: list[ParameterGroup] = field(default_factory=list)
     """Parameters with a learning rate or weight decay of their own; the others make the last group."""
 
     preset: Literal["no_decay_norm_bias", "tsn"] | None = None
-    """Practice for all parameters, beside `groups`: `no_decay_norm_bias` decays neither biases nor normalisation; `tsn`
-    also trains biases at twice the rate, as the TSN family."""
+    """A usual choice for all parameters, beside `groups`: `no_decay_norm_bias` decays neither biases nor normalisation;
+    `tsn` also trains biases at twice the rate, as the TSN family does."""
 
     layerwise_decay: Annotated[float, Bounds(gt=0, le=1)] = 1.0
-    """Factor of the rate from each residual block to the next below, such as 0.75; the classifier has all of it."""
+    """Multiply the rate by this factor from each residual block to the one below, such as 0.75; the classifier keeps
+    the whole rate."""
 
     freeze: list[str] = field(default_factory=list)
-    """Parts that do not train, their statistics included: `stem`, `layer1` to `layer4`, or any module's name."""
+    """Parts that stay as they are, with their statistics: `stem`, `layer1` to `layer4`, or the name of any module."""
 
     partial_bn: bool = False
-    """Freeze ResNet's batch normalisation but the first, as TSN does; that of layers a block adds trains."""
+    """Freeze every batch normalisation of ResNet but the first, as TSN does; those that a block adds are trained."""
 
     sync_batchnorm: bool = False
-    """Batch statistics over the global batch instead of each worker's share."""
+    """Compute batch statistics over the global batch instead of each worker's share."""
 
     ema_decay: Annotated[float, Bounds(ge=0, lt=1)] = 0.0
-    """Keep a moving average of the weights with this decay, and validate, keep and ship that; 0 is off."""
+    """Keep a moving average of the weights with this decay; validation and checkpoints use the average; 0 is off."""
 
     mixup: NotNegative = 0.0
     """Alpha of mixup (blend pairs of clips and their labels); 0 is off."""
@@ -512,25 +516,25 @@ class TrainConfig:
             "is a directory name: no slashes, no ::, nothing that cannot be printed, 1 to 200 bytes",
         ),
     ] = None
-    """Name of the run; the same name continues it. Null makes a new one from variant and time."""
+    """Name of the run; the same name continues it. Null makes a new name from the variant and the time."""
 
     storage: str = "runs"
-    """Directory or URL that keeps runs and their checkpoints; every node must reach it."""
+    """Directory or URL for runs and their checkpoints; every node must reach it."""
 
     num_workers: Count = 1
-    """Ray Train workers (DDP ranks); the most there are, where `min_workers` is set."""
+    """Number of Ray Train workers (DDP ranks); with `min_workers`, the largest number."""
 
     min_workers: int | None = None
-    """Train on as few workers as this while nodes are missing, and on more as they come; null waits for all."""
+    """Smallest number of workers to train on while nodes are missing; more join as nodes come. Null waits for all."""
 
     use_gpu: bool | None = None
-    """One GPU a worker; null uses GPUs where the cluster has enough of them."""
+    """Give each worker a GPU; null does so where the cluster has enough GPUs."""
 
     cpus_per_worker: Positive = 1.0
-    """CPUs each training worker reserves; decoding takes the others."""
+    """CPUs that each training worker reserves; decoding uses the others."""
 
     resources_per_worker: dict[str, float] = field(default_factory=dict)
-    """Other resources of Ray's that each worker reserves, such as `{trainer: 1}` of nodes started with it."""
+    """Other Ray resources that each worker reserves, such as `{trainer: 1}` on nodes that were started with it."""
 
     threads_per_worker: Annotated[int | None, Bounds(ge=1)] = None
     """PyTorch threads of a worker; null shares a node's cores among its workers (1 with a GPU)."""
@@ -538,20 +542,23 @@ class TrainConfig:
     precision: Precision = "auto"
     """Arithmetic of the forward pass: `auto` is bfloat16 on GPUs that have it, float32 elsewhere."""
 
+    exchange: Literal["float32", "bfloat16"] = "float32"
+    """Type in which ranks exchange gradients; `bfloat16` halves the bytes and rounds the gradients."""
+
     compile: bool = False
-    """Compile the network with `torch.compile`: slow first steps, faster later ones."""
+    """Compile the network with `torch.compile`: the first steps are slow, the later ones faster."""
 
     seed: int = 0
-    """Root of every random draw: weights, order, frames, crops, dropout."""
+    """Seed of every random draw: weights, order, frames, crops, dropout."""
 
     log_every_steps: Count = 10
-    """Steps between lines of progress."""
+    """A line of progress comes after so many steps, after the first step, and about every 15 s where steps are slow."""
 
     checkpoint_every_steps: Annotated[int | None, Bounds(ge=1)] = None
     """Steps between checkpoints inside an epoch; null leaves it to the clock."""
 
     checkpoint_every_minutes: Annotated[float | None, Bounds(gt=0)] = 10.0
-    """A checkpoint inside an epoch where the last one is older than this; null keeps one an epoch."""
+    """Minutes after which a checkpoint is written inside an epoch; null writes one an epoch."""
 
     val_every_epochs: Count = 1
     """Epochs between validations."""
@@ -564,7 +571,7 @@ class TrainConfig:
     """Restarts after a lost worker before the run gives up; -1 never gives up."""
 
     collective_timeout_s: Positive = 300.0
-    """How long a rank waits for the others before the step fails by name."""
+    """Seconds that a rank waits for the others; then the step fails, and the missing rank is named."""
 
     store_patience_s: NotNegative = 300.0
     """How long a `storage` that is a URL may be away in mid-run before the run does without it: a checkpoint is left

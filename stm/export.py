@@ -26,7 +26,7 @@ from stm.checkpoint.locate import find
 from stm.errors import UserError
 from stm.log import get_logger
 from stm.storage import on_this_machine
-from stm.version import __version__
+from stm.version import DISTRIBUTION, __version__
 
 if TYPE_CHECKING:
     import torch
@@ -266,7 +266,7 @@ def require_onnx() -> None:
     if missing:
         raise UserError(
             f"ONNX needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed: "
-            f"pip install 'stm[export]' (or take --format torch_export)"
+            f"pip install '{DISTRIBUTION}[export]' (or take --format torch_export)"
         )
 
 

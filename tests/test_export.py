@@ -145,7 +145,7 @@ def test_without_the_extra_the_message_says_how_to_get_it(checkpoint, tmp_path, 
     arguments = ["--checkpoint", str(checkpoint[0]), "--output", str(output)]
     assert cli.main(["export", *arguments]) == 2
     told = capfd.readouterr().err
-    assert "needs onnxscript, which is not installed: pip install 'stm[export]'" in told
+    assert "needs onnxscript, which is not installed: pip install 'stm-video[export]'" in told
     assert not output.exists()
 
 

@@ -146,7 +146,7 @@ def _run(
             replica.step(batch, LEARNING_RATE, seed=0)
         clips += len(batch.videos)
         asked = time.perf_counter()
-    computed = clock.take()
+    computed = clock.take()()
     total = time.perf_counter() - begun
     return clips / total, share_waited(waited, computed, total)
 

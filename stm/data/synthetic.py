@@ -71,12 +71,12 @@ def draw_video(
     pair: int, generator: np.random.Generator, *, size: int, num_frames: int
 ) -> np.ndarray:
     """One video of the first class of a pair: uint8 [num_frames, size, size, 3]."""
-    digit = _digits()[generator.integers(len(_digits()))]
+    digit = digits()[generator.integers(len(digits()))]
     tint = 0.5 + 0.5 * generator.random(3)
-    background = _background(size, generator)
+    background = texture(size, generator)
     return np.stack(
         [
-            _paste(background, digit, tint, x, y, edge)
+            paste(background, digit, tint, x, y, edge)
             for x, y, edge in _path(pair, generator, size, num_frames)
         ]
     )
@@ -87,11 +87,11 @@ def draw_opacity(
 ) -> np.ndarray:
     """Where ``draw_video`` puts the digit: float32 [num_frames, size, size], 1 where it covers the background, 0 where
     it is not. Draws from ``generator`` as ``draw_video`` does, and pastes a white digit on black."""
-    digit = _digits()[generator.integers(len(_digits()))]
+    digit = digits()[generator.integers(len(digits()))]
     generator.random(3)  # the tint
-    black = np.zeros_like(_background(size, generator))
+    black = np.zeros_like(texture(size, generator))
     drawn = [
-        _paste(black, digit, np.ones(3), x, y, edge)[..., 0]
+        paste(black, digit, np.ones(3), x, y, edge)[..., 0]
         for x, y, edge in _path(pair, generator, size, num_frames)
     ]
     return np.stack(drawn).astype(np.float32) / 255
@@ -121,7 +121,7 @@ def _path(
     yield from zip(x.tolist(), y.tolist(), edges.tolist(), strict=True)
 
 
-def _paste(
+def paste(
     background: np.ndarray, digit: np.ndarray, tint: np.ndarray, x: float, y: float, edge: float
 ) -> np.ndarray:
     """The background with the digit drawn over it, bilinear, centred at (x, y): uint8 [size, size, 3]."""
@@ -142,7 +142,7 @@ def _paste(
     return np.rint(background * (1 - alpha) + 255 * tint * alpha).astype(np.uint8)
 
 
-def _background(size: int, generator: np.random.Generator) -> np.ndarray:
+def texture(size: int, generator: np.random.Generator) -> np.ndarray:
     """A smooth random texture, dark enough for a digit to show: float [size, size, 3] in 0 .. 140."""
     coarse = generator.random((6, 6, 3))
     at = np.linspace(0, 5, size)
@@ -151,8 +151,8 @@ def _background(size: int, generator: np.random.Generator) -> np.ndarray:
 
 
 @functools.cache
-def _digits() -> np.ndarray:
-    """float [1797, 8, 8] in 0 .. 1."""
+def digits() -> np.ndarray:
+    """Handwritten digits, their ink as opacity: float [1797, 8, 8] in 0 .. 1."""
     from sklearn.datasets import load_digits
 
     return load_digits().images / 16.0

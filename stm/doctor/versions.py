@@ -8,6 +8,7 @@ from typing import Any
 
 from stm.doctor.finding import Finding, fails, ok, warning
 from stm.doctor.nodes import listed
+from stm.version import DISTRIBUTION
 
 MUST_AGREE = frozenset(
     ("torch", "ray", "numpy", "pyarrow", "av", "decord", "safetensors", "fsspec")
@@ -25,7 +26,7 @@ def requirements() -> dict[str, str]:
     from packaging.requirements import Requirement
 
     try:
-        lines = metadata.requires("stm") or []
+        lines = metadata.requires(DISTRIBUTION) or []
     except metadata.PackageNotFoundError:
         return {}
     needed = [Requirement(line) for line in lines]

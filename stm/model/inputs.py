@@ -1,4 +1,4 @@
-"""What the network is given, and in which arithmetic: pixels normalised on its device, autocast."""
+"""What the network is given, and in which arithmetic: pixels normalised on its device, autocast, cuDNN's settings."""
 
 from __future__ import annotations
 
@@ -67,3 +67,16 @@ def autocast(precision: str, device: torch.device) -> Autocast:
         return Autocast(device.type, torch.bfloat16 if fast else None)
     dtypes = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
     return Autocast(device.type, dtypes[precision])
+
+
+def set_arithmetic(device: torch.device) -> None:
+    """The process's settings of a GPU, before its first forward pass.
+
+    cuDNN tries its algorithms on each shape once, which pays because all batches have one shape. TF32 is off: who asks
+    for float32 gets it, and who wants speed has `bfloat16`, which `auto` takes.
+    """
+    if device.type != "cuda":
+        return
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False

@@ -77,15 +77,18 @@ class Classifier:
         from stm.checkpoint.network import load_network
         from stm.model import plugins as plugins_here
         from stm.model.allocator import keep_freed_memory
-        from stm.model.inputs import autocast
+        from stm.model.inputs import autocast, set_arithmetic
         from stm.model.packed import can_pack, pack
+        from stm.model.transfer import Transfer
 
         plugins_here.receive(plugins)
         self.orders, self.seed = orders, seed
         torch.set_num_threads(num_threads)
         network = load_network(checkpoint)
         self.device = network.fc.weight.device
+        set_arithmetic(self.device)
         self.autocast = autocast("auto", self.device)
+        self._transfer = Transfer(self.device)
         self.model: nn.Module = network
         if self.device.type == "cpu":
             if own_process:
@@ -97,16 +100,13 @@ class Classifier:
         """uint8 [B, V, T, S, S, 3] -> float32 [B, K], the mean over views of the softmax."""
         import torch
 
-        from stm.model.inputs import normalise
-
         batch, views = clips.shape[:2]
         with torch.inference_mode(), self.autocast.context():
             # View by view: thirty at once would take thirty times the memory.
             total = torch.zeros((), device=self.device)
             for view in range(views):
-                total = total + self.model(normalise(clips[:, view], self.device)).float().softmax(
-                    1
-                )
+                (clips_NTCHW,) = self._transfer(clips[:, view])
+                total = total + self.model(clips_NTCHW).float().softmax(1)
         return (total / views).cpu().numpy().reshape(batch, -1)
 
     def __call__(self, row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -23,6 +23,7 @@ from stm.data.stream.clips import ClipSpec
 from stm.errors import UserError
 from stm.log import get_logger
 from stm.storage import absolute
+from stm.version import DISTRIBUTION
 
 logger = get_logger(__name__)
 
@@ -166,7 +167,8 @@ def require_serve() -> None:
     ]
     if missing:
         raise UserError(
-            f"stm serve needs {', '.join(missing)}, which is not installed: pip install 'stm[serve]'"
+            f"stm serve needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed: "
+            f"pip install '{DISTRIBUTION}[serve]'"
         )
 
 
@@ -199,9 +201,6 @@ def _application(
         "health_check_period_s": 2.0,
         "health_check_timeout_s": 20.0,
     }
-    decoder = deployment(
-        Decoder, name="decoder", num_replicas=decoders, ray_actor_options={"num_cpus": 1}, **shared
-    ).bind(ClipSpec.one_clip(data), limits.decode_s, limits.decode_memory_bytes)
     network = deployment(
         Network,
         name="network",
@@ -215,7 +214,16 @@ def _application(
         data.size,
         plugins.loaded(),
     )
-    return front.bind(decoder, network, limits, meta.classes, located.label, doors)
+    decoder = deployment(
+        Decoder, name="decoder", num_replicas=decoders, ray_actor_options={"num_cpus": 1}, **shared
+    ).bind(
+        ClipSpec.one_clip(data),
+        limits.decode_s,
+        limits.decode_memory_bytes,
+        network,
+        meta.classes,
+    )
+    return front.bind(decoder, network, limits, meta.classes, located.label, doors, decoders)
 
 
 def _doors(hosts: list[str] | None, token: str | None) -> Any:

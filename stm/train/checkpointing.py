@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -39,15 +40,21 @@ class Checkpoints:
         self._replica, self._store = replica, store
         self.history = history
         # The other ranks wait meanwhile, and fail at `train.collective_timeout_s`.
-        wait_s = job.config.train.collective_timeout_s / 2 if group.world_size > 1 else float("inf")
+        wait_s = job.config.train.collective_timeout_s / 2 if group.world_size > 1 else math.inf
         self._patience_s = min(job.config.train.store_patience_s, wait_s)
         self._saved_at = time.monotonic()
+        minutes = job.config.train.checkpoint_every_minutes
         self._preemption = PreemptionWatch(
-            group.rank, group.world_size, group.device, place.step, job.board
+            group.rank,
+            group.world_size,
+            group.device,
+            place.step,
+            job.board,
+            oldest_s=math.inf if minutes is None else 60 * minutes,
         )
 
     def due(self) -> bool:
-        """Whether this step must be kept: by its number, as a node goes, or as the driver is ended.
+        """Whether this step must be kept: by its number, by the clock, as a node goes, or as the driver is ended.
 
         All ranks must ask, and agree.
         """
@@ -56,11 +63,6 @@ class Checkpoints:
         return bool(save and step % save == 0) or self._preemption.wants_checkpoint(
             step, time.monotonic() - self._saved_at
         )
-
-    def are_old(self) -> bool:
-        """By the clock of rank 0, which is the one that writes; saving is no collective."""
-        limit = self._job.config.train.checkpoint_every_minutes
-        return limit is not None and time.monotonic() - self._saved_at > 60 * limit
 
     def check_lease(self) -> None:
         """Raise ``StopRun`` where another driver has taken the run: these workers have outlived theirs."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -32,13 +32,17 @@ class StepClock:
         ended_there.record(stream)
         self._events.append((began_there, ended_there))
 
-    def take(self) -> float:
-        """Seconds since the last call, which waits until the steps are over."""
+    def take(self) -> Callable[[], float]:
+        """The seconds since the last call, as a function, which waits until those steps are over."""
         seconds, self._seconds = self._seconds, 0.0
         events, self._events = self._events, []
-        if events:
-            events[-1][1].synchronize()
-        return seconds + sum(began.elapsed_time(ended) for began, ended in events) / 1000
+
+        def taken() -> float:
+            if events:
+                events[-1][1].synchronize()
+            return seconds + sum(began.elapsed_time(ended) for began, ended in events) / 1000
+
+        return taken
 
 
 def share_waited(waited_s: float, computed_s: float, total_s: float) -> float:

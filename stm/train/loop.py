@@ -104,15 +104,11 @@ class _Rank:
             for batch in self.batches.training(batches):
                 self._train_step(batch)
                 if place.position.offset == 0:
-                    self._flush()
                     self._end_epoch(batches)
                 elif self.checkpoints.due():
-                    self._flush()
                     self._save({})
-                elif place.step % self.config.train.log_every_steps == 0:
-                    self._flush()
-                    if self.checkpoints.are_old():
-                        self._save({})
+                elif self.report.is_due():
+                    self.checkpoints.history += self.report.flush()
 
     def _train_step(self, batch: ClipBatch) -> None:
         place, seed = self.place, self.config.train.seed
@@ -125,6 +121,7 @@ class _Rank:
 
     def _end_epoch(self, batches: Iterator[ClipBatch]) -> None:
         """Validate where it is due, and keep a checkpoint."""
+        self.checkpoints.history += self.report.settle()
         epochs_done, config = self.place.position.epoch, self.config
         failures = self.report.take_failures()
         self.report.end_epoch()
@@ -139,7 +136,7 @@ class _Rank:
                 batches,
                 self.job.num_val_videos,
                 self.job.num_val_usable,
-                self.group.device,
+                self.replica.transfer,
                 self.replica.autocast,
             )
         self.group.post(
@@ -150,10 +147,8 @@ class _Rank:
         self._save(metrics, awaits_validation=due and self.job.validates_elsewhere)
         self.report.restart()
 
-    def _flush(self) -> None:
-        self.checkpoints.history += self.report.flush()
-
     def _save(self, metrics: dict[str, Any], awaits_validation: bool = False) -> None:
+        self.checkpoints.history += self.report.settle()
         if self.group.rank == 0:
             self.pulse.doing("writing a checkpoint", self.place.step)
         self.checkpoints.save(metrics, awaits_validation)

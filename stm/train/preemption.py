@@ -1,7 +1,8 @@
-"""Notice that a node is about to be taken away or the command to be ended, in time to keep a checkpoint."""
+"""When a checkpoint is due by the clock, or by a notice: a node is about to be taken away, the command to be ended."""
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -22,14 +23,22 @@ REPEAT_S = 10.0
 
 
 class PreemptionWatch:
-    """Asks Ray Train and the driver for notices at steps that all ranks agree on.
+    """Asks Ray Train, the driver and the clock at steps that all ranks agree on.
 
-    Every rank must call it after the same steps. ``board`` is the driver's (``stm.train.progress``), or None.
+    Every rank must call it after the same steps. ``board`` is the driver's (``stm.train.progress``), or None. A
+    checkpoint older than ``oldest_s`` is followed by another, notice or not.
     """
 
     def __init__(
-        self, rank: int, world_size: int, device: torch.device, step: int, board: Any = None
+        self,
+        rank: int,
+        world_size: int,
+        device: torch.device,
+        step: int,
+        board: Any = None,
+        oldest_s: float = math.inf,
     ) -> None:
+        self._oldest_s = oldest_s
         self._rank, self._world_size, self._device = rank, world_size, device
         self._board, self._num_asked = board, 0
         self._asked: tuple[float, int] | None = None
@@ -37,7 +46,7 @@ class PreemptionWatch:
         self._answered: object = None
 
     def wants_checkpoint(self, step: int, checkpoint_age_s: float) -> bool:
-        """Whether this state should be kept now, as a node goes or the driver is ended; all ranks answer the same.
+        """Whether this state should be kept now; all ranks answer the same.
 
         ``checkpoint_age_s`` is rank 0's: how long ago it kept the last one.
         """
@@ -58,7 +67,7 @@ class PreemptionWatch:
         step_s, checkpoint_age_s, driver_asks = of_rank_0.tolist()
         self._asked = (now, step)
         self._ask_next = step + max(1, int(CHECK_S / max(step_s, 1e-3)))
-        if driver_asks:
+        if driver_asks or checkpoint_age_s > self._oldest_s:
             return True
         if info is None:
             return False

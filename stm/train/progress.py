@@ -14,7 +14,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from stm.log import get_logger
@@ -235,7 +235,9 @@ class RankWatch:
         return True
 
 
-def slow_rank(data_wait_s: list[float], sync_wait_s: list[float], total_s: float) -> str | None:
+def slow_rank(
+    data_wait_s: Sequence[float], sync_wait_s: Sequence[float], total_s: float
+) -> str | None:
     """Which rank held the others up over ``total_s`` seconds, and how; None where none stands out.
 
     ``data_wait_s`` is what each rank waited for its clips. ``sync_wait_s`` is what it then waited for the others to

@@ -18,15 +18,15 @@ from stm.data.stream.graph import ClipBatch
 from stm.errors import UserError
 from stm.model import build_model
 from stm.model.allocator import keep_freed_memory
-from stm.model.inputs import autocast
+from stm.model.inputs import autocast, set_arithmetic
 from stm.model.sync_batchnorm import count_batch, synchronise_batchnorm
+from stm.model.transfer import Transfer
 from stm.train.average import MovingAverage
 from stm.train.freezing import freeze, keep_still
 from stm.train.mixing import mix_pairs
 from stm.train.optim import build_optimizer, restore, set_learning_rate, weighted_loss_sum
 from stm.train.rarity import ClassTerms
-from stm.train.step import Batch, gradients, set_arithmetic, usable_rows
-from stm.train.transfer import Transfer
+from stm.train.step import Batch, gradients, usable_rows
 
 
 class Replica:
@@ -46,7 +46,7 @@ class Replica:
         if device.type == "cpu":
             keep_freed_memory()
         set_arithmetic(device)
-        self._transfer = Transfer(device)
+        self.transfer = Transfer(device)
         self._module = build_model(**checkpoints.model_arguments(config), num_classes=num_classes)
         if config.optim.sync_batchnorm:
             synchronise_batchnorm(self._module)
@@ -99,16 +99,19 @@ class Replica:
         if optim.sync_batchnorm:
             count_batch(self._module, rows is not None)
         share = self._on_device(batch, rows, seed)
-        global_weight, waited_s = share.weights_N.sum(), 0.0
+        global_weight, summed, waited_s = share.weights_N.sum(), None, 0.0
         if self._world_size > 1:
-            began = time.perf_counter()
-            dist.all_reduce(global_weight)
-            waited_s = time.perf_counter() - began
+            summed = dist.all_reduce(global_weight, async_op=True)
+            if self._device.type == "cpu":  # here the wait tells which rank is late
+                began = time.perf_counter()
+                summed.wait()
+                waited_s = time.perf_counter() - began
         self._optimizer.zero_grad(set_to_none=True)
         sums = gradients(
             self._model,
             share,
             global_weight,
+            summed=summed,
             world_size=self._world_size,
             accumulate=optim.accumulate,
             loss=self._loss,
@@ -163,16 +166,24 @@ class Replica:
         # follows from the buckets: a run that is started anew would differ in the last bit. This keeps them as they
         # are; where it costs, on a GPU, sums are not repeatable to the bit anyway.
         keep_buckets = self._device.type == "cpu" and self._world_size > 2
-        return nn.parallel.DistributedDataParallel(
-            self._module, gradient_as_bucket_view=True, find_unused_parameters=keep_buckets
+        model = nn.parallel.DistributedDataParallel(
+            self._module,
+            gradient_as_bucket_view=True,
+            find_unused_parameters=keep_buckets,
+            # Running statistics are rank 0's wherever they are used (`validate`, a checkpoint), and no training step
+            # reads them: sending them to all ranks before every forward would change nothing.
+            broadcast_buffers=False,
         )
+        if self._config.train.exchange == "bfloat16":
+            model.register_comm_hook(None, lambda _, bucket: _mean_in_bfloat16(bucket))
+        return model
 
     def _on_device(self, batch: ClipBatch, rows: np.ndarray | None, seed: int) -> Batch:
         optim = self._config.optim
         mixes = rows is not None and (optim.mixup or optim.cutmix)
         labels = batch.labels[rows] if mixes else batch.labels
-        clips_NTCHW, labels_N, weights_N = self._transfer(
-            batch.clips[:, 0], labels, batch.weights, rows
+        clips_NTCHW, labels_N, weights_N = self.transfer(
+            batch.clips[:, 0], labels, batch.weights, rows=rows
         )
         if not mixes:
             return Batch(clips_NTCHW, labels_N, weights_N)
@@ -184,3 +195,11 @@ class Replica:
             generator=np.random.default_rng(seed),
         )
         return Batch(mixed_NTCHW, labels_N, weights_N, partners_N, shares_N)
+
+
+def _mean_in_bfloat16(bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    """The mean of a bucket of gradients over all ranks. PyTorch's own hook does the same, and refuses CPUs."""
+    buffer = bucket.buffer()
+    halved = buffer.to(torch.bfloat16).div_(dist.get_world_size())
+    summed = dist.all_reduce(halved, async_op=True).get_future()
+    return summed.then(lambda done: buffer.copy_(done.value()[0]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from stm.checkpoint.store import CheckpointStore
 from stm.data.roots import IF_MOVED
 from stm.data.stream.graph import ClipBatch
+from stm.data.stream.plan import Position
 from stm.log import get_logger
 from stm.train.clock import StepClock, share_waited
 from stm.train.events import Stepped
@@ -23,10 +25,15 @@ from stm.train.progress import slow_rank
 logger = get_logger(__name__)
 
 
+SHOWN_EVERY_S = 15.0
+"""A line of progress comes after so many seconds, or after the step that is longer."""
+
+
 @dataclass
 class Window:
     """The steps since the last line of progress; device tensors, fetched once a window."""
 
+    started: float
     sums: list[torch.Tensor] = field(default_factory=list)
     """Each float64 [3]: loss sum, weight, correct."""
     videos: list[np.ndarray] = field(default_factory=list)
@@ -37,15 +44,44 @@ class Window:
     """Waiting for other ranks to begin the step (not seen on a GPU, whose collectives return at once)."""
     first_batch_s: float | None = None
     """What the first batch of an epoch was waited for, if it is in this window."""
-    started: float = field(default_factory=time.perf_counter)
+
+
+@dataclass(frozen=True)
+class Summing:
+    """A window on its way: summed over all ranks and copied to the host while the device goes on."""
+
+    window: Window
+    table: torch.Tensor
+    """float64 on the host: a row a step, then a row a rank; right after ``copied``."""
+    copied: torch.cuda.Event | None
+    computed_s: Callable[[], float]
+    total_s: float
+    step: int
+    """The last of the window."""
+    position: Position
+    """After it."""
+    memory_bytes: int
 
 
 class Report:
-    """Collects the steps of this rank, and sums and tells them; all ranks must call ``flush`` after the same steps."""
+    """Collects the steps of this rank, and sums and tells them; all ranks must call each method after the same steps.
 
-    def __init__(self, job: Job, group: Group, place: Place, store: CheckpointStore) -> None:
+    With ``lags`` a window is told when the next one ends: nobody waits for a GPU to finish what it was given.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        group: Group,
+        place: Place,
+        store: CheckpointStore,
+        lags: bool | None = None,
+    ) -> None:
         self._job, self._group, self._place, self._store = job, group, place, store
-        self._window = Window()
+        self._lags = group.device.type == "cuda" if lags is None else lags
+        self._window, self._summing = Window(time.perf_counter()), list[Summing]()
+        self._most_steps = 1
+        """Of a window, so that a line comes in time; the first step has one of its own."""
         self._failures: list[dict[str, str]] = []
         self._epoch = np.zeros(3)
         """Loss sum, weight and number of the epoch's steps on all ranks, as far as this process took them."""
@@ -68,7 +104,7 @@ class Report:
 
     def restart(self) -> None:
         """Forget the window: what comes between two epochs is no step's time."""
-        self._window = Window()
+        self._window = Window(time.perf_counter())
 
     def take_failures(self) -> list[dict[str, str]]:
         """What could not be decoded on any rank since the last call."""
@@ -100,44 +136,79 @@ class Report:
             + f": try --optim.lr {config.optim.lr / 4:.2g} under another --train.name"
         )
 
+    def is_due(self) -> bool:
+        """Whether a line of progress is: by the number of steps, or by what they take, on which all ranks agree."""
+        every = self._job.config.train.log_every_steps
+        return self._place.step % every == 0 or len(self._window.sums) >= self._most_steps
+
     def flush(self) -> list[dict[str, Any]]:
-        """Sum the window's steps over all ranks and tell them; a row of the history for each.
+        """End the window, and tell what is known: a row of the history for each step that is told.
 
         Raises ``StopRun`` where a loss is not finite, or too many videos could not be decoded.
         """
-        window, self._window = self._window, Window()
-        if not window.sums:
-            return []
-        computed_s = self.clock.take()
-        total_s = time.perf_counter() - window.started
-        mine = [float(len(self._failures)), window.wait_s, window.sync_s]
-        table = torch.cat([torch.stack(window.sums), self._group.one_row_a_rank(mine)])
-        rows = self._group.sum(table).tolist()
-        steps, ranks = rows[: len(window.sums)], rows[len(window.sums) :]
-        history = self._history(window, steps)
+        if self._window.sums:
+            self._summing.append(self._sum())
+        return self._tell(keep=1 if self._lags else 0)
+
+    def settle(self) -> list[dict[str, Any]]:
+        """End the window, and tell all steps; raises as ``flush`` does. A checkpoint comes after this."""
+        return self.flush() + self._tell(keep=0)
+
+    def _sum(self) -> Summing:
+        """Send the window on its way."""
+        window, self._window = self._window, Window(time.perf_counter())
+        computed_s, total_s = self.clock.take(), time.perf_counter() - window.started
+        mine = [float(len(self._failures)), window.wait_s, window.sync_s, total_s]
+        steps = torch.nn.functional.pad(torch.stack(window.sums), (0, 1))
+        table = self._group.sum(torch.cat([steps, self._group.one_row_a_rank(mine)]))
+        copied, memory_bytes = None, 0
+        if table.device.type == "cuda":
+            there, table = table, torch.empty(table.shape, dtype=table.dtype, pin_memory=True)
+            table.copy_(there, non_blocking=True)
+            copied, memory_bytes = torch.cuda.Event(), torch.cuda.max_memory_allocated()
+            copied.record()
+        step, position = self._place.step, self._place.position
+        return Summing(window, table, copied, computed_s, total_s, step, position, memory_bytes)
+
+    def _tell(self, keep: int) -> list[dict[str, Any]]:
+        """Tell all windows that are on their way but the ``keep`` newest."""
+        history = []
+        while len(self._summing) > keep:
+            history += self._told(self._summing.pop(0))
+        return history
+
+    def _told(self, summed: Summing) -> list[dict[str, Any]]:
+        if summed.copied is not None:
+            summed.copied.synchronize()
+        window, position, total_s = summed.window, summed.position, summed.total_s
+        rows = summed.table.tolist()
+        steps = [row[:3] for row in rows[: len(window.sums)]]
+        failed, data_waits_s, sync_waits_s, totals_s = zip(*rows[len(window.sums) :], strict=True)
+        self._most_steps = max(1, int(SHOWN_EVERY_S * len(steps) / max(totals_s)))
+        history = self._history(window, steps, summed.step - len(steps))
         self._epoch += [*np.sum(steps, axis=0)[:2], len(steps)]
-        self._check_failures(int(sum(failed for failed, _, _ in ranks)))
-        place, device = self._place, self._group.device
-        position = place.position
+        self._check_failures(int(sum(failed)))
+        per_epoch = self._place.steps_per_epoch
         stepped = Stepped(
-            step=place.step,
+            step=summed.step,
             epoch=position.epoch if position.offset else position.epoch - 1,
-            step_in_epoch=(place.step - 1) % place.steps_per_epoch + 1,
-            steps_per_epoch=place.steps_per_epoch,
+            step_in_epoch=(summed.step - 1) % per_epoch + 1,
+            steps_per_epoch=per_epoch,
             loss=history[-1]["loss"],
             mean_loss=sum(row[0] for row in steps) / max(sum(row[1] for row in steps), 1),
             lr=window.rates[-1],
             clips_per_s=sum(row[1] for row in steps) / total_s,
-            wait_share=share_waited(window.wait_s, computed_s, total_s),
+            wait_share=share_waited(window.wait_s, summed.computed_s(), total_s),
             first_batch_s=window.first_batch_s,
-            memory_bytes=torch.cuda.max_memory_allocated() if device.type == "cuda" else 0,
-            slow=slow_rank([wait for _, wait, _ in ranks], [sync for _, _, sync in ranks], total_s),
+            memory_bytes=summed.memory_bytes,
+            slow=slow_rank(data_waits_s, sync_waits_s, total_s),
         )
         self._group.post(stepped)
         return history
 
-    def _history(self, window: Window, steps: list[list[float]]) -> list[dict[str, Any]]:
-        first = self._place.step - len(steps)
+    def _history(
+        self, window: Window, steps: list[list[float]], first: int
+    ) -> list[dict[str, Any]]:
         history = []
         for i, (loss_sum, weight, correct) in enumerate(steps):
             if not math.isfinite(loss_sum):

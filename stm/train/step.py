@@ -9,22 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 from stm.model.inputs import Autocast
 from stm.train.optim import weighted_loss_sum
-
-
-def set_arithmetic(device: torch.device) -> None:
-    """The process's settings of a GPU, before its first step.
-
-    cuDNN tries its algorithms on each shape once, which pays because all batches have one shape. TF32 is off: who asks
-    for float32 gets it, and who wants speed has `bfloat16`, which `auto` takes.
-    """
-    if device.type != "cuda":
-        return
-    torch.backends.cudnn.benchmark = True
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 @dataclass(frozen=True)
@@ -54,6 +42,7 @@ def gradients(
     batch: Batch,
     global_weight: torch.Tensor,
     *,
+    summed: dist.Work | None = None,
     world_size: int = 1,
     accumulate: int = 1,
     loss: Callable[..., torch.Tensor] = weighted_loss_sum,
@@ -63,8 +52,9 @@ def gradients(
     """Backpropagate the loss of a batch; on each rank the gradient becomes that of the *global* mean loss.
 
     The loss is a sum over sample weights divided by ``global_weight``, the weight of all ranks' batches (0-dim). DDP
-    averages gradients over ranks, hence the factor ``world_size``. With ``accumulate`` the batch is taken in parts, and
-    ranks exchange gradients once.
+    averages gradients over ranks, hence the factor ``world_size``. Where ``summed`` is given, ``global_weight`` is
+    right only after it: the loss waits for it, and the forward pass runs meanwhile. With ``accumulate`` the batch is
+    taken in parts, and ranks exchange gradients once.
 
     ``loss`` is `weighted_loss_sum` with its settings. Returns float64 [3]: loss sum, weight and number of right answers
     of this rank.
@@ -78,6 +68,8 @@ def gradients(
             with autocast.context() if autocast else contextlib.nullcontext():
                 logits_NK = model(part.clips_NTCHW)
             loss_sum = _loss_sum(logits_NK, part, loss)
+            if summed is not None and number == 0:
+                summed.wait()
             mean = loss_sum * (world_size / global_weight.clamp(min=1))
             (scaler.scale(mean) if scaler else mean).backward()
         with torch.no_grad():

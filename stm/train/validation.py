@@ -9,7 +9,8 @@ import torch.distributed as dist
 from torch import nn
 
 from stm.data.stream.graph import ClipBatch
-from stm.model.inputs import Autocast, normalise
+from stm.model.inputs import Autocast
+from stm.model.transfer import Transfer
 from stm.train.optim import weighted_loss_sum
 
 
@@ -18,7 +19,7 @@ def validate(
     batches: Iterable[ClipBatch],
     num_videos: int,
     num_usable: int,
-    device: torch.device,
+    transfer: Transfer,
     autocast: Autocast,
 ) -> dict[str, float]:
     """Top-1, top-5 and loss over the validation manifest, the same on all ranks.
@@ -32,14 +33,15 @@ def validate(
         for buffer in module.buffers():
             dist.broadcast(buffer, src=0)
     module.eval()
-    sums = torch.zeros(4, dtype=torch.float64, device=device)
+    sums = torch.zeros(4, dtype=torch.float64, device=transfer.device)
     with torch.no_grad():
         for batch in batches:
             assert batch.validation, "a training batch came in the middle of a validation"
-            labels_N = torch.from_numpy(batch.labels.copy()).to(device)
-            weights_N = torch.from_numpy(batch.weights.copy()).to(device)
+            clips_NTCHW, labels_N, weights_N = transfer(
+                batch.clips[:, 0], batch.labels, batch.weights
+            )
             with autocast.context():
-                logits_NK = module(normalise(batch.clips[:, 0], device))
+                logits_NK = module(clips_NTCHW)
             top_N5 = logits_NK.topk(min(5, logits_NK.shape[1]), dim=1).indices
             hits_N5 = (top_N5 == labels_N[:, None]) * weights_N[:, None]
             loss_sum = weighted_loss_sum(logits_NK, labels_N, weights_N)

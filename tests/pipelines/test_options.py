@@ -89,15 +89,6 @@ def test_help_lists_the_verbs_that_the_order_names():
     assert set(cli.ORDER) == set(VERBS)
 
 
-def test_the_readme_names_no_verb_that_there_is_not():
-    rows = [
-        line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `stm")
-    ]
-    named = re.findall(r"`stm (\w+)`", "".join(row.split("|")[1] for row in rows))
-    assert len(rows) > 10
-    assert set(named) <= set(VERBS)
-
-
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_option_has_help_and_every_example_parses(verb):
     options = Options.of(cli.module_of(verb))
@@ -283,7 +274,7 @@ def test_a_wrong_option_names_the_nearest(words, meant):
         ("bench speed", "what speed: must be one of decode, data, model, train"),
         ("jobs stop a b", "'b' belongs to no option"),
         ("predict --checkpoint x", "VIDEOS is missing: video files"),
-        ("index --root .", "--format is missing: of the annotations, such as folder, list or"),
+        ("index --root .", "--format is missing: form of the annotations, such as folder, list or"),
         ("plan --depth 18", "--depth 18: must be one of 26, 50, 101, 152"),
         ("serve --checkpoint x --port 70000", "--port 70000: must be in [1, 65535]"),
         ("prepare --manifest m --output o --gop 0", "--gop 0: must be in [1, 250]"),

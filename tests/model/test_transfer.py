@@ -9,8 +9,8 @@ import torch
 from stm.config import Config
 from stm.data.stream.graph import ClipBatch
 from stm.model.inputs import normalise
+from stm.model.transfer import Transfer
 from stm.train.replica import Replica
-from stm.train.transfer import Transfer
 
 CPU = torch.device("cpu")
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -28,7 +28,7 @@ def arrays(seed, num_clips=4, size=32):
 
 def check(transfer, seed, rows, num_clips=4):
     clips, labels, weights = arrays(seed, num_clips)
-    found = transfer(clips[:, 0], labels, weights, rows)
+    found = transfer(clips[:, 0], labels, weights, rows=rows)
     shown = clips[:, 0] if rows is None else clips[rows, 0]
     assert torch.equal(found[1].cpu(), torch.from_numpy(labels.copy()))
     assert torch.equal(found[2].cpu(), torch.from_numpy(weights.copy()))
@@ -46,9 +46,9 @@ def test_a_cpu_gets_what_is_in_shared_memory(rows):
 def test_a_batch_of_its_own_is_handed_out_and_the_next_leaves_it_alone():
     transfer = Transfer(CPU)
     clips, labels, weights = arrays(0)
-    first = transfer(clips[:, 0], labels, weights, None)
+    first = transfer(clips[:, 0], labels, weights)
     kept = [values.clone() for values in first]
-    transfer(*(values[:, 0] if values.ndim > 1 else values for values in arrays(1)), None)
+    transfer(*(values[:, 0] if values.ndim > 1 else values for values in arrays(1)))
     assert all(torch.equal(a, b) for a, b in zip(first, kept, strict=True))
 
 
@@ -72,7 +72,7 @@ def test_a_gpu_gets_what_is_in_shared_memory_while_it_is_busy():
             busy = torch.tanh(busy @ busy)
         clips, labels, weights = arrays(seed)
         given.append((clips, labels))
-        found.append(transfer(clips[:, 0], labels, weights, None))
+        found.append(transfer(clips[:, 0], labels, weights))
     for (clips, labels), (there, labels_N, _) in zip(given, found, strict=True):
         torch.testing.assert_close(there.cpu(), normalise(clips[:, 0], CPU), rtol=0, atol=1e-6)
         assert labels_N.tolist() == labels.tolist()

@@ -12,7 +12,7 @@ NUM_SLOTS = 2
 
 
 class Transfer:
-    """Arrays of one rank's batch in shared memory -> tensors on the device; one per rank, called once a step.
+    """Arrays of one batch in shared memory -> tensors on the device; one per process, called once a step or batch.
 
     A GPU's work is queued: while it computes a step, the process already calls this for the next one. So the copies
     need a stream of their own and pinned memory, and no thread: they overlap the step that is still computing. Two
@@ -24,39 +24,37 @@ class Transfer:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
+        self.device = device
         self._slots: list[_Slot] = []
         self._turn = 0
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def __call__(
-        self, clips: np.ndarray, labels: np.ndarray, weights: np.ndarray, rows: np.ndarray | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        self, clips: np.ndarray, *others: np.ndarray, rows: np.ndarray | None = None
+    ) -> tuple[torch.Tensor, ...]:
         """
         Args:
             clips: uint8 [N, T, H, W, 3].
-            labels: int64 [N].
-            weights: float32 [N].
+            others: labels, weights, ...: each of the dtype that its tensor shall have.
             rows: int64 [N], which clip each row shows (``stm.train.step.usable_rows``); None shows them as they are.
 
         Returns:
-            float32 [N, T, 3, H, W], normalised and channels-last in memory; int64 [N]; float32 [N].
+            float32 [N, T, 3, H, W], normalised and channels-last in memory; the others as they are.
         """
         if self._stream is None:
             return (
-                normalise(clips if rows is None else clips[rows], self._device),
-                torch.from_numpy(labels.copy()).to(self._device),
-                torch.from_numpy(weights.copy()).to(self._device),
+                normalise(clips if rows is None else clips[rows], self.device),
+                *(torch.from_numpy(array.copy()).to(self.device) for array in others),
             )
-        return self._queued(self._stream, (clips, labels, weights), rows)
+        return self._queued(self._stream, (clips, *others), rows)
 
     def _queued(
         self,
         copies: torch.cuda.Stream,
-        arrays: tuple[np.ndarray, np.ndarray, np.ndarray],
+        arrays: tuple[np.ndarray, ...],
         rows: np.ndarray | None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        step = torch.cuda.current_stream(self._device)
+    ) -> tuple[torch.Tensor, ...]:
+        step = torch.cuda.current_stream(self.device)
         slot = self._free_slot(arrays, step)
         shown = np.arange(len(arrays[0])) if rows is None else rows
         # `clip` says that every row exists; only then does NumPy write straight into pinned memory.
@@ -69,21 +67,21 @@ class Transfer:
                 there.copy_(pinned, non_blocking=True)
             slot.copied.record(copies)
         step.wait_event(slot.copied)
-        pixels, labels_N, weights_N = slot.on_device
+        pixels, *others = slot.on_device
         # Everything is read here: what the step keeps is its own, and the slot is free again.
-        result = normalised(pixels), labels_N.clone(), weights_N.clone()
+        result = normalised(pixels), *(there.clone() for there in others)
         slot.read.record(step)
         return result
 
     def _free_slot(self, arrays: tuple[np.ndarray, ...], step: torch.cuda.Stream) -> _Slot:
         """The slot whose turn it is, made anew where shapes changed; its last copy is over."""
         if len(self._slots) < NUM_SLOTS:
-            self._slots.append(_Slot(arrays, self._device, step))
+            self._slots.append(_Slot(arrays, self.device, step))
             return self._slots[-1]
         turn, self._turn = self._turn, (self._turn + 1) % NUM_SLOTS
         self._slots[turn].copied.synchronize()
         if not self._slots[turn].fits(arrays):
-            self._slots[turn] = _Slot(arrays, self._device, step)
+            self._slots[turn] = _Slot(arrays, self.device, step)
         return self._slots[turn]
 
 
