@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+import urllib.request
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from typing import Any
 import pytest
 import yaml
 
-from stm import recipes
+from stm import recipes, storage
+from tests.stores import environment_of, s3_server
 
 CLUSTERS = Path(__file__).parents[1] / "clusters"
 ROOT = CLUSTERS.parent
@@ -400,6 +402,49 @@ def test_the_slurm_script_is_bash_and_its_commands_exist():
     assert not re.search(r"--(head|node-ip-address|port|block)\b", started)  # it refuses these
     options = set(re.findall(r"--[a-z-]+", started)) - {"--address", "--min-nodes"}
     assert options <= options_of(cli.commands["start"])
+
+
+# ---------------------------------------------------------------- rights
+
+
+@pytest.fixture
+def worker_role(tmp_path, monkeypatch):
+    """A store that holds to IAM policies, and this process as a user with that of the workers. Its bucket is `stm`."""
+    boto3 = pytest.importorskip("boto3")
+    policy = (CLUSTERS / "iam" / "aws-worker.json").read_text().replace("BUCKET-FILL-IN", "stm")
+    with s3_server(tmp_path) as url:
+        for name, value in environment_of(url).items():
+            monkeypatch.setenv(name, value)
+        s3, iam = boto3.client("s3"), boto3.client("iam")
+        s3.create_bucket(Bucket="stm")
+        s3.put_object(Bucket="stm", Key="manifests/train.parquet", Body=b"rows")
+        iam.create_user(UserName="worker")
+        iam.put_user_policy(UserName="worker", PolicyName="stm", PolicyDocument=policy)
+        key = iam.create_access_key(UserName="worker")["AccessKey"]
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
+        # From here on every call is checked.
+        plain = {"Content-Type": "text/plain"}
+        from_now = urllib.request.Request(f"{url}/moto-api/reset-auth", b"0", plain)
+        urllib.request.urlopen(from_now).close()
+        yield
+
+
+def test_workers_may_read_the_bucket_and_write_where_runs_go_and_nowhere_else(worker_role):
+    assert storage.read_bytes("s3://stm/manifests/train.parquet") == b"rows"
+    storage.make_writable("s3://stm/runs/first")  # writes, reads, lists and removes a file
+    with pytest.raises(storage.StorageError, match="manifests"):
+        storage.make_writable("s3://stm/manifests")
+
+
+def test_the_claim_and_the_account_of_kubernetes_are_those_that_its_files_name():
+    made = list(yaml.safe_load_all((CLUSTERS / "kuberay" / "shared.yaml").read_text()))
+    names = {each["kind"]: each["metadata"]["name"] for each in made}
+    assert made[0]["spec"]["accessModes"] == ["ReadWriteMany"]
+    for name in KUBERAY:
+        text = (CLUSTERS / "kuberay" / f"{name}.yaml").read_text()
+        assert set(re.findall(r"claimName: ([\w-]+)", text)) == {names["PersistentVolumeClaim"]}
+        assert set(re.findall(r"serviceAccountName: ([\w-]+)", text)) == {names["ServiceAccount"]}
 
 
 # ---------------------------------------------------------------- all files
