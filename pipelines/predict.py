@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pipelines.options import (
     Address,
@@ -13,7 +13,13 @@ from pipelines.options import (
     Videos,
     Which,
 )
+from stm.bounds import Bounds
+from stm.errors import UserError
 from stm.redaction import one_line
+from stm.storage import on_this_machine
+
+_PositiveOrNull = Annotated[float | None, Bounds(gt=0)]
+_Score = Annotated[float | None, Bounds(gt=0, le=1)]
 
 
 def predict(
@@ -25,9 +31,18 @@ def predict(
     protocol: Protocol = "efficient",
     output: str | None = None,
     workers: Count = 1,
+    window_s: _PositiveOrNull = None,
+    stride_s: _PositiveOrNull = None,
+    enter: _Score = None,
+    leave: _Score = None,
+    min_s: Annotated[float | None, Bounds(ge=0)] = None,
+    live: bool | None = None,
+    stall_s: _PositiveOrNull = None,
+    reconnect_s: Annotated[float | None, Bounds(ge=0)] = None,
+    stream_options: list[str] | None = None,
     address: Address = None,
 ) -> dict[str, Any]:
-    """Print the five likeliest classes of each video.
+    """Print the five likeliest classes of each video, or of each window of a long one.
 
     Examples:
         stm predict --checkpoint runs/first clip.mp4
@@ -35,11 +50,41 @@ def predict(
         stm predict --checkpoint runs/first frames/17 prepared/shards/shard-00000.parquet#3
         stm predict --checkpoint runs/first folder/ --output predictions.parquet
         stm predict --model models:/actions@champion clip.mp4
+        stm predict --checkpoint runs/first match.mp4 --window_s 2 --stride_s 1 --output timeline.csv
+        stm predict --checkpoint runs/first rtsp://camera/live --window_s 2 --reconnect_s 600
 
     Args:
-        output: Parquet file to write, instead of printing
+        output: Parquet file to write, instead of printing; with --window_s the timeline, as .parquet, .csv or .json
         workers: processes that run the network
+        window_s: length of a window in seconds: classifies one long video, a stream (rtsp://...) or a device
+            (/dev/video0) window by window (docs/long-videos.md)
+        stride_s: seconds from the start of one window to the start of the next; null takes half of --window_s
+        enter: score that at least one window of a segment must have; null is 0.5
+        leave: score that every window of a segment must have; null is 0.3
+        min_s: segments that are shorter than this many seconds are dropped; null drops none
+        live: skip windows rather than fall behind; null does so for streams and devices. With true, an HTTP URL is read
+            as a stream
+        stall_s: a stream that sends nothing for this many seconds has broken off; null is 10
+        reconnect_s: seconds for which a stream that has ended or broken off is tried again; null never does
+        stream_options: options of FFmpeg for the stream or device, as NAME=VALUE, such as rtsp_transport=udp
     """
+    windows = {
+        "stride_s": stride_s,
+        "enter": enter,
+        "leave": leave,
+        "min_s": min_s,
+        "live": live,
+        "stall_s": stall_s,
+        "reconnect_s": reconnect_s,
+        "stream_options": stream_options,
+    }
+    given = {name: value for name, value in windows.items() if value is not None}
+    if window_s is not None:
+        return _windows(
+            videos, checkpoint, which, tracking, protocol, output, workers, address, window_s, given
+        )
+    if given:
+        raise UserError(f"--{next(iter(given))}: has no effect without --window_s")
     from stm.evaluate.predict import predict as name_actions
 
     return name_actions(
@@ -54,8 +99,41 @@ def predict(
     ).as_dict()
 
 
+def _windows(
+    videos: list[str],
+    checkpoint: str,
+    which: str,
+    tracking: str | None,
+    protocol: str,
+    output: str | None,
+    workers: int,
+    address: str | None,
+    window_s: float,
+    given: dict[str, Any],
+) -> dict[str, Any]:
+    from stm.evaluate.timeline import name_windows
+
+    for name, value, usual in (("workers", workers, 1), ("address", address, None)):
+        if value != usual:
+            raise UserError(f"--{name}: has no effect with --window_s, which one process does")
+    if output is not None:
+        on_this_machine(output, "--output")
+    return name_windows(
+        checkpoint,
+        videos,
+        window_s=window_s,
+        protocol=protocol,
+        output=output,
+        tracking=tracking,
+        which=which,
+        **given,
+    ).as_dict()
+
+
 def show(result: dict[str, Any]) -> str:
     lines = []
+    if "segments" in result:
+        return _show_timeline(result)
     for video in result["videos"]:
         lines.append(one_line(video["path"]))
         if "error" in video:
@@ -68,4 +146,19 @@ def show(result: dict[str, Any]) -> str:
         lines.append(
             f"{result['num_videos']} videos, {result['unreadable']} unreadable: {result['output']}"
         )
+    return "\n".join(lines)
+
+
+def _show_timeline(result: dict[str, Any]) -> str:
+    from stm.data.windows.decoding import clock
+
+    lines = [
+        f"  {clock(each['start_s'])} - {clock(each['end_s'])}  {each['score']:6.1%}  {one_line(each['class'])}"
+        for each in result["segments"]
+    ]
+    lines.append(
+        f"{clock(result['duration_s'])} of {one_line(result['video'])}: {result['num_windows']} windows, "
+        f"{len(result['segments'])} segments, {len(result['unanswered'])} stretches without an answer"
+    )
+    lines += [f"{kind}: {path}" for kind, path in result["files"].items()]
     return "\n".join(lines)

@@ -34,6 +34,7 @@ def serve(
     receive_s: Positive = 30.0,
     answer_s: Positive = 30.0,
     decode_s: Positive = 10.0,
+    stream_s: Positive = 600.0,
     decode_mib: Positive = 2048.0,
     allowed_hosts: list[str] | None = None,
     token: str | None = None,
@@ -48,6 +49,7 @@ def serve(
         stm serve --checkpoint runs/first
         stm serve --model models:/actions@champion --port 8080 --replicas 2
         curl --data-binary @clip.mp4 http://127.0.0.1:8000/predict
+        curl -N --data-binary @match.mp4 'http://127.0.0.1:8000/windows?window_s=2&stride_s=1'
 
     Args:
         host: address to listen on; 0.0.0.0 lets other machines in, and then a --token should be set
@@ -57,8 +59,9 @@ def serve(
         max_mib: size of the largest upload, MiB (413)
         max_in_flight: most uploads at once; others are refused with Retry-After (503)
         receive_s: seconds that an upload may take to arrive (408)
-        answer_s: seconds from then to the answer (504)
-        decode_s: seconds that decoding one video may take (504)
+        answer_s: seconds from then to the answer, or to the next window of a long video (504)
+        decode_s: seconds that decoding one video may take, or one packet of a long video (504)
+        stream_s: seconds that answering all windows of a long video may take (504)
         decode_mib: most memory for decoding one video, MiB (422)
         allowed_hosts: names by which clients may call the server, without ports (421); null allows any name
         token: what clients must send as bearer token or as password (401); null takes $STM_SERVE_TOKEN, which is safer,
@@ -74,6 +77,7 @@ def serve(
         receive_s=receive_s,
         answer_s=answer_s,
         decode_s=decode_s,
+        stream_s=stream_s,
         decode_memory_bytes=int(decode_mib * 2**20),
         max_in_flight=max_in_flight,
     )

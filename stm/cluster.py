@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,6 +34,7 @@ RAY_ENVIRONMENT = {
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",  # a notice may leave no more than 30 s
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths keep their meaning inside workers
     "RAY_raylet_start_wait_time_s": "60",  # how long one question waits; a busy machine needs more than 30 s
+    "RAY_agent_register_timeout_ms": "300000",  # and its raylet aborts after 100 s without its agents
     "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "180",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
@@ -59,6 +61,7 @@ def connect(
     """
     for key, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
+    _spare_this_machine_the_proxy()
     import ray
 
     if ray.is_initialized():
@@ -85,6 +88,15 @@ def connect(
     else:
         _join(address, named, patience_s)
     _end_with_ray()
+
+
+def _spare_this_machine_the_proxy() -> None:
+    """Where a proxy is set, Ray would ask it for the dashboard on this machine, and give no CPUs of a trial back."""
+    if not urllib.request.getproxies_environment():
+        return
+    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    names = dict.fromkeys([*filter(None, known.split(",")), "localhost", "127.0.0.1"])
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(names)
 
 
 def _end_with_ray() -> None:
@@ -152,7 +164,7 @@ def _try_hard(start: Callable[[], Any], failed: str, advice: str) -> None:
         try:
             with (
                 ray_compat.signals_are_ours(),
-                ray_compat.waiting_for_raylet(),
+                ray_compat.patient_start(),
                 _ended_where_it_fails(),
             ):
                 start()

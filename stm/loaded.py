@@ -8,7 +8,7 @@ logits = model.network(model.transform("clip.mp4")[None])
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,8 @@ import numpy as np
 from stm.checkpoint.locate import locate
 from stm.package.network import PackagedNetwork
 from stm.packing.contents import TOP_K
-from stm.results import Prediction
+from stm.results import Prediction, Segment, WindowPrediction
+from stm.scoring import segments as merging
 
 if TYPE_CHECKING:
     import torch
@@ -74,6 +75,55 @@ class Model:
         rows = list(videos)
         scores, errors = self._packaged.scores_of(rows)
         return [self._prediction(*row) for row in zip(rows, scores, errors, strict=True)]
+
+    def windows(
+        self,
+        video: str | os.PathLike[str] | bytes,
+        *,
+        window_s: float,
+        stride_s: float | None = None,
+        **options: Any,
+    ) -> Iterator[WindowPrediction]:
+        """What is seen in each window of a long video, a stream or a device, as soon as it is known.
+
+        A window of ``window_s`` begins every ``stride_s``, None is half a window. Decoding is done in a process of its
+        own, which ends with the iteration. ``options`` are ``live``, ``stall_s``, ``reconnect_s`` and
+        ``stream_options`` of ``stm.evaluate.timeline.read_windows``.
+
+        Raises ``UserError`` for a value that is out of range, and ``stm.data.decode.VideoError`` where the video cannot
+        be read, or not further.
+        """
+        from stm.checkpoint.format import config_of
+        from stm.evaluate.timeline import read_windows, scored
+
+        deadline_s = config_of(self.meta).data.decode_deadline_s
+        source = video if isinstance(video, bytes) else os.fspath(video)
+        reader = read_windows(
+            source,
+            self._packaged.clip,
+            window_s=window_s,
+            stride_s=stride_s,
+            deadline_s=deadline_s,
+            **options,
+        )
+        return self._windows(reader, scored)
+
+    def _windows(self, reader: Any, scored: Any) -> Iterator[WindowPrediction]:
+        with reader:
+            yield from scored(
+                iter(reader), lambda views: self._packaged.scores(views[:, 0]), self.classes
+            )
+
+    def segments(
+        self,
+        windows: Iterable[WindowPrediction],
+        *,
+        enter: float = merging.ENTER,
+        leave: float = merging.LEAVE,
+        min_s: float = 0.0,
+    ) -> Iterator[Segment]:
+        """The stretches of time in which a class is seen, of what `windows` gives (``stm.scoring.segments``)."""
+        return merging.segments(windows, self.classes, enter=enter, leave=leave, min_s=min_s)
 
     def _prediction(self, row: Video, scores_K: np.ndarray | None, error: str) -> Prediction:
         path = None if isinstance(row, np.ndarray) else os.fspath(row)

@@ -10,7 +10,7 @@
 | `task_attempt` | ``ray._private.worker.global_worker`` | no second try is isolated: a bad file ends the run |
 | `signals_are_ours` | ``ray._private.utils.set_sigterm_handler``, `set_kill_on_...` | SIGTERM keeps no checkpoint |
 | `head_here` | ``ray._private.services.canonicalize_bootstrap_address`` | `auto` is not looked at before Ray joins |
-| `waiting_for_raylet` | ``ray._private.services.get_node`` | a busy machine has a third of the time to start Ray |
+| `patient_start` | three functions of ``ray._private.services`` | on a busy machine Ray does not start |
 | `raylet_here` | ``ray._private.worker._global_node`` | a Ray that dies ends the command without a word of ours |
 | `refuses` | the name of a call of GCS, ``GetClusterId`` | a token that is not the cluster's is told after a minute |
 | `server_version` | ``JobSubmissionClient._server_ray_version`` | our version is taken for the cluster's |
@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -85,33 +86,63 @@ def signals_are_ours() -> Iterator[None]:
         signal.signal(signal.SIGTERM, handler)
 
 
-@contextlib.contextmanager
-def waiting_for_raylet(times: int = 3) -> Iterator[None]:
-    """While Ray starts: ask ``times`` as often as Ray does whether its raylet is up, as long as that lives.
+_AGENT_PORTS = (
+    "metrics_agent_port",
+    "metrics_export_port",
+    "dashboard_agent_listen_port",
+    "runtime_env_agent_port",
+)
 
-    To begin anew ends a raylet that was on its way, and a machine that is busy is no faster the second time.
+
+@contextlib.contextmanager
+def patient_start(times: int = 3) -> Iterator[None]:
+    """While Ray starts on a machine that is busy: its raylet waits for no agent, and is waited for as long as it lives.
+
+    A raylet aborts where its agents, which are Python, have not told their ports within 15 s (Ray's issue 65983): here
+    they are told which ports to take. And Ray asks once whether its raylet is up; it is asked ``times`` as often.
     """
     from ray._private import services
 
-    ask: Any = getattr(services, "get_node", None)
-    if ask is None:
+    names = ("start_raylet", "start_ray_process", "get_node")
+    start, run, ask = before = [getattr(services, name, None) for name in names]
+    if None in before:
         yield
         return
+    chosen = dict(zip(_AGENT_PORTS, _free_ports(len(_AGENT_PORTS)), strict=True))
+
+    def start_with_ports(*arguments: Any, **keywords: Any) -> Any:
+        given = {name: keywords.get(name) or port for name, port in chosen.items()}
+        return start(*arguments, **{**keywords, **given})  # type: ignore[misc]
+
+    def run_with_port(command: list[str], process_type: str, *more: Any, **keywords: Any) -> Any:
+        if process_type == "raylet":  # Ray tells the agent this one, and not its raylet
+            name = "dashboard_agent_listen_port"
+            command = [*command, f"--{name}={chosen[name]}"]
+        return run(command, process_type, *more, **keywords)  # type: ignore[misc]
 
     def ask_again(*arguments: Any) -> Any:
         for _ in range(times - 1):
             try:
-                return ask(*arguments)
+                return ask(*arguments)  # type: ignore[misc]
             except RuntimeError:
                 if not _raylet_lives():
                     break
-        return ask(*arguments)
+        return ask(*arguments)  # type: ignore[misc]
 
-    services.get_node = ask_again
+    ours = (start_with_ports, run_with_port, ask_again)
+    for name, function in zip(names, ours, strict=True):
+        setattr(services, name, function)
     try:
         yield
     finally:
-        services.get_node = ask
+        for name, theirs in zip(names, before, strict=True):
+            setattr(services, name, theirs)
+
+
+def _free_ports(number: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(socket.create_server(("", 0))) for _ in range(number)]
+        return [int(each.getsockname()[1]) for each in opened]
 
 
 def _raylet_lives() -> bool:
@@ -192,12 +223,12 @@ def raylet_here() -> tuple[int, str] | None:
     import psutil
 
     node = getattr(_worker(), "_global_node", None)
-    socket, logs = getattr(node, "raylet_socket_name", None), getattr(node, "_logs_dir", "")
-    if socket is None:
+    name, logs = getattr(node, "raylet_socket_name", None), getattr(node, "_logs_dir", "")
+    if name is None:
         return None
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.name() == "raylet" and any(socket in word for word in process.cmdline()):
+            if process.name() == "raylet" and any(name in word for word in process.cmdline()):
                 return process.pid, str(logs)
     return None
 

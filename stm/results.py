@@ -147,3 +147,77 @@ class PredictResult(Result):
     output: str | None
     taken: dict[str, Any] | None = None
     """As in `EvaluateResult`."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WindowPrediction(Result):
+    """The likeliest classes of one window of a long video, or of a stretch of windows without an answer. What is None
+    is left out of ``as_dict()``, and ``scores`` always."""
+
+    start_s: float
+    end_s: float
+    """Seconds from the first frame."""
+    top5: list[dict[str, Any]] | None = None
+    """As in `Prediction`; None where there is no answer."""
+    error: str | None = None
+    """Why there is none: no frame, damage, skipped, ..."""
+    scores: Any = None
+    """float64 [K], softmax; None where there is no answer."""
+    next_number: int = 0
+    """Number of the window behind it, of all that there are from the start of the video."""
+
+    @property
+    def name(self) -> str | None:
+        """The likeliest class."""
+        return self.top5[0]["class"] if self.top5 else None
+
+    def _names(self) -> list[str]:
+        shown = ("start_s", "end_s", "top5", "error")
+        return [name for name in shown if getattr(self, name) is not None]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Segment(Result):
+    """A stretch of a long video in which a class is seen (``stm.scoring.segments``)."""
+
+    name: str
+    """The class; ``class`` as a key."""
+    start_s: float
+    end_s: float
+    """Seconds from the first frame."""
+    score: float
+    """Mean over its windows."""
+    peak: float
+    """The largest of its windows."""
+
+    def __getitem__(self, name: str) -> Any:
+        return self.name if name == "class" else super().__getitem__(name)
+
+    def _names(self) -> list[str]:
+        return ["class", "start_s", "end_s", "score", "peak"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TimelineResult(Result):
+    """Of ``stm predict --window_s``."""
+
+    checkpoint: str
+    video: str
+    window_s: float
+    stride_s: float
+    duration_s: float
+    """Up to where windows go, from the first frame."""
+    num_windows: int
+    """That have an answer."""
+    unanswered: list[dict[str, Any]]
+    """``start_s``, ``end_s`` and ``error`` of stretches without one, joined where the reason is one; the first 1000."""
+    segments: list[Segment]
+    """By their start."""
+    frames: int
+    """That were decoded."""
+    seconds: float
+    """That it took."""
+    files: dict[str, str]
+    """What was written, by kind: ``windows``, ``segments``, ``figure``."""
+    taken: dict[str, Any] | None = None
+    """As in `EvaluateResult`."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from stm import joining
+from stm import cluster, joining
 from tests.heads import head, listening
 
 pytestmark = pytest.mark.ray
@@ -91,6 +91,43 @@ def test_a_raylet_that_does_not_answer_is_tried_three_times(tmp_path, frozen, st
     assert ("Tried 3 times: wait until" in said) == (status == 2)
     assert "Traceback" not in said
     assert not any(psutil.pid_exists(pid) for pid in seen)
+
+
+SLOW_AGENTS = """
+import sys, time
+if any(word.endswith(("dashboard/agent.py", "agent/main.py")) for word in sys.orig_argv):
+    time.sleep(25)
+"""
+
+
+@pytest.mark.slow
+def test_agents_that_start_late_as_on_a_busy_machine_are_waited_for(tmp_path):
+    """Ray's raylet aborts after 15 s without them, and Ray then says that it does not start, however often."""
+    (tmp_path / "sitecustomize.py").write_text(SLOW_AGENTS)
+    work = "import ray; assert ray.get(ray.remote(lambda: 3).remote()) == 3"
+    process = connecting(tmp_path, after=work, PYTHONPATH=f"{ROOT}{os.pathsep}{tmp_path}")
+    status = process.wait(900)
+    said = (tmp_path / "said").read_text()
+    assert status == 0, said
+    assert "trying again" not in said
+
+
+def test_what_is_asked_of_this_machine_passes_every_proxy(monkeypatch):
+    """Ray asks its dashboard with requests, as do sweeps through it."""
+    from requests.utils import should_bypass_proxies
+
+    for name in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    cluster._spare_this_machine_the_proxy()
+    assert "no_proxy" not in os.environ
+    monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
+    monkeypatch.setenv("no_proxy", "inside.example")
+    monkeypatch.setenv("NO_PROXY", "inside.example")
+    for _ in range(2):
+        cluster._spare_this_machine_the_proxy()
+    assert os.environ["no_proxy"] == "inside.example,localhost,127.0.0.1"
+    assert should_bypass_proxies("http://127.0.0.1:8265", no_proxy=None)
+    assert not should_bypass_proxies("http://mlflow.example", no_proxy=None)
 
 
 @pytest.mark.slow

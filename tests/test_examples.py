@@ -69,6 +69,13 @@ def test_a_loaded_run_names_actions_and_bears_with_a_file_that_is_not_there(firs
     assert lines[4].startswith("8 videos, 0 unreadable [{'class'")
 
 
+def test_a_long_video_is_named_window_by_window(first):
+    lines = run("\n".join(blocks("Long videos and cameras")), first[0]).stdout.splitlines()
+    spans = [line.partition(":")[0] for line in lines if " to " in line]
+    assert spans == ["0.00 to 0.50 s", "0.25 to 0.75 s", "0.50 to 1.00 s"]
+    assert all(re.fullmatch(r"\w+ [\d.]+ [\d.]+ [\d.]+", line) for line in lines[3:])
+
+
 def settings():
     """The page's ``config``, of manifests that are there."""
     found = re.search(r"^config = .*?^\)$", blocks("Index, train, measure")[0], re.M | re.S)

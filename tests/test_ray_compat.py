@@ -58,6 +58,8 @@ def test_this_ray_has_all_of_it():
         assert hasattr(worker, name), name
     assert hasattr(worker, "_global_node")
     assert hasattr(services, "get_node")
+    taken = inspect.signature(services.start_raylet).parameters
+    assert set(ray_compat._AGENT_PORTS) < set(taken)
     for name in ("set_sigterm_handler", "set_kill_on_parent_death_linux"):
         assert hasattr(utils, name), name
     assert hasattr(TorchTrainer, "_register_sigint_handler")

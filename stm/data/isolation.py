@@ -47,9 +47,10 @@ class IsolatedProcess:
     inherit a lock that nobody will release. It dies with its parent.
     """
 
-    def __init__(self, preload: Sequence[str] = ()) -> None:
-        """`preload` names modules the child imports before its first call, outside any deadline."""
-        self._preload = tuple(preload)
+    def __init__(self, preload: Sequence[str] = (), *, keeps_state: bool = False) -> None:
+        """`preload` names modules the child imports before its first call, outside any deadline.
+        `keeps_state`: calls build on one another, so that none is repeated in a fresh process."""
+        self._preload, self._keeps_state = tuple(preload), keeps_state
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection[Any, Any] | None = None
         self._errors: IO[bytes] | None = None
@@ -87,7 +88,7 @@ class IsolatedProcess:
                 succeeded, value = self._connection.recv()
             except (EOFError, ConnectionError, BrokenPipeError) as error:
                 served, ending = self._num_calls, self._give_up()
-                if served:
+                if served and not self._keeps_state:
                     continue  # an earlier call may have damaged its memory: this one starts afresh
                 raise CallFailed("crashed", ending) from error
             self._num_calls += 1
@@ -99,6 +100,12 @@ class IsolatedProcess:
         """End the child."""
         if self._connection is not None:
             self._give_up()
+
+    def kill(self) -> None:
+        """End the child from another thread than that of the call in work, which raises CallFailed."""
+        process = self._process
+        if process is not None:
+            process.kill()
 
     def _start(self) -> None:
         ours, theirs = Pipe()
@@ -153,6 +160,8 @@ class IsolatedProcess:
 def _serve(descriptor: int, parent: int, preload: Sequence[str]) -> None:
     """The child: answer calls until the parent closes the connection."""
     _die_with(parent)
+    # Ctrl-C reaches all processes of a terminal: the parent says what becomes of this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection: Connection[Any, Any] = Connection(descriptor)
     for name in preload:
         importlib.import_module(name)

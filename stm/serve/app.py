@@ -201,9 +201,6 @@ def _application(
         "health_check_period_s": 2.0,
         "health_check_timeout_s": 20.0,
     }
-    decoder = deployment(
-        Decoder, name="decoder", num_replicas=decoders, ray_actor_options={"num_cpus": 1}, **shared
-    ).bind(ClipSpec.one_clip(data), limits.decode_s, limits.decode_memory_bytes)
     network = deployment(
         Network,
         name="network",
@@ -217,7 +214,16 @@ def _application(
         data.size,
         plugins.loaded(),
     )
-    return front.bind(decoder, network, limits, meta.classes, located.label, doors)
+    decoder = deployment(
+        Decoder, name="decoder", num_replicas=decoders, ray_actor_options={"num_cpus": 1}, **shared
+    ).bind(
+        ClipSpec.one_clip(data),
+        limits.decode_s,
+        limits.decode_memory_bytes,
+        network,
+        meta.classes,
+    )
+    return front.bind(decoder, network, limits, meta.classes, located.label, doors, decoders)
 
 
 def _doors(hosts: list[str] | None, token: str | None) -> Any:

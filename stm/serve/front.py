@@ -2,6 +2,7 @@
 
 POST /predict    a video, as the body or as a file of a form    200 the answer below
                  or its frames: a zip or tar file of images, or a form with several of them
+POST /windows?window_s=2&stride_s=1    a long video, likewise; a line of JSON (NDJSON) as each window is known
 GET  /           the page to drop a video on
 GET  /health     200 where the network answers, else 503
 GET  /metrics    counts and times, for Prometheus
@@ -10,8 +11,12 @@ GET  /metrics    counts and times, for Prometheus
  "video": {"num_frames", "fps", "duration_s", "width", "height", "codec"},
  "ms": {"receive", "decode", "network", "total"}}              decode and network include waiting for their turn
 
-{"error": {"reason", "detail"}} with status
+{"start_s", "end_s", "top5" or "error"}                                        of each window, and at the end
+{"model", "num_windows", "segments": [{"class", "start_s", "end_s", "score", "peak"}, ...], "ms": {"receive", "total"}}
+
+{"error": {"reason", "detail"}} with status (of windows, as the last line, where some are answered)
 400 empty          nothing was sent, or a form without a file
+400 option         window_s, stride_s, enter, leave or min_s is missing, unknown, or out of range
 400 several        a form with several files that are not the images of a video
 408 receive_time   the upload took too long to arrive
 413 too_large      it has more bytes than the limit
@@ -22,6 +27,7 @@ GET  /metrics    counts and times, for Prometheus
 503 unavailable    a process behind was lost; Ray is starting it anew
 504 decode_time    this video takes too long to decode
 504 time           it was not done in time, with all that was before it
+503 ending         the server ends; it says no more of the windows
 """
 
 # Annotations are not postponed here: FastAPI reads them, in another process than this module's.
@@ -30,16 +36,24 @@ import base64
 import binascii
 import contextlib
 import hmac
+import json
 import logging
 import os
 import time
+from collections.abc import AsyncGenerator, AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from fastapi.responses import (
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    Response,
+    StreamingResponse,
+)
 from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
@@ -47,6 +61,7 @@ from starlette.requests import ClientDisconnect
 
 from stm.data.annotations.common import VIDEO_EXTENSIONS
 from stm.data.decode.frame_names import IMAGE_EXTENSIONS
+from stm.serve.decoder import OPTIONS
 from stm.serve.form import Form
 from stm.serve.frames import MOST_FILES, Images
 from stm.serve.meters import Meters
@@ -77,6 +92,8 @@ class Limits:
     decode_s: float
     """Of decoding alone."""
     decode_memory_bytes: int
+    stream_s: float
+    """Of all windows of a long video, from the upload's last byte."""
     max_in_flight: int
     """Uploads that are received, decoded or scored at once; further ones are sent away."""
 
@@ -136,6 +153,21 @@ def _answered(refused: Refused) -> Response:
     return JSONResponse(answer, refused.status, {"Cache-Control": "no-store", **asked})
 
 
+def _options(given: list[tuple[str, str]]) -> dict[str, float]:
+    """The options of windows, from an address."""
+    options = {}
+    for name, value in given:
+        if name not in OPTIONS:
+            raise _refused(400, "option", f"{name!r:.80} is none of {', '.join(OPTIONS)}")
+        try:
+            options[name] = float(value)
+        except ValueError:
+            raise _refused(400, "option", f"{name} {value!r:.80}: must be a number") from None
+    if "window_s" not in options:
+        raise _refused(400, "option", "window_s is missing: POST /windows?window_s=2")
+    return options
+
+
 def _ms(seconds: float) -> float:
     return round(seconds * 1000, 1)
 
@@ -153,11 +185,13 @@ class Front:
         classes: list[str],
         label: str,
         doors: Doors = Doors(),
+        max_long: int = 1,
     ) -> None:
         self._decoder, self._network = decoder, network
         self._limits, self._classes, self._label = limits, classes, label
         self._doors = doors
-        self._in_flight = self._discarding = 0
+        self._in_flight = self._discarding = self._num_long = 0
+        self._max_long = max_long
         self._closing = False
         # One for all: the loop shares Python's lock with it alone, whatever strangers send.
         self._forms = ThreadPoolExecutor(1)
@@ -200,13 +234,22 @@ class Front:
 
     @app.post("/predict")
     async def predict(self, request: Request) -> Response:
+        return await self._handle(request, self._answer)
+
+    @app.post("/windows")
+    async def windows(self, request: Request) -> Response:
+        return await self._handle(request, self._stream)
+
+    async def _handle(self, request: Request, answering: Any) -> Response:
         started = time.perf_counter()
         if refused := self._doors.refused(request.headers):
             self._meters.count(refused.status, refused.reason, 0.0)
             return _answered(refused)
         headers, reason = {"Cache-Control": "no-store"}, ""
         try:
-            status, answer = 200, await self._answer(request, started)
+            status, answer = 200, await answering(request, started)
+            if isinstance(answer, Response):  # a stream, which counts itself
+                return answer
         except RefusedError as error:
             refused = error.refused
             status, reason = refused.status, refused.reason
@@ -222,11 +265,91 @@ class Front:
         self._meters.count(status, reason, time.perf_counter() - started)
         return JSONResponse(answer, status, headers)
 
-    async def _answer(self, request: Request, started: float) -> dict[str, Any]:
+    async def _check_room(self, request: Request) -> None:
         if self._closing or self._in_flight >= self._limits.max_in_flight:
             detail = f"{self._in_flight} uploads are in work: come back in {RETRY_AFTER_S} s"
             await self._discard(request, self._limits.max_bytes)
             raise _refused(503, "busy", detail)
+
+    async def _stream(self, request: Request, started: float) -> Response:
+        """The windows of a long video, a line each; an error before the first has a status of its own."""
+        options = _options(request.query_params.multi_items())
+        await self._check_room(request)
+        if self._num_long >= self._max_long:
+            await self._discard(request, self._limits.max_bytes)
+            detail = f"{self._num_long} long videos are in work: come back in {RETRY_AFTER_S} s"
+            raise _refused(503, "busy", detail)
+        lines = self._lines(request, started, options)
+        first = await anext(lines)
+
+        async def all_lines() -> AsyncIterator[bytes]:
+            try:
+                yield first
+                async for line in lines:
+                    yield line
+            finally:
+                await lines.aclose()
+
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(all_lines(), 200, headers, "application/x-ndjson")
+
+    async def _lines(
+        self, request: Request, started: float, options: dict[str, float]
+    ) -> AsyncGenerator[bytes, None]:
+        """Raises ``RefusedError`` in place of the first line; later on that is the last line."""
+        self._in_flight += 1
+        self._num_long += 1
+        rows, refused, is_over, num_lines = None, None, False, 0
+        try:
+            video = await self._receive(request)
+            received = time.perf_counter()
+            rows = self._decoder.options(stream=True).windows.remote(video, options)
+            del video
+            until = received + self._limits.stream_s
+            while not (is_over or refused):
+                row = await self._next(rows, until)
+                if isinstance(row, Refused):
+                    refused = row
+                    continue
+                if is_over := "segments" in row:
+                    spent = {
+                        "receive": _ms(received - started),
+                        "total": _ms(time.perf_counter() - started),
+                    }
+                    row = {"model": self._label, **row, "ms": spent}
+                num_lines += 1
+                yield json.dumps(row).encode() + b"\n"
+            if refused and not num_lines:
+                raise RefusedError(refused)
+            if refused:
+                answer = {"error": {"reason": refused.reason, "detail": refused.detail}}
+                yield json.dumps(answer).encode() + b"\n"
+        finally:
+            self._in_flight -= 1
+            self._num_long -= 1
+            if rows is not None and not is_over:
+                rows.cancel()
+            if num_lines:
+                status, reason = (refused.status, refused.reason) if refused else (200, "")
+                if not (is_over or refused):
+                    status, reason = 499, "gone"
+                self._meters.count(status, reason, time.perf_counter() - started)
+
+    async def _next(self, rows: Any, until: float) -> Any:
+        """The next row, or why there is none."""
+        left_s = min(self._limits.answer_s, until - time.perf_counter())
+        try:
+            async with asyncio.timeout(max(left_s, 0.0)):
+                row = await anext(rows)
+        except TimeoutError:
+            limits = f"{self._limits.answer_s:g} s, or not all of them within {self._limits.stream_s:g} s"
+            return Refused(504, "time", f"no next window within {limits}")
+        except (RayActorError, RayServeException):
+            return Refused(503, "unavailable", "a process was lost, and is being started anew")
+        return Refused(503, "ending", "the server ends") if self._closing else row
+
+    async def _answer(self, request: Request, started: float) -> dict[str, Any]:
+        await self._check_room(request)
         self._in_flight += 1
         try:
             video = await self._receive(request)

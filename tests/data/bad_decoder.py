@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import time
 from dataclasses import dataclass
@@ -37,3 +38,26 @@ class BadDecoderSpec(ClipSpec):
     def __setstate__(self, state):
         self.__dict__.update(state)
         stm.data.stream.guarded.load_views = load_or_die
+
+
+@dataclass(frozen=True)
+class DyingSpec(ClipSpec):
+    """Has the process that unpickles it die, or hang, when it is to decode the packet of a certain time."""
+
+    bad_pts: tuple[int, ...] = ()
+    hangs: bool = False
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        from stm.data.windows.decoding import Decoding
+
+        decode = Decoding._decode
+
+        def decode_or_die(decoding, packet):
+            if packet is not None and packet.pts in self.bad_pts:
+                if self.hangs:
+                    time.sleep(3600)
+                ctypes.string_at(0)
+            decode(decoding, packet)
+
+        Decoding._decode = decode_or_die

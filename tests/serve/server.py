@@ -63,7 +63,7 @@ def serving(log: Path, *arguments: str) -> Iterator[Server]:
         )
     server = Server(process, f"http://127.0.0.1:{port}", log)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 400
         while b"Ctrl-C ends it" not in log.read_bytes():
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"stm serve did not start: {log.read_text()[-3000:]}")

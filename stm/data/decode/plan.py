@@ -151,6 +151,11 @@ class PacketPlan:
             yield islice(_demux(again), len(self.pts))
 
 
+def stores_times(container: Any) -> bool:
+    """Whether the container stores when each picture is shown; where it does not, FFmpeg guesses."""
+    return not _STORES_PRESENTATION_TIME.isdisjoint(container.format.name.split(","))
+
+
 def scan(video: OpenVideo) -> PacketPlan:
     """Demux the stream once, decoding nothing, and number its frames: about a millisecond a clip.
 
@@ -161,7 +166,7 @@ def scan(video: OpenVideo) -> PacketPlan:
     codec = video.context.name
     formats = frozenset(video.container.format.name.split(","))
     # Where packets are stored in the order they are shown, FFmpeg's guess of their times is right.
-    ordered = not formats.isdisjoint(_STORES_PRESENTATION_TIME) or not video.context.has_b_frames
+    ordered = stores_times(video.container) or not video.context.has_b_frames
     if codec == "mpeg4" and found.packets and not ordered and not found.silent:
         ordered = _number_by_type(video, found)
 

@@ -47,7 +47,7 @@ def probe(source: Any, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
             ``limits``; ``reason`` says why.
     """
     with naming_failures(source), memory_limit(limits.memory_bytes):
-        if _is_folder(source):
+        if is_frames(source):
             from stm.data.decode import folder
 
             return folder.probe(source, limits.max_pixels)
@@ -201,7 +201,7 @@ class _Request:
             return wanted.in_order(self._decode(wanted))
 
     def _decode(self, wanted: _Wanted) -> NDArray[np.uint8]:
-        if _is_folder(self.source):
+        if is_frames(self.source):
             from stm.data.decode import folder
 
             numbers = self._checked(wanted.numbers(self._even_times))
@@ -282,7 +282,8 @@ class _Request:
             self.expected.check_length(label(self.source), num_frames)
 
 
-def _is_folder(source: Any) -> bool:
+def is_frames(source: Any) -> bool:
+    """Whether it is a folder of images, or the row of a shard that holds images."""
     if is_shard_path(source):
         return holds_frames(source)
     return isinstance(source, (str, os.PathLike)) and os.path.isdir(source)

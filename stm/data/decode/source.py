@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,26 @@ _GIVE_UP_AT_DAMAGE = {"err_detect": "crccheck+bitstream+buffer+explode"}
 # These would give up at a tag that they do not know.
 _NEVER_GIVE_UP = frozenset(["tiff"])
 
+STREAM_PROTOCOLS = {
+    "rtsp": "rtsp,rtp,udp,tcp",
+    "rtsps": "rtsps,rtsp,rtp,srtp,udp,tcp,tls",
+    "rtmp": "rtmp,tcp",
+    "rtmps": "rtmps,rtmp,tcp,tls",
+    "rtp": "rtp,udp",
+    "udp": "udp",
+    "tcp": "tcp",
+    "srt": "srt",
+    "http": "http,https,tls,tcp",
+    "https": "http,https,tls,tcp",
+}
+"""Schemes of streams, which FFmpeg opens itself, and the protocols that it may use for each."""
+
+_FILES_AS_WELL = ("http", "https")
+"""Schemes that name files, read by fsspec, unless one says that it is a stream."""
+
+_OF_STREAMS = ("rtsp", "rtp", "sdp", "live_flv")
+_DEVICE_FORMAT = "v4l2"
+
 UNALIGNED = av.codec.context.Flags.unaligned
 """Flag of a decoder that may crop at any pixel; without it FFmpeg leaves a crop at the left undone
 where its result would not be aligned."""
@@ -85,11 +106,44 @@ class OpenVideo:
         return self.context.codec.intra_only or self.context.name in _INTRA_ONLY
 
 
+@dataclass(frozen=True)
+class Stream:
+    """How a stream or a device is opened, which has no end that is known and may fall silent."""
+
+    open_s: float
+    """For it to answer."""
+    stall_s: float
+    """Without a packet: it has broken off."""
+    options: tuple[tuple[str, str], ...] = ()
+    """FFmpeg's, such as ("rtsp_transport", "udp") or ("framerate", "30")."""
+
+
+def is_stream(source: object, is_live: bool = False) -> bool:
+    """Whether it is a stream's address or a device, and not a file; HTTP names a stream where ``is_live``."""
+    if not isinstance(source, (str, os.PathLike)):
+        return False
+    path = os.fspath(source)
+    if not is_url(path):
+        return _is_device(path)
+    scheme = path.partition("://")[0].lower()
+    return scheme in STREAM_PROTOCOLS and (is_live or scheme not in _FILES_AS_WELL)
+
+
+def _is_device(path: str) -> bool:
+    try:
+        return stat.S_ISCHR(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
 @contextlib.contextmanager
-def open_video(source: object, max_pixels: int = DEFAULT_LIMITS.max_pixels) -> Iterator[OpenVideo]:
+def open_video(
+    source: object, max_pixels: int = DEFAULT_LIMITS.max_pixels, stream: Stream | None = None
+) -> Iterator[OpenVideo]:
     """Yield the source's video stream, ready to demux and decode; close everything afterwards.
 
-    Of several video streams it is the one that the ``ffmpeg`` command takes (``_rank``).
+    Of several video streams it is the one that the ``ffmpeg`` command takes (``_rank``). With ``stream``
+    the source is a stream's address or a device (`is_stream`).
 
     Raises:
         VideoError: With the reason, if there is no video stream to read, its container is not in
@@ -99,19 +153,22 @@ def open_video(source: object, max_pixels: int = DEFAULT_LIMITS.max_pixels) -> I
     with contextlib.ExitStack() as stack:
         with naming_failures(source):
             try:
-                opened = stack.enter_context(_open_bytes_or_path(source))
-                container = stack.enter_context(_open_container(opened))
+                if stream is not None:
+                    container = stack.enter_context(_open_stream(str(source), stream))
+                else:
+                    opened = stack.enter_context(_open_bytes_or_path(source))
+                    container = stack.enter_context(_open_container(opened))
             except _NO_CONTAINER as error:
                 raise VideoError(name, *_why_no_container(source, error)) from error
-        stream = max(container.streams.video, key=_rank, default=None)
-        if stream is None or _is_cover(stream):
+        pictures = max(container.streams.video, key=_rank, default=None)
+        if pictures is None or _is_cover(pictures):
             kinds = sorted({s.type for s in container.streams}) or ["no streams"]
             raise VideoError(name, "no_video_stream", f"it holds {', '.join(kinds)}")
-        context = stream.codec_context
+        context = pictures.codec_context
         if context is None:
             raise VideoError(name, "no_decoder", "PyAV has no decoder for its video stream")
         for other in container.streams:
-            if other.index != stream.index:
+            if other.index != pictures.index:
                 other.discard = av.stream.Discard.all
         check_pixels(name, context.width, context.height, max_pixels)
         # More threads cost 13-40 % more CPU for little wall time: parallelism is more workers.
@@ -122,7 +179,7 @@ def open_video(source: object, max_pixels: int = DEFAULT_LIMITS.max_pixels) -> I
         video = OpenVideo(
             source,
             container,
-            stream,
+            pictures,
             name,
             context.width,
             context.height,
@@ -162,6 +219,23 @@ def _open_container(opened: Any) -> Any:
     # FFmpeg takes JPEG images behind one another for one of a numbered series.
     _rewind(opened)
     return av.open(opened, format="mjpeg", options=options)
+
+
+def _open_stream(url: str, stream: Stream) -> Any:
+    """The container of a stream or a device; raises what PyAV raises."""
+    scheme = url.partition("://")[0].lower()
+    formats, protocols = [*CONTAINERS, *_OF_STREAMS], STREAM_PROTOCOLS.get(scheme, "file")
+    options = {"rtsp_transport": "tcp"} if scheme in ("rtsp", "rtsps") else {}
+    options |= dict(stream.options)
+    if scheme in STREAM_PROTOCOLS:
+        options |= {"format_whitelist": ",".join(formats), "protocol_whitelist": protocols}
+    return av.open(
+        url,
+        format=None if scheme in STREAM_PROTOCOLS else _DEVICE_FORMAT,
+        options=options,
+        metadata_errors="ignore",
+        timeout=(stream.open_s, stream.stall_s),
+    )
 
 
 def _is_several_jpegs(opened: Any) -> bool:
@@ -227,6 +301,9 @@ def _open_url(url: str) -> Iterator[Any]:
         raise
     if size == 0:
         raise VideoError(url, "empty", "zero bytes")
+    if size is None and url.partition("://")[0].lower() in _FILES_AS_WELL:
+        detail = "its server does not say how long it is: `stm predict --window_s N --live true` reads such streams"
+        raise VideoError(url, "unsupported_url", detail)
     if whole is not None:
         yield io.BytesIO(whole)
     else:
@@ -249,6 +326,8 @@ def _why_no_container(source: object, error: Exception) -> tuple[str, str]:
 
 
 def _first_bytes(source: object, count: int = 16) -> bytes:
+    if is_stream(source):
+        return b""
     try:
         with _open_bytes_or_path(source) as opened:
             if isinstance(opened, str):

@@ -170,12 +170,8 @@ def _load_views(
         drawn = draw(planned.num_frames, planned.width, planned.height, label, seed, spec)
         frames, boxes = drawn.frames, [drawn.box]
     else:
-        frames = _test_frames(planned.num_frames, seed, spec, sampling_number)
-        boxes = (
-            [transforms.centre_box(planned.width, planned.height)]
-            if spec.num_crops == 1
-            else transforms.long_side_boxes(planned.width, planned.height, spec.num_crops)
-        )
+        frames = frames_of_test(planned.num_frames, seed, spec, sampling_number)
+        boxes = boxes_of_test(planned.width, planned.height, spec)
     clips = decode.read_views(path, frames, boxes, spec.size, spec.decoder, planned, spec.limits)
     if not spec.augment:
         return clips, label
@@ -188,7 +184,17 @@ def _load_views(
     return clips, drawn.label
 
 
-def _test_frames(num_frames: int, seed: int, spec: ClipSpec, sampling_number: int) -> decode.Frames:
+def boxes_of_test(width: int, height: int, spec: ClipSpec) -> list[transforms.Box]:
+    """The crops of a test clip, of a picture of that size."""
+    if spec.num_crops == 1:
+        return [transforms.centre_box(width, height)]
+    return transforms.long_side_boxes(width, height, spec.num_crops)
+
+
+def frames_of_test(
+    num_frames: int, seed: int, spec: ClipSpec, sampling_number: int
+) -> decode.Frames:
+    """The frames of a test clip, of so many; as ``ClipSpec.window`` where they depend on their times."""
     if spec.sampling == "segments" and spec.num_samplings > 1:
         generator = np.random.Generator(np.random.PCG64(seed))
         return sampling.random_indices(num_frames, spec.num_segments, generator)

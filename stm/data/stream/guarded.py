@@ -33,7 +33,7 @@ EXIT_STATUS = 77
 """Of a process whose clip took too long; shows in Ray's logs."""
 
 
-_PRELOAD = ("torch", "stm.data.stream.clips", "stm.data.decode.reader", "stm.data.decode.resize")
+PRELOAD = ("torch", "stm.data.stream.clips", "stm.data.decode.reader", "stm.data.decode.resize")
 """What decoding imports: no clip's deadline should pay for it."""
 
 
@@ -108,7 +108,7 @@ class GuardedDecoder:
         self._spec, self._deadline_s, self._quarantine = spec, deadline_s, quarantine
         self._known = _ask(quarantine)
         isolated = isolated or task_attempt() > 0
-        self._isolated = IsolatedProcess(preload=_PRELOAD) if isolated else None
+        self._isolated = IsolatedProcess(preload=PRELOAD) if isolated else None
         self._watchdog = Watchdog(deadline_s) if self._isolated is None else None
 
     def __enter__(self) -> GuardedDecoder:
