@@ -8,6 +8,7 @@ import errno
 import importlib
 import os
 import pkgutil
+import signal
 import sys
 from collections.abc import Iterator
 from types import ModuleType
@@ -76,6 +77,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         try:
             status = _run(sys.argv[1:] if argv is None else argv)
+            if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while libraries unload
         except SystemExit as end:  # of --help, which may be printed to nobody, too
             status = int(end.code or 0)
         sys.stdout.flush()

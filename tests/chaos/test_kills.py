@@ -1,4 +1,4 @@
-"""Verbs that are killed at random moments: the same command again gives what an undisturbed one gives."""
+"""Verbs that a signal ends at random moments: the same command again gives what an undisturbed one gives."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
+from safetensors import safe_open
 
 from stm.data.decode import probe
 from tests.chaos import runs
@@ -53,6 +54,10 @@ VERBS = {
         "predict --checkpoint {checkpoint} {videos}/videos/val --output {output}/scores.parquet --workers 2 "
         "--address local"
     ),
+    "export": Verb(
+        "export --checkpoint {checkpoint} --output {output}/weights.safetensors --format safetensors"
+    ),
+    "explain": Verb("explain {clip} --checkpoint {checkpoint} --output {output}"),
     "tune": Verb("tune --config {sweep} --address local", kills=3),
 }
 
@@ -61,12 +66,47 @@ VERBS = {
 def test_a_verb_that_is_killed_ends_right_when_it_is_given_again(
     verb, manifests, undisturbed, tmp_path, row
 ):
+    took_s, ended, wholes = ended_and_given_again(
+        verb, {signal.SIGKILL: -signal.SIGKILL}, manifests, undisturbed, tmp_path
+    )
+    row(
+        f"`stm {verb_of(verb)}` is killed",
+        f"SIGKILL at a random moment of {took_s:.0f} s, three times before each whole run"
+        + (", as files in shards" if verb == "shards" else ""),
+        ended,
+        f"{wholes} whole runs with the files of the undisturbed one; nothing torn, no process and no /dev/shm left",
+    )
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_that_gets_a_signal_ends_right_when_it_is_given_again(
+    verb, manifests, undisturbed, tmp_path, row
+):
+    statuses = {signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGINT: 130}
+    took_s, ended, wholes = ended_and_given_again(verb, statuses, manifests, undisturbed, tmp_path)
+    row(
+        f"`stm {verb_of(verb)}` gets a signal",
+        f"SIGTERM, SIGHUP or Ctrl-C at a random moment of {took_s:.0f} s, three times before each whole run"
+        + (", as files in shards" if verb == "shards" else ""),
+        ended,
+        f"exit status 143, 129 or 130; {wholes} whole runs with the files of the undisturbed one; nothing torn, no "
+        "process and no /dev/shm left",
+    )
+
+
+def verb_of(chosen):
+    return VERBS[chosen].words.partition(" ")[0]
+
+
+def ended_and_given_again(verb, statuses, manifests, undisturbed, tmp_path):
+    """(seconds of a whole run, how many were ended by a signal, whole runs after those); ``statuses`` by signal."""
     chosen, output = VERBS[verb], tmp_path / "output"
     videos = Path(manifests["train"]).parent
     sweep = tmp_path / "sweep.yaml"
     sweep.write_text(yaml.safe_dump(a_sweep(manifests, output)))
     places = {
         "videos": videos,
+        "clip": min((videos / "videos" / "val").iterdir()),
         "output": output,
         "sweep": sweep,
         "checkpoint": undisturbed[0]["last_checkpoint"],
@@ -82,8 +122,8 @@ def test_a_verb_that_is_killed_ends_right_when_it_is_given_again(
     command = begin()
     assert command.ended(1800) == 0, command.said[-3000:]
     took_s, whole = time.monotonic() - began, results(output, chosen)
-    draw, killed, wholes = random.Random(verb), 0, 0
-    while killed < chosen.kills:
+    draw, num_ended, wholes = random.Random(verb), 0, 0
+    while num_ended < chosen.kills:
         if wholes % 2 == 0:  # every other time what is killed has a whole result to lose
             shutil.rmtree(output)
         for _ in range(3):
@@ -91,9 +131,13 @@ def test_a_verb_that_is_killed_ends_right_when_it_is_given_again(
             try:
                 command.process.wait(draw.uniform(0.1, 0.95) * took_s)
             except subprocess.TimeoutExpired:
-                command.process.kill()
-                killed += 1
-                assert command.ended() == -signal.SIGKILL
+                number = draw.choice(list(statuses))
+                command.send_to_all(number)
+                status = command.ended()
+                if status != 0:  # else its last moment was begun
+                    # What is done dies of the signal, which a shell tells as the same status.
+                    assert status in (statuses[number], -number), (status, command.said[-3000:])
+                    num_ended += 1
             else:
                 assert command.ended(1800) == 0, command.said[-3000:]
             results(output, chosen)  # what is there can be read
@@ -101,13 +145,7 @@ def test_a_verb_that_is_killed_ends_right_when_it_is_given_again(
         assert command.ended(1800) == 0, command.said[-3000:]
         assert results(output, chosen) == whole, "another result than the undisturbed one's"
         wholes += 1
-    row(
-        f"`stm {words[0]}` is killed",
-        f"SIGKILL at a random moment of {took_s:.0f} s, three times before each whole run"
-        + (", as files in shards" if verb == "shards" else ""),
-        killed,
-        f"{wholes} whole runs with the files of the undisturbed one; nothing torn, no process and no /dev/shm left",
-    )
+    return took_s, num_ended, wholes
 
 
 def a_sweep(manifests, output):
@@ -164,4 +202,8 @@ def _content(path: Path, verb: Verb) -> object:
         return yaml.safe_load(_DRAWN.sub("*", path.read_text()))
     elif path.suffix in (".txt", ".csv"):
         return path.read_text()
+    elif path.suffix == ".safetensors":  # the order in its header is drawn
+        with safe_open(path, "numpy") as file:
+            tensors = {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118
+            return file.metadata(), tensors
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -60,3 +61,14 @@ def test_names_are_read_and_said_whatever_the_locale_is(tmp_path, text):
     ended = shell(f"plan --bench {text}.json", tmp_path, **locale)
     assert ended.returncode == 2
     assert text in ended.stderr
+
+
+def test_ctrl_c_while_libraries_unload_ends_in_silence(tmp_path):
+    code = (
+        "import atexit, os, signal, sys; from pipelines.cli import main\n"
+        "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))\n"
+        "sys.argv = ['stm', '--version']; sys.exit(main())"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == -signal.SIGINT  # of which a shell makes 130
+    assert ended.stderr == ""
