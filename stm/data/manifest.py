@@ -44,8 +44,9 @@ from stm.data.containment import check_paths
 from stm.data.roots import (
     IF_MOVED,
     absolute_root,
+    all_joined,
+    are_relative,
     is_relative,
-    joined,
     relative_to,
     root_found,
     root_to_use,
@@ -148,11 +149,21 @@ class Manifest:
         """
         digest = hashlib.sha256()
         digest.update(json.dumps([_FINGERPRINT_VERSION, self.classes]).encode())
-        digest.update(json.dumps(self.table["video_id"].to_pylist()).encode())
+        digest.update(b"[")  # as json.dumps of the whole list, which may have millions
+        ids, at_once = self.table["video_id"], 2**16
+        for first in range(0, len(ids), at_once):
+            some = json.dumps(ids.slice(first, at_once).to_pylist())[1:-1]
+            digest.update((", " if first else "").encode() + some.encode())
+        digest.update(b"]")
         for name in ("label", "num_frames"):
             digest.update(self.table[name].to_numpy().astype("<i4").tobytes())
         digest.update(self.usable.astype("<i8").tobytes())
         return digest.hexdigest()
+
+    def usable_numbers(self) -> list[NDArray[np.generic]]:
+        """Width, height, num_frames and keyframe_interval of the usable videos, each [number of usable videos]."""
+        names = ("width", "height", "num_frames", "keyframe_interval")
+        return [self.table[name].to_numpy()[self.usable] for name in names]
 
     def mirrored_label(self, label: int) -> int | None:
         """The label of a mirrored clip of this class; None where it must not be mirrored."""
@@ -270,7 +281,7 @@ class Manifest:
             # Python file, abort the interpreter at exit now and then (pyarrow 25).
             name = os.fspath(path)
             with pa.BufferReader(read_bytes(name)) if is_url(name) else pa.OSFile(name) as stream:
-                table = pq.ParquetFile(stream).read()
+                table = _all_rows(pq.ParquetFile(stream))
         except StorageError:
             raise
         except OSError as error:
@@ -291,20 +302,24 @@ class Manifest:
                 f"{path}: missing column(s) {', '.join(missing)}. Run `stm index` again."
             )
         try:
-            table = table.select(SCHEMA.names).cast(SCHEMA).combine_chunks()
+            table = table.select(SCHEMA.names).cast(SCHEMA)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise UserError(
                 f"{path}: a column has another type than a manifest's ({_first_line(error)}). "
                 "Run `stm index` again."
             ) from error
-        stored = table["path"].to_pylist()
+        stored = table["path"]
         recorded = _recorded_root(path, described, stored)
-        used = root_to_use(stored, recorded, root)
-        if root is None:
+        if root is not None:
+            used = root_to_use(stored.to_pylist(), recorded, root)
+        else:
             used = root_found(path, stored, recorded) or recorded
         _log_root(path, used, recorded, root)
         if used is not None:
-            table = with_paths(table, [joined(used, each) for each in stored])
+            table = with_paths(table, all_joined(used, stored))
+        columns = table.columns
+        del table, stored
+        table = _in_one_piece(columns)
         flip_map = described.get("flip_map")
         manifest = cls(
             table=table,
@@ -347,7 +362,7 @@ def _read_metadata(path: str | os.PathLike[str], table: pa.Table) -> dict[str, A
 
 
 def _recorded_root(
-    path: str | os.PathLike[str], described: dict[str, Any], stored: list[str]
+    path: str | os.PathLike[str], described: dict[str, Any], stored: pa.ChunkedArray
 ) -> str | None:
     root = described.get("root")
     if not (root is None or (isinstance(root, str) and not is_relative(root))):
@@ -355,10 +370,10 @@ def _recorded_root(
             f"{path}: metadata field `root` is no absolute folder or URL. Run `stm index` again."
         )
     if root is None and described["schema_version"] > 1:
-        relative = next((each for each in stored if each and is_relative(each)), None)
-        if relative is not None:
+        relative = stored.filter(pc.and_(are_relative(stored), pc.not_equal(stored, "")))
+        if len(relative):
             raise UserError(
-                f"{path}: the path {relative} is relative, and the metadata names no root. Run `stm index` again."
+                f"{path}: the path {relative[0]} is relative, and the metadata names no root. Run `stm index` again."
             )
     return None if root is None else absolute_root(root)
 
@@ -389,10 +404,52 @@ def _warn_once(message: str) -> None:
     logger.warning(message)
 
 
-def with_paths(table: pa.Table, paths: list[str]) -> pa.Table:
+def with_paths(table: pa.Table, paths: list[str] | pa.Array | pa.ChunkedArray) -> pa.Table:
     """The table with these in its column `path`."""
     at = table.schema.get_field_index("path")
-    return table.set_column(at, SCHEMA.field("path"), pa.array(paths, pa.string()))
+    column = pa.array(paths, pa.string()) if isinstance(paths, list) else paths
+    return table.set_column(at, SCHEMA.field("path"), column)
+
+
+def _all_rows(file: Any) -> pa.Table:
+    """A Parquet file's table; group by group, since all at once takes half as much again."""
+    groups = [file.read_row_group(i) for i in range(file.num_row_groups)]
+    return pa.concat_tables(groups) if groups else file.read()
+
+
+def _in_one_piece(columns: list[pa.ChunkedArray]) -> pa.Table:
+    """The table of these columns of `SCHEMA`, each in as few chunks as it can be; empties the list.
+
+    Of millions of rows there is never a second copy of more than a column, if nobody else holds the columns.
+    """
+    columns.reverse()
+    whole = []
+    while columns:
+        # As a table, since a column of more than 2 GiB of letters stays in pieces, and is an error as a column.
+        whole.append(pa.table([columns.pop()], names=["column"]).combine_chunks().column(0))
+        pa.default_memory_pool().release_unused()
+    return pa.table(whole, schema=SCHEMA)
+
+
+def _num_distinct(names: pa.ChunkedArray) -> int:
+    """How many different ones; counted in eighths by the last byte, for a table of all takes as much as they do."""
+    lasts = [_last_bytes(chunk) for chunk in names.chunks]
+    eighths = (
+        names.filter(pa.chunked_array([pa.array(last_N % 8 == part) for last_N in lasts]))
+        for part in range(8)
+    )
+    return sum(pc.count_distinct(each).as_py() for each in eighths)
+
+
+def _last_bytes(names: pa.StringArray) -> NDArray[np.uint8]:
+    """uint8 [N]; 0 of an empty one."""
+    _, ends, letters = names.buffers()
+    ends_N1 = np.frombuffer(ends, np.int32, len(names) + 1, 4 * names.offset)
+    last_N = np.zeros(len(names), np.uint8)
+    filled_N = np.diff(ends_N1) > 0
+    if filled_N.any():
+        last_N[filled_N] = np.frombuffer(letters, np.uint8)[ends_N1[1:][filled_N] - 1]
+    return last_N
 
 
 def _check_rows(path: str | os.PathLike[str], manifest: Manifest) -> None:
@@ -407,8 +464,10 @@ def _check_rows(path: str | os.PathLike[str], manifest: Manifest) -> None:
                 f"{path}: column {name} has {table[name].null_count} null value(s). "
                 "Run `stm index` again."
             )
-    counts = pc.value_counts(table["video_id"])
-    repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
+    repeated: list[str] = []
+    if _num_distinct(table["video_id"]) < table.num_rows:
+        counts = pc.value_counts(table["video_id"])
+        repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
     if repeated:
         raise UserError(
             f"{path}: video_id {repeated[0]!r} occurs more than once ({len(repeated)} such ids). "

@@ -9,7 +9,11 @@ A root is absolute, a local folder or a URL; so is a path that does not lie belo
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from stm.data.shards import is_shard_path, split_shard_path
 from stm.storage import is_url, join
@@ -49,6 +53,26 @@ def joined(root: str | None, path: str) -> str:
     return os.path.normpath(whole) if ".." in path and not is_url(root) else whole
 
 
+def are_relative(paths: pa.Array | pa.ChunkedArray) -> Any:
+    """`is_relative` of a column of strings: a column of booleans."""
+    absolute = pc.or_(pc.starts_with(paths, "/"), pc.match_substring(paths, "://"))
+    return pc.invert(absolute)
+
+
+def all_joined(root: str, paths: pa.ChunkedArray) -> pa.ChunkedArray:
+    """`joined` of a column of strings, which may have millions."""
+    return pa.chunked_array([_all_joined(root, chunk) for chunk in paths.chunks], paths.type)
+
+
+def _all_joined(root: str, paths: pa.Array) -> Any:
+    relative = are_relative(paths)
+    whole = pc.binary_join_element_wise(root.rstrip("/") + "/", paths, "")
+    whole = pc.if_else(relative, whole, paths)
+    dotted = pc.and_(relative, pc.match_substring(paths, ".."))
+    few = [joined(root, path) for path in paths.filter(dotted).to_pylist()]
+    return pc.replace_with_mask(whole, dotted, pa.array(few, whole.type)) if few else whole
+
+
 def root_to_use(paths: Sequence[str], recorded: str | None, wanted: str | None) -> str | None:
     """The root for ``paths`` as stored: ``wanted``, unless they lie in it as ``recorded``.
 
@@ -69,7 +93,7 @@ def root_to_use(paths: Sequence[str], recorded: str | None, wanted: str | None) 
 
 
 def root_found(
-    manifest: str | os.PathLike[str], paths: Iterable[str], recorded: str | None
+    manifest: str | os.PathLike[str], paths: pa.Array | pa.ChunkedArray, recorded: str | None
 ) -> str | None:
     """Where the data set of a manifest lies now, if it was moved together with it; None if not, or not surely.
 
@@ -78,8 +102,9 @@ def root_found(
     """
     if recorded is None or is_url(recorded) or os.path.isdir(recorded):
         return None
-    below = [path for path in paths if is_relative(path)]
-    sample = below[:: max(1, len(below) // _SAMPLED)][:_SAMPLED]
+    below = paths.filter(are_relative(paths))
+    spread = range(0, len(below), max(1, len(below) // _SAMPLED))
+    sample = below.take(list(spread)[:_SAMPLED]).to_pylist() if len(below) else []
     own = os.path.dirname(os.path.abspath(manifest))
     places = [own, os.path.dirname(own)]
     places += [os.path.join(place, os.path.basename(recorded)) for place in places]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stm.data.manifest import METADATA_KEY, SCHEMA, Manifest
 from stm.errors import UserError
@@ -200,3 +203,33 @@ def test_a_flip_map_that_leaves_the_classes_is_refused(tmp_path: Path) -> None:
     rewrite(tmp_path / "m.parquet", make_manifest().table, flip=False, flip_map={"0": 5})
     with pytest.raises(UserError, match="flip_map maps label 0 to 5"):
         Manifest.read(tmp_path / "m.parquet")
+
+
+@given(
+    st.lists(st.text("abc\u00e9", max_size=3), max_size=40),
+    st.lists(st.integers(0, 40), max_size=3),
+)
+def test_distinct_names_are_counted_as_a_set_counts_them(names, cuts):
+    from stm.data.manifest import _num_distinct
+
+    whole = pa.array(names, pa.string())
+    ends = [0, *sorted(min(cut, len(names)) for cut in cuts), len(names)]
+    chunks = [whole.slice(a, b - a) for a, b in itertools.pairwise(ends)]
+    assert _num_distinct(pa.chunked_array(chunks, pa.string())) == len(set(names))
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ["a/b.mp4", "/abs/x.mp4", "s3://b/k.mp4", "../up.mp4", "a/../b.mp4", "", "a"]
+        ),
+        max_size=9,
+    ),
+    st.sampled_from(["/data/set", "/data/set/", "s3://bucket/set"]),
+)
+def test_a_column_of_paths_is_joined_as_each_of_them_is(paths, root):
+    from stm.data.roots import all_joined, are_relative, is_relative, joined
+
+    column = pa.chunked_array([paths[:3], paths[3:]], pa.string())
+    assert all_joined(root, column).to_pylist() == [joined(root, path) for path in paths]
+    assert are_relative(column).to_pylist() == [is_relative(path) for path in paths]
