@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from pipelines.console import Result
-from pipelines.options import Address, Files
+from pipelines.options import Address, FileOrNull, Files, Root
 
 UNFIT = 1
 """Exit status where a check fails, as `diff` and linters have it; 2 stays for bad input."""
@@ -19,6 +19,8 @@ def doctor(
     tracking: str | None = None,
     workers: int | None = None,
     bench: Files = [],  # noqa: B006  (never changed)
+    manifest: FileOrNull = None,
+    root: Root = None,
     deadline_s: float = 60.0,
     address: Address = None,
 ) -> dict[str, Any]:
@@ -37,6 +39,7 @@ def doctor(
         tracking: MLflow, as --tracking.uri; null tries a new database. Leaves the experiment `stm-doctor` there, empty
         workers: ranks of the all-reduce; null: one a GPU, else one a node and at least 2
         bench: measured rates (`stm bench data` and `model`, with --json): are there CPUs enough for the GPUs?
+        manifest: manifest to train on: are its videos cheap enough to decode, or should they be prepared first?
         deadline_s: seconds that a check may take
     """
     from stm.doctor.examine import Settings, examine
@@ -47,12 +50,20 @@ def doctor(
         from stm.planning.rates import read_rates
 
         rates = read_rates(bench)
+    originals = None
+    if manifest:
+        from stm.data.manifest import Manifest
+        from stm.planning.originals import estimate
+
+        videos = Manifest.read(manifest, root).usable_numbers()
+        originals = estimate(rates.num_segments if rates else 8, *videos)
     settings = Settings(
         address=address,
         storage=resolved(storage),
         tracking=tracking,
         workers=workers,
         rates=rates,
+        originals=originals,
         deadline_s=deadline_s,
     )
     findings = examine(settings)
