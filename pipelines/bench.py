@@ -1,24 +1,30 @@
-"""Measure on this machine: ``stm bench decode --videos FOLDER``, ``stm bench model``."""
+"""Measure on this machine: ``stm bench decode --videos FOLDER``, ``stm bench model``, ``stm bench scale``."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import platform
 import time
 from argparse import Namespace
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pipelines.bench_tables import show as show
-from pipelines.options import Address, Count, CountOrNull, OutputOrNull, Root
+from pipelines.options import Address, Count, CountOrNull, OutputOrNull, Positive, Root
+from stm.bounds import Rule
 from stm.errors import UserError
 from stm.ticker import Ticker
 
 Depth = Literal[26, 50, 101, 152]
 NUM_CLIPS = {"data": 960, "train": 240}
-REPETITIONS = {"decode": 3, "data": 3, "model": 7, "train": 3}
+REPETITIONS = {"decode": 3, "data": 3, "model": 7, "train": 3, "scale": 3}
+
+Counts = Annotated[
+    list[int], Rule(lambda each: bool(each) and min(each) >= 1, "must be numbers of at least 1")
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,18 +67,26 @@ class Settings:
     """And the naive layout in processes of its own with malloc's defaults, on a CPU; takes its memory (model)."""
     augment: bool = False
     """Instead: what each augmentation and way of sampling frames costs a core (data)."""
+    ranks: Counts = field(default_factory=lambda: [8, 64, 256])
+    """Training workers (scale)."""
+    clips: Counts = field(default_factory=lambda: [8, 64])
+    """Clips that each takes in a step (scale)."""
+    streams: Counts = field(default_factory=lambda: [1])
+    """Streams that feed them, where there are not more than workers (scale)."""
+    seconds: Positive = 15.0
+    """How long each combination is measured in a round, s (scale)."""
     output: OutputOrNull = None
     """Directory for the figure."""
 
 
 def bench(
-    what: Literal["decode", "data", "model", "train"],
+    what: Literal["decode", "data", "model", "train", "scale"],
     *,
     settings: Settings,
     root: Root = None,
     address: Address = None,
 ) -> dict[str, Any]:
-    """Measure decoding, the data stream, the network or its training on this machine.
+    """Measure decoding, the data stream and what it can feed, the network or its training.
 
     Examples:
         stm bench decode --videos FOLDER --output bench
@@ -81,6 +95,7 @@ def bench(
         stm bench model --batch_size 2 --threads 1 --onnx --script
         stm bench train --manifest train.parquet --depth 50 --batch_size 8
         stm bench model --device cuda --precision bfloat16 --num_segments 16 --output bench
+        stm bench scale --ranks [8,64,256] --clips [8,64] --size 32
 
     Args:
         what: what to measure
@@ -93,7 +108,8 @@ def bench(
     args = Namespace(**vars(settings), root=root, address=address)
     if what in ("decode", "data"):  # a decoding process has one thread
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-    result = {"decode": _decode, "data": _data, "model": _model, "train": _train}[what](args)
+    measures = {"decode": _decode, "data": _data, "model": _model, "train": _train, "scale": _scale}
+    result = measures[what](args)
     cores = os.cpu_count()
     machine = (
         f"{_processor()}, {cores} cores, {platform.system()}, Python {platform.python_version()}"
@@ -257,6 +273,38 @@ def _model(args: Any) -> dict[str, Any]:
         result["sum"] += "; the comparison with a naive re-implementation needs stm's repository"
     rates = {f"{row['network']}, {row['mode']}": row["clips_per_s"] for row in result["rows"]}
     _draw(args, result, "model.png", rates, "clips/s")
+    return result
+
+
+def _scale(args: Any) -> dict[str, Any]:
+    import ray
+
+    from stm import cluster
+    from stm.bench import scale
+
+    if args.address not in (None, "local") or os.environ.get("RAY_ADDRESS") or ray.is_initialized():
+        raise UserError(
+            "stm bench scale measures the processes of a Ray of its own on this machine: leave --address and "
+            "$RAY_ADDRESS out"
+        )
+    cluster.connect("local", num_cpus=os.cpu_count() or 1)
+    result = scale.measure(
+        [
+            scale.Load(ranks=ranks, clips=clips, streams=streams)
+            for clips, ranks, streams in itertools.product(args.clips, args.ranks, args.streams)
+            if streams <= ranks
+        ],
+        num_segments=args.num_segments,
+        size=args.size,
+        seconds=args.seconds,
+        rounds=args.repetitions,
+    )
+    result["sum"] = "; ".join(
+        f"at {row['ranks']} ranks x {row['clips']} clips {row['streams']} stream(s) deal out at most "
+        f"{row['ceiling_clips_per_s']} clips/s: {row['ceiling_clips_per_s'] / args.gpu_clips_per_s:.1f} GPUs at "
+        f"{args.gpu_clips_per_s:g} clips/s"
+        for row in result["rows"]
+    )
     return result
 
 

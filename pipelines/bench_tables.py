@@ -21,6 +21,8 @@ def show(result: dict[str, Any]) -> str:
         lines += [
             f"  not read: {what}: {why}" for what, why in list(result["unreadable"].items())[:5]
         ]
+    elif result["what"] == "scale":
+        lines = _scale_lines(result)
     elif result["what"] == "train":
         lines = [
             f"{result['device']}, {result['precision']}, {result['threads']} threads, depth {result['depth']}, "
@@ -82,4 +84,24 @@ def _model_lines(result: dict[str, Any]) -> list[str]:
         f"  the product of two {product['size']} x {product['size']} matrices: {product['gflop_per_s']:.4g} GFLOP/s "
         f"({least:.4g} to {most:.4g})"
     )
+    return lines
+
+
+def _scale_lines(result: dict[str, Any]) -> list[str]:
+    parts = list(result["rows"][0]["parts"])
+    lines = [
+        f"{result['num_frames']} x {result['size']} px, ready arrays in place of decoding, {result['cores']} cores, "
+        f"{result['rounds']} rounds, load {result['load'][0]:g}; CPU ms a clip",
+        f"  {'ranks':>5}{'clips':>6}{'streams':>8}{'ms':>8}  {'least to most':<16}"
+        + "".join(f"{part:>14}" for part in parts)
+        + f"{'clips/s':>9}{'blocks/s':>9}{'ceiling':>9}",
+    ]
+    for row in result["rows"]:
+        least, most = row["spread"]
+        lines.append(
+            f"  {row['ranks']:>5}{row['clips']:>6}{row['streams']:>8}{row['ms_per_clip']:>8.3f}"
+            f"  {f'{least:.3f} to {most:.3f}':<16}"
+            + "".join(f"{row['parts'][part]:>14.3f}" for part in parts)
+            + f"{row['clips_per_s']:>9}{row['blocks_per_s']:>9.1f}{row['ceiling_clips_per_s']:>9}"
+        )
     return lines

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from pipelines.console import Result
-from pipelines.options import Address, Files
+from pipelines.options import Address, FileOrNull, Files, Root
 
 UNFIT = 1
 """Exit status where a check fails, as `diff` and linters have it; 2 stays for bad input."""
@@ -19,6 +19,8 @@ def doctor(
     tracking: str | None = None,
     workers: int | None = None,
     bench: Files = [],  # noqa: B006  (never changed)
+    manifest: FileOrNull = None,
+    root: Root = None,
     deadline_s: float = 60.0,
     address: Address = None,
 ) -> dict[str, Any]:
@@ -38,6 +40,7 @@ def doctor(
             `stm-doctor` stays there
         workers: processes of the all-reduce; null: one for each GPU, or else one for each node, at least 2
         bench: what `stm bench data --json` and `stm bench model --json` printed, to see if the CPUs can feed the GPUs
+        manifest: manifest to train on, to see if its videos should be prepared first
         deadline_s: seconds that one check may take
     """
     from stm.doctor.examine import Settings, examine
@@ -48,12 +51,20 @@ def doctor(
         from stm.planning.rates import read_rates
 
         rates = read_rates(bench)
+    originals = None
+    if manifest:
+        from stm.data.manifest import Manifest
+        from stm.planning.originals import estimate
+
+        videos = Manifest.read(manifest, root).usable_numbers()
+        originals = estimate(rates.num_segments if rates else 8, *videos)
     settings = Settings(
         address=address,
         storage=resolved(storage),
         tracking=tracking,
         workers=workers,
         rates=rates,
+        originals=originals,
         deadline_s=deadline_s,
     )
     findings = examine(settings)

@@ -55,7 +55,7 @@ def plan(
         batch_size: clips a step on a GPU; null: as measured
         num_segments: frames a clip; null: as measured, or 8
         size: side of a clip, px; null: as measured, or 224
-        manifest: manifest to train on
+        manifest: manifest to train on; from its sizes and key frames follows whether to `stm prepare` it first
         num_videos: or how many videos it would have
         epochs: epochs
         prices: YAML of machines and prices; `sample` is one with made-up prices
@@ -72,6 +72,7 @@ def plan(
         output: directory for plan.json and plan.png
     """
     from stm.planning.cost import Job
+    from stm.planning.originals import estimate
     from stm.planning.plan import Question, make
     from stm.planning.prices import SAMPLE, read_prices
     from stm.planning.rates import read_rates
@@ -89,10 +90,13 @@ def plan(
         raise UserError("--epochs is not set")
     if prices is None:
         raise UserError(f"--prices is not set: a file of machines and prices like {SAMPLE}")
+    videos = None if manifest is None else _numbers(manifest, root)
+    if videos is None and num_videos is None:
+        raise UserError("how many videos? give --manifest FILE or --num_videos N")
     question = Question(
         rates=rates,
         job=Job(
-            num_videos=_num_videos(manifest, root) if num_videos is None else num_videos,
+            num_videos=num_videos or (len(videos[0]) if videos else 0),
             epochs=epochs,
             start_s=start_s,
             restart_s=restart_s,
@@ -105,6 +109,7 @@ def plan(
         num_parameters=_num_parameters(variant, depth, num_classes),
         assumed=assumed,
         cpu_nodes_per_gpu_node=cpu_nodes_per_gpu_node,
+        originals=None if videos is None else estimate(rates.num_segments, *videos),
     )
     result = make(question)
     if output:
@@ -120,12 +125,10 @@ def plan(
     return result
 
 
-def _num_videos(manifest: str | None, root: str | None) -> int:
-    if manifest is None:
-        raise UserError("how many videos? give --manifest FILE or --num_videos N")
+def _numbers(manifest: str, root: str | None) -> list[Any]:
     from stm.data.manifest import Manifest
 
-    return len(Manifest.read(manifest, root).usable)
+    return Manifest.read(manifest, root).usable_numbers()
 
 
 def _num_parameters(variant: str, depth: int, num_classes: int) -> int:
@@ -148,6 +151,7 @@ def show(result: dict[str, Any]) -> str:
         f"decoding cores: {per['own_cores']:g} of its own, and {per['cpu_nodes']:.2f} CPU nodes beside it; its network "
         f"carries {per['network_mb_s']:.0f} MB/s",
         f"a clip is {result['clip_mb']} MB, the gradients {result['gradient_mb']} MB",
+        *_originals(result["originals"]),
         "",
         f"{'GPUs':>5}{'GPU':>6}{'CPU':>6}{'clips/s':>10}{'effi-':>8}{'MB/s into':>11}{'':>13}{'hours':>9}"
         f"{'on demand':>12}{'hours':>9}{'spot':>11}{'cuts':>7}",
@@ -166,6 +170,14 @@ def show(result: dict[str, Any]) -> str:
     lines += ["assumed:", *(f"  {line}" for line in result["assumed"])]
     lines += [f"{kind}: {path}" for kind, path in result.get("files", {}).items()]
     return "\n".join(lines)
+
+
+def _originals(found: dict[str, Any] | None) -> list[str]:
+    if found is None:
+        return []
+    return [
+        found["said"] + ("; prepare them first: `stm prepare`" if found["prepare_first"] else "")
+    ]
 
 
 def _or_dash(value: float | None) -> str:

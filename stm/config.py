@@ -147,6 +147,10 @@ def _defaults(settings: Any) -> dict[str, Any]:
     }
 
 
+RANKS_PER_STREAM = 8
+"""Workers that share a stream where `data.streams` is null: those of a node, mostly (docs/scaling.md)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Videos in, uint8 clips out (``stm.data``)."""
@@ -263,8 +267,12 @@ class DataConfig:
     decode_mib: Annotated[int, Bounds(gt=0)] = 4096
     """Memory that decoding a clip may add to its process, MiB; a video that needs more counts as unreadable."""
 
+    streams: Annotated[int | None, Bounds(ge=1)] = None
+    """Streams that feed the training workers, each with an executor of its own; null is one for 8 workers. The clips
+    and their order are the same with any number."""
+
     prefetch_batches: Annotated[int, Bounds(ge=0)] = 2
-    """Batches that each training worker keeps ready."""
+    """Batches that each training worker keeps ready, rounded up to whole blocks; small batches share a block."""
 
     wait_deadline_s: Positive = 1800.0
     """Seconds that a rank waits for clips before it ends. The workers are then restarted, at most `train.max_failures`

@@ -7,6 +7,11 @@
 | `has_dashboard` | ``ray._private.worker.get_dashboard_url`` | a dashboard is taken to run |
 | `most_of` | ``ray._private.state.state`` | what nodes may come is not known |
 | `execution_callback` | ``ray.data._internal.execution.execution_callback`` | an executor that waits uses a core |
+| `wake_readers` | ``OpState.get_output_blocking`` of an executor's last operator | each rank that waits costs CPU |
+| `hold_back` | ``StreamingExecutor._backpressure_policies`` | a plan runs far ahead |
+| `near_the_caller` | ``DataContext.scheduling_strategy`` (deprecated) | tasks of a stream are spread over all nodes |
+| `let_borrow` | ``StreamingExecutor._resource_manager._get_total_resources`` | streams have equal shares of CPUs |
+| `end_together` | ``SplitCoordinator._current_executor`` | streams go on without their ranks |
 | `task_attempt` | ``ray._private.worker.global_worker`` | no second try is isolated: a bad file ends the run |
 | `signals_are_ours` | ``ray._private.utils.set_sigterm_handler``, `set_kill_on_...` | SIGTERM keeps no checkpoint |
 | `head_here` | ``ray._private.services.canonicalize_bootstrap_address`` | `auto` is not looked at before Ray joins |
@@ -25,6 +30,9 @@ import os
 import signal
 import socket
 import threading
+import time
+import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -270,6 +278,148 @@ def add_execution_callback(context: Any, callback: type) -> None:
     known = getattr(context, "custom_execution_callback_classes", None)
     if known is not None and execution_callback() is not object:
         context.custom_execution_callback_classes = [*known, callback]
+
+
+def wake_readers(executor: Any) -> None:
+    """Have the readers of a Ray Data executor sleep until there is something for them; and let it say how it ended.
+
+    Ray lets each look a hundred times a second, in one process for all ranks of a split.
+    """
+    state: Any = (getattr(executor, "_output_node", None) or (None, None))[1]
+    names = [
+        "get_output_blocking",
+        "add_output",
+        "mark_finished",
+        "output_queue",
+        "_finished",
+        "_exception",
+    ]
+    names += ["_num_waiting_consumers", "_waiting_consumers_lock"]
+    if not all(hasattr(state, name) for name in names):
+        return
+    take, add, finish = state.get_output_blocking, state.add_output, state.mark_finished
+    came: dict[int | None, threading.Event] = defaultdict(threading.Event)
+
+    def ended() -> bool:
+        return bool(state._finished or state._exception is not None)
+
+    def wait_and_take(split: int | None = None) -> Any:
+        if not state.output_queue.has_next(split) and not ended():
+            with state._waiting_consumers_lock:
+                state._num_waiting_consumers += 1
+            try:
+                while not state.output_queue.has_next(split) and not ended():
+                    came[split].clear()
+                    if not state.output_queue.has_next(split) and not ended():
+                        came[split].wait(1.0)
+            finally:
+                with state._waiting_consumers_lock:
+                    state._num_waiting_consumers -= 1
+        return take(split)
+
+    def add_and_wake(bundle: Any) -> None:
+        add(bundle)
+        came[bundle.output_split_idx].set()
+
+    def finish_and_wake(error: Any = None) -> None:
+        whole = error is None and all(op.has_completed() for op in executor._topology)
+        executor.came_to_its_end = whole
+        finish(error)
+        for each in list(came.values()):
+            each.set()
+
+    state.get_output_blocking = wait_and_take
+    state.add_output = add_and_wake
+    state.mark_finished = finish_and_wake
+
+
+def hold_back(executor: Any, operator: str, most: int) -> None:
+    """Have a Ray Data executor take no more from the operator of that name while ``most`` of its blocks wait.
+
+    Ray counts bytes: of small blocks it makes thousands before the first is used.
+    """
+    policies = getattr(executor, "_backpressure_policies", None)
+    topology: Any = getattr(executor, "_topology", None)
+    if policies is None or topology is None:
+        return
+
+    class HeldBack:
+        name = "stm"
+
+        def can_add_input(self, op: Any) -> bool:
+            return True
+
+        def max_task_output_bytes_to_read(self, op: Any) -> int | None:
+            held = operator in op.name and topology[op].total_enqueued_output_blocks() >= most
+            return 0 if held else None
+
+    policies.append(HeldBack())
+
+
+def near_the_caller(context: Any) -> None:
+    """Have executions under a ``DataContext`` start their tasks on their own node while it has CPUs, not spread out."""
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # to go in 2027, and nothing else does it
+        for name in ("scheduling_strategy", "scheduling_strategy_large_args"):
+            if hasattr(context, name):
+                setattr(context, name, "DEFAULT")
+
+
+def let_borrow(executor: Any, cpus: float) -> None:
+    """Have a Ray Data executor take up to ``cpus`` CPUs, however few Ray Data deals out to it."""
+    manager: Any = getattr(executor, "_resource_manager", None)
+    dealt_out = getattr(manager, "_get_total_resources", None)
+    if dealt_out is None:
+        return
+
+    def lent() -> Any:
+        own = dealt_out()
+        return own.copy(cpu=max(own.cpu, cpus))
+
+    manager._get_total_resources = lent
+
+
+def end_together(splits: list[list[Any]], every_s: float = 0.5) -> None:
+    """Once the executor of the first of these ``streaming_split``s was ended before it had come to its end, end those
+    of the others; returns at once.
+
+    Ray Train ends the first alone when it ends its workers, and the others would go on taking CPUs.
+    """
+    coordinators: list[Any] = [getattr(split[0], "_coord_actor", None) for split in splits]
+    first, *others = coordinators
+    if first is None or not others:
+        return
+
+    def watch() -> None:
+        state = "runs"
+        while state == "runs":
+            time.sleep(every_s)
+            state = _state_of(first)
+        for other in others if state == "ended" else []:
+            with contextlib.suppress(Exception):
+                other.shutdown_executor.remote()
+
+    threading.Thread(target=watch, name="streams end together", daemon=True).start()
+
+
+def _state_of(coordinator: Any) -> str:
+    """Of an executor behind a ``streaming_split``: `runs`, `done` where all is made, `ended` where it was cut short."""
+    import ray
+
+    try:
+        return str(ray.get(coordinator.__ray_call__.remote(_state_here), timeout=60))
+    except ray.exceptions.GetTimeoutError:
+        return "runs"
+    except Exception:  # its process is gone
+        return "ended"
+
+
+def _state_here(coordinator: Any) -> str:
+    executor = getattr(coordinator, "_current_executor", None)
+    whole = getattr(executor, "came_to_its_end", None)  # by `wake_readers`
+    return {True: "done", False: "ended", None: "runs"}[whole]
 
 
 def _worker() -> Any:

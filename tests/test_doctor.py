@@ -27,6 +27,7 @@ from stm.doctor import (
 from stm.doctor.examine import Settings, connect, examine, side_by_side
 from stm.doctor.finding import ok
 from stm.doctor.nodes import Missing, Node, alive, on_each
+from stm.planning.originals import estimate
 from stm.planning.rates import Rates
 
 RANGES = {"torch": ">=2.6", "ray": "<2.61,>=2.60", "matplotlib": ">=3.8"}
@@ -205,6 +206,17 @@ def test_cpus_that_cannot_feed_the_training_are_told(cpus, num_gpus, workers, ra
     found = balance.check(cpus, num_gpus, workers, 8, rates)
     assert found.status == status
     assert said in found.said
+
+
+def test_videos_that_are_dear_to_decode_are_to_be_prepared_first():
+    def of(*columns):
+        return balance.check_originals(estimate(8, *(np.array([each]) for each in columns)), None)
+
+    found = of(1280, 720, 300, 250)
+    assert found.status == "warning"
+    assert "1280x720 with a key frame every 250 frames take about 664 ms" in found.said
+    assert "stm prepare" in found.todo
+    assert of(340, 256, 300, 12).status == "ok"
 
 
 def test_a_clock_is_off_only_by_more_than_the_measurement_may_be():

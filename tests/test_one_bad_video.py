@@ -19,7 +19,7 @@ from stm.data.index.indexing import _probe_block
 from stm.data.prepare.task import Job, prepare_block
 from stm.data.prepare.transcode import Settings
 from stm.data.stream.clips import ClipSpec
-from stm.data.stream.graph import decode_shares
+from stm.data.stream.graph import decode_shares, packed
 from stm.errors import UserError
 from stm.evaluate.predict import predict
 from stm.explain import frames
@@ -215,7 +215,7 @@ def plan_row(videos: list[str], size: tuple[int, int] = (160, 96)) -> pa.Table:
         "validation": [False],
         "seeds": [0] * count,
     }
-    return pa.table({name: pa.array([values]) for name, values in columns.items()})
+    return packed(columns)
 
 
 @pytest.mark.parametrize("augment", [False, True], ids=["validation", "training"])

@@ -7,10 +7,13 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines import cli
+from stm.data.manifest import SCHEMA, Manifest
 from stm.errors import UserError
 from stm.planning.cost import Job, cost, steps, with_interruptions
 from stm.planning.model import (
@@ -21,6 +24,7 @@ from stm.planning.model import (
     slowest_of,
     speed,
 )
+from stm.planning.originals import estimate
 from stm.planning.prices import SAMPLE, NodeType, read_prices
 from stm.planning.rates import Rates, read_rates
 
@@ -98,6 +102,36 @@ def test_too_few_cpu_nodes_bound_the_speed_by_what_they_decode():
     point = speed(8, replace(GPU, network_gbit_s=1000), CPU, RATES, 0.0, ASSUMED, cpu_nodes=0)
     assert point.clips_per_s == pytest.approx(2 * 16 * 50)
     assert point.limit == "decode"
+
+
+def test_what_the_streams_deal_out_bounds_the_speed():
+    # 8 GPUs share a stream of 2000 clips/s and ask for 3200; nothing else is scarce
+    plenty = {"network_gbit_s": 4000.0, "gpu_link_gbyte_s": 1000.0}
+    gpu, cpu = replace(GPU, **plenty), replace(CPU, network_gbit_s=4000.0)
+    slow = replace(ASSUMED, stream_clips_per_s=2000.0, hop_us=0.0)
+    eight = speed(8, gpu, cpu, RATES, 0.0, slow)
+    assert (eight.limit, eight.clips_per_s) == ("streams", pytest.approx(2000))
+    assert speed(16, gpu, cpu, RATES, 0.0, slow).clips_per_s == pytest.approx(4000)
+    assert speed(8, gpu, cpu, RATES, 0.0, replace(slow, stream_clips_per_s=4000.0)).limit == "gpu"
+    measured = replace(RATES, stream_clips_per_s=1000.0)  # wins over what is assumed
+    assert speed(8, gpu, cpu, measured, 0.0, slow).clips_per_s == pytest.approx(1000)
+
+
+def test_videos_are_to_be_prepared_where_sizes_and_key_frames_say_so():
+    def of(width, height, num_frames, interval):
+        columns = ([each] * 3 for each in (width, height, num_frames, interval))
+        return estimate(8, *map(np.array, columns))
+
+    large = of(1280, 720, 300, 250)
+    # all 300 frames of 0.92 megapixels; prepared 8 x 8.5 of them of 455x256
+    assert large.ms == pytest.approx(300 * 0.9216 * 2.4)
+    assert large.prepared_ms == pytest.approx(68 * 0.9216 * (256 / 720) ** 2 * 2.4)
+    assert large.should_be_prepared
+    assert large.said(400.0).endswith("266 cores for one GPU, or 8")
+    ready = of(340, 256, 300, 16)
+    assert ready.ms == ready.prepared_ms
+    assert not ready.should_be_prepared
+    assert of(340, 256, 300, 0).ms == of(340, 256, 300, 300).ms  # unknown key frames
 
 
 def test_a_step_waits_for_the_slowest_of_its_ranks():
@@ -338,3 +372,21 @@ def test_a_wrong_field_of_the_prices_is_named(tmp_path, change, said):
     path.write_text(SAMPLE.read_text().replace(*change))
     with pytest.raises(UserError, match=said):
         read_prices(str(path))
+
+
+def test_the_plan_of_a_manifest_says_to_prepare_it_first(tmp_path, capfd):
+    row = dict.fromkeys(SCHEMA.names, "") | {"label": 0, "fps": 25.0, "num_frames": 300}
+    row |= {"width": 1280, "height": 720, "keyframe_interval": 250, "status": "ok"}
+    rows = [{**row, "video_id": name, "path": f"/v/{name}.mp4"} for name in "abc"]
+    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    Manifest(table=table, classes=("a",), dataset="", flip=True).write(tmp_path / "m.parquet")
+    (tmp_path / "scale.json").write_text(
+        json.dumps({"what": "scale", "rows": [{"ceiling_clips_per_s": 900, "streams": 2}]})
+    )
+    rates = ["--decode_clips_per_s_core", "2", "--train_clips_per_s_gpu", "400", "--batch_size=8"]
+    more = ["--prices", "sample", "--epochs", "1", "--bench", str(tmp_path / "scale.json")]
+    arguments = ["plan", "--manifest", str(tmp_path / "m.parquet"), *rates, *more]
+    assert cli.main(arguments) == 0
+    said = capfd.readouterr().out
+    assert "266 cores for one GPU, or 8; prepare them first: `stm prepare`" in said
+    assert "deals out at most 450 clips/s, as measured" in said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from stm.doctor.finding import Finding, fails, ok, warning
 from stm.planning.model import Assumptions, decode_cores_per_gpu
+from stm.planning.originals import Originals
 from stm.planning.rates import HOW_TO_MEASURE, Rates
 
 CPUS_PER_WORKER = 1.0
@@ -47,3 +48,11 @@ def check(cpus: float, gpus: int, workers: int | None, cores: int, rates: Rates 
             "add CPU nodes (`stm plan` says how many), or `stm prepare` videos that are cheap to decode",
         )
     return ok("cpus", said)
+
+
+def check_originals(originals: Originals, rates: Rates | None) -> Finding:
+    """Whether videos should be prepared before they are trained on, by their sizes and key frames."""
+    said = originals.said(rates.train_clips_per_s_gpu if rates else None)
+    if originals.should_be_prepared:
+        return warning("videos", said, "prepare them first: `stm prepare` (docs/prepare.md)")
+    return ok("videos", said)

@@ -26,6 +26,7 @@ from stm.doctor.finding import Finding, fails, first_line, ok
 from stm.doctor.nodes import Node, alive, answers, listed, on_each
 from stm.errors import UserError
 from stm.log import get_logger
+from stm.planning.originals import Originals
 from stm.planning.rates import Rates
 from stm.redaction import redact
 from stm.storage import is_url
@@ -45,6 +46,8 @@ class Settings:
     tracking: str | None = None
     workers: int | None = None
     rates: Rates | None = None
+    originals: Originals | None = None
+    """What the videos to train on are."""
     deadline_s: float = 60.0
     """Seconds that a check may take."""
 
@@ -173,6 +176,11 @@ def _on_the_cluster(settings: Settings) -> list[Finding]:
         limits.check_open_files(reports),
         *clock.values(),
         balance.check(cpus, num_gpus, settings.workers, sum(machines.values()), settings.rates),
+        *(
+            [balance.check_originals(settings.originals, settings.rates)]
+            if settings.originals
+            else []
+        ),
     ]
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
+from stm.config import RANKS_PER_STREAM
 from stm.errors import UserError
 from stm.planning.prices import NodeType
 from stm.planning.rates import Rates
@@ -35,6 +36,10 @@ class Assumptions:
     """Microseconds from one rank of the ring to the next, for the smallest message."""
     jitter: float = 0.03
     """Standard deviation of a rank's step time, as a share of it; each step waits for the slowest rank."""
+    stream_clips_per_s: float = 3000.0
+    """What one stream deals out at most, where no file of `stm bench scale` says it (docs/benchmarks.md)."""
+    ranks_per_stream: int = RANKS_PER_STREAM
+    """GPUs that share one (`data.streams` null)."""
 
     def __post_init__(self) -> None:
         for name, least, most in (
@@ -44,6 +49,8 @@ class Assumptions:
             ("overlap", 0.0, 1.0),
             ("hop_us", 0.0, 1e6),
             ("jitter", 0.0, 1.0),
+            ("stream_clips_per_s", 1.0, 1e9),
+            ("ranks_per_stream", 1, 1e6),
         ):
             value = getattr(self, name)
             if not least <= value <= most:
@@ -64,7 +71,8 @@ class Speed:
     network_mb_s: float
     """Into one GPU node: clips and gradients, at this speed."""
     limit: str
-    """What it is that a faster one of would help most: `gpu`, `stragglers`, `all-reduce`, `network`, `decode`."""
+    """What it is that a faster one of would help most: `gpu`, `stragglers`, `all-reduce`, `network`, `decode`,
+    `streams`."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -127,6 +135,11 @@ def network_bytes_s(node: NodeType, assumed: Assumptions) -> float:
     return node.network_gbit_s * 1e9 / 8 * assumed.network_share
 
 
+def stream_clips_per_s(rates: Rates, assumed: Assumptions) -> float:
+    """What one stream deals out at most: as measured, else as assumed."""
+    return rates.stream_clips_per_s or assumed.stream_clips_per_s
+
+
 def speed(
     gpus: int,
     gpu: NodeType,
@@ -141,6 +154,7 @@ def speed(
     step = max(compute with stragglers + what of the all-reduce is not hidden,
                bytes into a node / its network,
                clips of the step / what all CPUs decode,
+               clips of the step / what all streams deal out,
                clips out of a CPU node / its network)
     """
     if cpu_nodes is None:
@@ -169,13 +183,15 @@ def speed(
         into_node / network_bytes_s(gpu, assumed), out_of_cpu_node / network_bytes_s(cpu, assumed)
     )
     busy_s = alone_s + stragglers_s + exposed_s
-    step_s = max(busy_s, network_s, decode_s)
+    deal_s = gpus * k / (-(-gpus // assumed.ranks_per_stream) * stream_clips_per_s(rates, assumed))
+    step_s = max(busy_s, network_s, decode_s, deal_s)
     if step_s == busy_s:
         extra = {"gpu": 0.0, "stragglers": stragglers_s, "all-reduce": exposed_s}
         largest = max(extra, key=lambda name: extra[name])
         limit = largest if extra[largest] > 0.1 * alone_s else "gpu"
     else:
-        limit = "network" if step_s == network_s else "decode"
+        bounds = {network_s: "network", decode_s: "decode", deal_s: "streams"}
+        limit = bounds[step_s]
     return Speed(
         gpus=gpus,
         gpu_nodes=nodes,

@@ -15,7 +15,9 @@ from stm.planning.model import (
     network_bytes_s,
     num_nodes,
     speed,
+    stream_clips_per_s,
 )
+from stm.planning.originals import Originals
 from stm.planning.prices import NodeType, Prices
 from stm.planning.rates import Rates
 
@@ -39,6 +41,8 @@ class Question:
     assumed: Assumptions
     cpu_nodes_per_gpu_node: float | None = None
     """As many CPU nodes as there will be for each GPU node; None plans as many as it takes."""
+    originals: Originals | None = None
+    """What the videos are, where there is a manifest of them."""
 
 
 def make(question: Question) -> dict[str, Any]:
@@ -65,6 +69,13 @@ def make(question: Question) -> dict[str, Any]:
         "per_gpu_node": _per_gpu_node(full, gpu, cpu, rates, assumed),
         "clip_mb": round(rates.clip_bytes / 1e6, 3),
         "gradient_mb": round(gradient_bytes / 1e6, 1),
+        "originals": question.originals
+        and {
+            "ms_per_clip": round(question.originals.ms, 1),
+            "prepared_ms_per_clip": round(question.originals.prepared_ms, 1),
+            "prepare_first": question.originals.should_be_prepared,
+            "said": question.originals.said(rates.train_clips_per_s_gpu),
+        },
         "measured": {
             "decode_clips_per_s_core": [rates.decode_clips_per_s_core, rates.sources["decode"]],
             "train_clips_per_s_gpu": [rates.train_clips_per_s_gpu, rates.sources["train"]],
@@ -112,8 +123,14 @@ def assumptions(question: Question) -> list[str]:
         f"the all-reduce is hidden during {assumed.overlap:.0%} of a step, and each hop of its ring takes "
         f"{assumed.hop_us:g} us",
         f"step times of ranks vary by {assumed.jitter:.0%}, and each step waits for the slowest",
-        "clips go to any rank, whichever node decoded them; reading videos from storage and one Ray Data executor "
-        "for the whole job set no limit",
+        "clips go to any rank, whichever node decoded them; reading videos from storage sets no limit",
+        f"each stream feeds up to {assumed.ranks_per_stream} GPUs (--data.streams null) and deals out at most "
+        f"{stream_clips_per_s(question.rates, assumed):.0f} clips/s, "
+        + (
+            "as measured"
+            if question.rates.stream_clips_per_s
+            else "which `stm bench scale` measures"
+        ),
         "validation takes no time",
         f"{job.start_s:g} s from the first paid node to the first step",
         f"an interruption costs {job.restart_s:g} s and the steps since the last checkpoint "

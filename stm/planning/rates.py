@@ -30,6 +30,8 @@ class Rates:
     num_segments: int
     size: int
     """Side of a clip, px."""
+    stream_clips_per_s: float | None = None
+    """What one stream deals out at most (`stm bench scale`), the least that was measured; None where nobody did."""
     sources: dict[str, str] = field(default_factory=dict)
     """Rate -> where it comes from."""
 
@@ -95,6 +97,7 @@ def read_rates(
         batch_size=int(shape["batch_size"]),
         num_segments=int(shape["num_segments"] or 8),
         size=int(shape["size"] or 224),
+        stream_clips_per_s=_stream_rate(by_kind, sources),
         sources=sources,
     )
     if "data" in by_kind:
@@ -116,7 +119,9 @@ def _read(name: str) -> dict[str, Any]:
         raise UserError(
             f"--bench {name}: not what `stm bench ... --json` prints: {error}"
         ) from error
-    if not isinstance(result, dict) or result.get("what") not in ("decode", "data", "model"):
+    if not isinstance(result, dict) or result.get("what") not in (
+        "decode", "data", "model", "scale",
+    ):  # fmt: skip
         raise UserError(f"--bench {name}: not what `stm bench ... --json` prints (no `what`)")
     return result
 
@@ -140,6 +145,16 @@ def _decode_rate(name: str, result: dict[str, Any]) -> float:
         return float(result["clips_per_s_core"]["packets"])
     except KeyError as error:
         raise UserError(f"--bench {name}: no {error}; measure it anew") from error
+
+
+def _stream_rate(
+    by_kind: dict[str, tuple[str, dict[str, Any]]], sources: dict[str, str]
+) -> float | None:
+    if "scale" not in by_kind:
+        return None
+    name, result = by_kind["scale"]
+    sources["stream"] = f"{name} ({result.get('machine')}, {result.get('date')})"
+    return min(row["ceiling_clips_per_s"] / row["streams"] for row in result["rows"])
 
 
 def _same_shape(name: str, shape: dict[str, int | None], result: dict[str, Any]) -> None:

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 import ray
 import ray.train
 
-from stm.data.stream.graph import SHARD, ClipBatch, iterate
+from stm.data.stream.clips import ClipSpec
+from stm.data.stream.graph import BLOCK_BYTES, ClipBatch, iterate, steps_per_block
 from stm.data.stream.plan import shares
+from stm.data.stream.streams import SHARD
 from stm.data.stream.waiting import WaitMonitor
 from stm.log import flush, get_logger
 from stm.train.group import Group
@@ -40,7 +42,10 @@ class Batches:
         shard = ray.train.get_dataset_shard(SHARD)
         after_s = min(60.0, data.wait_deadline_s)
         with WaitMonitor(self._log_waiting, after_s) as monitor:
-            yield iterate(shard, data.prefetch_batches, monitor)
+            local_batch = -(-self._job.config.optim.batch_size // self._group.world_size)
+            clip = ClipSpec.one_clip(data)
+            steps = steps_per_block(clip, local_batch, data.clips_per_task, BLOCK_BYTES)
+            yield iterate(shard, -(-data.prefetch_batches // steps), monitor)
 
     def training(self, batches: Iterator[ClipBatch]) -> Iterator[ClipBatch]:
         """The batches that are trained on, each for the step that is due; what they are waited for is reported."""

@@ -31,6 +31,7 @@ _FREE_ON_RESUME = {
     "data.max_pixels",
     "data.decode_mib",
     "data.prefetch_batches",
+    "data.streams",
     "data.decode_deadline_s",
     "data.wait_deadline_s",
     "optim.epochs",

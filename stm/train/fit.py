@@ -15,9 +15,10 @@ from stm.checkpoint.store import CheckpointStore
 from stm.config import Config
 from stm.data.manifest import Manifest
 from stm.data.stream.clips import ClipSpec, reversal
-from stm.data.stream.graph import SHARD, StreamSpec, Validation, plan_data_config, put_videos
+from stm.data.stream.graph import BLOCK_BYTES, StreamSpec, Validation, put_videos
 from stm.data.stream.guarded import quarantine
 from stm.data.stream.plan import Position
+from stm.data.stream.streams import SHARD, plan_data_config
 from stm.errors import UserError
 from stm.log import get_logger, shown_by
 from stm.patience import patience
@@ -129,6 +130,7 @@ def fit(
             validation,
             _latest_position(store, actor, config.train.store_patience_s),
             placement.cpus_per_worker,
+            config.data.streams,
         )
 
         def keep(seconds: float) -> None:
@@ -285,6 +287,7 @@ def stream_spec(config: Config, manifest: Manifest, clip: ClipSpec, **order: Any
         clip=clip,
         seed=config.train.seed,
         clips_per_task=config.data.clips_per_task,
+        block_bytes=BLOCK_BYTES,
         cpus_per_task=config.data.cpus_per_task,
         prefetch_batches=config.data.prefetch_batches,
         decode_deadline_s=config.data.decode_deadline_s,

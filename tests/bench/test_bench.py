@@ -10,7 +10,8 @@ import pytest
 
 from pipelines import cli
 from pipelines.bench import needs
-from stm.bench import data, decode
+from pipelines.bench_tables import show
+from stm.bench import data, decode, scale
 from stm.data.manifest import SCHEMA, Manifest
 from stm.data.shards import shard_path, write_shard
 from stm.data.stream.clips import ClipSpec
@@ -142,3 +143,22 @@ def test_training_is_measured_with_the_stream_and_with_clips_that_are_there(
 def test_without_videos_there_is_nothing_to_measure(what, capfd):
     assert cli.main(["bench", what]) == 2
     assert "--manifest" in capfd.readouterr().err
+
+
+def test_streams_are_measured_with_ready_arrays_part_by_part(ray_cluster):
+    loads = [scale.Load(ranks=2, clips=4), scale.Load(ranks=2, clips=4, streams=2)]
+    result = scale.measure(loads, num_segments=2, size=32, seconds=3, rounds=1)
+    for row, streams in zip(result["rows"], (1, 2), strict=True):
+        assert (row["ranks"], row["clips"], row["streams"]) == (2, 4, streams)
+        assert row["clips_per_s"] > 0
+        assert set(row["parts"]) == {"plan", "coordinators", "tasks", "iterators", "Ray itself"}
+        assert sum(row["parts"].values()) == pytest.approx(row["ms_per_clip"], rel=0.05)
+        assert row["parts"]["coordinators"] > 0
+        assert row["parts"]["iterators"] > 0
+    said = show({**result, "what": "scale", "sum": "", "machine": "", "date": ""})
+    assert said.count("\n") == 5
+
+
+def test_streams_are_not_measured_on_a_cluster_of_others(capfd):
+    assert cli.main(["bench", "scale", "--address", "10.0.0.1:6379"]) == 2
+    assert "a Ray of its own on this machine" in capfd.readouterr().err

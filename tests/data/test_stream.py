@@ -1,4 +1,4 @@
-"""The Ray Data stream: alignment of ranks, cover, padding and videos that cannot be decoded."""
+"""The Ray Data streams: alignment of ranks, cover, padding and videos that cannot be decoded, with one and several."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from stm.data.stream.graph import (
     Validation,
     build_stream,
     iterate,
-    plan_data_config,
+    plan_rows,
+    unpacked,
 )
 from stm.data.stream.plan import Position, shares
+from stm.data.stream.streams import groups, how_many, plan_data_config, split
 from stm.data.synthetic import encode
 
 pytestmark = pytest.mark.ray
@@ -82,28 +84,78 @@ def spec_of(videos, **changes):
     return StreamSpec(videos=ray.put(videos), num_videos=videos.num_rows, **{**settings, **changes})
 
 
-def collect(stream, world_size):
+PACKED = {"block_bytes": 2**20, "clips_per_task": 24}
+"""Several steps to a block."""
+
+
+def collect(spec, world_size, *position, streams=1):
     """The batches of every rank, read side by side as workers do."""
     batches: list[list] = [[] for _ in range(world_size)]
     threads = [
         threading.Thread(target=lambda r=r, s=s: batches[r].extend(iterate(s, 1)))
-        for r, s in enumerate(stream.streaming_split(world_size, equal=True))
+        for r, s in enumerate(split(spec, world_size, *position, num_streams=streams))
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=120)
+        thread.join(timeout=600)
         assert not thread.is_alive(), "the stream hangs"
     return batches
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_every_rank_gets_its_shares_in_plan_order(ray_cluster, videos, world_size):
-    batches = collect(build_stream(spec_of(videos), world_size), world_size)
-    plan = list(shares(11, global_batch=4, world_size=world_size, seed=0, num_epochs=2))
+@pytest.mark.parametrize(
+    ("world_size", "streams", "packing"),
+    [(1, 1, {}), (2, 1, {}), (3, 1, PACKED), (3, 2, {}), (4, 2, PACKED), (4, 4, PACKED)],
+)
+def test_every_rank_gets_its_shares_in_plan_order(
+    ray_cluster, videos, world_size, streams, packing
+):
+    spec = spec_of(videos, num_epochs=9, clip=ClipSpec(num_segments=2, size=32), **packing)
+    batches = collect(spec, world_size, Position(1, 4), streams=streams)
+    plan = list(
+        shares(
+            11, global_batch=4, world_size=world_size, seed=0, start=Position(1, 4), num_epochs=9
+        )
+    )
     for rank in range(world_size):
         got = [(b.epoch, b.offset_end, b.videos.tolist()) for b in batches[rank]]
         assert got == [(s.epoch, s.offset_end, s.videos.tolist()) for s in plan[rank::world_size]]
+
+
+def test_steps_are_packed_into_blocks_that_grow_and_end_with_the_epoch(videos):
+    """One task a row here; its blocks hold a step, a step, two, four, and what the epoch has left."""
+    spec = StreamSpec(videos=None, num_videos=11, global_batch=1, clip=SPEC, num_epochs=2, **PACKED)
+    assert spec.steps_per_block(1) == 24
+    rows = list(plan_rows(videos, spec, 1, Position()))
+    assert [len(unpacked(row)["offset_end"]) for row in rows] == [1, 1, 2, 4, 3, 11]
+    assert all(len(unpacked(row)["epoch"]) == 1 for row in rows)
+    # Where a clip is large, no more of them than there is room for.
+    small = StreamSpec(videos=None, num_videos=11, global_batch=1, clip=SPEC, block_bytes=40_000)
+    assert small.steps_per_block(1) == 40_000 // SPEC.clip_bytes == 3
+
+
+def test_ranks_are_shared_out_to_streams_side_by_side():
+    assert groups(5, 2) == [range(2), range(2, 5)]
+    assert groups(4, 4) == [range(i, i + 1) for i in range(4)]
+    assert how_many(8, None, 99, 1) == 1
+    assert how_many(9, None, 99, 1) == 2
+    assert how_many(64, None, 3, 1) == 3  # each needs a CPU to decode on
+    assert how_many(2, 4, 99, 1) == 2
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_clips_of_packed_steps_are_those_of_single_ones(ray_cluster, videos, streams):
+    """The very bytes, and the failure of the video that is none in its own step."""
+    plain = collect(spec_of(videos, clip=EVERYTHING), 2)
+    packed = collect(spec_of(videos, clip=EVERYTHING, **PACKED), 2, streams=streams)
+    assert any(batch.failures for rank in plain for batch in rank)
+    for ours, theirs in zip(packed, plain, strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            assert (a.videos == b.videos).all()
+            assert (a.weights == b.weights).all()
+            assert (a.labels == b.labels).all()
+            assert a.clips.tobytes() == b.clips.tobytes()
+            assert a.failures == b.failures
 
 
 def test_clips_belong_to_their_labels_and_padding_is_empty(ray_cluster, videos):
@@ -151,7 +203,7 @@ def test_the_clips_do_not_depend_on_the_world_size(ray_cluster, videos, clip):
 
     spec = spec_of(videos, clip=clip)
     one = clips_by_video(iterate(build_stream(spec, 1), 1))
-    two = clips_by_video([b for rank in collect(build_stream(spec, 2), 2) for b in rank])
+    two = clips_by_video([b for rank in collect(spec, 2) for b in rank])
     assert one == two
     drawn_anew = len(set(one.values())) > 11  # of grey videos a crop alone shows nothing new
     assert drawn_anew == (clip is EVERYTHING)
@@ -159,22 +211,24 @@ def test_the_clips_do_not_depend_on_the_world_size(ray_cluster, videos, clip):
 
 def test_the_video_rows_alone_travel_with_a_task(ray_cluster, videos):
     """A decode task is sent the rows it needs, not the manifest."""
-    from stm.data.stream.graph import plan_rows
-
-    first = next(plan_rows(videos, spec_of(videos), 1, Position(), shares_per_task=2))
+    first = next(plan_rows(videos, spec_of(videos, clips_per_task=4), 2, Position()))
     assert first.num_rows == 1
-    assert len(first["path"][0]) == 8
+    assert len(unpacked(first)["path"]) == 4
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_a_validation_follows_its_epoch_in_the_same_sequence(ray_cluster, videos, world_size):
+@pytest.mark.parametrize(("world_size", "streams", "packing"), [(1, 1, {}), (2, 2, PACKED)])
+def test_a_validation_follows_its_epoch_in_the_same_sequence(
+    ray_cluster, videos, world_size, streams, packing
+):
     held_out = videos.slice(0, 5)
     validation = Validation(
-        spec_of(held_out, num_epochs=1, shuffle=False, clip=ClipSpec(num_segments=4, size=32)),
+        spec_of(
+            held_out, num_epochs=1, shuffle=False, clip=ClipSpec(num_segments=4, size=32), **packing
+        ),
         every_epochs=2,
     )
-    stream = build_stream(spec_of(videos, num_epochs=3), world_size, Position(1, 8), validation)
-    batches = collect(stream, world_size)
+    spec = spec_of(videos, num_epochs=3, **packing)
+    batches = collect(spec, world_size, Position(1, 8), validation, streams=streams)
     ends = [(b.epoch, b.offset_end, b.validation) for b in batches[0]]
     # What is left of epoch 1, the validation after two epochs, epoch 2 and the validation after the last.
     assert ends == [

@@ -271,7 +271,7 @@ def test_a_wrong_option_names_the_nearest(words, meant):
         ("train --optim.lr", "--optim.lr has no value: the line ends; it must be a number"),
         ("train --train.name --x", "(a value that begins with - is written --train.name=--x)"),
         ("train more", "'more' belongs to no option"),
-        ("bench speed", "what speed: must be one of decode, data, model, train"),
+        ("bench speed", "what speed: must be one of decode, data, model, train, scale"),
         ("jobs stop a b", "'b' belongs to no option"),
         ("predict --checkpoint x", "VIDEOS is missing: video files"),
         ("index --root .", "--format is missing: form of the annotations, such as folder, list or"),

@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pyarrow as pa
 import pytest
 import ray
@@ -171,6 +172,37 @@ def test_a_killed_run_continues_to_the_same_weights_bit_for_bit(
     assert resumed["steps"] == whole["steps"] == 18
     assert_same_weights(final(resumed), final(whole))
     assert resumed["val_top1"] == whole["val_top1"]
+
+
+@pytest.mark.timeout(900)
+def test_two_streams_of_which_one_is_killed_train_the_very_run_of_one(
+    manifests, undisturbed, tmp_path
+):
+    _, whole, _ = undisturbed(2)
+    config = config_for(manifests, tmp_path, "streams", workers=2)
+    config = replace(config, data=replace(config.data, streams=2))
+    killed, seen = [], []
+
+    def kill(event):
+        if not isinstance(event, Kept):
+            return
+        streams = [
+            process
+            for process in psutil.process_iter(["cmdline", "ppid"])
+            if (process.info["cmdline"] or [""])[0].startswith("ray::SplitCoordinator")
+            and psutil.Process() in process.parents()
+        ]
+        seen.append(len(streams))
+        if event.step >= 4 and not killed:
+            killed.append(streams[-1].pid)
+            streams[-1].kill()
+
+    result = train(config, on_event=kill)
+    assert killed
+    assert max(seen) >= 2
+    assert result["steps"] == whole["steps"]
+    assert_same_weights(final(result), final(whole))
+    assert result["val_top1"] == whole["val_top1"]
 
 
 def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before(

@@ -2,40 +2,48 @@
 
     plan task (one, 0 CPU)  ->  decode tasks (as many as there are CPUs)  ->  split, round robin  ->  ranks
 
-A row of the graph is one rank's share of one step, and every row is a block of its own: row i belongs to rank
-i % world size, so ranks stay aligned whatever finishes first. The plan is produced while it is consumed, for all the
-epochs that are left: an epoch's end is no boundary for the executor, and memory does not grow with the data.
-Validation is part of the same sequence, after the epochs it belongs to. A stream of its own would compete with this one
-for the CPUs to decode on, and where there is only one, wait for ever: a task that is held back keeps its CPU.
+A row of the graph is one rank's share of K successive steps of an epoch, and every row is a block of its own: row i
+belongs to rank i % world size, so ranks stay aligned whatever finishes first. K is 1 unless the stream may pack steps
+(`StreamSpec.block_bytes`): what a block costs beside decoding hardly depends on its size. The plan is produced while
+it is consumed, for all the epochs that are left: an epoch's end is no boundary for the executor, and memory does not
+grow with the data. Validation is part of the same sequence, after the epochs it belongs to. A stream of its own would
+compete with this one for the CPUs to decode on, and where there is only one, wait for ever: a task that is held back
+keeps its CPU.
 
-Row that leaves the plan task (a list column has one entry for each of U x B samples, U shares of B samples):
+One executor is a limit of its own. So large worlds have several streams (`split`): each is this graph for a group of
+ranks, with an executor, a plan and a split of its own. The plan is a pure function, so they agree without a word.
 
-    column      dtype          meaning
-    epoch       list<int32>    [U] epoch of the share
-    offset_end  list<int64>    [U] samples of the epoch consumed after the share's step
-    videos      list<int64>    row number among the usable videos, -1 for padding
-    seeds       list<uint64>   seed of every random draw for the sample
-    validation  list<bool>     [1] whether the shares belong to a validation
-    video_id, path, label, num_frames, width, height, fps: the manifest's, null for padding
+Row that leaves the plan task: a column `plan` of bytes, a pickle of this dictionary (as columns of lists it took Ray
+six times as long to send). A list has one entry for each of U x K x B samples, U shares of B samples a step:
 
-Row that leaves a decode task (B samples, V views a sample):
+    key         entries    meaning
+    epoch       int        [U] epoch of the share
+    offset_end  int        [U x K] samples of the epoch consumed after each step
+    videos      int        row number among the usable videos, -1 for padding
+    seeds       int        seed of every random draw for the sample
+    validation  bool       [1] whether the shares belong to a validation
+    video_id, path, label, num_frames, width, height, fps: the manifest's, None for padding
 
-    column      dtype and shape            bytes
-    clips       uint8 [B, V, T, S, S, 3]   B x V x T x S x S x 3
-    labels      int64 [B]
-    weights     float32 [B]                0 for padding and for a video that could not be decoded
-    videos      int64 [B]
+Row that leaves a decode task (B samples a step, V views a sample):
+
+    column      dtype and shape              bytes
+    clips       uint8 [K B, V, T, S, S, 3]   K x B x V x T x S x S x 3
+    labels      int64 [K B]
+    weights     float32 [K B]                0 for padding and for a video that could not be decoded
+    videos      int64 [K B]
     epoch       int32
-    offset_end  int64
+    offset_end  int64 [K]
     validation  bool
-    failures    string                     JSON list of {video_id, path, reason, detail}, "[]" when all is well
+    failures    string                       JSON list of {video_id, path, reason, detail}, and of K > 1 the number of
+                                             the sample; "[]" when all is well
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+import pickle
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -46,18 +54,31 @@ import pyarrow as pa
 from stm.data.decode import VideoError
 from stm.data.stream.balance import Balanced
 from stm.data.stream.clips import ClipSpec
-from stm.data.stream.guarded import GuardedDecoder
-from stm.data.stream.plan import Position, shares, validates
+from stm.data.stream.guarded import GuardedDecoder, Views
+from stm.data.stream.plan import Position, Round, rounds, validates
 from stm.data.stream.waiting import WaitMonitor
 from stm.data.video import StoreAway
 from stm.patience import insist, patience
-from stm.ray_compat import add_execution_callback
+from stm.ray_compat import near_the_caller
 from stm.storage import is_url, store_of
 
 if TYPE_CHECKING:
     import ray.data
 
+BORROWED = 2.0
+"""CPUs that one of several streams may take, as a multiple of its share."""
+
 _SAMPLE_COLUMNS = ("video_id", "path", "label", "num_frames", "width", "height", "fps")
+
+
+BLOCK_BYTES = 2**26
+"""Up to which steps are packed in training."""
+
+
+def steps_per_block(clip: ClipSpec, local_batch: int, clips_per_task: int, block_bytes: int) -> int:
+    """Steps of ``local_batch`` samples that a block holds, so that it has a task's clips and no more than the bytes."""
+    samples = min(clips_per_task // clip.num_crops, block_bytes // clip.clip_bytes)
+    return max(1, samples // local_batch)
 
 
 @dataclass(frozen=True)
@@ -76,6 +97,8 @@ class StreamSpec:
     """How far classes are shown equally often, 0 to 1 (``stm.data.stream.balance``)."""
     clips_per_task: int = 64
     """Clips that one decoding task makes: enough that starting a task costs nothing beside it."""
+    block_bytes: int = 0
+    """Steps of a rank are packed into one block up to this size and to ``clips_per_task``; 0 leaves each apart."""
     cpus_per_task: float = 1.0
     prefetch_batches: int = 2
     """Batches each rank holds ready; memory is bounded by this, the batch and the tasks at work."""
@@ -87,12 +110,25 @@ class StreamSpec:
     """CPUs that decoding may take in all; None takes what is free."""
     quarantine: Any = None
     """Actor that remembers videos which hung or crashed a decoder, or None."""
+    views: Views | None = None
+    """What decodes a clip; None is ``load_views``. ``stm bench scale`` takes one that costs nothing."""
 
-    def buffer_bytes(self, world_size: int, num_tasks: int) -> int:
+    def local_batch(self, world_size: int) -> int:
+        """Samples of a rank in a step: B."""
+        return -(-self.global_batch // world_size)
+
+    def steps_per_block(self, world_size: int) -> int:
+        """Steps that a block holds once the stream runs: K."""
+        return steps_per_block(
+            self.clip, self.local_batch(world_size), self.clips_per_task, self.block_bytes
+        )
+
+    def buffer_bytes(self, world_size: int, num_ranks: int, num_tasks: int) -> int:
         """Object store that the stream may fill: what ranks hold ready and what tasks make, with room to swap."""
-        local_batch = -(-self.global_batch // world_size)
-        ready = world_size * (self.prefetch_batches + 2) * local_batch
-        making = num_tasks * max(self.clips_per_task, local_batch)
+        steps = self.steps_per_block(world_size)
+        block = steps * self.local_batch(world_size)
+        ready = num_ranks * (-(-self.prefetch_batches // steps) + 2) * block
+        making = num_tasks * max(self.clips_per_task, block)
         return max(2**28, 2 * (ready + making) * self.clip.clip_bytes)
 
 
@@ -109,8 +145,10 @@ def put_videos(manifest: Any) -> Any:
     """Put the usable rows of a `Manifest` into the object store, once for all tasks that read them."""
     import ray
 
-    usable = manifest.table.select(_SAMPLE_COLUMNS).take(pa.array(manifest.usable)).combine_chunks()
-    return ray.put(usable)
+    rows = manifest.table.select(_SAMPLE_COLUMNS)
+    if len(manifest.usable) < rows.num_rows:  # else they are there already, millions perhaps
+        rows = rows.take(pa.array(manifest.usable))
+    return ray.put(rows.combine_chunks())
 
 
 def build_stream(
@@ -118,29 +156,44 @@ def build_stream(
     world_size: int,
     start: Position = Position(),
     validation: Validation | None = None,
+    ranks: range | None = None,
+    num_streams: int = 1,
 ) -> ray.data.Dataset:
-    """The graph above, from ``start`` to the end of the last epoch; shares come out in plan order."""
+    """The graph above for ``ranks`` (None is all), from ``start`` to the end of the last epoch; rows in plan order.
+
+    Of ``num_streams`` streams each may take its share of the CPUs; where ``spec.max_cpus`` sets no bound, it may borrow
+    as much again from those that are ahead and wait for their ranks.
+    """
     import ray
     from ray.data import DataContext, ExecutionResources
 
-    from stm.data.stream.pacing import Pace
+    from stm.data.stream.pacing import lend, paced
 
-    local_batch = -(-spec.global_batch // world_size)
-    shares_per_task = max(1, spec.clips_per_task // (local_batch * spec.clip.num_crops))
+    ranks = range(world_size) if ranks is None else ranks
     context = DataContext.get_current().copy()
     context.execution_options.preserve_order = True
     # Any row exceeds one byte, so every row becomes a block of its own and none is cut: that is the alignment.
     context.target_max_block_size = 1
     context.enable_progress_bars = False
-    add_execution_callback(context, Pace)
-    cpus = spec.max_cpus or ray.cluster_resources().get("CPU", 1)
+    context.memory_usage_poll_interval_s = (
+        None  # else a thread in each task sums up the memory of its process
+    )
+    limit = spec.max_cpus and spec.max_cpus / num_streams
+    cpus = limit or ray.cluster_resources().get("CPU", 1) / num_streams
+    pause_for = cpus
+    if num_streams > 1:
+        near_the_caller(context)  # where the stream's ranks are
+        if limit is None:
+            cpus *= BORROWED
+            lend(context, max(cpus, spec.cpus_per_task))
     num_tasks = max(1, int(cpus / spec.cpus_per_task))
+    paced(context, pause_for, "SamplePlan", num_tasks)
     context.execution_options.resource_limits = ExecutionResources(
-        cpu=spec.max_cpus,
-        object_store_memory=spec.buffer_bytes(world_size, num_tasks),
+        cpu=limit,
+        object_store_memory=spec.buffer_bytes(world_size, len(ranks), num_tasks),
     )
     with DataContext.current(context):
-        source = _plan_source(spec, world_size, start, shares_per_task, validation)
+        source = _plan_source(spec, world_size, start, validation, ranks)
         # The plan reserves no CPU: it sleeps most of the time, and must never keep a decoder out.
         plan = ray.data.read_datasource(source, override_num_blocks=1, num_cpus=0)
         return plan.map_batches(
@@ -151,6 +204,7 @@ def build_stream(
                 "deadline_s": spec.decode_deadline_s,
                 "quarantine": spec.quarantine,
                 "patience_s": spec.store_patience_s,
+                "views": spec.views,
             },
             batch_size=1,
             batch_format="pyarrow",
@@ -162,14 +216,14 @@ def _plan_source(
     spec: StreamSpec,
     world_size: int,
     start: Position,
-    shares_per_task: int,
     validation: Validation | None,
+    ranks: range,
 ) -> Any:
     from ray.data.block import BlockMetadata
     from ray.data.datasource import Datasource, ReadTask
 
     def read() -> Iterator[pa.Table]:
-        return _sequence(spec, world_size, start, shares_per_task, validation)
+        return _sequence(spec, world_size, start, validation, ranks)
 
     class SamplePlan(Datasource):
         """One read task that yields the plan while it is consumed."""
@@ -195,24 +249,31 @@ def _sequence(
     spec: StreamSpec,
     world_size: int,
     start: Position,
-    shares_per_task: int,
     validation: Validation | None,
+    ranks: range,
 ) -> Iterator[pa.Table]:
     """The rows of all epochs from ``start`` on, and of the validations after those that have one."""
     import ray
 
     videos = ray.get(spec.videos)
     if validation is None:
-        yield from plan_rows(videos, spec, world_size, start, shares_per_task)
+        yield from plan_rows(videos, spec, world_size, start, ranks)
         return
     held_out = ray.get(validation.stream.videos)
     for epoch in range(start.epoch, spec.num_epochs):
-        from_here = start if epoch == start.epoch else Position(epoch, 0)
+        first = epoch == start.epoch
+        from_here = start if first else Position(epoch, 0)
         one_epoch = replace(spec, num_epochs=epoch + 1)
-        yield from plan_rows(videos, one_epoch, world_size, from_here, shares_per_task)
+        yield from plan_rows(videos, one_epoch, world_size, from_here, ranks, begins=first)
         if validates(epoch + 1, validation.every_epochs, spec.num_epochs):
             yield from plan_rows(
-                held_out, validation.stream, world_size, Position(), shares_per_task, True
+                held_out,
+                validation.stream,
+                world_size,
+                Position(),
+                ranks,
+                begins=False,
+                validation=True,
             )
 
 
@@ -221,15 +282,22 @@ def plan_rows(
     spec: StreamSpec,
     world_size: int,
     start: Position,
-    shares_per_task: int,
+    ranks: range | None = None,
+    *,
+    begins: bool = True,
     validation: bool = False,
 ) -> Iterator[pa.Table]:
-    """The plan as one-row tables (first table of the module docstring), ``shares_per_task`` shares a row."""
-    draw = None
-    if spec.balance:
-        draw = Balanced(videos.column("label").to_numpy(), spec.balance).draw
-    group = []
-    for share in shares(
+    """The plan of ``ranks`` as one-row tables (first table of the module docstring), a decoding task's work in each.
+
+    Where a stream ``begins``, its first blocks hold a step each, and later ones twice as many as those before, up to
+    ``spec.steps_per_block``: the first step does not wait for the clips of those after it.
+    """
+    steps, local_batch = spec.steps_per_block(world_size), spec.local_batch(world_size)
+
+    def num_steps(number: int) -> int:
+        return min(steps, 2 ** max(0, number - 1)) if begins and number < 32 else steps
+
+    for each in rounds(
         spec.num_videos,
         global_batch=spec.global_batch,
         world_size=world_size,
@@ -237,27 +305,41 @@ def plan_rows(
         start=start,
         num_epochs=spec.num_epochs,
         shuffle=spec.shuffle,
-        draw=draw,
+        draw=Balanced(videos.column("label").to_numpy(), spec.balance).draw
+        if spec.balance
+        else None,
+        ranks=ranks,
+        num_steps=num_steps,
     ):
-        group.append(share)
-        if len(group) == shares_per_task:
-            yield _plan_row(videos, group, validation)
-            group = []
-    if group:
-        yield _plan_row(videos, group, validation)
+        share = len(each.offset_ends) * local_batch * spec.clip.num_crops
+        shares_per_task = max(1, spec.clips_per_task // share)
+        for first in range(0, len(each.videos), shares_per_task):
+            yield _plan_row(videos, each, slice(first, first + shares_per_task), validation)
 
 
-def _plan_row(videos: pa.Table, group: list[Any], validation: bool) -> pa.Table:
-    numbers = np.concatenate([share.videos for share in group])
+def _plan_row(videos: pa.Table, each: Round, ranks: slice, validation: bool) -> pa.Table:
+    numbers_UKB = each.videos[ranks]
+    num_shares, numbers = len(numbers_UKB), numbers_UKB.ravel()
     # A null row number takes a null row: padding has no path.
     rows = videos.take(pa.array(numbers, mask=numbers < 0))
-    columns: dict[str, Any] = {name: rows.column(name).to_pylist() for name in _SAMPLE_COLUMNS}
-    columns["epoch"] = [share.epoch for share in group]
-    columns["offset_end"] = [share.offset_end for share in group]
-    columns["videos"] = numbers
-    columns["validation"] = [validation]
-    columns["seeds"] = np.concatenate([share.seeds for share in group])
-    return pa.table({name: pa.array([values]) for name, values in columns.items()})
+    plan = {name: rows.column(name).to_pylist() for name in _SAMPLE_COLUMNS}
+    plan["epoch"] = [each.epoch] * num_shares
+    plan["offset_end"] = each.offset_ends.tolist() * num_shares
+    plan["videos"] = numbers.tolist()
+    plan["validation"] = [validation]
+    plan["seeds"] = each.seeds[ranks].ravel().tolist()
+    return packed(plan)
+
+
+def packed(plan: dict[str, list[Any]]) -> pa.Table:
+    """A row of the plan, as `decode_shares` takes it (first table of the module docstring)."""
+    return pa.table({"plan": pa.array([pickle.dumps(plan)], pa.binary())})
+
+
+def unpacked(row: pa.Table) -> dict[str, list[Any]]:
+    """What `packed` was given."""
+    plan: dict[str, list[Any]] = pickle.loads(row.column("plan")[0].as_buffer())
+    return plan
 
 
 def decode_shares(
@@ -267,13 +349,14 @@ def decode_shares(
     deadline_s: float = 60.0,
     quarantine: Any = None,
     patience_s: float = 0.0,
+    views: Views | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Decode the shares of one plan row, one at a time: (second table of the module docstring).
 
     A video that cannot be decoded leaves a clip of zeros with weight 0 and its reason; it is never replaced. Where its
     store does not answer, it is tried again for ``patience_s``.
     """
-    plan = {name: row.column(name)[0].as_py() for name in row.column_names}
+    plan = unpacked(row)
     import torch
 
     # One task, one core. Ray sees to that for tasks that reserve whole CPUs, unless the environment says otherwise.
@@ -283,16 +366,17 @@ def decode_shares(
         assert validation_spec is not None
         spec = validation_spec
     num_shares = len(plan["epoch"])
-    local_batch = len(plan["videos"]) // num_shares
-    shape = (local_batch, spec.num_crops, spec.num_segments, spec.size, spec.size, 3)
-    with GuardedDecoder(spec, deadline_s, quarantine) as decoder:
+    steps = len(plan["offset_end"]) // num_shares
+    samples = len(plan["videos"]) // num_shares
+    shape = (samples, spec.num_crops, spec.num_segments, spec.size, spec.size, 3)
+    with GuardedDecoder(spec, deadline_s, quarantine, views=views) as decoder:
         for share in range(num_shares):
             clips = np.zeros(shape, dtype=np.uint8)
-            labels = np.zeros(local_batch, dtype=np.int64)
-            weights = np.zeros(local_batch, dtype=np.float32)
+            labels = np.zeros(samples, dtype=np.int64)
+            weights = np.zeros(samples, dtype=np.float32)
             failures = []
-            for i in range(local_batch):
-                j = share * local_batch + i
+            for i in range(samples):
+                j = share * samples + i
                 if plan["videos"][j] < 0:
                     continue
                 path, seed, labels[i] = plan["path"][j], plan["seeds"][j], plan["label"][j]
@@ -307,14 +391,15 @@ def decode_shares(
                     weights[i] = 1
                 except VideoError as error:
                     named = {"video_id": plan["video_id"][j], "path": path}
-                    failures.append({**named, "reason": error.reason, "detail": error.detail})
+                    failure = {**named, "reason": error.reason, "detail": error.detail}
+                    failures.append(failure if steps == 1 else {**failure, "sample": i})
             yield {
                 "clips": clips[None],
                 "labels": labels[None],
                 "weights": weights[None],
-                "videos": np.asarray(plan["videos"][share * local_batch :][:local_batch])[None],
+                "videos": np.asarray(plan["videos"][share * samples :][:samples])[None],
                 "epoch": np.asarray([plan["epoch"][share]], dtype=np.int32),
-                "offset_end": np.asarray([plan["offset_end"][share]]),
+                "offset_end": np.asarray(plan["offset_end"][share * steps :][:steps])[None],
                 "validation": np.asarray([validation]),
                 "failures": np.asarray([json.dumps(failures)], dtype=object),
             }
@@ -339,73 +424,41 @@ class ClipBatch:
 
 
 def iterate(
-    shard: Any, prefetch_batches: int, monitor: WaitMonitor | None = None
+    shard: Any, prefetch_blocks: int, monitor: WaitMonitor | None = None
 ) -> Iterator[ClipBatch]:
-    """The batches of a ``ray.data.DataIterator`` or ``Dataset`` of this graph, ``prefetch_batches`` fetched ahead.
+    """The batches of a ``ray.data.DataIterator`` or ``Dataset`` of this graph, ``prefetch_blocks`` rows fetched ahead.
 
     ``monitor`` is told when a batch is waited for.
     """
     rows = iter(
-        shard.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=prefetch_batches)
+        shard.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=prefetch_blocks)
     )
     while True:
         with monitor.waiting() if monitor else contextlib.nullcontext():
             row = next(rows, None)
         if row is None:
             return
+        yield from _batches(row)
+
+
+def _batches(row: dict[str, np.ndarray]) -> Iterator[ClipBatch]:
+    """The steps of a row of the graph."""
+    offset_ends = row["offset_end"][0].tolist()
+    failures = json.loads(row["failures"][0])
+    samples = len(row["videos"][0]) // len(offset_ends)
+    for step, offset_end in enumerate(offset_ends):
+        own = slice(step * samples, (step + 1) * samples)
         yield ClipBatch(
-            clips=row["clips"][0],
-            labels=row["labels"][0],
-            weights=row["weights"][0],
-            videos=row["videos"][0],
+            clips=row["clips"][0][own],
+            labels=row["labels"][0][own],
+            weights=row["weights"][0][own],
+            videos=row["videos"][0][own],
             epoch=int(row["epoch"][0]),
-            offset_end=int(row["offset_end"][0]),
+            offset_end=offset_end,
             validation=bool(row["validation"][0]),
-            failures=json.loads(row["failures"][0]),
-        )
-
-
-SHARD = "clips"
-"""The name under which a rank asks Ray Train for its part of the stream."""
-
-
-def plan_data_config(
-    train: StreamSpec,
-    validation: Validation | None,
-    latest_position: Callable[[], Position],
-    cpus_per_worker: float,
-) -> Any:
-    """A ``ray.train.DataConfig`` that builds the stream for the world as it is at every (re)start.
-
-    Ray calls ``configure`` anew, with the real world size, each time it starts the workers; ``latest_position`` is
-    asked then, so a run that was interrupted goes on from its last checkpoint, on any number of workers.
-
-    Workers that leave no CPU to decode with would wait for ever: that is a ``RuntimeError`` with the sum.
-    """
-    from ray.train import DataConfig
-
-    class PlanDataConfig(DataConfig):
-        def configure(
-            self, datasets: Any, world_size: int, *_: Any, **__: Any
-        ) -> list[dict[str, Any]]:
-            del datasets  # a placeholder that tells Ray Train the name of the shard
-            _check_room(world_size, cpus_per_worker, train.cpus_per_task)
-            stream = build_stream(train, world_size, latest_position(), validation)
-            stream.set_name(SHARD)
-            return [{SHARD: shard} for shard in stream.streaming_split(world_size, equal=True)]
-
-    return PlanDataConfig()
-
-
-def _check_room(world_size: int, cpus_per_worker: float, cpus_per_task: float) -> None:
-    """The cluster may have changed since the start: an elastic run takes the nodes there are."""
-    import ray
-
-    cpus = ray.cluster_resources().get("CPU", 0.0)
-    left = cpus - world_size * cpus_per_worker
-    if left < cpus_per_task - 1e-6:
-        raise RuntimeError(
-            f"{world_size} workers x {cpus_per_worker:g} CPU leave {left:g} of the cluster's {cpus:g} CPU, and a "
-            f"decoding task needs {cpus_per_task:g}: keep training to nodes of its own with "
-            "--train.resources_per_worker, or add nodes"
+            failures=[
+                {name: value for name, value in each.items() if name != "sample"}
+                for each in failures
+                if each.get("sample", 0) // samples == step
+            ],
         )

@@ -29,6 +29,9 @@ from stm.redaction import one_line
 
 Result = TypeVar("Result")
 
+Views = Callable[..., tuple[np.ndarray, int]]
+"""``load_views``, or what takes its place: a function at the top of an importable module."""
+
 EXIT_STATUS = 77
 """Of a process whose clip took too long; shows in Ray's logs."""
 
@@ -95,7 +98,8 @@ def quarantine() -> Any:
 class GuardedDecoder:
     """Decodes clips for one task, by the rules above.
 
-    ``isolated``: in a child process from the start, where nobody would try a second time.
+    ``isolated``: in a child process from the start, where nobody would try a second time. ``views``: what takes the
+    place of ``load_views``, with its arguments and its result.
     """
 
     def __init__(
@@ -104,8 +108,10 @@ class GuardedDecoder:
         deadline_s: float,
         quarantine: Any = None,
         isolated: bool = False,
+        views: Views | None = None,
     ) -> None:
         self._spec, self._deadline_s, self._quarantine = spec, deadline_s, quarantine
+        self._views = views
         self._known = _ask(quarantine)
         isolated = isolated or task_attempt() > 0
         self._isolated = IsolatedProcess(preload=PRELOAD) if isolated else None
@@ -132,7 +138,9 @@ class GuardedDecoder:
     ) -> tuple[np.ndarray, int]:
         """As ``stm.data.stream.clips.load_views``; a hang or a crash is a ``VideoError`` too."""
         planned = (path, num_frames, width, height, label, seed)
-        return self.call(path, load_views, *planned, self._spec, fps, sampling_number)
+        return self.call(
+            path, self._views or load_views, *planned, self._spec, fps, sampling_number
+        )
 
     def call(
         self, path: str, function: Callable[..., Result], *arguments: Any, num_clips: float = 1

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -122,7 +123,20 @@ class Share:
         return (self.videos >= 0).astype(np.float32)
 
 
-def shares(
+@dataclass(frozen=True)
+class Round:
+    """What some ranks do in k successive steps of one epoch; B is the local batch, ceil(G / world size)."""
+
+    epoch: int
+    offset_ends: np.ndarray
+    """int64 [k]: samples of the epoch consumed once each step is taken; at the epoch's end the number of videos."""
+    videos: np.ndarray
+    """int64 [R, k, B]: row numbers among the usable videos, of R ranks; -1 is padding."""
+    seeds: np.ndarray
+    """uint64 [R, k, B]."""
+
+
+def rounds(
     num_videos: int,
     *,
     global_batch: int,
@@ -132,40 +146,55 @@ def shares(
     num_epochs: int = 1,
     shuffle: bool = True,
     draw: Callable[..., tuple[np.ndarray, np.ndarray]] | None = None,
-) -> Iterator[Share]:
-    """Every rank's share of every step from ``start`` to the end of the last epoch.
+    ranks: range | None = None,
+    num_steps: Callable[[int], int] = lambda number: 1,
+) -> Iterator[Round]:
+    """The plan from ``start`` to the end of the last epoch, for the ``ranks`` (None is all), some steps at a time.
 
-    They come step by step and, within a step, rank by rank: share i belongs to rank i % world_size. Where
+    Round n has ``num_steps(n)`` steps, and fewer where the epoch ends. Nothing is computed for other ranks. Where
     ``world_size`` does not divide ``global_batch``, the last ranks get padding; the samples of a step stay the same.
     ``draw`` (`Balanced.draw`) takes the place of order and seeds.
     """
     local_batch = -(-global_batch // world_size)
-    steps_at_once = max(
-        1, 4096 // global_batch
-    )  # hashing thousands of numbers costs little more than hashing one
-    epoch, offset = start.epoch, start.offset
+    ranks = range(world_size) if ranks is None else ranks
+    within_RB = np.arange(ranks.start * local_batch, ranks.stop * local_batch).reshape(
+        len(ranks), local_batch
+    )
+    epoch, offset, number = start.epoch, start.offset, 0
     while epoch < num_epochs:
         while offset < num_videos:
-            end = min(offset + steps_at_once * global_batch, num_videos)
-            videos = np.arange(offset, end)
+            left = -(-(num_videos - offset) // global_batch)
+            begins_K = offset + global_batch * np.arange(min(num_steps(number), left))
+            places_RKB = begins_K[:, None] + within_RB[:, None]
+            exists_RKB = (places_RKB < num_videos) & (within_RB < global_batch)[:, None]
+            videos_RKB = np.full(places_RKB.shape, -1, dtype=np.int64)
+            seeds_RKB = np.full(places_RKB.shape, -1, dtype=np.int64).view(np.uint64)
+            places = places_RKB[exists_RKB]
             if draw is not None:
-                videos, seeds = draw(videos, seed=seed, epoch=epoch)
+                videos, seeds = draw(places, seed=seed, epoch=epoch)
             else:
+                videos = places
                 if shuffle:
-                    videos = permute(videos, num_videos, seed=seed, epoch=epoch)
+                    videos = permute(places, num_videos, seed=seed, epoch=epoch)
                 seeds = sample_seed(videos, seed=seed, epoch=epoch)
-            for first in range(0, end - offset, global_batch):
-                last = min(first + global_batch, end - offset)
-                step = np.full((2, local_batch * world_size), -1, dtype=np.int64)
-                step[0, : last - first] = videos[first:last]
-                step[1, : last - first] = seeds[first:last].view(np.int64)
-                ranks = step.reshape(2, world_size, local_batch)
-                for rank in range(world_size):
-                    yield Share(
-                        epoch=epoch,
-                        offset_end=offset + last,
-                        videos=ranks[0, rank],
-                        seeds=ranks[1, rank].view(np.uint64),
-                    )
-            offset = end
+            videos_RKB[exists_RKB], seeds_RKB[exists_RKB] = videos, seeds
+            offset_ends = np.minimum(begins_K + global_batch, num_videos)
+            yield Round(epoch, offset_ends, videos_RKB, seeds_RKB)
+            offset, number = int(offset_ends[-1]), number + 1
         epoch, offset = epoch + 1, 0
+
+
+def shares(
+    num_videos: int, *, global_batch: int, world_size: int, seed: int, **order: Any
+) -> Iterator[Share]:
+    """Every rank's share of every step: those of `rounds`, whose arguments it takes, one by one.
+
+    They come step by step and, within a step, rank by rank: share i belongs to rank i % world_size.
+    """
+    # Hashing thousands of numbers costs little more than hashing one.
+    at_once = max(1, 4096 // global_batch)
+    size = {"global_batch": global_batch, "world_size": world_size, "seed": seed}
+    for each in rounds(num_videos, **size, **order, num_steps=lambda number: at_once):  # type: ignore[arg-type]
+        for step, offset_end in enumerate(each.offset_ends.tolist()):
+            for videos, seeds in zip(each.videos[:, step], each.seeds[:, step], strict=True):
+                yield Share(each.epoch, offset_end, videos, seeds)
