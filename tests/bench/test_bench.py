@@ -145,6 +145,7 @@ def test_without_videos_there_is_nothing_to_measure(what, capfd):
     assert "--manifest" in capfd.readouterr().err
 
 
+@pytest.mark.long
 def test_streams_are_measured_with_ready_arrays_part_by_part(ray_cluster):
     loads = [scale.Load(ranks=2, clips=4), scale.Load(ranks=2, clips=4, streams=2)]
     result = scale.measure(loads, num_segments=2, size=32, seconds=3, rounds=1)

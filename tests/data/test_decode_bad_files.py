@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 from pathlib import Path
@@ -156,7 +157,10 @@ def damaged_since_key_frame(path: Path) -> set[int]:
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
-        packets = [packet for packet in container.demux(stream) if packet.size]
+        packets = []
+        # PyAV raises this at the end where damage has made a stream turn up midway.
+        with contextlib.suppress(IndexError):
+            packets.extend(packet for packet in container.demux(stream) if packet.size)
         for packet in packets:
             try:
                 frames = packet.decode()
