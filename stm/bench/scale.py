@@ -205,6 +205,8 @@ def _once(spec: StreamSpec, load: Load, seconds: float) -> dict[str, Any]:
             time.sleep(0.2)
         before, steps, begun = cpu_seconds(), sum(counts()), time.perf_counter()
         time.sleep(seconds)
+        while sum(counts()) == steps:  # a busy machine
+            time.sleep(0.2)
         after, steps = cpu_seconds(), sum(counts()) - steps
         took = time.perf_counter() - begun
     finally:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
+import signal
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +22,21 @@ from stm.data.stream.waiting import WaitMonitor
 from stm.data.synthetic import encode
 
 CLIP = ClipSpec(num_segments=2, size=32)
+
+
+def test_an_interrupt_waits_for_the_end_of_an_import_that_cannot_be_begun_twice():
+    done = []
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        with guarded.uninterrupted():
+            _thread.interrupt_main()  # as Ray does it
+            time.sleep(0.1)
+            done.append(1)
+        done.append(2)
+    assert done == [1]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    in_another = threading.Thread(target=lambda: guarded.uninterrupted().__enter__())
+    in_another.start()
+    in_another.join()
 
 
 def test_the_watchdog_ends_a_process_that_decodes_for_too_long():
@@ -150,7 +168,7 @@ def test_a_slow_reader_does_not_fill_the_object_store(ray_cluster, tmp_path):
         videos=ray.put(table), num_videos=500, global_batch=10, clip=ClipSpec(num_segments=8, size=224),
         clips_per_task=10,
     )  # fmt: skip
-    bound = spec.buffer_bytes(world_size=1, num_tasks=4)
+    bound = spec.buffer_bytes(world_size=1, num_ranks=1, num_tasks=4)
     assert bound == 2**28
     total = ray.cluster_resources()["object_store_memory"]
     most, num_clips = 0.0, 0

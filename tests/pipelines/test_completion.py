@@ -50,7 +50,7 @@ def test_every_option_of_a_verb_is_offered_and_none_that_it_does_not_have(verb):
 
 
 def test_values_are_offered_where_an_option_has_a_list_of_them():
-    assert offered("stm", "bench", "") == ["decode", "data", "model", "train"]
+    assert offered("stm", "bench", "") == ["decode", "data", "model", "train", "scale"]
     assert offered("stm", "evaluate", "--protocol", "") == ["efficient", "accurate"]
     assert offered("stm", "train", "--optim.schedule", "c") == ["cosine"]
     assert offered("stm", "train", "--optim.schedule", "=", "c") == ["cosine"]

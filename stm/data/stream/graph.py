@@ -54,7 +54,7 @@ import pyarrow as pa
 from stm.data.decode import VideoError
 from stm.data.stream.balance import Balanced
 from stm.data.stream.clips import ClipSpec
-from stm.data.stream.guarded import GuardedDecoder, Views
+from stm.data.stream.guarded import GuardedDecoder, Views, uninterrupted
 from stm.data.stream.plan import Position, Round, rounds, validates
 from stm.data.stream.waiting import WaitMonitor
 from stm.data.video import StoreAway
@@ -357,7 +357,8 @@ def decode_shares(
     store does not answer, it is tried again for ``patience_s``.
     """
     plan = unpacked(row)
-    import torch
+    with uninterrupted():
+        import torch
 
     # One task, one core. Ray sees to that for tasks that reserve whole CPUs, unless the environment says otherwise.
     torch.set_num_threads(1)

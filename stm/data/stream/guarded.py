@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -38,6 +39,25 @@ EXIT_STATUS = 77
 
 PRELOAD = ("torch", "stm.data.stream.clips", "stm.data.decode.reader", "stm.data.decode.resize")
 """What decoding imports: no clip's deadline should pay for it."""
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold an interrupt back until the end of the block: of an import, say, that cannot be begun a second time.
+
+    Ray interrupts the tasks of a stream that is left early, and gives their processes to the next one.
+    """
+    if threading.current_thread() is not threading.main_thread():  # which alone is interrupted
+        yield
+        return
+    held: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if held:
+        raise KeyboardInterrupt
 
 
 class Watchdog:
