@@ -67,7 +67,7 @@ def plan(output: Path, rehearse: bool) -> list[Step]:
     return [
         Step("tests for a GPU", ["-m", "pytest", "-q", "-m", "gpu", "-W", "ignore", "tests"], 150),
         *(timed("eager", 8, batch) for batch in batches[:1]),
-        timed("kernels", 8, batches[0], kernels=True),
+        *([] if rehearse else [timed("kernels", 8, batches[0], kernels=True)]),
         Step(
             "demo: trained and evaluated",
             ["-m", "stm", "demo", "--json", "--output", str(demo), *demo_size],
