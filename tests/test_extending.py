@@ -76,8 +76,7 @@ def test_a_command_is_found_and_has_help_and_json(module, tmp_path, capfd):
     assert capfd.readouterr().out == "     1  wave\n     2  clap\n"
     assert cli.main(["count", "--manifest", path, "--json"]) == 0
     assert json.loads(capfd.readouterr().out) == {"wave": 1, "clap": 2}
-    with pytest.raises(SystemExit, match="0"):
-        cli.main(["count", "--help"])
+    assert cli.main(["count", "--help"]) == 0
     assert "file that `stm index` wrote" in capfd.readouterr().out
 
 

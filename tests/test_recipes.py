@@ -162,9 +162,9 @@ def test_a_recipe_reads_the_manifests_that_its_header_writes(name):
 
 def test_a_recipe_is_taken_by_name_from_anywhere(capfd, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as exit_:
-        cli.main(["train", "--config", "jester-t8", "--optim.epochs", "3", "--print_config"])
-    assert exit_.value.code in (0, None)
+    assert (
+        cli.main(["train", "--config", "jester-t8", "--optim.epochs", "3", "--print_config"]) == 0
+    )
     values = yaml.safe_load(capfd.readouterr().out)
     assert values["data"]["train"] == "manifests/jester/train.parquet"
     assert values["optim"]["epochs"] == 3
@@ -179,8 +179,7 @@ def test_a_file_of_that_name_comes_before_the_recipe(tmp_path, monkeypatch):
 
 
 def test_yaml_in_place_of_a_file_still_works(capfd):
-    with pytest.raises(SystemExit):
-        cli.main(["train", "--config", "optim: {epochs: 7}", "--print_config"])
+    assert cli.main(["train", "--config", "optim: {epochs: 7}", "--print_config"]) == 0
     assert yaml.safe_load(capfd.readouterr().out)["optim"]["epochs"] == 7
 
 
