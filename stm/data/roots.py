@@ -55,7 +55,7 @@ def joined(root: str | None, path: str) -> str:
 
 def are_relative(paths: pa.Array | pa.ChunkedArray) -> Any:
     """`is_relative` of a column of strings: a column of booleans."""
-    absolute = pc.or_(pc.starts_with(paths, "/"), pc.match_substring(paths, "://"))
+    absolute = pc.or_(pc.starts_with(paths, "/"), pc.match_substring_regex(paths, ":[/]{2}"))
     return pc.invert(absolute)
 
 
