@@ -52,14 +52,18 @@ class StorageAway(StorageError):
 # ---------------------------------------------------------------------- names
 
 
+URL_MARK = "://"
+"""Every URL has it, and no path on a disk."""
+
+
 def is_url(path: str | os.PathLike[str]) -> bool:
     """Whether a path names something in a store and not on a disk."""
-    return "://" in os.fspath(path)
+    return URL_MARK in os.fspath(path)
 
 
 def split_url(url: str) -> tuple[str, str]:
     """(scheme, the rest): ``("s3", "bucket/runs")``."""
-    scheme, _, rest = url.partition("://")
+    scheme, _, rest = url.partition(URL_MARK)
     return scheme, rest
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stm.data.shards import is_shard_path, split_shard_path
-from stm.storage import is_url, join
+from stm.storage import URL_MARK, is_url, join
 
 IF_MOVED = "If the videos have moved, name the folder or URL where they are now with --data.root"
 """For messages about videos that are all not found."""
@@ -55,7 +55,7 @@ def joined(root: str | None, path: str) -> str:
 
 def are_relative(paths: pa.Array | pa.ChunkedArray) -> Any:
     """`is_relative` of a column of strings: a column of booleans."""
-    absolute = pc.or_(pc.starts_with(paths, "/"), pc.match_substring_regex(paths, ":[/]{2}"))
+    absolute = pc.or_(pc.starts_with(paths, "/"), pc.match_substring(paths, URL_MARK))
     return pc.invert(absolute)
 
 

@@ -28,7 +28,7 @@ from stm.data.video import (
     label,
     naming_failures,
 )
-from stm.storage import StorageError, filesystem, is_away, is_url
+from stm.storage import StorageError, filesystem, is_away, is_url, split_url
 
 # Remote files up to this size are fetched whole: one request instead of a seek for each packet.
 FETCH_WHOLE_BYTES = 64 * 2**20
@@ -125,7 +125,7 @@ def is_stream(source: object, is_live: bool = False) -> bool:
     path = os.fspath(source)
     if not is_url(path):
         return _is_device(path)
-    scheme = path.partition(":")[0].lower()
+    scheme = split_url(path)[0].lower()
     return scheme in STREAM_PROTOCOLS and (is_live or scheme not in _FILES_AS_WELL)
 
 
@@ -223,7 +223,7 @@ def _open_container(opened: Any) -> Any:
 
 def _open_stream(url: str, stream: Stream) -> Any:
     """The container of a stream or a device; raises what PyAV raises."""
-    scheme = url.partition(":")[0].lower()
+    scheme = split_url(url)[0].lower()
     formats, protocols = [*CONTAINERS, *_OF_STREAMS], STREAM_PROTOCOLS.get(scheme, "file")
     options = {"rtsp_transport": "tcp"} if scheme in ("rtsp", "rtsps") else {}
     options |= dict(stream.options)
@@ -301,7 +301,7 @@ def _open_url(url: str) -> Iterator[Any]:
         raise
     if size == 0:
         raise VideoError(url, "empty", "zero bytes")
-    if size is None and url.partition(":")[0].lower() in _FILES_AS_WELL:
+    if size is None and split_url(url)[0].lower() in _FILES_AS_WELL:
         detail = "its server does not say how long it is: `stm predict --window_s N --live true` reads such streams"
         raise VideoError(url, "unsupported_url", detail)
     if whole is not None:
