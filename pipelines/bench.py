@@ -287,13 +287,18 @@ def _scale(args: Any) -> dict[str, Any]:
             "stm bench scale measures the processes of a Ray of its own on this machine: leave --address and "
             "$RAY_ADDRESS out"
         )
+    loads = [
+        scale.Load(ranks=ranks, clips=clips, streams=streams)
+        for clips, ranks, streams in itertools.product(args.clips, args.ranks, args.streams)
+        if streams <= ranks
+    ]
+    if not loads:
+        raise UserError(
+            f"--streams {min(args.streams)}: must not be more than --ranks {max(args.ranks)}"
+        )
     cluster.connect("local", num_cpus=os.cpu_count() or 1)
     result = scale.measure(
-        [
-            scale.Load(ranks=ranks, clips=clips, streams=streams)
-            for clips, ranks, streams in itertools.product(args.clips, args.ranks, args.streams)
-            if streams <= ranks
-        ],
+        loads,
         num_segments=args.num_segments,
         size=args.size,
         seconds=args.seconds,

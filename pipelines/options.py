@@ -29,7 +29,7 @@ import docstring_parser
 import jsonargparse
 
 from stm import recipes
-from stm.bounds import Bounds, what_is_wrong
+from stm.bounds import Bounds, broken, what_is_wrong
 from stm.config import Config
 from stm.errors import UserError
 from stm.storage import on_this_machine
@@ -153,7 +153,7 @@ class Options:
         """The type of each option and word."""
         self.rules: dict[str, Option] = {}
         self.bounded: dict[str, Any] = {}
-        """The verb's own options that have `Bounds`, and their types with these; a dataclass checks its own."""
+        """The verb's own options that have `Bounds`, and their types with these."""
         self.required: set[str] = set()
         self.words: list[str] = []
         """Words without a name, in order; the last may be a list."""
@@ -241,7 +241,10 @@ class Options:
         for each in inspect.signature(self.function).parameters.values():
             if made := self.made.get(each.name):
                 fields = dataclasses.fields(made)
-                given[each.name] = made(**{f.name: instantiated[f.name] for f in fields})
+                made_here = made(**{f.name: instantiated[f.name] for f in fields})
+                for name, wrong in broken(made_here):
+                    raise UserError(f"--{name} {getattr(made_here, name)}: {wrong}")
+                given[each.name] = made_here
             elif each.kind is not each.VAR_POSITIONAL:
                 given[each.name] = parsed[each.name.rstrip("_")]
         return given

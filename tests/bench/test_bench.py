@@ -163,3 +163,21 @@ def test_streams_are_measured_with_ready_arrays_part_by_part(ray_cluster):
 def test_streams_are_not_measured_on_a_cluster_of_others(capfd):
     assert cli.main(["bench", "scale", "--address", "10.0.0.1:6379"]) == 2
     assert "a Ray of its own on this machine" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["scale", "--ranks", "0"], "--ranks [0]: must be numbers of at least 1"),
+        (
+            ["scale", "--ranks", "2", "--streams", "9"],
+            "--streams 9: must not be more than --ranks 2",
+        ),
+        (["scale", "--seconds", "0"], "--seconds 0.0: must be above 0"),
+        (["model", "--repetitions", "0"], "--repetitions 0: must be at least 1, or null"),
+        (["decode", "--num_videos", "0"], "--num_videos 0: must be at least 1"),
+    ],
+)
+def test_numbers_out_of_bounds_are_refused_before_anything_is_measured(words, said, capfd):
+    assert cli.main(["bench", *words]) == 2
+    assert said in capfd.readouterr().err
