@@ -282,11 +282,6 @@ def _scale(args: Any) -> dict[str, Any]:
     from stm import cluster
     from stm.bench import scale
 
-    if args.address not in (None, "local") or os.environ.get("RAY_ADDRESS") or ray.is_initialized():
-        raise UserError(
-            "stm bench scale measures the processes of a Ray of its own on this machine: leave --address and "
-            "$RAY_ADDRESS out"
-        )
     loads = [
         scale.Load(ranks=ranks, clips=clips, streams=streams)
         for clips, ranks, streams in itertools.product(args.clips, args.ranks, args.streams)
@@ -295,6 +290,11 @@ def _scale(args: Any) -> dict[str, Any]:
     if not loads:
         raise UserError(
             f"--streams {min(args.streams)}: must not be more than --ranks {max(args.ranks)}"
+        )
+    if args.address not in (None, "local") or os.environ.get("RAY_ADDRESS") or ray.is_initialized():
+        raise UserError(
+            "stm bench scale measures the processes of a Ray of its own on this machine: leave --address and "
+            "$RAY_ADDRESS out"
         )
     cluster.connect("local", num_cpus=os.cpu_count() or 1)
     result = scale.measure(
