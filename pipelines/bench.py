@@ -65,6 +65,8 @@ class Settings:
     """TSM, CSTM and CMM beside STM, TSN and the naive layout; without them, more rounds in the time (model)."""
     script: bool = False
     """And the naive layout in processes of its own with malloc's defaults, on a CPU; takes its memory (model)."""
+    peers: str | None = None
+    """Python of an environment with torchcodec or mmaction2, which are measured, too (decode, data, model)."""
     augment: bool = False
     """Instead: what each augmentation and way of sampling frames costs a core (data)."""
     ranks: Counts = field(default_factory=lambda: [8, 64, 256])
@@ -90,6 +92,7 @@ def bench(
 
     Examples:
         stm bench decode --videos FOLDER --output bench
+        stm bench decode --videos FOLDER --peers peers/bin/python
         stm bench data --manifest train.parquet --gpu_clips_per_s 400
         stm bench data --manifest train.parquet --augment true
         stm bench model --batch_size 2 --threads 1 --onnx --script
@@ -138,6 +141,7 @@ def _decode(args: Any) -> dict[str, Any]:
         num_frames=args.num_segments,
         size=args.size,
         repetitions=args.repetitions,
+        peers=args.peers,
         tick=Ticker("videos"),
     )
     if not result["num_videos"]:
@@ -181,6 +185,7 @@ def _data(args: Any) -> dict[str, Any]:
         num_clips=args.num_clips,
         batch_size=args.batch_size,
         repetitions=args.repetitions,
+        peers=args.peers,
     )
     per_core = result["clips_per_s"]["stream"] / cores
     result["sum"] = needs(args.gpu_clips_per_s, per_core, _clip_mb(args))
@@ -247,6 +252,8 @@ def _model(args: Any) -> dict[str, Any]:
             raise UserError("--onnx true: ONNX Runtime is compared on a CPU in float32")
     if args.script and device.type != "cpu":
         raise UserError("--script true: it differs from the naive layout on a CPU alone")
+    if args.peers and (device.type != "cpu" or args.precision != "float32"):
+        raise UserError("--peers: their networks are compared on a CPU in float32")
     result = model.measure(
         device,
         depth=args.depth,
@@ -259,6 +266,7 @@ def _model(args: Any) -> dict[str, Any]:
         compiled=args.compile,
         onnx=args.onnx,
         script=args.script,
+        peers=args.peers,
         networks=model.NETWORKS if args.ablations else model.ESSENTIAL,
         tick=Ticker("rounds"),
     )

@@ -9,18 +9,7 @@ def show(result: dict[str, Any]) -> str:
     if result["what"] == "model":
         lines = _model_lines(result)
     elif result["what"] == "decode":
-        lines = [
-            f"{result['num_videos']} videos; CPU ms a clip, spread, clips/s a core, times packets' cost"
-        ]
-        lines += [
-            f"  {name:<14}{ms:>8.1f}  +-{result['spread_ms'][name] / 2:<6.1f}"
-            f"{result['clips_per_s_core'][name]:>7.1f}{result['ratio_to_packets'][name]:>8.2f} x"
-            for name, ms in result["ms"].items()
-        ]
-        lines += [f"  {name:<26}{ms:>8.1f} ms" for name, ms in result["stages_ms"].items()]
-        lines += [
-            f"  not read: {what}: {why}" for what, why in list(result["unreadable"].items())[:5]
-        ]
+        lines = _decode_lines(result)
     elif result["what"] == "scale":
         lines = _scale_lines(result)
     elif result["what"] == "train":
@@ -45,7 +34,7 @@ def show(result: dict[str, Any]) -> str:
     else:
         lines = [f"{result['cores']} cores; clips/s, least and most of the repetitions"]
         lines += [
-            f"  {name:<8}{value:>8.1f}   {result['spread'][name]}"
+            f"  {name:<30}{value:>8.1f}   {result['spread'][name]}"
             for name, value in result["clips_per_s"].items()
         ]
         lines.append(
@@ -53,6 +42,25 @@ def show(result: dict[str, Any]) -> str:
             f"{result['wait_share']:.0%} of its time"
         )
     return "\n".join([*lines, result["sum"], f"({result['machine']}, {result['date']})"])
+
+
+def _decode_lines(result: dict[str, Any]) -> list[str]:
+    lines = [
+        f"{result['num_videos']} videos; wrong frames, videos not read, CPU ms a clip, spread, clips/s a core, times "
+        "packets' cost"
+    ]
+    for name, ms in result["ms"].items():
+        wrong = "{} of {}".format(*result["wrong"][name])
+        lines.append(
+            f"  {name:<23}{wrong:>14}{result['failed'][name]:>5}{ms:>8.1f}  +-{result['spread_ms'][name] / 2:<6.1f}"
+            f"{result['clips_per_s_core'][name]:>7.1f}{result['ratio_to_packets'][name]:>8.2f} x"
+        )
+    lines += [f"  {name:<26}{ms:>8.1f} ms" for name, ms in result["stages_ms"].items()]
+    lines += [f"  not read: {what}: {why}" for what, why in list(result["unreadable"].items())[:5]]
+    lines += [f"  {count} wrong: {what}" for what, count in list(result["wrong_in"].items())[:5]]
+    if result["peers"]:
+        lines.append(f"  peers: {', '.join(sorted(set(result['peers'].values())))}")
+    return lines
 
 
 def _model_lines(result: dict[str, Any]) -> list[str]:
@@ -63,7 +71,7 @@ def _model_lines(result: dict[str, Any]) -> list[str]:
         f"{', compiled' if result['compiled'] else ''}; PyTorch {result['torch']}"
     )
     columns = (
-        f"  {'':<17}{'ms a step':>10}{'least':>9}{'most':>9}{'clips/s':>9}{'GFLOP/s':>10}{'of max':>8}"
+        f"  {'':<20}{'ms a step':>10}{'least':>9}{'most':>9}{'clips/s':>9}{'GFLOP/s':>10}{'of max':>8}"
         f"{'x TSN':>8}{'x naive':>9}{'x script':>10}{'peak MB':>9}"
     )
     lines = [head, columns]
@@ -75,7 +83,7 @@ def _model_lines(result: dict[str, Any]) -> list[str]:
             for times in ("times_naive", "times_script")
         )
         lines.append(
-            f"  {row['network']:<6}{row['mode']:<11}{row['ms']:>10.4g}{least:>9.4g}{most:>9.4g}"
+            f"  {row['network']:<10}{row['mode']:<10}{row['ms']:>10.4g}{least:>9.4g}{most:>9.4g}"
             f"{row['clips_per_s']:>9.4g}{row['gflop_per_s']:>10.4g}{row['share_of_matrix_product']:>8.1%}"
             f"{row['times_tsn']:>8.3f}{naive:>9}{script:>10}{peak:>9}"
         )

@@ -7,9 +7,11 @@ up is not what is compared.
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -214,6 +216,33 @@ def rate(batches: Iterator[int], consume_s: float = 0.0) -> tuple[float, float]:
     return clips / total, waited / total
 
 
+def _of_peers(
+    python: str, samples: list[Sample], spec: ClipSpec, batch_size: int, cores: int
+) -> dict[str, Callable[[], Iterator[int]]]:
+    from stm.bench import peers
+    from stm.data.stream import sampling
+
+    generator = np.random.default_rng(0)
+    drawn = [
+        (path, sampling.random_indices(num_frames, spec.num_segments, generator).tolist())
+        for path, num_frames, *_ in samples
+    ]
+    with ExitStack() as stack:  # which of them are there is asked for before anything is measured
+        names = list(peers.start(python, peers.DECODERS, "decode", stack, size=spec.size))
+    return {
+        f"loader, {name}": functools.partial(
+            peers.through_loader,
+            python,
+            name,
+            drawn,
+            size=spec.size,
+            batch_size=batch_size,
+            cores=cores,
+        )
+        for name in names
+    }
+
+
 def measure(
     manifest: Manifest,
     spec: ClipSpec,
@@ -222,10 +251,13 @@ def measure(
     num_clips: int,
     batch_size: int,
     repetitions: int,
+    peers: str | None = None,
 ) -> dict[str, Any]:
     """Clips a second of each, interleaved; medians, with the least and the most.
 
-    ``wait_share`` is the stream's, with a consumer that could take 0.8 of what the stream gives.
+    ``wait_share`` is the stream's, with a consumer that could take 0.8 of what the stream gives. ``peers`` is the
+    interpreter of an environment with torchcodec or mmaction2 (``stm.bench.peers``): a DataLoader of each reads the
+    same videos, the centre square of frames that are drawn as ours.
     """
     samples = samples_of(manifest, num_clips, batch_size, seed=0)
     ways: dict[str, Callable[[], Iterator[int]]] = {
@@ -233,6 +265,7 @@ def measure(
         "pool": lambda: through_pool(samples, spec, batch_size, cores),
         "loader": lambda: through_loader(samples, spec, batch_size, cores),
     }
+    ways |= _of_peers(peers, samples, spec, batch_size, cores) if peers else {}
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for repetition in range(repetitions):
         for name, way in ways.items():

@@ -9,23 +9,29 @@ probed packets  the same after a probe of the file, as if there were no manifest
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from contextlib import ExitStack
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stm.bench.peer_process import thumbnails
 from stm.data.decode import VideoError, probe, read_clip, read_frames
 from stm.data.stream import sampling, transforms
 
+if TYPE_CHECKING:
+    from stm.bench.peers import Peer
+
 Way = Callable[[str, list[int], transforms.Box, int], Any]
+"""Path, frame numbers, box, size -> a clip, or what a stage gives."""
 
 
 def naive_decord(path: str, indices: list[int], box: transforms.Box, size: int) -> Any:
-    """float32 [K, 3, size, size], as a first script would make it."""
+    """uint8 [K, size, size, 3], by way of the float32 [K, 3, size, size] that a first script would make."""
     import decord
     import torch
     from PIL import Image
@@ -40,7 +46,9 @@ def naive_decord(path: str, indices: list[int], box: transforms.Box, size: int) 
         )
         for frame in frames
     ]
-    return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).float().div_(255)
+    clip = np.stack(resized)
+    torch.from_numpy(clip).permute(0, 3, 1, 2).float().div_(255)
+    return clip
 
 
 def tuned_decord(path: str, indices: list[int], box: transforms.Box, size: int) -> Any:
@@ -64,7 +72,7 @@ WAYS: dict[str, Way] = {
     "probed packets": lambda path, indices, box, size: (
         probe(path),
         read_clip(path, indices, box, size, "packets"),
-    ),
+    )[1],
 }
 
 STAGES: dict[str, Way] = {
@@ -82,76 +90,151 @@ def measure(
     size: int,
     repetitions: int,
     seed: int = 0,
+    peers: str | None = None,
     tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """CPU milliseconds a clip of every way and stage over the files that all of them can read.
+    """CPU milliseconds a clip of every way and stage over the files that all of them can read, and their wrong frames.
 
     Ways run interleaved, in a random order for each repetition, on the same frames. Of each file the median counts,
     of the files the mean. decord reads files alone: it is left out where all are rows of shards, frame folders or URLs.
+    ``peers`` is the interpreter of an environment with torchcodec or mmaction2 (``stm.bench.peers``), which run in
+    processes of their own and read files alone, too.
 
     Returns ``ms`` and ``spread_ms`` (mean over files of max - min), ``clips_per_s_core`` and ``ratio_to_packets`` by
-    way, ``stages_ms``, ``by_codec`` and what could not be read by whom.
+    way, ``wrong`` (by way, ``[frames, of]``; ``wrong_in`` by file) and ``failed`` (files), ``stages_ms``, ``by_codec``
+    and what could not be read by whom.
     """
     import torch
 
+    from stm.bench.peers import DECODERS, start
+
     torch.set_num_threads(1)
-    ways = dict(WAYS)
-    if importlib.util.find_spec("decord") is None or not any(map(os.path.isfile, paths)):
+    ways, has_files = dict(WAYS), any(map(os.path.isfile, paths))
+    if find_spec("decord") is None or not has_files:
         ways = {name: way for name, way in WAYS.items() if "decord" not in name}
     generator = np.random.default_rng(seed)
-    times: dict[str, dict[str, list[float]]] = {name: {} for name in (*ways, *STAGES)}
     unreadable: dict[str, str] = {}
     codec: dict[str, str] = {}
-    for number, path in enumerate(paths):
-        try:
-            info = probe(path)
-        except VideoError as error:
-            unreadable[path] = str(error)
-            continue
-        box = transforms.centre_box(info.width, info.height, 1.0)
-        for _ in range(repetitions):
-            indices = sampling.random_indices(info.num_frames, num_frames, generator).tolist()
-            names = [*ways, *STAGES]
-            generator.shuffle(names)
-            for name in names:
-                way = ways.get(name) or STAGES[name]
-                begun = time.process_time()
-                try:
-                    way(path, indices, box, size)
-                except Exception as error:  # a decoder that refuses a file is a finding
-                    unreadable[f"{path} by {name}"] = str(error)[:200]
-                    continue
-                times[name].setdefault(path, []).append((time.process_time() - begun) * 1000)
-        codec[path] = info.codec
-        tick(number + 1, len(paths))
-    common = [path for path in codec if all(path in times[name] for name in ways)]
+    with ExitStack() as stack:
+        entrants = {name: timed(way) for name, way in (ways | STAGES).items()}
+        versions = {}
+        if peers and has_files:
+            for name, peer in start(peers, DECODERS, "decode", stack, size=size).items():
+                entrants[name], versions[name] = asked(peer), peer.name
+        competing = [name for name in entrants if name not in STAGES]
+        times: dict[str, dict[str, list[float]]] = {name: {} for name in entrants}
+        wrong = {name: [0, 0] for name in competing}
+        wrong_in: dict[str, int] = {}
+        for number, path in enumerate(paths):
+            try:
+                info = probe(path)
+                box = transforms.centre_box(info.width, info.height, 1.0)
+                seen = every_frame(path, info.num_frames, box, size)
+            except VideoError as error:
+                unreadable[path] = str(error)
+                continue
+            for _ in range(repetitions):
+                indices = sampling.random_indices(info.num_frames, num_frames, generator).tolist()
+                names = [*entrants]
+                generator.shuffle(names)
+                for name in names:
+                    try:
+                        ms, made = entrants[name](path, indices, box, size)
+                    except Exception as error:  # a decoder that refuses a file is a finding
+                        unreadable[f"{path} by {name}"] = str(error)[:200]
+                        continue
+                    times[name].setdefault(path, []).append(ms)
+                    if name in wrong:
+                        looks = made if name in versions else thumbnails(made)
+                        count = int(np.sum(are_wrong(looks, indices, seen)))
+                        wrong[name][0] += count
+                        wrong[name][1] += len(indices)
+                        if count:
+                            key = f"{path} by {name}"
+                            wrong_in[key] = wrong_in.get(key, 0) + count
+            codec[path] = info.codec
+            tick(number + 1, len(paths))
+    failed = {name: sum(path not in times[name] for path in codec) for name in competing}
+    common = [path for path in codec if all(path in times[name] for name in competing)]
     if not common:
         return {"num_videos": 0, "unreadable": unreadable}
 
     def mean_of_medians(name: str, among: list[str]) -> float:
         return statistics.mean(statistics.median(times[name][path]) for path in among)
 
-    ms = {name: mean_of_medians(name, common) for name in ways}
+    ms_by_way = {name: mean_of_medians(name, common) for name in competing}
     by_codec = {
         kind: {
             "num_videos": len(among),
-            **{name: round(mean_of_medians(name, among), 2) for name in ways},
+            **{name: round(mean_of_medians(name, among), 2) for name in competing},
         }
         for kind in sorted(set(codec.values()))
         if (among := [path for path in common if codec[path] == kind])
     }
     return {
         "num_videos": len(common),
-        "ms": {name: round(value, 2) for name, value in ms.items()},
+        "wrong": wrong,
+        "wrong_in": wrong_in,
+        "failed": failed,
+        "peers": versions,
+        "ms": {name: round(value, 2) for name, value in ms_by_way.items()},
         "spread_ms": {
             name: round(
                 statistics.mean(max(times[name][p]) - min(times[name][p]) for p in common), 2
             )
-            for name in ways
+            for name in competing
         },
-        "clips_per_s_core": {name: round(1000 / value, 1) for name, value in ms.items()},
-        "ratio_to_packets": {name: round(value / ms["packets"], 2) for name, value in ms.items()},
+        "clips_per_s_core": {name: round(1000 / value, 1) for name, value in ms_by_way.items()},
+        "ratio_to_packets": {
+            name: round(value / ms_by_way["packets"], 2) for name, value in ms_by_way.items()
+        },
         "stages_ms": {name: round(mean_of_medians(name, common), 2) for name in STAGES},
         "by_codec": by_codec,
         "unreadable": unreadable,
     }
+
+
+def timed(way: Way) -> Way:
+    """CPU milliseconds of a way of this process, and what it made."""
+
+    def clip(path: str, indices: list[int], box: transforms.Box, size: int) -> tuple[float, Any]:
+        begun = time.process_time()
+        made = way(path, indices, box, size)
+        return 1000 * (time.process_time() - begun), made
+
+    return clip
+
+
+def asked(peer: Peer) -> Way:
+    """CPU milliseconds of a peer, whose clip is always the centre square, and the thumbnails of its frames."""
+
+    def clip(path: str, indices: list[int], box: transforms.Box, size: int) -> tuple[float, Any]:
+        found = peer.ask([path, indices])
+        if "error" in found:
+            raise VideoError(path, found["error"])
+        return found["ms"], np.array(found["thumbnails"], np.float32)
+
+    return clip
+
+
+NEARER = 1.0
+"""A frame is another one where that looks nearer by more than this (mean of absolute differences, of 255 levels)."""
+
+
+def every_frame(path: str, num_frames: int, box: transforms.Box, size: int) -> np.ndarray:
+    """float32 [N, D]: the thumbnails of all frames, decoded one after another from the start."""
+    parts = []
+    for begin in range(0, num_frames, 256):
+        indices = list(range(begin, min(begin + 256, num_frames)))
+        parts.append(thumbnails(read_clip(path, indices, box, size, "sequential")))
+    return np.concatenate(parts)
+
+
+def are_wrong(looks: np.ndarray, indices: list[int], seen: np.ndarray) -> np.ndarray:
+    """bool [K]: where a thumbnail is nearer to another frame of the file than to the one asked for.
+
+    Colours may differ between decoders; frames that look alike are not told apart.
+    """
+    distances = np.abs(looks[:, None] - seen[None]).mean(axis=2)  # [K, N]
+    asked = distances[np.arange(len(indices)), indices]
+    return asked > distances.min(axis=1) + NEARER

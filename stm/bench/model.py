@@ -2,6 +2,7 @@
 
     stm, tsn, tsm, cstm, cmm    the variants of ``build_model``
     naive                       stm as re-implementations have it (``tests.tools.naive``; in the repository alone)
+    mmaction2                   its TSM in a process of its own (``stm.bench.peers``; CPU, if asked for)
     script                      naive in a process of its own, with malloc's defaults (``tests.tools.script``; CPU, if
                                 asked for)
 
@@ -124,6 +125,21 @@ def _scripts(stack: ExitStack, like: list[Contender], **settings: Any) -> list[C
     ]
 
 
+def _peers(
+    stack: ExitStack, like: list[Contender], python: str, settings: dict[str, Any]
+) -> list[Contender]:
+    """mmaction2's TSM in processes of its own, one for each mode."""
+    from stm.bench import peers
+
+    # An implementation of TSM does the arithmetic of ours, whichever of its relatives is measured beside it.
+    gflop = {entrant.mode: entrant.gflop for entrant in like if entrant.network == "tsn"}
+    found = []
+    for mode in ("train", "inference"):
+        (peer,) = peers.start(python, (peers.TSM,), "model", stack, mode=mode, **settings).values()
+        found.append(Contender(peers.TSM, mode, peer.ask, gflop[mode], 0))
+    return found
+
+
 def _cost(mode: str) -> int:
     return 1 + BACKWARD_COST if mode == "train" else 1
 
@@ -160,6 +176,7 @@ def measure(
     compiled: bool = False,
     onnx: bool = False,
     script: bool = False,
+    peers: str | None = None,
     networks: Sequence[str] = NETWORKS,
     width: int = 64,
     matrix_size: int | None = None,
@@ -169,8 +186,8 @@ def measure(
     """Milliseconds a step of every network and mode, interleaved; medians, with the least and the most.
 
     ``networks`` are some of `NETWORKS`, the `ESSENTIAL` ones among them; `naive` is left out where stm is installed
-    without its repository. A ratio is the median over rounds of the
-    quotient within a round, so that what slows a round down drops out.
+    without its repository. ``peers`` is the interpreter of an environment with mmaction2. A ratio is the median over
+    rounds of the quotient within a round, so that what slows a round down drops out.
 
     Returns ``rows``, one for each network and mode (``ms``, ``spread_ms``, ``clips_per_s``, ``gflop_per_s``,
     ``share_of_matrix_product``, ``times_`` each of `BASES` as time by time, ``peak_mb``: None on a CPU),
@@ -201,6 +218,10 @@ def measure(
         with ExitStack() as stack:
             if script:
                 entrants += _scripts(stack, entrants, **shape, threads=used_threads)
+            if peers:
+                names = ("depth", "num_frames", "batch_size", "size")
+                settings = {name: shape[name] for name in names} | {"threads": used_threads}
+                entrants += _peers(stack, entrants, peers, settings)
             times, peaks = _race([*entrants, multiplied], device, rounds, seed, tick)
     finally:
         torch.set_num_threads(before[0])
