@@ -143,6 +143,7 @@ for command in json.loads(sys.argv[1]):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_an_outage_costs_no_restart_and_one_beyond_the_patience_ends_in_order(store, tmp_path):
     """Manifests and the run are in the store, under a name with signs that mean something in URLs; videos are here."""

@@ -174,6 +174,7 @@ def test_a_killed_run_continues_to_the_same_weights_bit_for_bit(
     assert resumed["val_top1"] == whole["val_top1"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_streams_of_which_one_is_killed_train_the_very_run_of_one(
     manifests, undisturbed, tmp_path
@@ -205,6 +206,7 @@ def test_two_streams_of_which_one_is_killed_train_the_very_run_of_one(
     assert result["val_top1"] == whole["val_top1"]
 
 
+@pytest.mark.slow
 def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before(
     manifests, undisturbed, tmp_path
 ):
@@ -634,6 +636,7 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on_when_there_is_room(man
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
+@pytest.mark.slow
 def test_a_store_that_takes_no_checkpoint_is_told_and_the_run_goes_on_to_its_end(
     manifests, tmp_path
 ):
@@ -675,6 +678,7 @@ def test_a_store_that_takes_no_checkpoint_is_told_and_the_run_goes_on_to_its_end
     assert any("continuing at epoch" in line for line in said)
 
 
+@pytest.mark.slow
 def test_a_run_whose_disk_is_unmounted_is_told_and_goes_on_when_it_is_back(manifests, tmp_path):
     config = config_for(manifests, tmp_path, "here", epochs=8)
     folder, away = tmp_path / "here", tmp_path / "away"
