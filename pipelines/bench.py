@@ -16,6 +16,7 @@ from pipelines.bench_tables import show as show
 from pipelines.options import Address, Count, CountOrNull, OutputOrNull, Positive, Root
 from stm.bounds import Rule
 from stm.errors import UserError
+from stm.plural import counted
 from stm.ticker import Ticker
 
 Depth = Literal[26, 50, 101, 152]
@@ -114,9 +115,7 @@ def bench(
     measures = {"decode": _decode, "data": _data, "model": _model, "train": _train, "scale": _scale}
     result = measures[what](args)
     cores = os.cpu_count()
-    machine = (
-        f"{_processor()}, {cores} cores, {platform.system()}, Python {platform.python_version()}"
-    )
+    machine = f"{_processor()}, {counted(cores, 'core')}, {platform.system()}, Python {platform.python_version()}"
     return {"what": what, "machine": machine, "date": time.strftime("%Y-%m-%d"), **result}
 
 
@@ -329,7 +328,7 @@ def needs(gpu_clips_per_s: float, clips_per_s_core: float, clip_mb: float) -> st
     """The sentence a user needs before buying nodes."""
     cores = math.ceil(gpu_clips_per_s / clips_per_s_core)
     return (
-        f"one GPU at {gpu_clips_per_s:g} clips/s needs {cores} core{'s' if cores != 1 else ''} of this kind "
+        f"one GPU at {gpu_clips_per_s:g} clips/s needs {counted(cores, 'core')} of this kind "
         f"and {gpu_clips_per_s * clip_mb:.0f} MB/s between them"
     )
 

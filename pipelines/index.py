@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pipelines.options import Address, Count, FileOrNull, Output, Positive
 from stm.bounds import Bounds
 from stm.config import DataConfig
+from stm.plural import counted
 
 
 def index(
@@ -80,7 +81,7 @@ def index(
 
 def show(result: dict[str, Any]) -> str:
     return "\n".join(
-        f"{path}: {result['num_videos'][name] - result['bad'][name]} videos"
+        f"{path}: {counted(result['num_videos'][name] - result['bad'][name], 'video')}"
         + (f", and {result['bad'][name]} unusable" if result["bad"][name] else "")
         for name, path in result["manifests"].items()
     )

@@ -16,6 +16,7 @@ from pipelines.options import Address, Output, Positive, Root
 from stm.bounds import Bounds
 from stm.dataset import writable_folder
 from stm.errors import UserError
+from stm.plural import counted
 from stm.redaction import one_line
 from stm.storage import absolute, resolved, write_bytes
 from stm.ticker import Ticker
@@ -117,7 +118,7 @@ def prepare(
     logger.info(_table(summary, timings))
     if summary.left_alone:
         logger.info(
-            f"{len(summary.left_alone)} videos left as they were: prepared, they would not decode "
+            f"{counted(len(summary.left_alone), 'video')} left as they were: prepared, they would not decode "
             f"{_faster(min_gain)}; all in {kept}"
         )
     same = prepared.fingerprint == before.fingerprint
@@ -160,7 +161,7 @@ def _as_dict(timings: Timings) -> dict[str, Any]:
 
 def show(result: dict[str, Any]) -> str:
     usable = result["num_videos"] - result["bad"]
-    return f"{result['manifest']}: {usable} videos" + (
+    return f"{result['manifest']}: {counted(usable, 'video')}" + (
         f", and {result['bad']} unusable" if result["bad"] else ""
     )
 
@@ -191,7 +192,7 @@ def _write_lines(path: Path, lines: list[list[str]]) -> None:
 def _show_failures(failures: list[Failure], bad: Path, same_fingerprint: bool) -> None:
     if not failures:
         return
-    logger.info(f"{len(failures)} videos could not be prepared:")
+    logger.info(f"{counted(len(failures), 'video')} could not be prepared:")
     for failure in failures[:_SHOWN_FAILURES]:
         logger.info(one_line(f"  {failure.path}: {failure.reason}: {failure.detail}"))
     more = f"; {len(failures) - _SHOWN_FAILURES} more" if len(failures) > _SHOWN_FAILURES else ""
@@ -206,7 +207,7 @@ def _show_failures(failures: list[Failure], bad: Path, same_fingerprint: bool) -
 def _table(summary: Summary, timings: Timings | None) -> str:
     """Before and after, as lines."""
     lines = [
-        f"{summary.num_prepared} of {summary.num_videos} videos prepared, "
+        f"{summary.num_prepared} of {counted(summary.num_videos, 'video')} prepared, "
         f"{summary.num_made} made now, in {summary.seconds:.1f} s",
         f"{'':<16}{'before':>10}{'after':>10}",
     ]
@@ -217,7 +218,7 @@ def _table(summary: Summary, timings: Timings | None) -> str:
         )
     if timings is None:
         return "\n".join(lines)
-    clip = f", {timings.num_segments} frames to {timings.size} px, CPU time"
+    clip = f", {counted(timings.num_segments, 'frame')} to {timings.size} px, CPU time"
     lines.append(_timing_line("ms a clip", timings.overall) + clip)
     if len(timings.by_codec) > 1:
         lines += [_timing_line(f"  {codec}", each) for codec, each in timings.by_codec.items()]
@@ -236,5 +237,5 @@ def _table(summary: Summary, timings: Timings | None) -> str:
 def _timing_line(name: str, timing: Timing) -> str:
     return (
         f"{name:<16}{timing.before_ms:>10.1f}{timing.after_ms:>10.1f}   "
-        f"{timing.before_ms / timing.after_ms:.1f} x as fast, {timing.num_videos} videos"
+        f"{timing.before_ms / timing.after_ms:.1f} x as fast, {counted(timing.num_videos, 'video')}"
     )

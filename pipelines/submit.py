@@ -19,6 +19,7 @@ from pipelines.options import Address
 from stm import __version__, ending
 from stm.errors import UserError
 from stm.jobs.package import MIB, commit_of, pack
+from stm.plural import counted
 
 LOCK = "requirements.lock"
 
@@ -83,7 +84,7 @@ def submit(
             )
         _compare_ray(server.ray_version)
         logger.info(
-            f"code of {here}: {len(package.files)} files, {package.num_bytes / MIB:.1f} MiB"
+            f"code of {here}: {counted(len(package.files), 'file')}, {package.num_bytes / MIB:.1f} MiB"
         )
         if job.elsewhere:
             logger.info(f"on the cluster there must be: {', '.join(job.elsewhere)}")

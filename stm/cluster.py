@@ -16,6 +16,7 @@ from stm.config import Config
 from stm.deadline import Late, anything_stuck, within
 from stm.errors import UserError
 from stm.log import get_logger
+from stm.plural import counted
 
 logger = get_logger(__name__)
 
@@ -243,7 +244,8 @@ class Placement:
         return parts
 
     def __str__(self) -> str:
-        total = f"{self.num_workers} workers x {self.cpus_per_worker:g} CPU + {self.data_cpus:g} CPU to decode"
+        workers = counted(self.num_workers, "worker")
+        total = f"{workers} x {self.cpus_per_worker:g} CPU + {self.data_cpus:g} CPU to decode"
         if self.validation_cpus:
             total += f" + {self.validation_cpus:g} CPU to validate"
         return f"{total} = {self.cpus:g} CPU" + (f", {self.gpus} GPU" if self.use_gpu else "")

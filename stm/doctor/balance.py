@@ -6,6 +6,7 @@ from stm.doctor.finding import Finding, fails, ok, warning
 from stm.planning.model import Assumptions, decode_cores_per_gpu
 from stm.planning.originals import Originals
 from stm.planning.rates import HOW_TO_MEASURE, Rates
+from stm.plural import counted
 
 CPUS_PER_WORKER = 1.0
 """As in ``train.cpus_per_worker``."""
@@ -19,7 +20,7 @@ def check(cpus: float, gpus: int, workers: int | None, cores: int, rates: Rates 
     """
     ranks = workers or gpus or 1
     left = cpus - ranks * CPUS_PER_WORKER
-    sum_ = f"{cpus:g} CPU - {ranks} worker{'s' if ranks != 1 else ''} = {left:g} to decode"
+    sum_ = f"{cpus:g} CPU - {counted(ranks, 'worker')} = {left:g} to decode"
     if left < 1:
         return fails(
             "cpus", f"{sum_}; at least 1 is needed", "fewer --train.num_workers, or nodes with CPUs"
@@ -28,7 +29,7 @@ def check(cpus: float, gpus: int, workers: int | None, cores: int, rates: Rates 
         if cores < cpus:
             return warning(
                 "cpus",
-                f"{sum_}, but the machines have {cores} cores",
+                f"{sum_}, but the machines have {counted(cores, 'core')}",
                 "they share them: expect it to be slower, not wrong",
             )
         return ok("cpus", sum_)

@@ -15,6 +15,7 @@ from typing import Any
 
 from stm.doctor.finding import Finding, fails, first_line, ok, warning
 from stm.doctor.nodes import Node, listed, on
+from stm.plural import counted
 
 NUM_FLOATS = 4_000_000
 """16 MB, of the order of one bucket of DDP's gradients (25 MB)."""
@@ -226,7 +227,7 @@ def when_late(places: list[Node], stages: dict[int, int], said: str) -> Finding:
 def when_done(places: list[Node], backend: str, seconds: float) -> Finding:
     """The sums are right."""
     num_nodes = len({node.id for node in places})
-    said = f"{len(places)} ranks on {num_nodes} node{'s' if num_nodes != 1 else ''}, {backend}"
+    said = f"{counted(len(places), 'rank')} on {counted(num_nodes, 'node')}, {backend}"
     speed = NUM_FLOATS * 4 / 1e6 / seconds
     said += f": right, 16 MB in {1000 * seconds:.0f} ms ({speed:.0f} MB/s)"
     return ok("all-reduce", said)

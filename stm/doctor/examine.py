@@ -28,6 +28,7 @@ from stm.errors import UserError
 from stm.log import get_logger
 from stm.planning.originals import Originals
 from stm.planning.rates import Rates
+from stm.plural import counted
 from stm.redaction import redact
 from stm.storage import is_url
 
@@ -111,7 +112,7 @@ def connect(settings: Settings) -> Finding:
         )
     where = address if address not in (None, "local") else "started on this machine"
     took = time.monotonic() - begun
-    said = f"{len(nodes)} node{'s' if len(nodes) != 1 else ''}, {resources.get('CPU', 0):g} CPU, "
+    said = f"{counted(len(nodes), 'node')}, {resources.get('CPU', 0):g} CPU, "
     return ok("cluster", f"{said}{resources.get('GPU', 0):g} GPU; {where}, {took:.1f} s")
 
 

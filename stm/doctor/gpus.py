@@ -6,6 +6,7 @@ from typing import Any
 
 from stm.doctor.finding import Finding, fails, ok, warning
 from stm.doctor.nodes import listed
+from stm.plural import counted
 
 
 def check(reports: dict[str, dict[str, Any]], given_by_ray: dict[str, int]) -> Finding:
@@ -41,7 +42,7 @@ def check(reports: dict[str, dict[str, Any]], given_by_ray: dict[str, int]) -> F
     with_gpus = sum(given > 0 for given in given_by_ray.values())
     return ok(
         "gpu",
-        f"{total} on {with_gpus} node{'s' if with_gpus != 1 else ''}, each computes in PyTorch",
+        f"{total} on {counted(with_gpus, 'node')}, each computes in PyTorch",
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from stm.doctor.finding import Finding, fails, first_line, ok
 from stm.doctor.nodes import Node, answers, listed, on_each
+from stm.plural import counted
 from stm.redaction import redact
 from stm.storage import filesystem, is_url, join
 
@@ -83,7 +84,7 @@ def check_files(
             redact(f"{where} gives other bytes than were written: {listed(other)}"),
             "do not keep runs there: checkpoints would be damaged",
         )
-    nodes = f"{len(seen)} node{'s' if len(seen) != 1 else ''}"
+    nodes = counted(len(seen), "node")
     return ok("storage", f"{where}: written and read back by {nodes}, each the others' bytes too")
 
 

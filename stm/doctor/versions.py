@@ -8,6 +8,7 @@ from typing import Any
 
 from stm.doctor.finding import Finding, fails, ok, warning
 from stm.doctor.nodes import listed
+from stm.plural import counted
 from stm.version import DISTRIBUTION
 
 MUST_AGREE = frozenset(
@@ -120,14 +121,14 @@ def _groups(values: dict[str, str]) -> dict[str, list[str]]:
 
 def _told(groups: dict[str, list[str]]) -> str:
     return ", ".join(
-        f"{value} on {names[0] if len(names) == 1 else f'{len(names)} nodes'}"
+        f"{value} on {names[0] if len(names) == 1 else counted(len(names), 'node')}"
         for value, names in groups.items()
     )
 
 
 def _count(reports: Reports) -> str:
     nodes = len(reports.keys() - {DRIVER})
-    return f"{nodes} node{'s' if nodes != 1 else ''}"
+    return counted(nodes, "node")
 
 
 DRIVER = f"this process ({sys.executable})"

@@ -20,6 +20,7 @@ from stm.evaluate.fusing import ScoreFile
 from stm.evaluate.protocols import protocol as named_protocol
 from stm.evaluate.reporting import output_folder, run_folder, write_report
 from stm.log import get_logger
+from stm.plural import counted
 from stm.report import pictures
 from stm.report.tables import write_tables
 from stm.report.time_use import TimeUse
@@ -88,8 +89,8 @@ def evaluate(
     data = config.data.resampled(num_segments, sampling, frame_stride, window_s)
     cluster.connect(address, num_cpus=num_workers + 1)
     logger.info(
-        f"{protocol}: {len(manifest)} videos x {chosen.num_views} views of {data.num_segments} x {data.size} px, "
-        f"{data.sampling}, checkpoint {directory} (step {meta.step})"
+        f"{protocol}: {counted(len(manifest), 'video')} x {counted(chosen.num_views, 'view')} of "
+        f"{data.num_segments} x {data.size} px, {data.sampling}, checkpoint {directory} (step {meta.step})"
     )
     began = time.monotonic()
     scores = score_manifest(
@@ -196,8 +197,8 @@ def _record(
         return
     # A spool of its own: the run itself may be in training, and a spool has one writer.
     tracker.spool = run_directory / f"tracking-{protocol}.jsonl"
-    counted = ("top1", "top5", "mean_class_accuracy", "num_videos", "unreadable")
-    named = {f"{protocol}/{name}": result[name] for name in counted}
+    shown = ("top1", "top5", "mean_class_accuracy", "num_videos", "unreadable")
+    named = {f"{protocol}/{name}": result[name] for name in shown}
     for order, figures in (result.frames or {"orders": {}})["orders"].items():
         named[f"{protocol}/top1_{order}"] = figures["top1"]
     tracker.metrics(named, meta.step)

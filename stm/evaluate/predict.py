@@ -15,6 +15,7 @@ from stm.data.finding import find_videos
 from stm.errors import UserError
 from stm.evaluate.protocols import protocol as named_protocol
 from stm.log import get_logger
+from stm.plural import counted, none_read
 from stm.results import Prediction, PredictResult
 from stm.scoring.inference import Classifier, score_manifest
 from stm.storage import make_writable, write_bytes
@@ -55,7 +56,7 @@ def predict(
     scores, errors = score(paths, directory, meta, protocol, num_workers, address)
     if len(errors) == len(paths):
         path, error = next(iter(errors.items()))
-        raise UserError(f"none of {len(paths)} videos could be read; the first: {path}: {error}")
+        raise UserError(none_read(len(paths), path, error))
     best = np.argsort(-scores, axis=1, kind="stable")[:, :5]
     if output is not None:
         _write(output, paths, errors, meta.classes, scores, best)
@@ -123,7 +124,7 @@ def _score_on_cluster(
     config, chosen = checkpoints.config_of(meta), named_protocol(protocol)
     cluster.connect(address, num_cpus=num_workers + 1)
     clip, deadline_s = chosen.clip(config.data), config.data.decode_deadline_s
-    logger.info(f"probing {len(paths)} videos")
+    logger.info(f"probing {counted(len(paths), 'video')}")
     entries = [
         Entry(video_id=str(i), path=join(os.getcwd(), path), label=0, group="", line="")
         for i, path in enumerate(paths)

@@ -22,6 +22,7 @@ from stm.explain import frames, maps, picture
 from stm.explain.colours import Scale
 from stm.explain.film import Layer, write_film
 from stm.log import get_logger
+from stm.plural import none_read
 from stm.redaction import one_line
 
 logger = get_logger(__name__)
@@ -144,9 +145,7 @@ def explain(
     unread = [row for row in rows if "error" in row]
     if len(unread) == len(rows):
         first = unread[0]
-        raise UserError(
-            f"none of {len(rows)} videos could be read; the first: {first['path']}: {first['error']}"
-        )
+        raise UserError(none_read(len(rows), first["path"], first["error"]))
     return {
         "checkpoint": network.directory,
         "taken": network.taken,

@@ -7,6 +7,7 @@ from typing import Any
 
 from stm.checkpoint import format as checkpoints
 from stm.config import DataConfig
+from stm.plural import counted
 from stm.version import __version__
 
 _MOST_CLASSES = 50
@@ -27,8 +28,8 @@ def model_card(
     was measured, ``command`` what measured it, ``uri`` what MLflow loads (by default the champion of ``name``)."""
     config = checkpoints.config_of(meta)
     model, data, optim = config.model, config.data, config.optim
-    shape = f"{data.num_segments} frames of {data.size} x {data.size} px"
-    workers = "1 worker" if meta.world_size == 1 else f"{meta.world_size} workers"
+    shape = f"{counted(data.num_segments, 'frame')} of {data.size} x {data.size} px"
+    workers = counted(meta.world_size, "worker")
     parts = [
         f"# {name}",
         f"{model.variant.upper()}, ResNet depth {model.depth} (Jiang et al., ICCV 2019): names one of "

@@ -13,6 +13,7 @@ from stm.checkpoint.format import config_of
 from stm.checkpoint.locate import described
 from stm.figures import smoothed
 from stm.markup import Html, percent
+from stm.plural import counted
 from stm.report.facts import Facts
 from stm.report.health import Health, num_unusable
 from stm.report.record import Series, TrainingRecord
@@ -34,10 +35,8 @@ class Figure(NamedTuple):
 def training(facts: Facts) -> dict[str, Any]:
     """Loss, accuracy and speed, from the run's record."""
     record, meta = facts.record, facts.meta
-    epochs = f"{meta.position.epoch} epochs" if meta.position.epoch != 1 else "1 epoch"
-    lead = (
-        f"{meta.step:,} steps, {epochs}, {meta.world_size} worker{'s' * (meta.world_size != 1)}; "
-    )
+    epochs = counted(meta.position.epoch, "epoch")
+    lead = f"{meta.step:,} steps, {epochs}, {counted(meta.world_size, 'worker')}; "
     lead += config_of(meta).optim.described + "."
     if not record.curves:
         return {"lead": lead + " The run's record is not on this machine.", "figures": []}
@@ -191,7 +190,7 @@ def provenance(facts: Facts) -> dict[str, Any]:
     shown = {
         "measured": f"{facts.when} UTC, {facts.seconds:,.0f} s" if facts.when else None,
         "protocol": f"{facts.protocol}: {facts.num_views} view{'s' * (facts.num_views > 1)} of "
-        f"{facts.num_segments} frames at {facts.size} px",
+        f"{counted(facts.num_segments, 'frame')} at {facts.size} px",
         "checkpoint": facts.checkpoint,
         "taken": _WHICH[facts.which] + described(meta),
         "model (sha256)": facts.model_fingerprint,

@@ -7,6 +7,7 @@ from stm.checkpoint.format import Damaged, Meta, check_whole
 from stm.checkpoint.store import CheckpointStore, validated_on
 from stm.config import Config
 from stm.log import get_logger
+from stm.plural import counted
 from stm.storage import StorageError
 from stm.train.checks import changed_settings
 
@@ -44,8 +45,8 @@ def say_finished(
     epochs, asked = meta.position.epoch, config.optim.epochs
     than = f", and --optim.epochs is {asked}" if epochs > asked else ""
     logger.info(
-        f"run {config.train.name} is finished: {epochs} epochs, step {meta.step}, in {store.run_directory}{than}. "
-        f"--optim.epochs {2 * epochs} or any number above {epochs} continues it"
+        f"run {config.train.name} is finished: {counted(epochs, 'epoch')}, step {meta.step}, in "
+        f"{store.run_directory}{than}. --optim.epochs {2 * epochs} or any number above {epochs} continues it"
     )
     if uri is not None:
         logger.info(f"record: {tracking.how_to_look(uri)}")

@@ -16,6 +16,7 @@ from stm.data.roots import IF_MOVED
 from stm.data.stream.graph import ClipBatch
 from stm.data.stream.plan import Position
 from stm.log import get_logger
+from stm.plural import counted
 from stm.train.clock import StepClock, share_waited
 from stm.train.events import Stepped
 from stm.train.group import Group
@@ -243,8 +244,8 @@ class Report:
         listed = "; ".join(f"{failure['path']} ({failure['reason']})" for failure in failures[:10])
         all_lost = {failure["reason"] for failure in failures} == {"not_found"}
         raise StopRun(
-            f"{num_failed} videos of epoch {self._place.position.epoch} could not be decoded, more than the {allowed} "
-            f"that --data.max_bad_fraction {most} allows: {listed}. "
+            f"{counted(num_failed, 'video')} of epoch {self._place.position.epoch} could not be decoded, more than "
+            f"the {allowed} that --data.max_bad_fraction {most} allows: {listed}. "
             + (IF_MOVED if all_lost else "Index again with `stm index`, or raise the fraction")
         )
 

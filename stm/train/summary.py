@@ -14,6 +14,7 @@ from stm.data.manifest import Manifest
 from stm.data.stream.plan import steps_per_epoch
 from stm.figures import plot_curves
 from stm.log import get_logger
+from stm.plural import counted
 from stm.results import TrainResult
 from stm.storage import StorageError, is_url
 from stm.train.checks import flat
@@ -26,13 +27,13 @@ def schedule(config: Config, train_manifest: Manifest, val_manifest: Manifest | 
     """One line: what will be trained on what, and the effective batch and rate."""
     optim, left_out = config.optim, len(train_manifest) - len(train_manifest.usable)
     return (
-        f"{config.model.variant} depth {config.model.depth}, {train_manifest.num_classes} classes, "
-        f"{len(train_manifest.usable)} videos"
+        f"{config.model.variant} depth {config.model.depth}, {counted(train_manifest.num_classes, 'class')}, "
+        f"{counted(len(train_manifest.usable), 'video')}"
         + (f" ({left_out} unusable)" if left_out else "")
         + (f", {len(val_manifest)} to validate" if val_manifest else "")
         + f"; {config.data.num_segments} x {config.data.size} px"
         + (f" ({config.data.frames})" if config.data.sampling != "segments" else "")
-        + f"; {optim.epochs} epochs, global batch "
+        + f"; {counted(optim.epochs, 'epoch')}, global batch "
         f"{optim.batch_size} ({optim.batch_size // config.train.num_workers} a worker), lr {optim.effective_lr:g}"
         + (
             f" (scaled from {optim.lr:g} at {optim.reference_batch_size})"
@@ -56,12 +57,13 @@ def schedule_warnings(
     if optim.schedule == "step" and after and min(after) >= optim.epochs:
         found.append(
             f"the rate never falls: the first of --optim.milestones {optim.milestones} is not before the end of "
-            f"{optim.epochs} epochs. Shares of the training follow --optim.epochs: --optim.milestones 0.6 0.8 0.9"
+            f"{counted(optim.epochs, 'epoch')}. Shares of the training follow --optim.epochs: "
+            "--optim.milestones 0.6 0.8 0.9"
         )
     if optim.warmup_epochs > optim.epochs:
         found.append(
             f"the rate never reaches {optim.effective_lr:g}: --optim.warmup_epochs {optim.warmup_epochs:g} is longer "
-            f"than the training, of {optim.epochs} epochs"
+            f"than the training, of {counted(optim.epochs, 'epoch')}"
         )
     if previous is not None:
         per_epoch = steps_per_epoch(len(train_manifest.usable), optim.batch_size)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from stm.cluster import Placement
 from stm.errors import UserError
+from stm.plural import counted
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,11 @@ def share(
 
 
 def _sum(trial: Placement, concurrent: int) -> str:
-    parts = f"{trial.num_workers} workers x {trial.cpus_per_worker:g} CPU"
+    parts = f"{counted(trial.num_workers, 'worker')} x {trial.cpus_per_worker:g} CPU"
     if trial.use_gpu:
         parts += " and 1 GPU"
     parts += f" + {trial.data_cpus:g} CPU to decode + 0 to validate, which the workers do"
     total = f"{concurrent * trial.cpus:g} CPU"
     if trial.use_gpu:
         total += f", {concurrent * trial.gpus} GPU"
-    return f"{concurrent} trials at once x ({parts}) = {total}"
+    return f"{counted(concurrent, 'trial')} at once x ({parts}) = {total}"

@@ -31,6 +31,7 @@ from typing import Any
 from stm import spool
 from stm.config import Config
 from stm.errors import UserError
+from stm.plural import counted
 from stm.storage import write_bytes
 from stm.tune.settings import Sweep
 
@@ -195,7 +196,7 @@ def write_best(path: Path, sweep: Sweep, record: TrialRecord, epochs: int, unit:
     value = record.best(sweep.metric, sweep.mode)
     text = (
         f"# The best of sweep {sweep.name}: trial {record.trial}, {sweep.metric} {value:.4f} after "
-        f"{record.last_epoch} of {epochs} epochs, {record.last('cost') or 0:.0f} {unit}.\n"
+        f"{record.last_epoch} of {counted(epochs, 'epoch')}, {record.last('cost') or 0:.0f} {unit}.\n"
         f"#   stm train --config {path}\n"
     )
     text += yaml.safe_dump(config.to_dict(), sort_keys=False)
@@ -274,7 +275,7 @@ def draw(
         drawn.append(figures.plot_over_lr(folder / "lr.png", curves, sweep.metric, sweep.mode))
     shares = importance(records, sweep)
     if shares:
-        title = f"what explains {sweep.metric} (Optuna's fANOVA, {len(curves)} trials)"
+        title = f"what explains {sweep.metric} (Optuna's fANOVA, {counted(len(curves), 'trial')})"
         percent = {name: 100 * share for name, share in shares.items()}
         drawn.append(
             figures.plot_bars(folder / "importance.png", percent, title, "share of variance, %")

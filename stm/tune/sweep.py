@@ -22,6 +22,7 @@ from stm.data.annotations.formats import test_list_of
 from stm.data.manifest import Manifest
 from stm.errors import UserError
 from stm.log import get_logger
+from stm.plural import counted
 from stm.storage import is_url, join, make_writable, resolved, write_bytes
 from stm.train.checks import check_network, read_manifest
 from stm.train.folders import ray_storage, working_folder
@@ -73,7 +74,7 @@ def run_sweep(sweep: Sweep, *, address: str | None = None) -> dict[str, Any]:
     cluster.connect(address, num_cpus=cluster.logical_cpus(base), dashboard=True)
     shares = _place(sweep, folder)
     logger.info(
-        f"sweep {sweep.name}: {sweep.num_trials} trials of up to {epochs} epochs in {folder}"
+        f"sweep {sweep.name}: {counted(sweep.num_trials, 'trial')} of up to {counted(epochs, 'epoch')} in {folder}"
     )
     logger.info(f"  {shares}")
 
@@ -124,8 +125,8 @@ def run_sweep(sweep: Sweep, *, address: str | None = None) -> dict[str, Any]:
             raise ending.Ended(ending.received() or signal.SIGINT)
         if not complete:
             raise UserError(
-                f"sweep {sweep.name}: Ray Tune ended with {len(found)} of {sweep.num_trials} trials begun, or one of "
-                "them unfinished, though no signal came; the same command continues it"
+                f"sweep {sweep.name}: Ray Tune ended with {len(found)} of {counted(sweep.num_trials, 'trial')} begun, "
+                "or one of them unfinished, though no signal came; the same command continues it"
             )
         status = "FINISHED"
     except KeyboardInterrupt as error:
@@ -228,7 +229,7 @@ def _check_data(sweep: Sweep) -> tuple[Manifest, int]:
     grace = sweep.scheduler.grace_epochs or base.train.val_every_epochs
     if sweep.scheduler.name == "asha" and grace > epochs:
         raise UserError(
-            f"scheduler.grace_epochs {grace} is more than the budget of {epochs} epochs"
+            f"scheduler.grace_epochs {grace} is more than the budget of {counted(epochs, 'epoch')}"
         )
     return train, epochs
 

@@ -10,6 +10,7 @@ from typing import Any
 from ray import tune
 
 from stm.log import get_logger
+from stm.plural import counted
 from stm.tune.results import REPORTS, append, read_reports, table_rows
 from stm.tune.settings import Sweep
 
@@ -59,7 +60,7 @@ class Watch(tune.Callback):
         if result.get("failed"):
             return
         if result.get("epoch", 0) >= self._epochs:
-            self._end(trial, "finished", f"all {self._epochs} epochs")
+            self._end(trial, "finished", f"all {counted(self._epochs, 'epoch')}")
         else:
             why = f"by {self._sweep.scheduler.name}, after epoch {result.get('epoch')} of {self._epochs}"
             self._end(trial, "stopped early", why)

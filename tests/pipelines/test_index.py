@@ -66,7 +66,7 @@ def test_index_writes_manifests_and_tells_of_every_bad_file(
     printed = capfd.readouterr()
     assert printed.out.splitlines() == [
         f"{output / 'train.parquet'}: 3 videos",
-        f"{output / 'val.parquet'}: 1 videos, and 1 unusable",
+        f"{output / 'val.parquet'}: 1 video, and 1 unusable",
     ]
     assert "2 probed now" in printed.err
     assert not (output / "train.bad.txt").exists()
