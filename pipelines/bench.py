@@ -114,7 +114,7 @@ def bench(
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     measures = {"decode": _decode, "data": _data, "model": _model, "train": _train, "scale": _scale}
     result = measures[what](args)
-    cores = os.cpu_count()
+    cores = os.cpu_count() or 1
     machine = f"{_processor()}, {counted(cores, 'core')}, {platform.system()}, Python {platform.python_version()}"
     return {"what": what, "machine": machine, "date": time.strftime("%Y-%m-%d"), **result}
 

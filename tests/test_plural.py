@@ -1,3 +1,5 @@
+"""Numbers and nouns of messages agree."""
+
 from __future__ import annotations
 
 from stm.plural import counted, none_read
