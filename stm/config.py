@@ -554,7 +554,7 @@ class TrainConfig:
     """Type in which ranks exchange gradients; `bfloat16` halves the bytes and rounds the gradients."""
 
     compile: bool = False
-    """Compile the network with `torch.compile`: the first steps are slow, the later ones faster."""
+    """Compile the network's blocks with `torch.compile`: the first steps are slow, the later ones faster."""
 
     seed: int = 0
     """Seed of every random draw: weights, order, frames, crops, dropout."""
@@ -637,11 +637,6 @@ class Config:
             raise UserError(
                 f"--optim.accumulate {self.optim.accumulate}: a worker's share of a batch is "
                 f"{batch_size // num_workers} clips, and cannot be taken in more parts than that"
-            )
-        if self.train.compile and self.model.gradient_checkpointing:
-            raise UserError(
-                "--train.compile true and --model.gradient_checkpointing true do not go together: torch.compile cannot "
-                "trace the second pass, and decides itself what it computes again. Leave one of them out"
             )
 
     @property

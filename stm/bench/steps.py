@@ -9,7 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stm.model.compiling import compile_blocks
+from stm.model.folding import FoldedNetwork
 from stm.model.inputs import Autocast
+from stm.model.network import VideoResNet
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -72,7 +75,11 @@ def _folded(
 
 
 def _compiled(model: nn.Module, compiled: bool) -> Callable[[Tensor], Tensor]:
-    return torch.compile(model) if compiled else model
+    if compiled:
+        network = model.network if isinstance(model, FoldedNetwork) else model
+        assert isinstance(network, VideoResNet)
+        compile_blocks(network)
+    return model
 
 
 def bytes_of(model: nn.Module) -> int:

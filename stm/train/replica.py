@@ -18,6 +18,7 @@ from stm.data.stream.graph import ClipBatch
 from stm.errors import UserError
 from stm.model import build_model
 from stm.model.allocator import keep_freed_memory
+from stm.model.compiling import compile_blocks
 from stm.model.inputs import autocast, set_arithmetic
 from stm.model.sync_batchnorm import count_batch, synchronise_batchnorm
 from stm.model.transfer import Transfer
@@ -158,8 +159,7 @@ class Replica:
 
     def _data_parallel(self) -> nn.Module:
         if self._config.train.compile:
-            # Every batch has the same shape, since batches are padded: shapes are constants, not symbols.
-            self._module.compile(dynamic=False)
+            compile_blocks(self._module)
         if self._world_size == 1:
             return self._module
         # DDP sorts its buckets by the first step's order of arrival, and the order of a sum over three or more ranks
