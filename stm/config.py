@@ -638,6 +638,11 @@ class Config:
                 f"--optim.accumulate {self.optim.accumulate}: a worker's share of a batch is "
                 f"{batch_size // num_workers} clips, and cannot be taken in more parts than that"
             )
+        if self.train.compile and self.model.gradient_checkpointing:
+            raise UserError(
+                "--train.compile true and --model.gradient_checkpointing true do not go together: in the second pass "
+                "PyTorch may take another graph for a block than in the first. Leave one of them out"
+            )
 
     @property
     def rare_classes(self) -> str:

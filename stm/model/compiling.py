@@ -1,8 +1,7 @@
 """Compile a network block by block with ``torch.compile``.
 
 Blocks of one shape share what was compiled for the first of them, so that STM-50 has 8 graphs in place of one of 16
-blocks. What lies between blocks stays as it is: recomputation in the backward pass, and the dropout before the
-classifier, which draws as in a network that is not compiled.
+blocks. What lies between and after them stays as it is, so that dropout draws as in a network that is not compiled.
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ import torch
 
 from stm.model.network import VideoResNet
 
-_MODES = 4
-"""Training, evaluation, and each once more where the backward pass computes a block again."""
+_MODES = 2
+"""Training and evaluation."""
 
 
 def compile_blocks(network: VideoResNet) -> None:

@@ -14,6 +14,7 @@ from stm.checkpoint import format as checkpoints
 from stm.config import Config
 from stm.data.stream.graph import ClipBatch
 from stm.data.stream.plan import Position
+from stm.errors import UserError
 from stm.model import registry
 from stm.train.replica import Replica
 from tests.train.ranks import on_ranks
@@ -34,7 +35,7 @@ SETTINGS = {
 }
 LEAVE_A_STEP_AS_IT_IS = {"compile": 1e-3, "checkpointing": 0.0, "sync_batchnorm": 0.0}
 """On one worker these change how a step is computed, and no weight by more than this."""
-APART = {("bfloat16", "float16")}
+APART = {("compile", "checkpointing"), ("bfloat16", "float16")}
 PAIRS = [pair for pair in itertools.combinations(SETTINGS, 2) if pair not in APART]
 PLAIN = [pair for pair in PAIRS if "compile" not in pair]
 COMPILED = [pair for pair in PAIRS if "compile" in pair]
@@ -196,3 +197,8 @@ def one_rank(rank, pairs):
 def test_two_settings_together_train_on_two_workers(pairs, tmp_path):
     """One of the two has nothing to learn from in the second step."""
     on_ranks(2, tmp_path, one_rank, pairs)
+
+
+def test_what_cannot_go_together_is_refused_with_the_settings():
+    with pytest.raises(UserError, match=r"--train\.compile true .*gradient_checkpointing true.*"):
+        config_of(["compile", "checkpointing"])
