@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stm import authentication, autoscaling, ending, joining, ray_compat
+from stm import authentication, autoscaling, ending, joining, ray_compat, starting
 from stm.config import Config
 from stm.deadline import Late, anything_stuck, within
 from stm.errors import UserError
@@ -69,6 +69,7 @@ def connect(
     named = f"--address {address}" if address else f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}"
     address = address or os.environ.get("RAY_ADDRESS")
     if address in (None, "local"):
+        starting.look()
         authentication.for_new_cluster()
         logger.info("starting Ray on this machine")
         _try_hard(
@@ -85,6 +86,7 @@ def connect(
             "(`free`), then run the same command again; or join a cluster that runs: --address HOST:6379",
         )
         ray_compat.hush_process_counts()
+        starting.slow_store(ray.cluster_resources().get("object_store_memory", 0.0))
     else:
         _join(address, named, patience_s)
     _end_with_ray()

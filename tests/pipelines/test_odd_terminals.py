@@ -72,3 +72,17 @@ def test_ctrl_c_while_libraries_unload_ends_in_silence(tmp_path):
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == -signal.SIGINT  # of which a shell makes 130
     assert ended.stderr == ""
+
+
+def test_a_folder_that_is_gone_is_told(tmp_path):
+    (tmp_path / "gone").mkdir()
+    for words, status in ((PLAN, 2), ("doctor", 2), ("doctor --help", 0)):
+        ended = shell(
+            f'--version && mkdir -p ../gone && rmdir ../gone && "$0" -m stm {words}',
+            tmp_path / "gone",
+        )
+        assert ended.returncode == status
+        assert "Traceback" not in ended.stderr
+        told = "the folder that this command was started in is gone" in ended.stderr
+        assert told == (status == 2)
+        (tmp_path / "gone").mkdir()
