@@ -18,7 +18,7 @@ from typing import Any
 
 from pipelines.options import Options
 from pipelines.words import Call, read
-from stm import ending
+from stm import ending, proxy
 from stm.errors import UserError
 from stm.log import get_logger, shown_by
 from stm.progress_view import PlainView
@@ -63,6 +63,7 @@ def run_verb(module: ModuleType, argv: list[str]) -> int:
     Libraries that print do so on stderr: stdout belongs to the result alone, either the JSON object or what
     ``show`` of the module makes of it. ``leave`` of the module, where there is one, is called last with the status.
     """
+    proxy.spare_this_machine()
     with ending.by_signals():
         return _run_verb(module, argv)
 

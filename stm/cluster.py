@@ -6,12 +6,11 @@ import contextlib
 import logging
 import os
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stm import authentication, autoscaling, ending, joining, ray_compat, starting
+from stm import authentication, autoscaling, ending, joining, proxy, ray_compat, starting
 from stm.config import Config
 from stm.deadline import Late, anything_stuck, within
 from stm.errors import UserError
@@ -61,7 +60,7 @@ def connect(
     """
     for key, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
-    _spare_this_machine_the_proxy()
+    proxy.spare_this_machine()
     import ray
 
     if ray.is_initialized():
@@ -90,15 +89,6 @@ def connect(
     else:
         _join(address, named, patience_s)
     _end_with_ray()
-
-
-def _spare_this_machine_the_proxy() -> None:
-    """Where a proxy is set, Ray would ask it for the dashboard on this machine, and give no CPUs of a trial back."""
-    if not urllib.request.getproxies_environment():
-        return
-    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    names = dict.fromkeys([*filter(None, known.split(",")), "localhost", "127.0.0.1"])
-    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(names)
 
 
 def _end_with_ray() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from stm import cluster, joining, starting
+from stm import joining, proxy, starting
 from stm.errors import UserError
 from tests.heads import head, listening
 
@@ -181,16 +181,22 @@ def test_what_is_asked_of_this_machine_passes_every_proxy(monkeypatch):
 
     for name in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    cluster._spare_this_machine_the_proxy()
+    proxy.spare_this_machine()
     assert "no_proxy" not in os.environ
     monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
     monkeypatch.setenv("no_proxy", "inside.example")
     monkeypatch.setenv("NO_PROXY", "inside.example")
     for _ in range(2):
-        cluster._spare_this_machine_the_proxy()
-    assert os.environ["no_proxy"] == "inside.example,localhost,127.0.0.1"
+        proxy.spare_this_machine()
+    assert os.environ["no_proxy"] == "inside.example,localhost,127.0.0.1,::1"
     assert should_bypass_proxies("http://127.0.0.1:8265", no_proxy=None)
     assert not should_bypass_proxies("http://mlflow.example", no_proxy=None)
+    monkeypatch.setenv("http_proxy", "http://ann:secret@proxy.example:3128")
+    assert proxy.named("http://mlflow.example:5000") == (
+        " (asked through the proxy http://***@proxy.example:3128; no_proxy=mlflow.example asks directly)"
+    )
+    for url in ("http://inside.example", "http://127.0.0.1:5000", "sqlite:////tmp/mlflow.db", ""):
+        assert proxy.named(url) == ""
 
 
 @pytest.mark.slow
