@@ -18,7 +18,7 @@ from typing import Any
 
 from pipelines.options import Options
 from pipelines.words import Call, read
-from stm import ending
+from stm import ending, proxy
 from stm.errors import UserError
 from stm.log import get_logger, shown_by
 from stm.progress_view import PlainView
@@ -63,6 +63,7 @@ def run_verb(module: ModuleType, argv: list[str]) -> int:
     Libraries that print do so on stderr: stdout belongs to the result alone, either the JSON object or what
     ``show`` of the module makes of it. ``leave`` of the module, where there is one, is called last with the status.
     """
+    proxy.spare_this_machine()
     with ending.by_signals():
         return _run_verb(module, argv)
 
@@ -74,6 +75,7 @@ def _run_verb(module: ModuleType, argv: list[str]) -> int:
         call = read(options, argv)  # --help and --print_config answer on stdout
         for note in call.notes:
             print(f"{prog}: {harmless(redact(note))}", file=sys.stderr)
+        _require_a_folder()
         view = shown_by(PlainView(), _level(call))
         with _stdout_kept_for_the_result() as stdout, view, _loading_told():
             result = call()
@@ -101,6 +103,16 @@ def _run_verb(module: ModuleType, argv: list[str]) -> int:
     if (leave := getattr(module, "leave", None)) is not None:
         leave(status)
     return status
+
+
+def _require_a_folder() -> None:
+    """Raise ``UserError`` where the folder we are in is gone: no library could make sense of a path, nor start Ray."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise UserError(
+            "the folder that this command was started in is gone: `cd` to one that is there"
+        ) from error
 
 
 def _print(text: str, stdout: Any) -> None:

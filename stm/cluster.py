@@ -6,12 +6,11 @@ import contextlib
 import logging
 import os
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stm import authentication, autoscaling, ending, joining, ray_compat
+from stm import authentication, autoscaling, ending, joining, proxy, ray_compat, starting
 from stm.config import Config
 from stm.deadline import Late, anything_stuck, within
 from stm.errors import UserError
@@ -62,7 +61,7 @@ def connect(
     """
     for key, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
-    _spare_this_machine_the_proxy()
+    proxy.spare_this_machine()
     import ray
 
     if ray.is_initialized():
@@ -70,6 +69,7 @@ def connect(
     named = f"--address {address}" if address else f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}"
     address = address or os.environ.get("RAY_ADDRESS")
     if address in (None, "local"):
+        starting.look()
         authentication.for_new_cluster()
         logger.info("starting Ray on this machine")
         _try_hard(
@@ -86,18 +86,10 @@ def connect(
             "(`free`), then run the same command again; or join a cluster that runs: --address HOST:6379",
         )
         ray_compat.hush_process_counts()
+        starting.slow_store(ray.cluster_resources().get("object_store_memory", 0.0))
     else:
         _join(address, named, patience_s)
     _end_with_ray()
-
-
-def _spare_this_machine_the_proxy() -> None:
-    """Where a proxy is set, Ray would ask it for the dashboard on this machine, and give no CPUs of a trial back."""
-    if not urllib.request.getproxies_environment():
-        return
-    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    names = dict.fromkeys([*filter(None, known.split(",")), "localhost", "127.0.0.1"])
-    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(names)
 
 
 def _end_with_ray() -> None:

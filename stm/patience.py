@@ -26,6 +26,7 @@ logger = get_logger(__name__)
 SLOW_S = 30.0
 """A call that takes longer is told: it may hang, and the libraries below wait minutes before they say so."""
 
+_SHORTEST_CALL_S, _LONGEST_CALL_S = 5.0, 60.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 8.0
 
 
@@ -64,6 +65,12 @@ def at_once() -> Iterator[None]:
 def is_set() -> bool:
     """Whether this process waits for stores at all, be it not in every call."""
     return _limit_s > 0
+
+
+def call_s() -> float:
+    """How long a store may say nothing within one call: a part of the patience, as an outage begins with such a call,
+    may end with one, and others wait for this process meanwhile."""
+    return min(max(_limit_s / 4, _SHORTEST_CALL_S), _LONGEST_CALL_S)
 
 
 def limit_s() -> float:

@@ -23,6 +23,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from email.utils import parsedate_to_datetime
 from glob import escape
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -35,6 +36,8 @@ from stm.redaction import redact
 
 _PARTIAL = ".partial-"
 _OLD_S = 3600.0
+_SKEW_S = 900.0
+"""S3 takes no request that was signed so long before or after its own time."""
 _BLOCK_BYTES = 2**20
 
 Arguments = ParamSpec("Arguments")
@@ -128,6 +131,7 @@ def filesystem(
 def _store(path: str, *, fresh: bool = False) -> tuple[Any, str]:
     """As `filesystem`, for calls of a process that waits for stores. botocore alone would try for six minutes in one
     call to a store that takes the connection and says nothing, which is longer than other ranks wait for this one."""
+    silent_s = patience.call_s()
     import fsspec
 
     scheme, own = split_url(path)[0], "config_kwargs"
@@ -136,8 +140,12 @@ def _store(path: str, *, fresh: bool = False) -> tuple[Any, str]:
         and patience.is_set()
         and own not in fsspec.config.conf.get(scheme, {})
     )
-    options = {own: {"retries": {"total_max_attempts": 1}}} if ours else {}
-    return filesystem(path, fresh=fresh, options=options)
+    retries = {"total_max_attempts": 1}
+    waits = {"connect_timeout": silent_s, "read_timeout": silent_s, "retries": retries}
+    found, name = filesystem(path, fresh=fresh, options={own: waits} if ours else {})
+    if ours:
+        found.retries = 1  # s3fs tries five times more, above botocore
+    return found, name
 
 
 def _patiently(
@@ -333,9 +341,15 @@ def remove_partial(folder: str, pattern: str) -> None:
         with contextlib.suppress(OSError):  # its writer was quicker
             living = lives(partial.name.rpartition("-")[0].rpartition("-")[2])
             if living is None:
-                living = time.time() - partial.stat().st_mtime < _OLD_S
+                living = _clock_of(folder) - partial.stat().st_mtime < _OLD_S
             if not living:
                 shutil.rmtree(partial, ignore_errors=True)
+
+
+def _clock_of(folder: str) -> float:
+    """The time by the clock that stamps files in a folder: on a shared disk it may not be this machine's."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        return os.fstat(file.fileno()).st_mtime
 
 
 @_patiently("read")
@@ -418,6 +432,23 @@ def is_away(url: str, error: Exception) -> bool:
     return _reason(url, error)[0] is StorageAway
 
 
+def _is_of_the_clock(error: BaseException | None) -> bool:
+    """Whether S3 refused a request for the time that it was signed with; it says so, but for a HEAD, which has no
+    words but a date."""
+    while error is not None:
+        response: dict[str, Any] = getattr(error, "response", None) or {}
+        if response.get("Error", {}).get("Code") == "RequestTimeTooSkewed":
+            return True
+        told = response.get("ResponseMetadata", {})
+        date = told.get("HTTPHeaders", {}).get("date")
+        if told.get("HTTPStatusCode") == 403 and date:
+            with contextlib.suppress(ValueError):
+                if abs(parsedate_to_datetime(date).timestamp() - time.time()) > _SKEW_S:
+                    return True
+        error = error.__cause__
+    return False
+
+
 def _reason(path: str, error: Exception) -> tuple[type[StorageError], str, str]:
     """(kind, why, what to do)."""
     error_number = getattr(error, "errno", None)
@@ -430,6 +461,9 @@ def _reason(path: str, error: Exception) -> tuple[type[StorageError], str, str]:
     if isinstance(error, ValueError) and "rotocol" in why:
         known = "Name a folder, or a URL such as s3://bucket/folder"
         return StorageError, f"no store is known by {split_url(path)[0]}://", known
+    if _is_of_the_clock(error):
+        clock = "Set the clock of this machine (`timedatectl`, `chronyc tracking`), or that of the store"
+        return StorageError, f"its clock and this machine's differ. {why}", clock
     if isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403):
         return StorageError, why, "Give this user, or the role of the nodes, the right to it"
     if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError"):

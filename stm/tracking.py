@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from stm import spool
+from stm import proxy, spool
 from stm.config import Config, TrackingConfig
 from stm.errors import UserError
 from stm.log import get_logger
@@ -208,8 +208,8 @@ class Tracker:
         if not self.away:
             self.away = True
             logger.warning(
-                f"MLflow at {self.uri} takes no records: {_reason(error)}. They wait in {self.spool} and are sent "
-                "when it answers"
+                f"MLflow at {self.uri} takes no records: {_reason(error)}{proxy.named(self.uri or '')}. They wait in "
+                f"{self.spool} and are sent when it answers"
             )
 
     def _append(self, record: dict[str, Any]) -> None:

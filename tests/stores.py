@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+
+import psutil
 
 
 @contextlib.contextmanager
@@ -36,8 +39,20 @@ def s3_server(folder: Path, **settings: str) -> Iterator[str]:
                 time.sleep(0.1)
         yield url
     finally:
+        server.send_signal(signal.SIGCONT)
         server.terminate()
         server.wait(10)
+
+
+def process_of(url: str) -> psutil.Process:
+    """The server at ``url`` that `s3_server` has started."""
+    port = url.rpartition(":")[2]
+    (found,) = [
+        child
+        for child in psutil.Process().children()
+        if "moto.server" in (words := child.cmdline()) and port in words
+    ]
+    return found
 
 
 def environment_of(url: str) -> dict[str, str]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from stm import cluster, joining
+from stm import joining, proxy, starting
+from stm.errors import UserError
 from tests.heads import head, listening
 
 pytestmark = pytest.mark.ray
@@ -61,13 +64,73 @@ def connecting(folder, address="local", before="", after="", **environment):
 
 
 def test_what_stays_as_it_is_is_not_tried_again(tmp_path):
-    process = connecting(tmp_path, RAY_TMPDIR=str(tmp_path / ("long" * 30)))
+    unseen = "from stm import starting; starting.look = lambda: None"
+    process = connecting(tmp_path, before=unseen, RAY_TMPDIR=str(tmp_path / ("long" * 30)))
     assert process.wait(200) == 2
     said = (tmp_path / "said").read_text()
     assert "starting Ray on this machine\n" in said
     assert "Ray does not start on this machine: " in said
     assert "Tried once: wait until the machine is less busy" in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "room", "said"),
+    [
+        ("TMPDIR", "long" * 30, None, "the name of one would have .* bytes of at most 1"),
+        ("RAY_TMPDIR", "ü", None, "Ray's sockets lie below it, and cannot have such a name"),
+        ("TMPDIR", "file", None, "Ray cannot keep its files there .Not a directory"),
+        ("TMPDIR", "s", 2**60, "are free, and Ray needs .* make room, or set RAY_TMPDIR"),
+    ],
+)
+def test_a_folder_that_ray_cannot_use_is_told(tmp_path, monkeypatch, name, folder, room, said):
+    short = Path(tempfile.mkdtemp(dir="/tmp"))
+    (short / "file").touch()
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv(name, str(short / folder))
+    if room:
+        monkeypatch.setattr(starting, "_ROOM_BYTES", room)
+    with pytest.raises(UserError, match=said) as error:
+        starting.look()
+    assert str(error.value).startswith(f"{name}={short / folder}: ")
+    assert str(error.value).endswith(
+        "a short folder of ASCII letters on a disk of this machine, such as /tmp"
+    )
+    shutil.rmtree(short)
+
+
+@pytest.mark.parametrize(("given", "used"), [("", "/tmp"), ("here", "{cwd}/here")])
+def test_a_folder_of_ray_is_the_same_to_all_processes(tmp_path, monkeypatch, given, used):
+    """Ray would take an empty name, and a relative one below each process's own folder."""
+    short = tempfile.mkdtemp(dir="/tmp")
+    monkeypatch.chdir(short)
+    monkeypatch.setenv("RAY_TMPDIR", "")
+    monkeypatch.setenv("TMPDIR", given)
+    starting.look()
+    assert os.environ["RAY_TMPDIR"] == used.format(cwd=short)
+    shutil.rmtree(short)
+
+
+@pytest.mark.parametrize(("limit", "said"), [("-v 4000000", "ulimit -v"), ("-n 40", "ulimit -n")])
+def test_a_limit_that_ray_cannot_live_with_is_told(limit, said):
+    code = "from stm import starting; starting.look()"
+    script = f'ulimit {limit} && exec "$0" -c "{code}"'
+    done = subprocess.run(
+        ["bash", "-c", script, sys.executable],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert f"stm.errors.UserError: `{said}` allows a process" in done.stderr
+
+
+def test_an_object_store_on_a_disk_is_told(caplog):
+    room = shutil.disk_usage("/dev/shm").free
+    starting.slow_store(room / 2)
+    assert not caplog.records
+    starting.slow_store(2.0 * room)
+    assert "docker run --shm-size" in caplog.text
 
 
 @pytest.mark.slow
@@ -118,16 +181,22 @@ def test_what_is_asked_of_this_machine_passes_every_proxy(monkeypatch):
 
     for name in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    cluster._spare_this_machine_the_proxy()
+    proxy.spare_this_machine()
     assert "no_proxy" not in os.environ
     monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
     monkeypatch.setenv("no_proxy", "inside.example")
     monkeypatch.setenv("NO_PROXY", "inside.example")
     for _ in range(2):
-        cluster._spare_this_machine_the_proxy()
-    assert os.environ["no_proxy"] == "inside.example,localhost,127.0.0.1"
+        proxy.spare_this_machine()
+    assert os.environ["no_proxy"] == "inside.example,localhost,127.0.0.1,::1"
     assert should_bypass_proxies("http://127.0.0.1:8265", no_proxy=None)
     assert not should_bypass_proxies("http://mlflow.example", no_proxy=None)
+    monkeypatch.setenv("http_proxy", "http://ann:secret@proxy.example:3128")
+    assert proxy.named("http://mlflow.example:5000") == (
+        " (asked through the proxy http://***@proxy.example:3128; no_proxy=mlflow.example asks directly)"
+    )
+    for url in ("http://inside.example", "http://127.0.0.1:5000", "sqlite:////tmp/mlflow.db", ""):
+        assert proxy.named(url) == ""
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import errno
+import http.server
 import io
 import json
 import os
@@ -12,6 +13,7 @@ import threading
 import time
 import types
 import urllib.request
+from email.utils import formatdate
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,7 @@ from stm.config import TrainConfig
 from stm.errors import UserError
 from stm.evaluate.predict import _write, predict
 from stm.storage import StorageAway, StorageError
+from tests.heads import listening
 from tests.logged import logged
 from tests.stores import Line, environment_of, s3_server
 from tests.train.test_store import writer
@@ -273,6 +276,104 @@ def test_a_store_that_lets_nobody_in(s3):
         assert f"cannot be {done}: " in message
         assert "Give this user, or the role of the nodes, the right to it" in message
         assert not isinstance(error, StorageAway)
+
+
+SKEWED = b"""<?xml version="1.0" encoding="UTF-8"?>
+<Error><Code>RequestTimeTooSkewed</Code><Message>The difference between the request time and the current time is too \
+large.</Message></Error>"""
+
+
+@pytest.mark.parametrize("off_s", [-3600, 3600])
+def test_a_store_whose_clock_is_another_is_told(monkeypatch, tmp_path, off_s):
+    """moto looks at no clock; this server says what S3 says, and to a HEAD, which has no words, when it said it."""
+    import s3fs
+
+    class Skewed(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self):
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.send_response(403)
+            self.send_header("Content-Length", str(len(SKEWED)))
+            self.send_header("Content-Type", "application/xml")
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(SKEWED)
+
+        def date_time_string(self, timestamp=None):
+            return formatdate(time.time() + off_s, usegmt=True)
+
+        def log_message(self, *_):
+            pass
+
+        do_GET = do_HEAD = do_PUT = answer
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Skewed) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for name, value in environment_of(f"http://127.0.0.1:{server.server_port}").items():
+            monkeypatch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        for call, done in (
+            (storage.read_bytes, "read"),
+            (storage.info, "read"),
+            (storage.make_writable, "written"),
+            (lambda url: CheckpointStore(url).latest(), "listed"),
+        ):
+            error, message = refused(call, "s3://bucket/run")
+            assert f"cannot be {done}: its clock and this machine's differ. " in message
+            assert "Set the clock of this machine (`timedatectl`, `chronyc" in message
+            assert not isinstance(error, StorageAway)
+        server.shutdown()
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.parametrize("off_s", [-3600, 3600])
+def test_what_another_machine_is_writing_stays_whatever_the_clock_of_the_disk(
+    tmp_path, monkeypatch, off_s
+):
+    """As on a shared disk, which stamps its files by its own clock."""
+    monkeypatch.setattr(storage, "_clock_of", lambda folder: time.time() + off_s)
+    old, new = (tmp_path / f".partial-checkpoint-1-elsewhere:1:1-{name}" for name in ("old", "new"))
+    for folder, age_s in ((old, 3700), (new, 60)):
+        folder.mkdir()
+        stamp = time.time() + off_s - age_s
+        os.utime(folder, (stamp, stamp))
+    storage.remove_partial(str(tmp_path), "checkpoint-*")
+    assert not old.exists()
+    assert new.exists()
+
+
+def test_a_disk_is_asked_for_its_clock(tmp_path):
+    (tmp_path / "now").touch()
+    assert abs(storage._clock_of(str(tmp_path)) - (tmp_path / "now").stat().st_mtime) < 600
+    assert [each.name for each in tmp_path.iterdir()] == ["now"]
+
+
+def test_a_call_of_a_store_that_says_nothing_ends_with_the_patience(monkeypatch):
+    """Others wait for this process meanwhile; the library alone would wait a minute, and in all six."""
+    import s3fs
+
+    monkeypatch.setattr(patience, "_SHORTEST_CALL_S", 0.1)
+    with listening(None) as address:
+        for name, value in environment_of(f"http://{address}").items():
+            monkeypatch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        with patience.patience(0.4):
+            store = storage._store("s3://bucket/a")[0]
+            error, message = refused(storage.read_bytes, "s3://bucket/a")
+    assert store.s3.meta.config.read_timeout == 0.1
+    assert store.s3.meta.config.connect_timeout == 0.1
+    assert store.retries == 1
+    assert isinstance(error, StorageAway)
+    assert "Read timeout on endpoint URL" in message
+    s3fs.S3FileSystem.clear_instance_cache()
+    patience.forget()
+
+
+@pytest.mark.parametrize(("wait_s", "call_s"), [(0, 5), (10, 5), (100, 25), (300, 60)])
+def test_a_call_takes_a_part_of_the_patience(wait_s, call_s):
+    with patience.patience(wait_s):
+        assert patience.call_s() == call_s
 
 
 def test_a_store_for_which_there_are_no_credentials(s3, monkeypatch, tmp_path):

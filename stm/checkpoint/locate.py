@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stm import proxy
 from stm.checkpoint import format as checkpoints
 from stm.checkpoint.format import Meta
 from stm.checkpoint.store import CheckpointStore, best, best_whole, validated, validated_on
@@ -204,7 +205,9 @@ def open_client(uri: str, create: bool = True) -> Any:
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     except Exception as error:  # every store fails in its own way
-        raise UserError(f"--tracking {uri} does not answer: {_reason(error)}") from error
+        raise UserError(
+            f"--tracking {uri} does not answer: {_reason(error)}{proxy.named(uri)}"
+        ) from error
     finally:
         os.environ.update(usual)
     return client

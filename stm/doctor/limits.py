@@ -6,6 +6,7 @@ from typing import Any
 
 from stm.doctor.finding import Finding, fails, ok, warning
 from stm.doctor.nodes import listed
+from stm.starting import MORE_SHM
 
 CHECKPOINTS_BYTES = 1_000_000_000
 """Three checkpoints of STM-50 (weights, momentum, averaged weights; 24 M of each in float32), rounded up."""
@@ -30,8 +31,7 @@ def check_shared_memory(reports: Reports, object_store_bytes: dict[str, int]) ->
         return warning(
             "shared memory",
             listed(small),
-            "give the container more (`docker run --shm-size`, in Kubernetes an emptyDir of medium Memory at "
-            "/dev/shm), or start Ray with a smaller `--object-store-memory`",
+            f"{MORE_SHM}, or start Ray with a smaller `--object-store-memory`",
         )
     known = [r["shm_bytes"] for r in reports.values() if r["shm_bytes"] is not None]
     if not known:

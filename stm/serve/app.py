@@ -93,7 +93,7 @@ def running(
             name=APPLICATION,
             route_prefix="/",
         )
-        url = f"http://{host}:{port}"
+        url = _url(host, port)
         if not _answers(url, located.label, doors):
             logger.warning(
                 f"nothing answers at {url} from this machine: on a cluster elsewhere its head node listens there, "
@@ -245,7 +245,13 @@ def _doors(hosts: list[str] | None, token: str | None) -> Any:
     return Doors(hosts=tuple(host.lower() for host in hosts or []), token=token or "")
 
 
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def _require_free(host: str, port: int) -> None:
+    if not host:  # a variable that is not set; to the system it is every address
+        raise UserError("--host is empty: name an address, or 0.0.0.0 for all of this machine's")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -278,10 +284,11 @@ def _answers(url: str, label: str, doors: Any) -> bool:
         request.add_header("Authorization", f"Bearer {doors.token}")
     if doors.hosts:
         request.add_header("Host", doors.hosts[0])
+    directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     for _ in range(20):
         with (
             contextlib.suppress(OSError, ValueError),
-            urllib.request.urlopen(request, timeout=5) as reply,
+            directly.open(request, timeout=5) as reply,
         ):
             return bool(json.load(reply).get("model") == label)
         time.sleep(0.25)

@@ -122,7 +122,8 @@ class Checkpoints:
             return
         self._group.post(Kept(path=path, step=place.step, history=self.history))
         self.history = [row for row in self.history if row["time"] > time.time() - KEEP_HISTORY_S]
-        self._store.prune()
+        with patience(self._patience_s):
+            self._store.prune()
 
     @property
     def _is_last(self) -> bool:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import stores
+
 ROOT = Path(__file__).parents[2]
 PLAN = (
     "plan --prices sample --decode_clips_per_s_core 10 --train_clips_per_s_gpu 100 --batch_size 8 --num_videos 100 "
@@ -72,3 +74,31 @@ def test_ctrl_c_while_libraries_unload_ends_in_silence(tmp_path):
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == -signal.SIGINT  # of which a shell makes 130
     assert ended.stderr == ""
+
+
+def test_a_folder_that_is_gone_is_told(tmp_path):
+    (tmp_path / "gone").mkdir()
+    for words, status in ((PLAN, 2), ("doctor", 2), ("doctor --help", 0)):
+        ended = shell(
+            f'--version && mkdir -p ../gone && rmdir ../gone && "$0" -m stm {words}',
+            tmp_path / "gone",
+        )
+        assert ended.returncode == status
+        assert "Traceback" not in ended.stderr
+        told = "the folder that this command was started in is gone" in ended.stderr
+        assert told == (status == 2)
+        (tmp_path / "gone").mkdir()
+
+
+def test_a_store_on_this_machine_is_asked_without_the_proxy(tmp_path):
+    nobody = "http://127.0.0.1:1"
+    store = stores.environment_of("http://127.0.0.1:9") | {"AWS_MAX_ATTEMPTS": "1"}
+    proxies = {"http_proxy": nobody, "https_proxy": nobody, "no_proxy": None, "NO_PROXY": None}
+    ended = shell(
+        "export --checkpoint s3://bucket/run --output x --format safetensors",
+        tmp_path,
+        **store,
+        **proxies,
+    )
+    assert ended.returncode == 2
+    assert 'Could not connect to the endpoint URL: "http://127.0.0.1:9' in ended.stderr

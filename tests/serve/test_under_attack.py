@@ -338,3 +338,15 @@ def test_without_the_token_or_by_another_name_nobody_is_served(server):
     headers = {**BEARER, "Host": "evil.example"}
     refused = requests.post(f"{url}/predict", data=server.video, headers=headers, timeout=30)
     assert (refused.status_code, refused.json()["error"]["reason"]) == (421, "host")
+
+
+@pytest.mark.parametrize("host", ["", "nosuch.example"])
+def test_a_host_that_is_none_is_refused(host):
+    """The empty one, of a variable that is not set, would be every address of the machine."""
+    with pytest.raises(UserError, match="--host is empty" if not host else "cannot be listened on"):
+        app._require_free(host, 8000)
+
+
+def test_an_address_of_ipv6_stands_in_brackets():
+    assert app._url("::1", 8000) == "http://[::1]:8000"
+    assert app._url("127.0.0.1", 8000) == "http://127.0.0.1:8000"

@@ -1,0 +1,37 @@
+"""The proxies of the environment (``http_proxy``, ...): this machine is never asked through one, and one is named
+where it stands in the way."""
+
+from __future__ import annotations
+
+import os
+import urllib.request
+from typing import Any
+from urllib.parse import urlsplit
+
+from stm.redaction import redact
+
+_HERE = ("localhost", "127.0.0.1", "::1")
+
+
+def spare_this_machine() -> None:
+    """Add this machine to ``no_proxy`` where a proxy is set, for this process and those that it starts; idempotent.
+
+    A proxy elsewhere would look on its own machine. Ray would ask it for the dashboard, and give no CPUs of a trial
+    back; MLflow and stores on this machine would not be found.
+    """
+    if not urllib.request.getproxies_environment():
+        return
+    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    names = dict.fromkeys([*filter(None, known.split(",")), *_HERE])
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(names)
+
+
+def named(url: str) -> str:
+    """What to add to the reason why ``url`` did not answer: empty where no proxy is asked for it."""
+    parts = urlsplit(url)
+    proxies = urllib.request.getproxies_environment()
+    bypassed: Any = getattr(urllib.request, "proxy_bypass_environment")  # noqa: B009  (typeshed does not know it)
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if proxy is None or parts.scheme not in ("http", "https") or bypassed(parts.netloc, proxies):
+        return ""
+    return f" (asked through the proxy {redact(proxy)}; no_proxy={parts.hostname} asks directly)"

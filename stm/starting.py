@@ -1,0 +1,101 @@
+"""What Ray needs of this machine before it starts here: a folder for its sockets, room in it, memory and open files.
+
+    look()              # one message where Ray cannot start; it would wait for minutes, three times, and not say why
+    slow_store(bytes)   # a word where its object store is on a disk
+
+Ray keeps its session below ``RAY_TMPDIR``, else ``TMPDIR``, else ``/tmp``.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import sys
+from pathlib import Path
+
+from stm.errors import UserError
+from stm.log import get_logger
+
+logger = get_logger(__name__)
+
+MORE_SHM = "give the container more (`docker run --shm-size 8g`, in Kubernetes an emptyDir of medium Memory there)"
+
+_SOCKET = "ray/session_2026-01-01_00-00-00_000000_{process}/sockets/plasma_store"
+_SOCKET_BYTES = 107 if sys.platform == "linux" else 103
+"""The longest name of a socket; the system allows no more."""
+_ROOM_BYTES = 100 * 2**20
+"""Ray's logs, and the least that it takes for an object store."""
+_MAPPED_BYTES = 8 * 2**30
+"""A worker maps so much when it has imported torch, most of which it never touches."""
+_FILES = 64
+
+
+def look() -> None:
+    """Raise ``UserError`` where Ray cannot start on this machine for a reason that stays."""
+    _look_at_limits()
+    name = next((name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)), None)
+    folder = os.environ[name] if name else "/tmp"
+    called = f"{name}={folder}" if name else folder
+    if not os.path.isabs(folder) or "" in (os.environ.get("RAY_TMPDIR"), os.environ.get("TMPDIR")):
+        # To Ray an empty name is one, and a relative one another folder to each process.
+        os.environ["RAY_TMPDIR"] = folder = os.path.abspath(folder)
+    todo = (
+        "set RAY_TMPDIR to a short folder of ASCII letters on a disk of this machine, such as /tmp"
+    )
+    socket = os.path.join(folder, _SOCKET.format(process=os.getpid()))
+    num_bytes = len(os.fsencode(socket))
+    if num_bytes > _SOCKET_BYTES:
+        raise UserError(
+            f"{called}: Ray's sockets lie below it, and the name of one would have {num_bytes} bytes of at most "
+            f"{_SOCKET_BYTES}: {todo}"
+        )
+    if not socket.isascii():
+        raise UserError(
+            f"{called}: Ray's sockets lie below it, and cannot have such a name: {todo}"
+        )
+    try:
+        below = Path(folder, "ray")
+        below.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(below).free
+    except OSError as error:
+        raise UserError(
+            f"{called}: Ray cannot keep its files there ({error.strerror}): {todo}"
+        ) from error
+    if not os.access(below, os.W_OK | os.X_OK):
+        raise UserError(f"{below}: this user may not write there, and Ray must: {todo}")
+    if free < _ROOM_BYTES:
+        raise UserError(
+            f"{called}: {_mb(free)} are free, and Ray needs {_mb(_ROOM_BYTES)} for its files: make room, or {todo}"
+        )
+
+
+def slow_store(store_bytes: float) -> None:
+    """Say so where an object store of that size is not in memory, since /dev/shm is smaller."""
+    try:
+        free = shutil.disk_usage("/dev/shm").free
+    except OSError:  # no such thing on this system
+        return
+    if free < store_bytes:
+        logger.warning(
+            f"/dev/shm has {_mb(free)} free, so Ray's object store of up to {_mb(store_bytes)} is in files on a disk, "
+            f"which is slower: {MORE_SHM}"
+        )
+
+
+def _look_at_limits() -> None:
+    mapped, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if mapped != resource.RLIM_INFINITY and mapped < _MAPPED_BYTES:
+        raise UserError(
+            f"`ulimit -v` allows a process {_mb(mapped)} of addresses, and one of Ray's with PyTorch needs "
+            f"{_mb(_MAPPED_BYTES)}, most of which it never uses: `ulimit -v unlimited`"
+        )
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files != resource.RLIM_INFINITY and files < _FILES:
+        raise UserError(
+            f"`ulimit -n` allows a process {files} open files, and Ray needs more: `ulimit -n 4096`"
+        )
+
+
+def _mb(num_bytes: float) -> str:
+    return f"{num_bytes / 1e6:.0f} MB"
