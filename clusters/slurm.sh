@@ -43,6 +43,7 @@ mkdir -m 700 "$folder"
 start=(ray start --block --disable-usage-stats "--temp-dir=$folder" --dashboard-agent-listen-port=0
   "--num-cpus=$SLURM_CPUS_ON_NODE" "--num-gpus=${SLURM_GPUS_ON_NODE:-0}")
 
+export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0  # for servers; here the run has ended, and 30 s would pass
 # `ray start --block` ends, when it is told to, what it has started; `ray stop` would end every Ray of this user.
 rays=()
 others=$((SLURM_JOB_NUM_NODES - 1))
@@ -71,7 +72,7 @@ wait_for() {
   until [ "$(nodes)" -ge "$1" ]; do
     if ! kill -0 "${rays[0]}" 2> /dev/null || [ "$SECONDS" -gt 600 ]; then
       echo "Ray has not started on $1 node(s) after $SECONDS s:" >&2
-      cat "$folder/head.log" >&2
+      cat "$folder"/*.log >&2
       exit 1
     fi
     sleep 1
@@ -79,7 +80,8 @@ wait_for() {
 }
 wait_for 1
 if [ "$others" -gt 0 ]; then
-  srun --relative=1 --nodes="$others" --ntasks="$others" "${start[@]}" "--address=$RAY_ADDRESS" &
+  srun --relative=1 --nodes="$others" --ntasks="$others" "${start[@]}" "--address=$RAY_ADDRESS" \
+    > "$folder/others.log" 2>&1 &
   rays+=($!)
   wait_for "$SLURM_JOB_NUM_NODES"
 fi
