@@ -14,6 +14,7 @@ STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 # On a terminal pip shows its progress; in a log it would be hundreds of lines.
 QUIET  := $(if $(MAKE_TERMOUT),,--quiet)
+SCRIPTS := .ci/run clusters/slurm.sh
 UV_VERSION := 0.13.9
 
 # Nothing that is run from here reports home.
@@ -56,9 +57,11 @@ gpu: $(STAMP) ## On a machine with a GPU: its tests, timings and a training, in 
 chaos: $(STAMP) ## Kill, freeze and take away what runs need, and write what came of it into docs/reliability.md
 	$(call phase,chaos,STM_CHAOS_TABLE=1 $(BIN)/python -m pytest -s tests/chaos $(ARGS))
 
-lint: $(STAMP) ## Check style, formatting, and that imports point one way
+lint: $(STAMP) ## Check style, formatting, shell scripts, and that imports point one way
 	$(call phase,ruff,$(BIN)/ruff check . && $(BIN)/ruff format --check .)
 	$(call phase,imports,$(BIN)/lint-imports)
+	$(call phase,shellcheck,if [ -x $(BIN)/shellcheck ]; then $(BIN)/shellcheck $(SCRIPTS); \
+	  else echo "no shellcheck for a $$(uname -m): left out"; fi)
 
 types: $(STAMP) ## Check types
 	$(call phase,mypy,$(BIN)/mypy)

@@ -1,19 +1,18 @@
 #!/usr/bin/env bash
 # Train on nodes of a Slurm cluster: one Ray cluster for the length of the job.
 #
-#   sbatch --nodes=2 clusters/slurm.sh --config something-v1-t8 --workers 8 --train.storage "$SCRATCH/runs"
+#   sbatch --nodes=2 --gpus-per-node=4 clusters/slurm.sh --config something-v1-t8 --workers 8 --train.storage "$SCRATCH/runs"
 #
 # Arguments are those of `stm train`. Run it from the folder of the virtual environment (.venv) or activate one; that
-# folder, the storage and the home folder must be the same on all nodes. A job that is requeued continues its run,
-# since the recipe names it. Two minutes before its time is over, and on `scancel --batch --signal=TERM JOB`, the run
-# keeps a checkpoint of the next step and ends with status 143; submitted again, it continues there.
+# folder, the storage and the home folder must be the same on all nodes. Without --gpus-per-node it trains on CPUs. A
+# job that is requeued continues its run, since the recipe names it. Two minutes before its time is over, and on
+# `scancel --batch --signal=TERM JOB`, the run keeps a checkpoint of the next step and ends with status 143; submitted
+# again, it continues there. Other Rays on the nodes are left alone: this one has ports and a folder of its own.
 
 #SBATCH --job-name=stm
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --exclusive
-#SBATCH --gpus-per-node=4
-#SBATCH --cpus-per-task=48
 #SBATCH --time=24:00:00
 #SBATCH --requeue
 #SBATCH --open-mode=append
@@ -29,26 +28,68 @@ fi
 # Every node shows the token; it lies in the home folder, readable by its owner alone.
 export RAY_AUTH_MODE=token
 (umask 077 && ray get-auth-token --generate > /dev/null)
-# Nodes of a large job start minutes apart; the default is 30 s.
-export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=600
 
-# The address, not the name: on some systems a host's own name means 127.0.1.1.
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | awk '{print $1}')
-port=$((20000 + SLURM_JOB_ID % 10000))
+# This script runs on the first node. Other Rays may be there: the ports are free ones, the folder is of this job. The
+# folder's name is short, since the path of a socket may have 107 letters.
+read -r here port client_port < <(python -c '
+import socket, ray.util
+first, second = sockets = socket.socket(), socket.socket()
+for each in sockets:
+    each.bind(("", 0))
+print(ray.util.get_node_ip_address(), first.getsockname()[1], second.getsockname()[1])')
+export RAY_ADDRESS="$here:$port"
+folder="/tmp/stm-$SLURM_JOB_ID"
+mkdir -m 700 "$folder"
+start=(ray start --block --disable-usage-stats "--temp-dir=$folder" --dashboard-agent-listen-port=0
+  "--num-cpus=$SLURM_CPUS_ON_NODE" "--num-gpus=${SLURM_GPUS_ON_NODE:-0}")
 
-# Slurm sends TERM to this script alone ("B:" above), as it would end Ray with the run; the run is told from here.
-running=$(mktemp)
-trap 'kill -TERM "$(cat "$running")" 2> /dev/null || true' TERM
-trap 'rm -f "$running"' EXIT
+export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0  # for servers; here the run has ended, and 30 s would pass
+# `ray start --block` ends, when it is told to, what it has started; `ray stop` would end every Ray of this user.
+rays=()
+others=$((SLURM_JOB_NUM_NODES - 1))
+# shellcheck disable=SC2329  # the trap calls it
+finish() {
+  kill -TERM "${rays[@]}" 2> /dev/null || true
+  wait "${rays[@]}" || true
+  rm -rf "$folder"
+  [ "$others" -eq 0 ] || srun --relative=1 --nodes="$others" --ntasks="$others" rm -rf "$folder"
+}
+trap finish EXIT
+trap 'exit 143' TERM
 
-# Starts Ray on every node, runs the command on the first, and stops Ray when it ends: every Ray of yours on those
-# nodes, hence --exclusive above.
-srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" \
-  ray symmetric-run --address "$address:$port" --min-nodes "$SLURM_JOB_NUM_NODES" \
-  --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" \
-  -- bash -c 'echo $$ > "$0"; exec stm train --address auto "$@"' "$running" "$@" &
-job=$!
-# A trapped signal ends `wait`, not the job.
-while wait "$job" && status=0 || status=$?; kill -0 "$job" 2> /dev/null; do :; done
+"${start[@]}" --head "--node-ip-address=$here" "--port=$port" "--ray-client-server-port=$client_port" \
+  --include-dashboard=false > "$folder/head.log" 2>&1 &
+rays+=($!)
+
+nodes() { # how many are alive; 0 before the first is
+  timeout 60 python -c '
+import ray
+ray.init(log_to_driver=False, logging_level="ERROR")
+print(sum(node["Alive"] for node in ray.nodes()))' 2> /dev/null || echo 0
+}
+# Nodes of a large job start minutes apart.
+wait_for() {
+  until [ "$(nodes)" -ge "$1" ]; do
+    if ! kill -0 "${rays[0]}" 2> /dev/null || [ "$SECONDS" -gt 600 ]; then
+      echo "Ray has not started on $1 node(s) after $SECONDS s:" >&2
+      cat "$folder"/*.log >&2
+      exit 1
+    fi
+    sleep 1
+  done
+}
+wait_for 1
+if [ "$others" -gt 0 ]; then
+  srun --relative=1 --nodes="$others" --ntasks="$others" "${start[@]}" "--address=$RAY_ADDRESS" \
+    > "$folder/others.log" 2>&1 &
+  rays+=($!)
+  wait_for "$SLURM_JOB_NUM_NODES"
+fi
+
+# Slurm sends TERM to this script alone ("B:" above): Ray must outlive the run, which keeps a checkpoint.
+stm train --address "$RAY_ADDRESS" "$@" &
+run=$!
+trap 'kill -TERM "$run" 2> /dev/null || true' TERM
+# A trapped signal ends `wait`, not the run.
+while wait "$run" && status=0 || status=$?; kill -0 "$run" 2> /dev/null; do :; done
 exit "$status"

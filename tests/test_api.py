@@ -121,7 +121,7 @@ def test_what_a_worker_logs_reaches_the_driver_once_under_its_name(ray_cluster, 
             flush()
 
     caplog.set_level(logging.DEBUG, logger="stm")
-    with board(Recorder(Tracker()).handle) as actor:
+    with board(Recorder(Tracker(), "first").handle) as actor:
         ray.get(work.remote(actor))
     assert [r for r in caplog.record_tuples if r[0] == "stm.somewhere"] == [
         ("stm.somewhere", logging.WARNING, "rank 3 of ftp://***@host is slow"),

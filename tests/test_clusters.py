@@ -393,15 +393,19 @@ def test_the_slurm_script_is_bash_and_its_commands_exist():
     assert checked.returncode == 0, checked.stderr
     assert script.stat().st_mode & 0o111
     text = script.read_text()
+    joined = re.sub(r"^ *#.*\n|\\\n", "", text, flags=re.MULTILINE)
     from ray.scripts.scripts import cli
 
-    assert "symmetric-run" in cli.commands
     assert "set -euo pipefail" in text
     assert "RAY_AUTH_MODE=token" in text
-    started = re.search(r"ray symmetric-run (.*?) -- ", re.sub(r"\\\n", "", text)).group(1)
-    assert not re.search(r"--(head|node-ip-address|port|block)\b", started)  # it refuses these
-    options = set(re.findall(r"--[a-z-]+", started)) - {"--address", "--min-nodes"}
+    assert not re.search(r"^[^#]*ray (stop|symmetric-run)", text, re.MULTILINE)  # other Rays stay
+    starts = re.findall(
+        r'(?:ray start|"\$\{start\[@\]\}") (.*?)(?:&$|\)$)', joined, re.MULTILINE | re.DOTALL
+    )
+    assert len(starts) == 3
+    options = {option for start in starts for option in re.findall(r"--[a-z-]+", start)}
     assert options <= options_of(cli.commands["start"])
+    assert {"--block", "--temp-dir", "--port", "--ray-client-server-port"} <= options
 
 
 # ---------------------------------------------------------------- rights
@@ -437,14 +441,146 @@ def test_workers_may_read_the_bucket_and_write_where_runs_go_and_nowhere_else(wo
         storage.make_writable("s3://stm/manifests")
 
 
+def documents(name: str) -> list[dict[str, Any]]:
+    """The objects of a file of `kuberay/`."""
+    return list(yaml.safe_load_all((CLUSTERS / "kuberay" / f"{name}.yaml").read_text()))
+
+
 def test_the_claim_and_the_account_of_kubernetes_are_those_that_its_files_name():
-    made = list(yaml.safe_load_all((CLUSTERS / "kuberay" / "shared.yaml").read_text()))
+    made = documents("shared")
     names = {each["kind"]: each["metadata"]["name"] for each in made}
     assert made[0]["spec"]["accessModes"] == ["ReadWriteMany"]
     for name in KUBERAY:
         text = (CLUSTERS / "kuberay" / f"{name}.yaml").read_text()
         assert set(re.findall(r"claimName: ([\w-]+)", text)) == {names["PersistentVolumeClaim"]}
         assert set(re.findall(r"serviceAccountName: ([\w-]+)", text)) == {names["ServiceAccount"]}
+
+
+# ---------------------------------------------------------------- servers and figures on Kubernetes
+
+
+def of_kind(name: str, kind: str) -> dict[str, Any]:
+    (found,) = (each for each in documents(name) if each["kind"] == kind)
+    return found
+
+
+def container(name: str) -> dict[str, Any]:
+    (only,) = of_kind(name, "Deployment")["spec"]["template"]["spec"]["containers"]
+    return only
+
+
+@pytest.mark.parametrize("name", ["serve", "mlflow"])
+def test_a_servers_labels_ports_and_volumes_agree(name):
+    deployment, service = of_kind(name, "Deployment")["spec"], of_kind(name, "Service")["spec"]
+    policy, pod = of_kind(name, "NetworkPolicy")["spec"], deployment["template"]["spec"]
+    labels = {"app": f"stm-{name}"}
+    assert deployment["selector"]["matchLabels"] == service["selector"] == labels
+    assert deployment["template"]["metadata"]["labels"] == labels
+    assert policy["podSelector"]["matchLabels"] == labels
+    only = container(name)
+    (port,) = only["ports"]
+    assert f"--port={port['containerPort']}" in only["args"]
+    assert [each["targetPort"] for each in service["ports"]] == [port["name"]]
+    assert [each["port"] for each in policy["ingress"][0]["ports"]] == [port["name"]]
+    for probe in ("startupProbe", "readinessProbe"):
+        assert only[probe]["httpGet"] == {"path": "/health", "port": port["name"]}
+    assert {each["name"] for each in only["volumeMounts"]} == {
+        volume["name"] for volume in pod["volumes"]
+    }
+    claims = {
+        each["metadata"]["name"]
+        for each in [*documents("shared"), *documents(name)]
+        if each["kind"] == "PersistentVolumeClaim"
+    }
+    for volume in pod["volumes"]:
+        assert volume.get("persistentVolumeClaim", {}).get("claimName") in {*claims, None}
+
+
+@pytest.mark.parametrize("name", ["serve", "mlflow"])
+def test_a_server_has_no_rights_that_it_does_not_need(name):
+    pod, only = of_kind(name, "Deployment")["spec"]["template"]["spec"], container(name)
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] == 1000
+    assert only["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert only["resources"]["requests"] == only["resources"]["limits"]
+    assert of_kind(name, "Service")["spec"]["type"] == "ClusterIP"
+
+
+def test_the_server_on_kubernetes_is_stm_serve_with_options_that_it_has():
+    from pipelines import serve
+    from pipelines.options import Options
+    from pipelines.words import read
+
+    only = container("serve")
+    assert only["command"] == ["stm", "serve"]
+    asked = read(Options.of(serve), only["args"]).keywords
+    variables = {each["name"]: each["valueFrom"] for each in only["env"]}
+    assert asked["host"] == "$(POD_IP)"
+    assert asked["allowed_hosts"] == [of_kind("serve", "Service")["metadata"]["name"], "$(POD_IP)"]
+    assert asked["checkpoint"].startswith("/shared/runs/")
+    assert variables["POD_IP"] == {"fieldRef": {"fieldPath": "status.podIP"}}
+    assert variables["STM_SERVE_TOKEN"] == {"secretKeyRef": {"name": "stm-serve", "key": "token"}}
+    cpus = int(only["resources"]["limits"]["cpu"])
+    assert asked["replicas"] + asked["decoders"] <= cpus
+    grace_s = of_kind("serve", "Deployment")["spec"]["template"]["spec"][
+        "terminationGracePeriodSeconds"
+    ]
+    assert grace_s > asked["receive_s"] + asked["answer_s"] + 10
+    assert "serve" in re.search(r'ARG EXTRAS="(.*)"', (CLUSTERS / "Dockerfile").read_text())[1]
+
+
+def test_the_mlflow_server_has_options_that_exist_and_the_name_that_is_called():
+    from mlflow.cli import cli
+
+    only, service = container("mlflow"), of_kind("mlflow", "Service")
+    assert only["command"] == ["mlflow", "server"]
+    context = cli.commands["server"].make_context("server", list(only["args"]))
+    (port,) = service["spec"]["ports"]
+    called = f"{service['metadata']['name']}:{port['port']}"
+    assert called in context.params["allowed_hosts"].split(",")
+    assert f"--tracking.uri http://{called}" in (CLUSTERS / "kuberay/mlflow.yaml").read_text()
+    (mount,) = only["volumeMounts"]
+    assert context.params["backend_store_uri"].startswith(f"sqlite:///{mount['mountPath']}/")
+    assert context.params["artifacts_destination"].startswith(f"{mount['mountPath']}/")
+
+
+def test_prometheus_finds_every_pod_and_may_read_it():
+    ray_pods, servers = (each["spec"] for each in documents("monitoring"))
+    (endpoint,) = ray_pods["podMetricsEndpoints"]
+    for name in KUBERAY:
+        for pod in pods(name).values():
+            assert {"name": endpoint["port"], "containerPort": 8080} in pod["containers"][0][
+                "ports"
+            ]
+    assert servers["selector"] == of_kind("serve", "Deployment")["spec"]["selector"]
+    (endpoint,) = servers["podMetricsEndpoints"]
+    only = container("serve")
+    assert endpoint["port"] == only["ports"][0]["name"]
+    token = next(each for each in only["env"] if each["name"] == "STM_SERVE_TOKEN")
+    assert endpoint["authorization"]["credentials"] == token["valueFrom"]["secretKeyRef"]
+
+
+def test_every_metric_of_the_dashboard_is_one_that_is_exported():
+    from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
+
+    from stm.serve.meters import Meters
+    from stm.train.gauges import NAMES
+
+    meters = Meters(lambda: 0)
+    meters.count(200, "", 0.1)
+    exported = set(re.findall(r"^(stm_\w+?)[{ ]", meters.text(), re.MULTILINE))
+    ours = {f"ray_{name}" for name in NAMES}
+    exported |= ours | {f"ray_{name}" for name in METRICS_GAUGES}
+    board = json.loads((CLUSTERS / "kuberay" / "grafana.json").read_text())
+    queries = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    asked = {name for query in queries for name in re.findall(r"\b(?:ray|stm)_\w+", query)}
+    assert asked <= exported
+    assert asked >= ours  # none is exported that nobody looks at
+    assert {panel["id"] for panel in board["panels"]} == set(range(1, len(board["panels"]) + 1))
 
 
 # ---------------------------------------------------------------- all files
@@ -473,6 +609,8 @@ def test_no_file_holds_a_secret_or_opens_a_port_to_the_world(path):
     text = path.read_text()
     assert not SECRET.search(text)
     code = "\n".join(line.split("#")[0] for line in text.splitlines())
+    if path.name == "mlflow.yaml":  # of a pod whose policy says who comes
+        code = code.replace("--host=0.0.0.0", "")
     assert "0.0.0.0" not in code
     assert "::/0" not in code
     assert not re.search(r"ssh_private_key|gcp_credentials|accessConfigs|enableIngress", code)
@@ -532,7 +670,13 @@ def job_of(words: list[str]) -> Any:
 
 OTHERS = {
     "docker": {"buildx build"},
-    "kubectl": {"apply -f", "delete -f", "get rayjob", "port-forward service/stm-head-svc"},
+    "kubectl": {
+        "apply -f",
+        "create secret generic stm-serve",
+        "delete -f",
+        "get rayjob",
+        "port-forward service/stm-head-svc",
+    },
 }
 
 
@@ -556,8 +700,8 @@ def test_a_command_of_the_readme_is_one(command):
     elif words[0] == "export":
         assert words[1:] == ["RAY_AUTH_MODE=token"]
     elif words[0] == "sbatch":
-        assert words[2] == "clusters/slurm.sh"
-        parse_stm("stm train " + shlex.join(words[3:]))
+        script = words.index("clusters/slurm.sh")
+        parse_stm("stm train " + shlex.join(words[script + 1 :]))
     else:
         assert any(command.startswith(f"{words[0]} {verb}") for verb in OTHERS[words[0]])
     for word in words:

@@ -60,6 +60,8 @@ class Stepped(Event):
     """What the first batch of an epoch was waited for, if it is among these steps."""
     memory_bytes: int = 0
     """The most that rank 0 had allocated on its GPU."""
+    unreadable: int = 0
+    """Training videos of this epoch that could not be read so far."""
     slow: str | None = None
     """Which rank held the others up, and how."""
 

@@ -1,4 +1,4 @@
-"""What the driver makes of events: lines of the log, and the MLflow record."""
+"""What the driver makes of events: lines of the log, figures for Prometheus, and the MLflow record."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from stm.redaction import one_line
 from stm.spool import series
 from stm.tracking import Tracker
 from stm.train.events import EpochEnded, Event, Failed, Kept, Logged, Stepped
+from stm.train.gauges import Gauges
 
 logger = get_logger(__name__)
 
@@ -23,8 +24,8 @@ class Recorder:
     What a crash takes back is never recorded; what a restart hears of again is known already.
     """
 
-    def __init__(self, tracker: Tracker) -> None:
-        self._tracker = tracker
+    def __init__(self, tracker: Tracker, run: str) -> None:
+        self._tracker, self._gauges = tracker, Gauges(run)
         self._steps_known = set(series(tracker.spool, "train/loss"))
         self._epochs_known = set(series(tracker.spool, "epoch"))
 
@@ -50,9 +51,11 @@ class Recorder:
     def validation(self, step: int, metrics: dict[str, float]) -> None:
         """Record what a validation beside training found."""
         self._tracker.metrics(metrics, step)
+        self._gauges.validated(metrics)
 
     def handle(self, event: Event) -> None:
         """Show an event and record what is to be kept of it."""
+        self._gauges.see(event)
         if isinstance(event, Stepped):
             self._steps(event)
         elif isinstance(event, Logged):

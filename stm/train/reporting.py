@@ -188,7 +188,8 @@ class Report:
         self._most_steps = max(1, int(SHOWN_EVERY_S * len(steps) / max(totals_s)))
         history = self._history(window, steps, summed.step - len(steps))
         self._epoch += [*np.sum(steps, axis=0)[:2], len(steps)]
-        self._check_failures(int(sum(failed)))
+        num_failed = int(sum(failed))
+        self._check_failures(num_failed)
         per_epoch = self._place.steps_per_epoch
         stepped = Stepped(
             step=summed.step,
@@ -202,6 +203,7 @@ class Report:
             wait_share=share_waited(window.wait_s, summed.computed_s(), total_s),
             first_batch_s=window.first_batch_s,
             memory_bytes=summed.memory_bytes,
+            unreadable=num_failed,
             slow=slow_rank(data_waits_s, sync_waits_s, total_s),
         )
         self._group.post(stepped)

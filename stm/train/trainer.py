@@ -156,7 +156,7 @@ def _drive(
     tracker.pack = log_checkpoint
     status = "FAILED"
     try:
-        recorder = Recorder(tracker)
+        recorder = Recorder(tracker, name)
         if placement is not None:
             logger.info(f"run {name}: {placement} in {store.run_directory}")
         if placement is not None and tracker.uri:

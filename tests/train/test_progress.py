@@ -87,10 +87,10 @@ def rows(*steps):
 
 def test_a_step_is_recorded_once_whatever_is_told_again(tmp_path):
     tracker = Tracker("sqlite:///unused.db", None, tmp_path / "tracking.jsonl")
-    recorder = Recorder(tracker)
+    recorder = Recorder(tracker, "first")
     recorder.history(rows(1, 2, 3))
     recorder.history(rows(2, 3, 4))
-    Recorder(tracker).history(rows(3, 4, 5))  # the driver was started anew
+    Recorder(tracker, "first").history(rows(3, 4, 5))  # the driver was started anew
     lines = tracker.spool.read_text().splitlines()
     assert len(lines) == 5
     assert series(tracker.spool, "train/loss") == {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4, 5: 0.5}
@@ -98,8 +98,8 @@ def test_a_step_is_recorded_once_whatever_is_told_again(tmp_path):
 
 def test_steps_that_were_told_too_late_are_recorded_all_the_same(tmp_path):
     tracker = Tracker("sqlite:///unused.db", None, tmp_path / "tracking.jsonl")
-    Recorder(tracker).history(rows(1, 2, 6))
-    Recorder(tracker).history(rows(1, 2, 3, 4, 5, 6))
+    Recorder(tracker, "first").history(rows(1, 2, 6))
+    Recorder(tracker, "first").history(rows(1, 2, 3, 4, 5, 6))
     assert sorted(series(tracker.spool, "train/loss")) == [1, 2, 3, 4, 5, 6]
     assert len(tracker.spool.read_text().splitlines()) == 6
 
@@ -107,8 +107,8 @@ def test_steps_that_were_told_too_late_are_recorded_all_the_same(tmp_path):
 def test_an_epochs_figures_are_recorded_once(tmp_path):
     tracker = Tracker("sqlite:///unused.db", None, tmp_path / "tracking.jsonl")
     ends = [{"time": 1.0, "step": 6, "epoch": {"epoch": 1, "val_top1": 0.5}}]
-    Recorder(tracker).history(rows(6) + ends)
-    Recorder(tracker).history(rows(6) + ends)
+    Recorder(tracker, "first").history(rows(6) + ends)
+    Recorder(tracker, "first").history(rows(6) + ends)
     assert series(tracker.spool, "val_top1") == {6: 0.5}
     assert len(tracker.spool.read_text().splitlines()) == 2
 

@@ -41,7 +41,7 @@ def report_in(folder, *, lags, log_every_steps=4):
     return Report(job, group, place, CheckpointStore(str(folder)), lags), group, place
 
 
-def take_steps(report, place, number, loss=None):
+def take_steps(report, place, number, loss=None, failures=()):
     """Steps whose loss is their number; rows of the history that were told, as the training loop asks for them."""
     rows = []
     for _ in range(number):
@@ -50,6 +50,7 @@ def take_steps(report, place, number, loss=None):
         batch = ClipBatch(
             np.empty(0), np.empty(0), np.empty(0), np.arange(BATCH), place.position.epoch, end
         )
+        batch.failures.extend(failures)
         with report.clock.step():
             sums = torch.tensor([BATCH * float(step if loss is None else loss), BATCH, 1.0])
         report.step(batch, sums.double(), 0.0, 0.1)
@@ -85,6 +86,17 @@ def test_the_first_step_has_a_line_of_its_own_and_then_every_so_many(tmp_path, l
     report.settle()
     assert group.events[0].step == 1
     assert [event.step for event in group.events][-3:] == [4, 8, 9]
+
+
+def test_steps_tell_how_many_videos_of_the_epoch_could_not_be_read(tmp_path):
+    report, group, place = report_in(tmp_path, lags=False)
+    take_steps(report, place, 2)
+    take_steps(report, place, 1, failures=[{"path": "a.mp4", "reason": "missing", "detail": ""}])
+    take_steps(report, place, 7)
+    report.take_failures()  # as at the end of the epoch
+    take_steps(report, place, 4)
+    told = {event.step: event.unreadable for event in group.events}
+    assert [told[step] for step in (1, 4, 8, 10, 12)] == [0, 1, 1, 1, 0]
 
 
 def test_slow_steps_are_told_by_time(tmp_path, monkeypatch):
