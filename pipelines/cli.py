@@ -41,12 +41,25 @@ def _found() -> Iterator[tuple[str, str]]:
                 yield name, summary.rstrip(".")
 
 
+OTHER_NAMES = {
+    "fit": "train", "finetune": "train", "resume": "train",
+    "test": "evaluate", "validate": "evaluate", "score": "evaluate", "report": "evaluate",
+    "infer": "predict", "inference": "predict", "classify": "predict",
+    "sweep": "tune", "search": "tune",
+    "transcode": "prepare", "convert": "prepare",
+    "deploy": "serve",
+}  # fmt: skip
+"""What other systems call our verbs."""
+
+
 def module_of(verb: str, problem: str = "no verb {verb!r}") -> ModuleType:
     """The verb's module, imported. Raises ``UserError``, with the nearest verb, where there is none."""
     known = verbs()
     if verb not in known:
-        near = difflib.get_close_matches(verb, known, n=1)
-        hint = f"did you mean `stm {near[0]}`?" if near else f"verbs are {', '.join(known)}"
+        near = OTHER_NAMES.get(verb) or next(
+            iter(difflib.get_close_matches(verb, known, n=1)), None
+        )
+        hint = f"did you mean `stm {near}`?" if near else f"verbs are {', '.join(known)}"
         raise UserError(f"{problem.format(verb=verb)}: {hint}")
     return importlib.import_module(f"pipelines.{verb}")
 

@@ -62,6 +62,9 @@ def test_help_imports_nothing_heavy(verb):
 
 def test_an_unknown_verb_is_refused_with_the_nearest_one(capfd):
     assert stm(capfd, "trian")[::2] == (2, "stm: no verb 'trian': did you mean `stm train`?\n")
+    assert stm(capfd, "sweep")[2] == "stm: no verb 'sweep': did you mean `stm tune`?\n"
+    assert set(cli.OTHER_NAMES.values()) <= set(cli.verbs())
+    assert not set(cli.OTHER_NAMES) & set(cli.verbs())
 
 
 def test_no_verb_shows_the_usage_and_fails(capfd):
