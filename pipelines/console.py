@@ -47,6 +47,15 @@ _OF_THE_MACHINE: dict[int | None, str] = {
 """What the system refuses wherever a verb asks it, and what to do: no defect of ours."""
 
 
+_OF_RAY = {
+    "OutOfDiskError": "make room on the disk of its folder (RAY_TMPDIR, else /tmp; `df`), or in /dev/shm",
+    "ObjectStoreFullError": "make room in /dev/shm, or give it more (`docker run --shm-size`)",
+    "OutOfMemoryError": "leave more memory to it (`free`): fewer workers or decoding tasks, or smaller batches",
+    "LocalRayletDiedError": "its raylet died, as where memory or a disk is full (`dmesg`, `df`)",
+}
+"""What Ray raises where the machine has no more, and what to do."""
+
+
 class Result(dict[str, Any]):
     """What a verb returns where the command's exit status is not 0 although nothing was wrong with the command."""
 
@@ -100,9 +109,27 @@ def _run_verb(module: ModuleType, argv: list[str]) -> int:
         said = f"{where}{error.strerror}: {_OF_THE_MACHINE[error.errno]}"
         print(f"{prog}: {harmless(redact(said))}", file=sys.stderr)
         return 2
+    except Exception as error:
+        if (of_ray := _said_by_ray(error)) is None:
+            raise
+        print(f"{prog}: {harmless(redact(of_ray))}", file=sys.stderr)
+        return 2
     if (leave := getattr(module, "leave", None)) is not None:
         leave(status)
     return status
+
+
+def _said_by_ray(error: BaseException | None) -> str | None:
+    """One message for what Ray raises where the machine has no more, be it the cause of another error."""
+    ray: Any = sys.modules.get("ray")
+    while error is not None and ray is not None:
+        if isinstance(error, ray.exceptions.RayError):
+            for name, todo in _OF_RAY.items():
+                if isinstance(error, getattr(ray.exceptions, name)):
+                    first = next(iter(str(error).strip().splitlines()), name).rstrip(".")
+                    return f"Ray cannot go on: {first}: {todo}, then give the same command again"
+        error = getattr(error, "cause", None) or error.__cause__
+    return None
 
 
 def _require_a_folder() -> None:

@@ -10,11 +10,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 from pathlib import Path
 
 import psutil
 import pytest
 
+from pipelines.console import run_verb
 from stm import joining, proxy, starting
 from stm.errors import UserError
 from tests.heads import head, listening
@@ -326,3 +328,44 @@ def test_a_head_that_does_not_take_us_is_asked_once(joined, tmp_path, before, en
     assert len(said.splitlines()) <= 4, said
     assert "trying again" not in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("raised", "todo"),
+    [
+        ("OutOfDiskError('')", "make room on the disk"),
+        ("ObjectStoreFullError('')", "make room in /dev/shm"),
+        (
+            "RayTaskError('f', 'Traceback (most recent call last):', OutOfMemoryError('no'))",
+            "leave more memory to it",
+        ),
+        ("LocalRayletDiedError()", "its raylet died"),
+    ],
+)
+def test_a_machine_that_has_no_more_is_told_without_a_traceback(capsys, raised, todo):
+    import ray.exceptions
+
+    def connect(*, json: bool = False) -> dict[str, object]:
+        """Fail as Ray does."""
+        raise eval(raised, vars(ray.exceptions))
+
+    module = types.ModuleType("pipelines.connect", "Fail.")
+    module.connect = connect
+    assert run_verb(module, []) == 2
+    said = capsys.readouterr().err
+    assert "connect: Ray cannot go on: " in said
+    assert todo in said
+    assert "Traceback" not in said
+
+
+def test_a_defect_of_ours_in_a_task_keeps_its_traceback():
+    import ray.exceptions
+
+    def connect(*, json: bool = False) -> dict[str, object]:
+        """Fail as we do."""
+        raise ray.exceptions.RayTaskError("f", "Traceback", ValueError("ours"))
+
+    module = types.ModuleType("pipelines.connect", "Fail.")
+    module.connect = connect
+    with pytest.raises(ray.exceptions.RayTaskError):
+        run_verb(module, [])
