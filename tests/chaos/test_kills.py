@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from stm.data.decode import probe
+from stm.plural import counted
 from tests.chaos import runs
 from tests.test_signals import Command
 
@@ -74,7 +75,8 @@ def test_a_verb_that_is_killed_ends_right_when_it_is_given_again(
         f"SIGKILL at a random moment of {took_s:.0f} s, three times before each whole run"
         + (", as files in shards" if verb == "shards" else ""),
         ended,
-        f"{wholes} whole runs with the files of the undisturbed one; nothing torn, no process and no /dev/shm left",
+        f"{counted(wholes, 'whole run')} with the files of the undisturbed one; "
+        "nothing torn, no process and no /dev/shm left",
     )
 
 
@@ -89,8 +91,8 @@ def test_a_verb_that_gets_a_signal_ends_right_when_it_is_given_again(
         f"SIGTERM, SIGHUP or Ctrl-C at a random moment of {took_s:.0f} s, three times before each whole run"
         + (", as files in shards" if verb == "shards" else ""),
         ended,
-        f"exit status 143, 129 or 130; {wholes} whole runs with the files of the undisturbed one; nothing torn, no "
-        "process and no /dev/shm left",
+        f"exit status 143, 129 or 130; {counted(wholes, 'whole run')} with the files of the undisturbed one; "
+        "nothing torn, no process and no /dev/shm left",
     )
 
 
