@@ -388,22 +388,21 @@ def test_ctrl_c_keeps_nothing(rules):
 # ---------------------------------------------------------------------- Slurm
 
 FAKES = {
-    "scontrol": "echo node0",
-    "srun": 'case "$*" in *hostname*) echo 127.0.0.1 ;; *) while [ "$1" != -- ]; do shift; done; shift; "$@" ;; esac',
-    "ray": "true",
+    "python": 'case "$*" in *getsockname*) echo 127.0.0.1 6001 6002 ;; *) echo 1 ;; esac',
+    "ray": 'case "$1" in start) echo $$ > "$SAW.ray"; exec sleep 600 ;; esac',
     "stm": 'trap "sleep 1; exit 143" TERM; echo "$*" > "$SAW"; for i in $(seq 600); do sleep 0.1; done',
 }
 
 
-def test_the_slurm_script_hands_its_signal_to_the_run_and_waits_for_it(tmp_path, monkeypatch):
-    """Slurm is not here: four small scripts stand for its commands and ours."""
+def test_the_slurm_script_hands_its_signal_to_the_run_and_waits_for_it(tmp_path):
+    """Slurm is not here: its variables, and three small scripts for Python, Ray and stm, stand for it."""
     for name, body in FAKES.items():
         (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
         (tmp_path / name).chmod(0o755)
-    saw = tmp_path / "saw"
+    saw, number = tmp_path / "saw", f"test-{os.getpid()}"
     environment = {
-        "PATH": f"{tmp_path}:/usr/bin:/bin", "VIRTUAL_ENV": "none", "SAW": str(saw), "SLURM_JOB_ID": "7",
-        "SLURM_JOB_NODELIST": "node0", "SLURM_JOB_NUM_NODES": "1", "SLURM_CPUS_PER_TASK": "2", "TMPDIR": str(tmp_path),
+        "PATH": f"{tmp_path}:/usr/bin:/bin", "VIRTUAL_ENV": "none", "SAW": str(saw), "SLURM_JOB_ID": number,
+        "SLURM_JOB_NUM_NODES": "1", "SLURM_CPUS_ON_NODE": "2",
     }  # fmt: skip
     job = subprocess.Popen(
         ["bash", "clusters/slurm.sh", "--config", "two words"], cwd=ROOT, env=environment
@@ -413,8 +412,11 @@ def test_the_slurm_script_hands_its_signal_to_the_run_and_waits_for_it(tmp_path,
         assert job.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    assert saw.read_text() == "train --address auto --config two words\n"
+    assert saw.read_text() == "train --address 127.0.0.1:6001 --config two words\n"
+    assert Path(f"/tmp/stm-{number}").stat().st_mode & 0o777 == 0o700
     job.send_signal(signal.SIGTERM)
     assert job.wait(60) == 143
-    assert not list(tmp_path.glob("tmp.*")), "the file with the run's id is taken away"
+    assert not Path(f"/tmp/stm-{number}").exists(), "the job's folder is taken away"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(Path(f"{saw}.ray").read_text()), 0)
     assert "#SBATCH --signal=B:TERM@120\n" in (ROOT / "clusters" / "slurm.sh").read_text()
