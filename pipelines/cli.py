@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import atexit
 import difflib
 import errno
 import importlib
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from types import ModuleType
 
 import pipelines
+from stm import ending
 from stm.errors import UserError
 
 ORDER = (
@@ -40,6 +42,9 @@ def _found() -> Iterator[tuple[str, str]]:
                 summary = (ast.get_docstring(statement) or "").partition("\n")[0]
                 yield name, summary.rstrip(".")
 
+
+SIGNALLED = {128 + number for number in ending.SIGNALS}
+"""Exit statuses of commands that a signal has ended."""
 
 OTHER_NAMES = {
     "fit": "train", "finetune": "train", "resume": "train",
@@ -95,6 +100,8 @@ def main(argv: list[str] | None = None) -> int:
         except SystemExit as end:  # of --help, which may be printed to nobody, too
             status = int(end.code or 0)
         sys.stdout.flush()
+        if argv is None and status in SIGNALLED:
+            _leave(status)
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -107,6 +114,15 @@ def main(argv: list[str] | None = None) -> int:
         print(f"stm: stdout cannot be written to: {error.strerror}", file=sys.stderr)
         return 2
     return status
+
+
+def _leave(status: int) -> None:
+    """End the process that a signal has cut short. What was to be done at its end is done, Ray's end among it; Python
+    takes nothing apart after it: threads of libraries that were cut while they started crashed there (-11, -6)."""
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)
 
 
 def _in_utf8() -> None:

@@ -7,11 +7,15 @@
 SIGTERM, SIGHUP and Ctrl-C raise `Ended` in the main thread; the first two ask for what is to be kept before. Signals
 that follow within ``AGAIN_S`` change nothing, so that an end is not cut by impatience; but one that comes while
 something is being kept ends the wait. A command that has not ended ``LIMIT_S`` after its signal is left as it is.
+
+`Ended` may be raised between any two instructions. Where it would be lost (in ``__del__``, a callback of a weak
+reference or of a fork) or leave a lock of ``logging`` held, the signal comes again a moment later.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import signal
@@ -19,6 +23,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 from stm.log import get_logger
@@ -38,6 +43,12 @@ LIMIT_S = 90.0
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
+
+_MOMENT_S = 0.05
+"""After so long a signal comes again that came where it would have been lost."""
+
+_MOST_PUT_OFF = 40
+"""So often a signal comes again because a line was being logged."""
 
 _SAME_S = 0.5
 """What ends two processes at once does it within this time."""
@@ -80,9 +91,20 @@ class _Command:
         self.stop: Callable[[], bool] | None = None
         self._waits = False
         self._raised_at = 0.0
+        self._process = os.getpid()
+        self._lost = False
+        self._put_off = 0
 
     def handle(self, number: int, frame: Any) -> None:
-        del frame
+        if os.getpid() != self._process:  # a child that was forked and is not yet what it is to be
+            os._exit(128 + number)
+        if _is_in_logging(frame) and self._put_off < _MOST_PUT_OFF:  # else a stream takes nothing
+            self._put_off += 1
+            self._once_more(number)
+            return
+        if self._lost:
+            self._lost = False
+            self._raise(self.number or number)
         if self.number is not None:
             # A second signal gives up what is being kept.
             if self._waits or time.monotonic() - self._raised_at > AGAIN_S:
@@ -109,10 +131,31 @@ class _Command:
         self._waits, self._raised_at = False, time.monotonic()
         raise Ended(number)
 
+    def lost(self, unraisable: Any) -> bool:
+        """Whether Python has dropped what was raised here; then it is raised once more."""
+        if not isinstance(unraisable.exc_value, Ended):
+            return False
+        self._lost = True
+        self._once_more(unraisable.exc_value.number)
+        return True
+
+    def _once_more(self, number: int) -> None:
+        again = threading.Timer(_MOMENT_S, os.kill, (self._process, number))
+        again.daemon = True
+        again.start()
+
     def _limit(self, number: int) -> None:
         time.sleep(KEEP_S + LIMIT_S)
         print(f"stm: no end in {KEEP_S + LIMIT_S:g} s: left as it is", file=sys.stderr, flush=True)
         os._exit(128 + number)
+
+
+def _is_in_logging(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == logging.__file__:
+            return True
+        frame = frame.f_back
+    return False
 
 
 _command: _Command | None = None
@@ -129,13 +172,16 @@ def by_signals() -> Iterator[None]:
         yield
         return
     outer, _command = _command, _Command()
+    command, dropped = _command, sys.unraisablehook
     before = {number: signal.getsignal(number) for number in SIGNALS}
     taken = [number for number in SIGNALS if before[number] != signal.SIG_IGN]
     for number in taken:
         signal.signal(number, _command.handle)
+    sys.unraisablehook = lambda unraisable: command.lost(unraisable) or dropped(unraisable)
     try:
         yield
     finally:
+        sys.unraisablehook = dropped
         ended = _command.number is not None
         for number in taken:
             signal.signal(number, signal.SIG_IGN if ended else before[number])

@@ -420,3 +420,77 @@ def test_the_slurm_script_hands_its_signal_to_the_run_and_waits_for_it(tmp_path)
     with pytest.raises(ProcessLookupError):
         os.kill(int(Path(f"{saw}.ray").read_text()), 0)
     assert "#SBATCH --signal=B:TERM@120\n" in (ROOT / "clusters" / "slurm.sh").read_text()
+
+
+# ---------------------------------------------------------------------- where an exception would be lost
+
+SWALLOWED = {
+    "del": """
+class Odd:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+def provoke():
+    Odd()
+""",
+    "weakref": """
+import weakref
+class Odd: pass
+def gone(reference):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.1)
+def provoke():
+    global kept
+    odd = Odd()
+    kept = weakref.ref(odd, gone)
+""",
+    "logging": """
+import logging
+class Odd(logging.Handler):
+    def emit(self, record):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+        print("whole line", file=sys.stderr, flush=True)
+logging.getLogger("odd").addHandler(Odd())
+def provoke():
+    logging.getLogger("odd").warning("x")
+""",
+    "fork": """
+def both():
+    os.killpg(0, signal.SIGTERM)
+    time.sleep(0.1)
+os.register_at_fork(after_in_child=both)
+def provoke():
+    if os.fork() == 0:
+        print("Traceback of a child that lives on", file=sys.stderr, flush=True)
+        os._exit(0)
+""",
+}
+AROUND = """
+import os, signal, sys, time
+from stm import ending
+{code}
+with ending.by_signals():
+    try:
+        print("ready", file=sys.stderr, flush=True)
+        provoke()
+        for _ in range(600):
+            time.sleep(0.1)
+        print("Traceback: the signal was lost", file=sys.stderr, flush=True)
+    except KeyboardInterrupt as error:
+        print(ending.told(error), file=sys.stderr, flush=True)
+        status = ending.status_of(error)
+sys.exit(status)
+"""
+
+
+@pytest.mark.parametrize("where", SWALLOWED)
+def test_a_signal_is_not_lost_where_python_drops_exceptions(where, tmp_path, monkeypatch):
+    (tmp_path / "odd.py").write_text(AROUND.format(code=SWALLOWED[where]))
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{tmp_path}")
+    command = Command(tmp_path, module="odd")
+    assert command.ended() == 143, command.said
+    assert "Exception ignored" not in command.said
+    assert command.said.endswith("ended by SIGTERM\n")
+    if where == "logging":
+        assert "whole line" in command.said
