@@ -13,7 +13,7 @@
 | `let_borrow` | ``StreamingExecutor._resource_manager._get_total_resources`` | streams have equal shares of CPUs |
 | `end_together` | ``SplitCoordinator._current_executor`` | streams go on without their ranks |
 | `task_attempt` | ``ray._private.worker.global_worker`` | no second try is isolated: a bad file ends the run |
-| `signals_are_ours` | ``ray._private.utils.set_sigterm_handler``, `set_kill_on_...` | SIGTERM keeps no checkpoint |
+| `signals_are_ours` | ``ray._raylet.CoreWorker``, two of ``ray._private.utils`` | SIGTERM keeps no checkpoint |
 | `head_here` | ``ray._private.services.canonicalize_bootstrap_address`` | `auto` is not looked at before Ray joins |
 | `patient_start` | three functions of ``ray._private.services`` | on a busy machine Ray does not start |
 | `raylet_here` | ``ray._private.worker._global_node`` | a Ray that dies ends the command without a word of ours |
@@ -67,23 +67,41 @@ def signals_are_ours() -> Iterator[None]:
 
     Ray would replace a handler of SIGTERM that the program has set, twice: in Python, and below it by one that prints
     addresses and aborts after 3 s. And its processes would be ended by a signal that is sent to the command's group, as
-    `timeout` and a terminal that closes do, before the command can keep anything.
+    `timeout` and a terminal that closes do, before the command can keep anything. A SIGTERM that comes between Ray's
+    handler and ours waits until ours is back; Ray's threads take none.
     """
+    from ray import _raylet
     from ray._private import utils
+
+    raylet: Any = _raylet
 
     set_handler: Any = getattr(utils, "set_sigterm_handler", None)
     in_child: Any = getattr(utils, "set_kill_on_parent_death_linux", None)
+    core: Any = getattr(raylet, "CoreWorker", None)
     handler = signal.getsignal(signal.SIGTERM)
     elsewhere = threading.current_thread() is not threading.main_thread()
-    if None in (set_handler, in_child) or handler in (signal.SIG_DFL, None) or elsewhere:
+    if None in (set_handler, in_child, core) or handler in (signal.SIG_DFL, None) or elsewhere:
         yield
         return
+
+    # Ray's handler would run in whatever thread takes SIGTERM. So none takes it but one, which is gone by then.
+    done = threading.Event()
+    taker = threading.Thread(target=done.wait, daemon=True)
+    taker.start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
     def apart() -> None:
         os.setpgrp()
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         in_child()
 
+    def when_none_takes_it(*words: Any, **named: Any) -> Any:
+        done.set()
+        taker.join()
+        return core(*words, **named)
+
+    raylet.CoreWorker = when_none_takes_it
     utils.set_sigterm_handler = lambda _: None
     utils.set_kill_on_parent_death_linux = apart
     try:
@@ -91,7 +109,10 @@ def signals_are_ours() -> Iterator[None]:
     finally:
         utils.set_sigterm_handler = set_handler
         utils.set_kill_on_parent_death_linux = in_child
+        raylet.CoreWorker = core
+        done.set()
         signal.signal(signal.SIGTERM, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 _AGENT_PORTS = (

@@ -62,6 +62,7 @@ def test_this_ray_has_all_of_it():
     assert set(ray_compat._AGENT_PORTS) < set(taken)
     for name in ("set_sigterm_handler", "set_kill_on_parent_death_linux"):
         assert hasattr(utils, name), name
+    assert "= ray._raylet.CoreWorker(" in Path(str(inspect.getsourcefile(worker))).read_text()
     assert hasattr(TorchTrainer, "_register_sigint_handler")
     assert callable(state.get_max_resources_from_cluster_config)
     assert ray_compat.execution_callback() is not object

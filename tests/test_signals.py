@@ -494,3 +494,29 @@ def test_a_signal_is_not_lost_where_python_drops_exceptions(where, tmp_path, mon
     assert command.said.endswith("ended by SIGTERM\n")
     if where == "logging":
         assert "whole line" in command.said
+
+
+IN_RAYS_START = """
+import ray
+from stm import cluster
+core = ray._raylet.CoreWorker
+def made(*words, **named):
+    try:
+        return core(*words, **named)
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)  # Ray's handler is there, and ours not yet again
+        time.sleep(0.1)
+ray._raylet.CoreWorker = made
+def provoke():
+    cluster.connect("local", num_cpus=1)
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.long
+def test_a_signal_in_the_middle_of_rays_start_ends_as_any_other(tmp_path, monkeypatch):
+    (tmp_path / "odd.py").write_text(AROUND.format(code=IN_RAYS_START))
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{tmp_path}")
+    command = Command(tmp_path, module="odd")
+    assert command.ended() == 143, command.said
+    assert "received at time" not in command.said
