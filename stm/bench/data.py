@@ -257,8 +257,10 @@ def measure(
 
     ``wait_share`` is the stream's, with a consumer that could take 0.8 of what the stream gives. ``peers`` is the
     interpreter of an environment with torchcodec or mmaction2 (``stm.bench.peers``): a DataLoader of each reads the
-    same videos, the centre square of frames that are drawn as ours.
+    same videos, the centre square of frames that are drawn as ours. One that cannot read a video is left out.
     """
+    from stm.bench.peers import PeerError
+
     samples = samples_of(manifest, num_clips, batch_size, seed=0)
     ways: dict[str, Callable[[], Iterator[int]]] = {
         "stream": lambda: through_stream(manifest, spec, batch_size, num_clips, seed=0),
@@ -268,8 +270,12 @@ def measure(
     ways |= _of_peers(peers, samples, spec, batch_size, cores) if peers else {}
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for repetition in range(repetitions):
-        for name, way in ways.items():
-            rates[name].append(rate(way())[0])
+        for name, way in list(ways.items()):
+            try:
+                rates[name].append(rate(way())[0])
+            except PeerError as error:  # it cannot read one of the videos, say
+                logger.warning(f"  without {name}: {error}")
+                del ways[name], rates[name]
         logger.info(
             f"  round {repetition + 1} of {repetitions}: "
             + ", ".join(f"{name} {values[-1]:.1f}" for name, values in rates.items())

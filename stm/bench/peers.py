@@ -29,7 +29,7 @@ PATIENCE_S = 120.0
 """How long a peer may take to start, or to answer."""
 
 
-class PeerError(Exception):
+class PeerError(UserError):
     """A peer that ended, or does not answer."""
 
 

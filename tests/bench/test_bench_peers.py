@@ -11,6 +11,7 @@ import pytest
 from pipelines import cli
 from stm.bench import decode, peers
 from stm.data.stream.transforms import centre_box
+from stm.errors import UserError
 from tests.videos import write_video
 
 STAND_IN = """
@@ -77,6 +78,9 @@ def test_a_loader_of_a_peer_hands_over_every_clip(python, tmp_path):
         python, "torchcodec exact", samples, size=32, batch_size=2, cores=1
     )
     assert list(sizes) == [2, 2, 1]
+    lost = [(str(tmp_path / "fatal.mp4"), [0])]
+    with pytest.raises(UserError, match="DataLoader worker"):
+        list(peers.through_loader(python, "torchcodec exact", lost, size=32, batch_size=1, cores=1))
 
 
 def test_an_environment_without_peers_is_refused(tmp_path, capfd):
