@@ -9,6 +9,7 @@
 | `execution_callback` | ``ray.data._internal.execution.execution_callback`` | an executor that waits uses a core |
 | `wake_readers` | ``OpState.get_output_blocking`` of an executor's last operator | each rank that waits costs CPU |
 | `hold_back` | ``StreamingExecutor._backpressure_policies`` | a plan runs far ahead |
+| `keep_moving` | the same | a stream with too little room for its ranks stands still for ever |
 | `near_the_caller` | ``DataContext.scheduling_strategy`` (deprecated) | tasks of a stream are spread over all nodes |
 | `let_borrow` | ``StreamingExecutor._resource_manager._get_total_resources`` | streams have equal shares of CPUs |
 | `end_together` | ``SplitCoordinator._current_executor`` | streams go on without their ranks |
@@ -375,6 +376,34 @@ def hold_back(executor: Any, operator: str, most: int) -> None:
             return 0 if held else None
 
     policies.append(HeldBack())
+
+
+def keep_moving(executor: Any, operator: str) -> None:
+    """Have a Ray Data executor start a task, whatever its limits say, while a reader waits and none is at work.
+
+    Ray promises this itself, but counts the task of ``operator``, which runs as long as the stream and never computes.
+    """
+    policies = getattr(executor, "_backpressure_policies", None)
+    topology: Any = getattr(executor, "_topology", None)
+    readers: Any = (getattr(executor, "_output_node", None) or (None, None))[1]
+    if policies is None or topology is None or not hasattr(readers, "num_waiting_consumers"):
+        return
+
+    def stands_still() -> bool:
+        at_work = sum(op.num_active_tasks() for op in topology if operator not in op.name)
+        return not at_work and bool(readers.num_waiting_consumers)
+
+    class Moving:
+        def __init__(self, policy: Any) -> None:
+            self._policy = policy
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._policy, name)
+
+        def can_add_input(self, op: Any) -> bool:
+            return self._policy.can_add_input(op) or stands_still()
+
+    policies[:] = map(Moving, policies)
 
 
 def near_the_caller(context: Any) -> None:

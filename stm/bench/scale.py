@@ -34,6 +34,9 @@ RANKS_PER_PROCESS = 32
 
 NUM_VIDEOS = 100_000
 
+STILL_S = 300.0
+"""A round of blocks for 256 ranks takes 15 s on two cores."""
+
 PARTS = {
     "ray::SplitCoordinator": "coordinators",
     "ray::ReadSamplePlan": "plan",
@@ -125,8 +128,9 @@ def measure(
 ) -> dict[str, Any]:
     """CPU milliseconds a clip of each part, clips/s and blocks/s; medians over the rounds.
 
-    The loads take turns, and each is measured for ``seconds``, after every rank has had two batches. ``spread`` is the
-    least and the most of ``ms_per_clip``.
+    The loads take turns, and each is measured for ``seconds`` and until all ranks have had as many steps, after every
+    rank has had two. ``spread`` is the least and the most of ``ms_per_clip``. A stream that gives no rank a step for
+    `STILL_S` is a ``RuntimeError``.
     """
     import ray
 
@@ -193,22 +197,27 @@ def _once(spec: StreamSpec, load: Load, seconds: float) -> dict[str, Any]:
         for first in range(0, load.ranks, RANKS_PER_PROCESS)
     ]
 
-    def counts() -> list[int]:
-        return [
-            steps
-            for each in ray.get([reader.steps.remote() for reader in readers])
-            for steps in each
-        ]
+    def next_round(known: int) -> int:
+        """Steps that the slowest rank has had, once they are more than were known: a round of blocks has come."""
+        until = time.perf_counter() + STILL_S
+        while True:
+            steps = min(
+                min(each) for each in ray.get([reader.steps.remote() for reader in readers])
+            )
+            if steps > known:
+                return steps
+            if time.perf_counter() > until:
+                raise RuntimeError(
+                    f"a stream for {load.ranks} ranks x {load.clips} clips gave no step for {STILL_S:.0f} s"
+                )
+            time.sleep(0.1)
 
     try:
-        while min(counts()) < 2:
-            time.sleep(0.2)
-        before, steps, begun = cpu_seconds(), sum(counts()), time.perf_counter()
+        first = next_round(1)
+        before, begun = cpu_seconds(), time.perf_counter()
         time.sleep(seconds)
-        while sum(counts()) == steps:  # a busy machine
-            time.sleep(0.2)
-        after, steps = cpu_seconds(), sum(counts()) - steps
-        took = time.perf_counter() - begun
+        steps = load.ranks * (next_round(first) - first)
+        after, took = cpu_seconds(), time.perf_counter() - begun
     finally:
         coordinators = {shard._coord_actor for shard in shards}
         # Not killed alone: what an executor has asked Ray for is its own until it gives it back.

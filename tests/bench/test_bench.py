@@ -15,6 +15,7 @@ from stm.bench import data, decode, scale
 from stm.data.manifest import SCHEMA, Manifest
 from stm.data.shards import shard_path, write_shard
 from stm.data.stream.clips import ClipSpec
+from stm.data.stream.graph import StreamSpec
 from stm.data.synthetic import encode
 from tests.videos import write_frame_folder
 
@@ -158,6 +159,16 @@ def test_streams_are_measured_with_ready_arrays_part_by_part(ray_cluster):
         assert row["parts"]["iterators"] > 0
     said = show({**result, "what": "scale", "sum": "", "machine": "", "date": ""})
     assert said.count("\n") == 5
+
+
+@pytest.mark.long
+def test_a_stream_with_little_room_goes_on(ray_cluster, monkeypatch):
+    """As in a small object store. Ray Data promises to go on, but counts the plan as work: all ranks would wait."""
+    monkeypatch.setattr(StreamSpec, "buffer_bytes", lambda *_, **__: 20_000_000)
+    monkeypatch.setattr(scale, "STILL_S", 45.0)
+    load = scale.Load(ranks=16, clips=64)
+    result = scale.measure([load], num_segments=8, size=32, seconds=0.1, rounds=1)
+    assert result["rows"][0]["clips_per_s"] > 0
 
 
 def test_streams_are_not_measured_on_a_cluster_of_others(capfd):

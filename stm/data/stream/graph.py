@@ -123,10 +123,14 @@ class StreamSpec:
         )
 
     def buffer_bytes(self, world_size: int, num_ranks: int, num_tasks: int) -> int:
-        """Object store that the stream may fill: what ranks hold ready and what tasks make, with room to swap."""
+        """Object store that the stream may fill, twice what it needs, of which Ray lets decoding have half.
+
+        A rank holds the blocks that it has fetched ahead, the one in use and the next, and two wait in the executor:
+        one to be asked for and one until all ranks have as many.
+        """
         steps = self.steps_per_block(world_size)
         block = steps * self.local_batch(world_size)
-        ready = num_ranks * (-(-self.prefetch_batches // steps) + 2) * block
+        ready = num_ranks * (-(-self.prefetch_batches // steps) + 4) * block
         making = num_tasks * max(self.clips_per_task, block)
         return max(2**28, 2 * (ready + making) * self.clip.clip_bytes)
 
@@ -174,6 +178,8 @@ def build_stream(
     # Any row exceeds one byte, so every row becomes a block of its own and none is cut: that is the alignment.
     context.target_max_block_size = 1
     context.enable_progress_bars = False
+    # Blocks that wait for a whole round of ranks count as too many for this policy: 64 ranks would never get theirs.
+    context.downstream_capacity_backpressure_ratio = None
     context.memory_usage_poll_interval_s = (
         None  # else a thread in each task sums up the memory of its process
     )

@@ -21,6 +21,7 @@ from stm.ray_compat import (
     add_execution_callback,
     execution_callback,
     hold_back,
+    keep_moving,
     let_borrow,
     wake_readers,
 )
@@ -66,7 +67,9 @@ class Pace(execution_callback()):  # type: ignore[misc]
     def before_execution_starts(self, executor: Any) -> None:
         """Called by Ray once."""
         wake_readers(executor)
-        hold_back(executor, *executor._data_context.get_config(_PLAN))
+        plan, most = executor._data_context.get_config(_PLAN)
+        hold_back(executor, plan, most)
+        keep_moving(executor, plan)
         lent = executor._data_context.get_config(_LENT)
         if lent is not None:
             let_borrow(executor, lent)
