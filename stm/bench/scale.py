@@ -129,7 +129,7 @@ def measure(
     """CPU milliseconds a clip of each part, clips/s and blocks/s; medians over the rounds.
 
     The loads take turns, and each is measured for ``seconds`` and until all ranks have had as many steps, after every
-    rank has had two. ``spread`` is the least and the most of ``ms_per_clip``. A stream that gives no rank a step for
+    rank has had its first block of full size. ``spread`` is the least and the most of ``ms_per_clip``. A stream that gives no rank a step for
     `STILL_S` is a ``RuntimeError``.
     """
     import ray
@@ -213,7 +213,7 @@ def _once(spec: StreamSpec, load: Load, seconds: float) -> dict[str, Any]:
             time.sleep(0.1)
 
     try:
-        first = next_round(1)
+        first = next_round(spec.steps_per_block(load.ranks))  # blocks have grown to their size
         before, begun = cpu_seconds(), time.perf_counter()
         time.sleep(seconds)
         steps = load.ranks * (next_round(first) - first)
