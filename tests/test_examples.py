@@ -150,17 +150,17 @@ def loss(code, folder):
 
 
 def test_the_network_trains_in_a_loop_of_its_users_own(first):
-    data, plain = blocks("In a training loop of your own")
+    data, plain = blocks("In your own training loop")
     assert 0 < loss(data + plain, first[0]) < 20
 
 
 def test_the_network_trains_under_lightning(first):
     pytest.importorskip("lightning", reason="Lightning is not among what stm needs")
-    data, _ = blocks("In a training loop of your own")
+    data, _ = blocks("In your own training loop")
     assert 0 < loss(data + blocks("Lightning")[0], first[0]) < 20
 
 
 def test_the_network_trains_under_hugging_faces_trainer(first):
     pytest.importorskip("transformers", reason="transformers is not among what stm needs")
-    data, _ = blocks("In a training loop of your own")
+    data, _ = blocks("In your own training loop")
     assert 0 < loss(data + blocks("Hugging Face Trainer")[0], first[0]) < 20
