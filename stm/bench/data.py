@@ -20,7 +20,7 @@ import numpy as np
 from stm.config import DataConfig
 from stm.data.manifest import Manifest
 from stm.data.stream.clips import ClipSpec, load_views
-from stm.data.stream.graph import StreamSpec, build_stream, iterate, put_videos
+from stm.data.stream.graph import BLOCK_BYTES, StreamSpec, build_stream, iterate, put_videos
 from stm.data.stream.plan import shares
 from stm.log import get_logger
 from stm.ticker import Ticker
@@ -118,6 +118,7 @@ def through_stream(
             seed=seed,
             num_epochs=-(-num_clips // num_videos),
             shuffle=True,
+            block_bytes=BLOCK_BYTES,
         ),
         world_size=1,
     )

@@ -129,8 +129,8 @@ def measure(
     """CPU milliseconds a clip of each part, clips/s and blocks/s; medians over the rounds.
 
     The loads take turns, and each is measured for ``seconds`` and until all ranks have had as many steps, after every
-    rank has had its first block of full size. ``spread`` is the least and the most of ``ms_per_clip``. A stream that gives no rank a step for
-    `STILL_S` is a ``RuntimeError``.
+    rank has had its first block of full size. ``spread`` is the least and the most of ``ms_per_clip``. A stream that
+    gives no rank a step for `STILL_S` is a ``RuntimeError``.
     """
     import ray
 

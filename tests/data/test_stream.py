@@ -18,6 +18,7 @@ from stm.data.stream.graph import (
     plan_rows,
     unpacked,
 )
+from stm.data.stream.pacing import CLIP_S
 from stm.data.stream.plan import Position, shares
 from stm.data.stream.streams import groups, how_many, plan_data_config, split
 from stm.data.synthetic import encode
@@ -141,6 +142,18 @@ def test_ranks_are_shared_out_to_streams_side_by_side():
     assert how_many(9, None, 99, 1) == 2
     assert how_many(64, None, 3, 1) == 3  # each needs a CPU to decode on
     assert how_many(2, 4, 99, 1) == 2
+
+
+def test_the_executor_looks_more_often_where_tasks_are_short(ray_cluster, videos):
+    """A CPU waits half a pause for its next task: less than a seventh of what the last one took, with 8 clips on 2."""
+
+    def pause(**changes):
+        spec = spec_of(videos, max_cpus=2, clips_per_task=64, **changes)
+        return build_stream(spec, 1).context.get_config("stm.pause_s")
+
+    apart, packed = pause(global_batch=8), pause(global_batch=8, block_bytes=2**26)
+    assert apart / 2 < 8 * CLIP_S / 7
+    assert packed == pytest.approx(apart * 8**0.5)  # tasks of 64 clips
 
 
 @pytest.mark.parametrize("streams", [1, 2])

@@ -122,6 +122,11 @@ class StreamSpec:
             self.clip, self.local_batch(world_size), self.clips_per_task, self.block_bytes
         )
 
+    def shares_per_task(self, world_size: int) -> int:
+        """Ranks whose shares of a block one task decodes, where there are as many."""
+        share = self.steps_per_block(world_size) * self.local_batch(world_size)
+        return max(1, self.clips_per_task // (share * self.clip.num_crops))
+
     def buffer_bytes(self, world_size: int, num_ranks: int, num_tasks: int) -> int:
         """Object store that the stream may fill, twice what it needs, of which Ray lets decoding have half.
 
@@ -170,7 +175,7 @@ def build_stream(
     import ray
     from ray.data import DataContext, ExecutionResources
 
-    from stm.data.stream.pacing import lend, paced
+    from stm.data.stream.pacing import lend, paced, pause_s
 
     ranks = range(world_size) if ranks is None else ranks
     context = DataContext.get_current().copy()
@@ -185,14 +190,16 @@ def build_stream(
     )
     limit = spec.max_cpus and spec.max_cpus / num_streams
     cpus = limit or ray.cluster_resources().get("CPU", 1) / num_streams
-    pause_for = cpus
+    task_clips = spec.steps_per_block(world_size) * spec.local_batch(world_size)
+    task_clips *= min(len(ranks), spec.shares_per_task(world_size))
+    pause = pause_s(cpus, task_clips)
     if num_streams > 1:
         near_the_caller(context)  # where the stream's ranks are
         if limit is None:
             cpus *= BORROWED
             lend(context, max(cpus, spec.cpus_per_task))
     num_tasks = max(1, int(cpus / spec.cpus_per_task))
-    paced(context, pause_for, "SamplePlan", num_tasks)
+    paced(context, pause, "SamplePlan", num_tasks)
     context.execution_options.resource_limits = ExecutionResources(
         cpu=limit,
         object_store_memory=spec.buffer_bytes(world_size, len(ranks), num_tasks),
@@ -297,7 +304,7 @@ def plan_rows(
     Where a stream ``begins``, its first blocks hold a step each, and later ones twice as many as those before, up to
     ``spec.steps_per_block``: the first step does not wait for the clips of those after it.
     """
-    steps, local_batch = spec.steps_per_block(world_size), spec.local_batch(world_size)
+    steps = spec.steps_per_block(world_size)
 
     def num_steps(number: int) -> int:
         return min(steps, 2 ** max(0, number - 1)) if begins and number < 32 else steps
@@ -316,7 +323,7 @@ def plan_rows(
         ranks=ranks,
         num_steps=num_steps,
     ):
-        share = len(each.offset_ends) * local_batch * spec.clip.num_crops
+        share = each.videos[0].size * spec.clip.num_crops
         shares_per_task = max(1, spec.clips_per_task // share)
         for first in range(0, len(each.videos), shares_per_task):
             yield _plan_row(videos, each, slice(first, first + shares_per_task), validation)

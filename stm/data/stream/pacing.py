@@ -29,25 +29,25 @@ from stm.ray_compat import (
 STEP_S = 0.006
 """F: CPU time of a step (docs/benchmarks.md)."""
 
-TASK_S = 0.8
-"""L: a task of 64 clips of 12 ms."""
+CLIP_S = 0.012
+"""Decoding of a clip; L is that of a task's clips."""
 
 LEAST_S, MOST_S = 0.005, 0.1
 
 _PAUSE, _PLAN, _LENT = "stm.pause_s", "stm.plan", "stm.lent_cpus"
 
 
-def pause_s(cpus: float) -> float:
-    """Seconds between two steps of a stream that decodes on so many CPUs."""
-    return min(MOST_S, max(LEAST_S, math.sqrt(2 * TASK_S * STEP_S / max(cpus, 1.0))))
+def pause_s(cpus: float, task_clips: int) -> float:
+    """Seconds between two steps of a stream that decodes on so many CPUs, in tasks of so many clips."""
+    return min(MOST_S, max(LEAST_S, math.sqrt(2 * CLIP_S * task_clips * STEP_S / max(cpus, 1.0))))
 
 
-def paced(context: Any, cpus: float, plan: str, num_tasks: int) -> None:
+def paced(context: Any, pause_s: float, plan: str, num_tasks: int) -> None:
     """Have executions under a ``DataContext`` pause so, where Ray Data has callbacks.
 
     The operator ``plan`` is held back while three rows wait for each of ``num_tasks`` tasks.
     """
-    context.set_config(_PAUSE, pause_s(cpus))
+    context.set_config(_PAUSE, pause_s)
     context.set_config(_PLAN, (plan, 3 * num_tasks))
     add_execution_callback(context, Pace)
 
