@@ -154,7 +154,9 @@ def test_the_network_trains_in_a_loop_of_its_users_own(first):
     assert 0 < loss(data + plain, first[0]) < 20
 
 
-def test_the_network_trains_under_lightning(first):
+def test_the_network_trains_under_lightning(first, monkeypatch):
+    # Lightning sets it for good when it is imported.
+    monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     pytest.importorskip("lightning", reason="Lightning is not among what stm needs")
     data, _ = blocks("In your own training loop")
     assert 0 < loss(data + blocks("Lightning")[0], first[0]) < 20
