@@ -18,7 +18,7 @@ from typing import Any
 
 from pipelines.options import Options
 from pipelines.words import Call, read
-from stm import ending, proxy
+from stm import ending, proxy, ray_compat
 from stm.errors import UserError
 from stm.log import get_logger, shown_by
 from stm.progress_view import PlainView
@@ -193,6 +193,7 @@ def _stdout_kept_for_the_result() -> Iterator[Any]:
             yield stdout
     finally:
         if _ray_is_up() and not had_ray:
+            ray_compat.end_executions()
             sys.modules["ray"].shutdown()
         sys.stdout.flush()
         sys.stdout = python_stdout

@@ -10,6 +10,7 @@
 | `wake_readers` | ``OpState.get_output_blocking`` of an executor's last operator | each rank that waits costs CPU |
 | `hold_back` | ``StreamingExecutor._backpressure_policies`` | a plan runs far ahead |
 | `keep_moving` | the same | a stream with too little room for its ranks stands still for ever |
+| `end_executions` | ``StreamingExecutor`` is a thread of that name | a command that is cut short may end with status 1 |
 | `near_the_caller` | ``DataContext.scheduling_strategy`` (deprecated) | tasks of a stream are spread over all nodes |
 | `let_borrow` | ``StreamingExecutor._resource_manager._get_total_resources`` | streams have equal shares of CPUs |
 | `end_together` | ``SplitCoordinator._current_executor`` | streams go on without their ranks |
@@ -404,6 +405,20 @@ def keep_moving(executor: Any, operator: str) -> None:
             return self._policy.can_add_input(op) or stands_still()
 
     policies[:] = map(Moving, policies)
+
+
+def end_executions(patience_s: float = 30.0) -> None:
+    """End the executors of Ray Data in this process before Ray is shut down, and wait for their threads.
+
+    One that asks for something of a Ray that is gone ends the process at once, with status 1. Ray waits 2 s for it.
+    """
+    executors = [t for t in threading.enumerate() if t.name.startswith("StreamingExecutor-")]
+    for executor in executors:
+        shutdown = getattr(executor, "shutdown", None)
+        with contextlib.suppress(Exception):  # of an execution that has failed itself
+            if shutdown is not None:
+                shutdown(force=True)
+        executor.join(patience_s)
 
 
 def near_the_caller(context: Any) -> None:

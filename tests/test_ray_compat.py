@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -116,3 +118,26 @@ def test_a_callback_joins_those_that_are_there():
     assert context.custom_execution_callback_classes == [int, str]
     ray_compat.add_execution_callback(older := SimpleNamespace(), str)
     assert vars(older) == {}
+
+
+@pytest.mark.long
+def test_an_executor_that_is_slow_to_end_is_waited_for(ray_cluster):
+    """Ray waits 2 s for it and goes on; what it then asks of a Ray that was shut down ends the process, status 1."""
+    import ray.data
+
+    class Slow(ray_compat.execution_callback()):
+        def on_execution_step(self, executor):
+            time.sleep(4)
+
+    def executors():
+        return [t for t in threading.enumerate() if t.name.startswith("StreamingExecutor-")]
+
+    context = ray.data.DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    ray_compat.add_execution_callback(context, Slow)
+    with ray.data.DataContext.current(context):
+        rows = ray.data.range(100, override_num_blocks=50).map(lambda row: row).iter_rows()
+        next(iter(rows))
+    assert executors()
+    ray_compat.end_executions()
+    assert not executors()
