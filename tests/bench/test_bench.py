@@ -173,7 +173,7 @@ def test_a_stream_with_little_room_goes_on(ray_cluster, monkeypatch):
 
 def test_streams_are_not_measured_on_a_cluster_of_others(capfd):
     assert cli.main(["bench", "scale", "--address", "10.0.0.1:6379"]) == 2
-    assert "a Ray of its own on this machine" in capfd.readouterr().err
+    assert "starts its own Ray on this machine" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
