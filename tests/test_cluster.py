@@ -337,7 +337,7 @@ def test_a_head_that_does_not_take_us_is_asked_once(joined, tmp_path, before, en
         ("ObjectStoreFullError('')", "make room in /dev/shm"),
         (
             "RayTaskError('f', 'Traceback (most recent call last):', OutOfMemoryError('no'))",
-            "leave more memory to it",
+            "use less memory",
         ),
         ("LocalRayletDiedError()", "its raylet died"),
     ],

@@ -124,7 +124,7 @@ def check(*words, name=None, sent=CODE):
 
 REFUSED = {
     "no command": ([], "give the command after --"),
-    "another program": (["python", "x.py"], "is no verb of stm"),
+    "another program": (["python", "x.py"], "is not a verb of stm"),
     "a misspelt verb": (["trian"], "did you mean `stm train`?"),
     "a job that submits jobs": (["submit"], "cannot be a job"),
     "an impossible setting": (["train", *STORED, "--optim.lr", "-1"], "--optim.lr -1.0: must be above 0"),
