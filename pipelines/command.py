@@ -100,7 +100,9 @@ def _verb(words: list[str]) -> str:
     if verb in ("stm", "python", "python3"):
         raise UserError(f"{verb!r} is not a verb of stm: {usage}")
     if verb in HERE:
-        raise UserError(f"stm {verb} talks to a cluster's job server and cannot be a job itself: run it here")
+        raise UserError(
+            f"stm {verb} talks to a cluster's job server and cannot be a job itself: run it here"
+        )
     return verb
 
 
@@ -200,7 +202,7 @@ def _refuse_secrets(arguments: list[str]) -> None:
 
 def _secret(option: str) -> str:
     return (
-        f"{option} holds a password or a token, which everybody who can list the cluster's jobs would see. Leave it out: "
+        f"{option} holds a password or a token, which anyone who can list the cluster's jobs would see. Leave it out: "
         "nodes sign in to storage by their role, and to MLflow by MLFLOW_TRACKING_USERNAME and _PASSWORD, or "
         "MLFLOW_TRACKING_TOKEN, in their environment"
     )

@@ -210,7 +210,7 @@ BAD_INPUT = {
     "a folder that cannot be made": (["{video}", "--output", "{broken}"], "--output"),
     "a comparison with nothing to compare": (
         ["{video}", "--compare", "{tsn}"],
-        "--compare goes with",
+        "--compare goes only with",
     ),
     "CMM of a network without": (
         ["{video}", "--backwards", "{folder}/m.png", "--checkpoint", "{tsn}"],
@@ -219,7 +219,7 @@ BAD_INPUT = {
     "a picture of another kind": (["{video}", "--backwards", "m.gif"], "end with .png"),
     "a check of videos and a manifest": (
         ["{video}", "--motion_check", "{manifest}"],
-        "name no others",
+        "leave out other videos",
     ),
     "a manifest that is missing": (["--motion_check", "gone.parquet"], "no such file"),
     "another seed than the demo's": (["--motion_check", "{manifest}", "--seed", "5"], "--seed is"),

@@ -302,7 +302,7 @@ def test_a_wrong_value_says_option_value_and_what_is_allowed(words, said):
         ("- 1\n", "x.yaml: must be a mapping of settings"),
         ("", "x.yaml: must be a mapping of settings"),
         ("optim: {lr: [\n", "x.yaml:2: no YAML: "),
-        (b"\xff\xfe\x00", "cannot be read: it is no text"),
+        (b"\xff\xfe\x00", "cannot be read: it is not text"),
     ],
 )
 def test_a_wrong_file_of_settings_says_line_and_setting(text, said, tmp_path):
