@@ -74,7 +74,9 @@ def prepare(
     """
     for option, given in (("--keep_jpeg", keep_jpeg), ("--codec jpeg", codec == "jpeg")):
         if given and layout != "shards":
-            raise UserError(f"{option} needs --layout shards: the layout `files` writes videos only.")
+            raise UserError(
+                f"{option} needs --layout shards: the layout `files` writes videos only."
+            )
     from stm.data.manifest import Manifest
 
     source = absolute(manifest)

@@ -47,7 +47,9 @@ def sweep_of(config: str, name: str | None, changes: list[str], root: str | None
     for change in changes:
         key, equals, value = change.partition("=")
         if not equals or "." not in key:
-            raise UserError(f"--set {change}: write SECTION.SETTING=VALUE, such as optim.batch_size=16")
+            raise UserError(
+                f"--set {change}: write SECTION.SETTING=VALUE, such as optim.batch_size=16"
+            )
         values[key] = value
     if root is not None:
         values["data.root"] = root

@@ -305,7 +305,10 @@ def test_ctrl_c_leaves_the_job_running_and_its_name_taken_until_it_is_stopped(se
     assert "there is 2 CPU on 1 node(s), 7 CPU missing" in seen
     following.send_signal(signal.SIGINT)
     assert following.wait(timeout=20) == 130
-    assert "job waits-1 runs on; to follow it again: stm jobs follow waits-1" in following.stderr.read()
+    assert (
+        "job waits-1 runs on; to follow it again: stm jobs follow waits-1"
+        in following.stderr.read()
+    )
 
     again = server.stm(*submit)
     assert again.returncode == 2

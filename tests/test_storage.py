@@ -586,7 +586,7 @@ def test_any_name_of_a_run_works_in_a_store(kind, request, monkeypatch):
 
 @pytest.mark.parametrize("name", ["a/b", "..", "a::b", "a\nb", "\x1b[2J", "n" * 201, ""])
 def test_a_name_that_some_store_cannot_keep_is_refused(name):
-    with pytest.raises(UserError, match=r"(?s)--train\.name .*is a directory name"):
+    with pytest.raises(UserError, match=r"(?s)--train\.name .*must be a directory name"):
         TrainConfig(name=name)
 
 

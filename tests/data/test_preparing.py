@@ -415,7 +415,9 @@ def test_videos_that_would_not_gain_keep_their_rows_and_are_listed(
             1,
             True,
         )
-        assert "3 videos left unchanged, since the new ones would not decode at least" in printed.err
+        assert (
+            "3 videos left unchanged, since the new ones would not decode at least" in printed.err
+        )
         assert rows_of(Manifest.read(output / "train.parquet")) == rows_of(manifest)
         lines = (output / "train.kept.txt").read_text().splitlines()
         kept = [line.split("\t") for line in lines]
