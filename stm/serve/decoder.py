@@ -107,10 +107,10 @@ class Decoder:
             return Refused(422, error.reason, error.detail)
         except MemoryError:
             limit = self._memory_bytes // 2**20
-            return Refused(422, "too_large", f"decoding it takes more than {limit} MiB")
+            return Refused(422, "too_large", f"decoding needs more than {limit} MiB")
         except CallFailed as failure:
             if failure.reason == "deadline":
                 return Refused(
-                    504, "decode_time", f"decoding it takes longer than {self._deadline_s:g} s"
+                    504, "decode_time", f"decoding takes longer than {self._deadline_s:g} s"
                 )
-            return Refused(422, "crashed", f"decoding it ended its process: {failure.detail}")
+            return Refused(422, "crashed", f"decoding ended its process: {failure.detail}")

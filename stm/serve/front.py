@@ -198,7 +198,7 @@ class Front:
         self._meters = Meters(lambda: self._in_flight)
 
     async def close(self) -> int:
-        """Take no further upload, and return when those in work are answered: how many were not, in their time."""
+        """Refuse further uploads, and wait for those that have begun; returns how many were not answered in time."""
         self._closing = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._limits.receive_s + self._limits.answer_s):
