@@ -51,19 +51,19 @@ def index(
 
     Args:
         root: folder or URL of the videos.
-        format: of the annotations: a name of ``stm.data.annotations.formats`` (docs/lists.md).
+        format: form of the annotations: a name of ``stm.data.annotations.formats`` (docs/lists.md).
         annotations: folder or file of the lists; None looks in the root and the usual places in it.
-        split: published split of ucf101, hmdb51 and lists numbered so.
-        val_fraction: share of each class to hold out as val, by group, where there is one split only.
+        split: number of the published split of ucf101, hmdb51 and other lists with numbered splits.
+        val_fraction: share of each class to hold out as val, by group, if there is only one split.
         classes: class names and their order: another manifest, or a file of names.
         split_folders: format folder: whether the root's folders are splits ("yes") or classes ("no").
-        seed: draws the groups that are held out.
-        deadline_s: seconds a file may take to be probed.
-        cross_check: number of files that decord reads as well, to compare.
-        max_pixels: pixels a frame may have.
-        decode_mib: memory that decoding a file may take, in MiB.
+        seed: seed of the choice of groups that are held out.
+        deadline_s: seconds that probing a file may take.
+        cross_check: number of files that are also read with decord, for comparison.
+        max_pixels: largest number of pixels in a frame.
+        decode_mib: memory that decoding a file may use, MiB.
         address: the Ray cluster; None joins $RAY_ADDRESS, or starts one on this machine.
-        tick: called with (videos done, all videos); by default the log tells.
+        tick: called with (videos done, all videos); by default progress is logged.
 
     Raises:
         UserError: a value out of range, annotations that cannot be read, a folder that cannot be written; and, after

@@ -205,7 +205,7 @@ def test_what_is_asked_of_this_machine_passes_every_proxy(monkeypatch):
     assert not should_bypass_proxies("http://mlflow.example", no_proxy=None)
     monkeypatch.setenv("http_proxy", "http://ann:secret@proxy.example:3128")
     assert proxy.named("http://mlflow.example:5000") == (
-        " (asked through the proxy http://***@proxy.example:3128; no_proxy=mlflow.example asks directly)"
+        " (reached through the proxy http://***@proxy.example:3128; no_proxy=mlflow.example connects directly)"
     )
     for url in ("http://inside.example", "http://127.0.0.1:5000", "sqlite:////tmp/mlflow.db", ""):
         assert proxy.named(url) == ""

@@ -59,7 +59,7 @@ def download(url: str, folder: Path, *, name: str, digest: str | None = None) ->
         if _sha256(kept).startswith(digest):
             return kept
         logger.warning(
-            f"{kept} is damaged: its sha256 does not begin with {digest}. It is fetched again"
+            f"{kept} is damaged: its sha256 does not begin with {digest}. It is downloaded again"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ def _fetched(url: str, folder: Path, name: str, digest: str | None) -> Path:
                 page = "; it is a web page" if _is_page(partial) else ""
                 partial.unlink()
                 raise DownloadFailed(
-                    f"{redact(url)} sent another file than {name}: its sha256 begins with {found[:8]}, not {digest}"
+                    f"{redact(url)} sent a file that is not {name}: its sha256 begins with {found[:8]}, not {digest}"
                     f"{page}. A proxy or a mirror may be wrong; nothing was kept"
                 )
         os.fsync(file.fileno())
@@ -177,7 +177,7 @@ def _receive(url: str, file: IO[bytes], target: Path) -> None:
                 if done and not (answer.status == 206 and continued):
                     if answer.status == 206:
                         raise _Passing(
-                            "the server sends another part of the file than it was asked for"
+                            "the server sends a different part of the file than was requested"
                         )
                     done = file.truncate(0)  # it does not continue: from the start
                 length = answer.headers.get("Content-Length")

@@ -102,7 +102,7 @@ def absolute(name: str) -> str:
 
 
 def check_name(model: ModelConfig) -> None:
-    """Raise ``UserError`` for what cannot be: it costs nothing, and is asked before anything is fetched."""
+    """Raise ``UserError`` for an impossible name, before anything is downloaded."""
     name = model.pretrained
     if name is None or name == IMAGENET:
         if name == IMAGENET and model.depth not in _PUBLISHED:

@@ -204,7 +204,7 @@ BAD_INPUT = {
     ),
     "too many blocks": (
         ["{video}", "--block", "layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer3.0"],
-        "room for 4",
+        "room for only 4",
     ),
     "a class that is not there": (["{video}", "--class", "lefd"], "did you mean 'left'?"),
     "a folder that cannot be made": (["{video}", "--output", "{broken}"], "--output"),

@@ -225,7 +225,7 @@ def test_a_model_that_is_not_there_is_one_message(folder, registry, monkeypatch,
     assert not missing.exists()  # and none is made by asking
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with pytest.raises(UserError, match="which registry"):
+    with pytest.raises(UserError, match="the registry is not set"):
         locate("models:/actions@champion")
 
 

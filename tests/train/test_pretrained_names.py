@@ -138,7 +138,9 @@ def test_a_damaged_beginning_is_fetched_anew(server, weights, tmp_path, ranges):
 @pytest.mark.parametrize("content", [b"other weights", b"<!doctype html><p>Sign in"])
 def test_a_file_with_another_hash_is_refused_and_not_kept(server, tmp_path, content):
     server.content = content
-    with pytest.raises(UserError, match=r"sent another file.*its sha256 begins with") as error:
+    with pytest.raises(
+        UserError, match=r"sent a file that is not .*its sha256 begins with"
+    ) as error:
         find("imagenet", 26)
     assert ("it is a web page" in str(error.value)) == content.startswith(b"<")
     assert kept(tmp_path) == []
