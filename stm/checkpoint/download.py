@@ -68,8 +68,8 @@ def download(url: str, folder: Path, *, name: str, digest: str | None = None) ->
         raise
     except OSError as error:
         raise UserError(
-            f"{redact(url)} cannot be kept in {folder}: {error.strerror or error}. Make room there, or name another "
-            "folder by $XDG_CACHE_HOME (or $TORCH_HOME, for ImageNet weights)"
+            f"{redact(url)} cannot be saved in {folder}: {error.strerror or error}. Make room there, or set another "
+            "folder in $XDG_CACHE_HOME (or $TORCH_HOME, for ImageNet weights)"
         ) from error
 
 
@@ -91,7 +91,7 @@ def _fetched(url: str, folder: Path, name: str, digest: str | None) -> Path:
         if digest is not None and not (found := _sha256(partial)).startswith(digest):
             if begun:
                 logger.warning(
-                    f"what was there of {name} was damaged: it is fetched from the start"
+                    f"the partial file of {name} was damaged: it is downloaded from the start"
                 )
                 file.truncate(0)
                 _receive(url, file, target)
@@ -101,7 +101,7 @@ def _fetched(url: str, folder: Path, name: str, digest: str | None) -> Path:
                 partial.unlink()
                 raise DownloadFailed(
                     f"{redact(url)} sent a file that is not {name}: its sha256 begins with {found[:8]}, not {digest}"
-                    f"{page}. A proxy or a mirror may be wrong; nothing was kept"
+                    f"{page}. A proxy or a mirror may be wrong; nothing was saved"
                 )
         os.fsync(file.fileno())
         os.replace(partial, target)
@@ -201,9 +201,9 @@ def _receive(url: str, file: IO[bytes], target: Path) -> None:
         tries += 1
         if tries >= TRIES or (tries > 1 and not told):
             raise DownloadFailed(
-                f"{redact(url)} cannot be fetched: {why}. What has come is kept, and the next try continues there"
+                f"{redact(url)} cannot be downloaded: {why}. The received part is kept, and the next try continues it"
                 if file.seek(0, os.SEEK_END)
-                else f"{redact(url)} cannot be fetched: {why}"
+                else f"{redact(url)} cannot be downloaded: {why}"
             )
         if told:
             logger.info(f"  {why}: trying to continue")
