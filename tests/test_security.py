@@ -448,7 +448,7 @@ def test_the_cluster_that_stm_starts_refuses_who_has_no_token(ray_cluster):
         [sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60
     )
     assert done.returncode != 0
-    assert "or it asks for a token and ours is not the one" in done.stderr
+    assert "asks for a token, and this machine's is missing or different" in done.stderr
 
 
 # ---------------------------------------------------------------------- waiting for nodes
