@@ -30,56 +30,58 @@ Counts = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How it is measured."""
+    """Settings of a measurement."""
 
     manifest: str | None = None
-    """Videos to measure on."""
+    """Manifest of the videos to measure on."""
     videos: str | None = None
-    """Or a folder of them (decode)."""
+    """Folder of videos to measure on, instead of a manifest (decode)."""
     num_videos: Count = 60
-    """At most so many videos (decode)."""
+    """Largest number of videos to measure on (decode)."""
     num_clips: CountOrNull = None
-    """Clips a run; null is 960 of data, whose first seconds are Ray starting, and 240 of train."""
+    """Number of clips in a run; null is 960 for data (Ray starts during the first seconds) and 240 for train."""
     repetitions: CountOrNull = None
-    """Interleaved repetitions; null is 7 of model, 3 of the others."""
+    """Number of interleaved repetitions; null is 7 for model and 3 for the others."""
     num_segments: Count = 8
-    """Frames a clip."""
+    """Number of frames in a clip."""
     size: Count = 224
     """Side of a clip, px."""
     batch_size: Count = 8
-    """Clips a batch (data, model, train)."""
+    """Number of clips in a batch (data, model, train)."""
     gpu_clips_per_s: float = 400.0
-    """Clips a second that one GPU trains on, for the estimate at the end."""
+    """Training rate of one GPU in clips/s, from which the number of cores it needs is estimated."""
     depth: Depth = 50
     """ResNet depth (model, train)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto` is a GPU where there is one (model, train)."""
+    """`auto` uses a GPU if there is one (model, train)."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the forward pass (model, train)."""
     threads: CountOrNull = None
-    """Null leaves it to PyTorch (model, train)."""
+    """Number of PyTorch threads; null is PyTorch's default (model, train)."""
     compile: bool = False
     """Compile with torch.compile (model, train)."""
     onnx: bool = False
-    """And in ONNX Runtime, on a CPU in float32 (model)."""
+    """Also measure ONNX Runtime, on a CPU in float32 (model)."""
     ablations: bool = True
-    """TSM, CSTM and CMM beside STM, TSN and the naive layout; without them, more rounds in the time (model)."""
+    """Also measure TSM, CSTM and CMM, besides STM, TSN and the naive layout; false leaves time for more rounds
+    (model)."""
     script: bool = False
-    """And the naive layout in processes of its own with malloc's defaults, on a CPU; takes its memory (model)."""
+    """Also measure the naive layout in separate processes with malloc's defaults, on a CPU; this needs more memory
+    (model)."""
     peers: str | None = None
-    """Python of an environment with torchcodec or mmaction2, which are measured, too (decode, data, model)."""
+    """Python of an environment with torchcodec or mmaction2, to measure these as well (decode, data, model)."""
     augment: bool = False
-    """Instead: what each augmentation and way of sampling frames costs a core (data)."""
+    """Measure the CPU time of each augmentation and each sampling of frames instead of the stream (data)."""
     ranks: Counts = field(default_factory=lambda: [8, 64, 256])
-    """Training workers (scale)."""
+    """Numbers of training workers (scale)."""
     clips: Counts = field(default_factory=lambda: [8, 64])
-    """Clips that each takes in a step (scale)."""
+    """Numbers of clips that a worker trains on in a step (scale)."""
     streams: Counts = field(default_factory=lambda: [1])
-    """Streams that feed them, where there are not more than workers (scale)."""
+    """Numbers of streams that feed the workers; numbers above that of the workers are left out (scale)."""
     seconds: Positive = 15.0
-    """How long each combination is measured in a round, s (scale)."""
+    """Seconds for which each combination is measured in a round (scale)."""
     output: OutputOrNull = None
-    """Directory for the figure."""
+    """Folder for the figure."""
 
 
 def bench(
@@ -89,7 +91,7 @@ def bench(
     root: Root = None,
     address: Address = None,
 ) -> dict[str, Any]:
-    """Measure decoding, the data stream and what it can feed, the network or its training.
+    """Measure the speed of decoding, of the data stream, of the network, or of training.
 
     Examples:
         stm bench decode --videos FOLDER --output bench
@@ -102,7 +104,8 @@ def bench(
         stm bench scale --ranks [8,64,256] --clips [8,64] --size 32
 
     Args:
-        what: what to measure
+        what: `decode` for the decoders, `data` for the stream of clips, `model` for the network, `train` for training
+            on the stream, `scale` for the rate at which streams can feed many workers
     """
     settings = replace(
         settings,
@@ -146,7 +149,7 @@ def _decode(args: Any) -> dict[str, Any]:
     if not result["num_videos"]:
         named = [f"  {what}: {why}" for what, why in result["unreadable"].items()]
         raise UserError(
-            "\n".join([f"none of {len(paths)} videos can be read by every decoder", *named[:6]])
+            "\n".join([f"no video can be read by every decoder ({len(paths)} tried)", *named[:6]])
         )
     per_core = result["clips_per_s_core"]["packets"]
     result["sum"] = needs(args.gpu_clips_per_s, per_core, _clip_mb(args))
@@ -222,8 +225,8 @@ def _train(args: Any) -> dict[str, Any]:
     )
     result |= {"precision": args.precision, "depth": args.depth, "batch_size": args.batch_size}
     result["sum"] = (
-        f"fed by the stream, training reaches {result['stream_to_ready']:.2f} of what it does with clips that are "
-        f"there already, and waits for data {result['wait_share']:.0%} of its time"
+        f"fed by the stream, training reaches {result['stream_to_ready']:.2f} of its rate on clips that are already "
+        f"in memory, and waits for data {result['wait_share']:.0%} of the time"
     )
     _draw(args, result, "train.png", result["clips_per_s"], "clips/s")
     return result
@@ -248,11 +251,17 @@ def _model(args: Any) -> dict[str, Any]:
 
         require_onnx()
         if device.type != "cpu" or args.precision != "float32":
-            raise UserError("--onnx true: ONNX Runtime is compared on a CPU in float32")
+            raise UserError(
+                "--onnx true: ONNX Runtime is compared on a CPU in float32 only; add --device cpu --precision float32"
+            )
     if args.script and device.type != "cpu":
-        raise UserError("--script true: it differs from the naive layout on a CPU alone")
+        raise UserError(
+            "--script true: differs from the naive layout only on a CPU; add --device cpu"
+        )
     if args.peers and (device.type != "cpu" or args.precision != "float32"):
-        raise UserError("--peers: their networks are compared on a CPU in float32")
+        raise UserError(
+            "--peers: their networks are compared on a CPU in float32 only; add --device cpu --precision float32"
+        )
     result = model.measure(
         device,
         depth=args.depth,
@@ -277,7 +286,7 @@ def _model(args: Any) -> dict[str, Any]:
         for mode, row in by_mode.items()
     )
     if not has_tools():
-        result["sum"] += "; the comparison with a naive re-implementation needs stm's repository"
+        result["sum"] += "; comparing with a naive re-implementation needs stm's repository"
     rates = {f"{row['network']}, {row['mode']}": row["clips_per_s"] for row in result["rows"]}
     _draw(args, result, "model.png", rates, "clips/s")
     return result
@@ -300,8 +309,8 @@ def _scale(args: Any) -> dict[str, Any]:
         )
     if args.address not in (None, "local") or os.environ.get("RAY_ADDRESS") or ray.is_initialized():
         raise UserError(
-            "stm bench scale measures the processes of a Ray of its own on this machine: leave --address and "
-            "$RAY_ADDRESS out"
+            "stm bench scale starts its own Ray on this machine and measures its processes: leave out --address and "
+            "unset $RAY_ADDRESS"
         )
     cluster.connect("local", num_cpus=os.cpu_count() or 1)
     result = scale.measure(
@@ -312,7 +321,7 @@ def _scale(args: Any) -> dict[str, Any]:
         rounds=args.repetitions,
     )
     result["sum"] = "; ".join(
-        f"at {row['ranks']} ranks x {row['clips']} clips {row['streams']} stream(s) deal out at most "
+        f"with {row['ranks']} ranks x {row['clips']} clips, {counted(row['streams'], 'stream')} can feed at most "
         f"{row['ceiling_clips_per_s']} clips/s: {row['ceiling_clips_per_s'] / args.gpu_clips_per_s:.1f} GPUs at "
         f"{args.gpu_clips_per_s:g} clips/s"
         for row in result["rows"]
@@ -325,7 +334,7 @@ def _clip_mb(args: Any) -> float:
 
 
 def needs(gpu_clips_per_s: float, clips_per_s_core: float, clip_mb: float) -> str:
-    """The sentence a user needs before buying nodes."""
+    """State how many cores, and how much network between them, one GPU needs."""
     cores = math.ceil(gpu_clips_per_s / clips_per_s_core)
     return (
         f"one GPU at {gpu_clips_per_s:g} clips/s needs {counted(cores, 'core')} of this kind "

@@ -38,8 +38,8 @@ def show(result: dict[str, Any]) -> str:
             for name, value in result["clips_per_s"].items()
         ]
         lines.append(
-            f"  the stream gives {result['stream_to_pool']:.2f} of the pool; a consumer of 0.8 of its rate waits "
-            f"{result['wait_share']:.0%} of its time"
+            f"  the stream reaches {result['stream_to_pool']:.2f} of the pool's rate; a consumer at 0.8 of that rate "
+            f"waits {result['wait_share']:.0%} of the time"
         )
     return "\n".join([*lines, result["sum"], f"({result['machine']}, {result['date']})"])
 

@@ -22,7 +22,7 @@ ORDER = (
     "demo", "index", "prepare", "train", "splits", "tune", "evaluate", "predict", "register", "serve", "explain",
     "export", "submit", "jobs", "doctor", "plan", "bench",
 )  # fmt: skip
-"""In which help lists them; a verb that is not named comes last."""
+"""The order in which help lists the verbs; a verb that is not named comes last."""
 
 
 def verbs() -> dict[str, str]:
@@ -117,8 +117,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _leave(status: int) -> None:
-    """End the process that a signal has cut short. What was to be done at its end is done, Ray's end among it; Python
-    takes nothing apart after it: threads of libraries that were cut while they started crashed there (-11, -6)."""
+    """End a process that a signal has interrupted. Exit handlers run, Ray's among them, but Python does not unload
+    its modules: library threads that were interrupted while starting crashed at that point (-11, -6)."""
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
@@ -126,15 +126,15 @@ def _leave(status: int) -> None:
 
 
 def _in_utf8() -> None:
-    """Begin anew in Python's UTF-8 mode where the locale has another encoding: names of files, what Ray sends and what
-    we write are UTF-8. The processes of Ray inherit it."""
+    """Restart in Python's UTF-8 mode if the locale has another encoding: file names, Ray's messages and stm's files
+    are UTF-8. Ray's processes inherit the mode."""
     if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
         environment = {**os.environ, "PYTHONUTF8": "1"}
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
 def _open_what_is_closed() -> None:
-    """A stream that is closed, as by `>&-`, leads nowhere: the next file or connection would take its place."""
+    """Open a closed standard stream (`>&-`) on the null device: the next file or connection would take its number."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)

@@ -1,6 +1,6 @@
 """The command of a job, checked here before it is sent to a cluster: its verb, its settings, its paths.
 
-What is wrong with a setting is told at once and by the verb's own parser, not minutes later by a machine in a cloud.
+The verb's own parser reports a wrong setting at once, rather than a machine in a cloud minutes later.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from stm.tune.settings import Sweep
 
 HERE = ("submit", "jobs")
-"""Verbs that speak to a cluster's job server, and make no sense as a job."""
+"""Verbs that talk to a cluster's job server, and make no sense as a job."""
 
 _READ = {
     "data.train", "data.val", "data.root", "model.pretrained", "model.plugin", "plugin", "checkpoint", "manifest",
@@ -40,12 +40,12 @@ class Command:
     verb: str
     arguments: list[str]
     name: str
-    """Of the job, and of the run or sweep where the verb makes one."""
+    """Name of the job, and of the run or sweep if the verb starts one."""
     elsewhere: list[str]
-    """`--setting PATH` of absolute paths, which only the cluster can know."""
+    """`--setting PATH` for each absolute path, which only the cluster can check."""
 
     def entrypoint(self, json: bool = False) -> str:
-        """The shell command that does this on the cluster."""
+        """The shell command that runs this verb on the cluster."""
         words = ["python", "-m", "stm", self.verb, *self.arguments, "--address", "auto"]
         return shlex.join([*words, *(["--json"] if json and "--json" not in words else [])])
 
@@ -53,11 +53,11 @@ class Command:
 def check(words: list[str], name: str | None, sent: Collection[str]) -> Command:
     """The command ``words`` (a verb, then its options) as a job with this name; ``sent`` are the files that go along.
 
-    Raises ``UserError``, with the verb's own message where an option is wrong, for whatever will not work there.
+    Raises ``UserError`` for anything that will not work on the cluster, with the verb's own message for a wrong option.
     """
     verb, arguments = _verb(words), words[1:]
     _refuse_secrets(arguments)
-    module = module_of(verb, "only verbs of stm are sent, and {verb!r} is none")
+    module = module_of(verb, "only stm's verbs can be submitted, and {verb!r} is not one")
     try:
         call = read(Options.of(module), arguments)
     except UserError as error:
@@ -98,9 +98,11 @@ def _verb(words: list[str]) -> str:
         raise UserError(f"there is no command: {usage}")
     verb = words[0]
     if verb in ("stm", "python", "python3"):
-        raise UserError(f"{verb!r} is no verb of stm: {usage}")
+        raise UserError(f"{verb!r} is not a verb of stm: {usage}")
     if verb in HERE:
-        raise UserError(f"stm {verb} speaks to a cluster and cannot be a job of it: run it here")
+        raise UserError(
+            f"stm {verb} talks to a cluster's job server and cannot be a job itself: run it here"
+        )
     return verb
 
 
@@ -133,20 +135,20 @@ def _check_config(config: Config) -> None:
     uri = config.tracking.uri or ""
     if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
         raise UserError(
-            f"--tracking.uri {uri}: the path is relative, and a job's folder goes with the job; "
+            f"--tracking.uri {uri}: the path is relative, and a job's folder is deleted when the job ends; "
             "write sqlite:////ABSOLUTE/PATH, or the address of an MLflow server"
         )
     tracking_uri(config.tracking, config.train.storage)
 
 
 def _check_config_file(value: str, sent: Collection[str]) -> None:
-    """A ``--config`` file must be among what is sent; recipes and samples come with stm."""
+    """Check that a ``--config`` file is among the files that are sent; recipes and samples come with stm."""
     path = Path(value)
     if is_url(value) or not path.is_file():
         return
     if path.is_absolute():
         raise UserError(
-            f"--config {value}: the cluster has another disk; name the file relative to this folder"
+            f"--config {value}: the cluster cannot read this disk; give a path relative to this folder"
         )
     if _within(value) not in sent:
         raise UserError(_not_sent("config", value))
@@ -168,8 +170,8 @@ def _check_paths(settings: dict[str, Any], sent: Collection[str], verb: str) -> 
                 elsewhere.append(f"--{key} {value}")
             elif key in _WRITTEN:
                 raise UserError(
-                    f"--{key} {value}: the path is relative, and a job's folder goes with the job: what {verb} writes "
-                    "would be lost. Give a folder that every node shares, or a URL"
+                    f"--{key} {value}: the path is relative, and a job's folder is deleted when the job ends, with "
+                    f"what {verb} writes into it. Give a folder that every node shares, or a URL"
                 )
             elif (inside := _within(value)) not in sent and inside not in folders:
                 raise UserError(_not_sent(key, value))
@@ -177,7 +179,7 @@ def _check_paths(settings: dict[str, Any], sent: Collection[str], verb: str) -> 
 
 
 def _within(value: str) -> str | None:
-    """A relative path as it is in the package; None where it leaves the project."""
+    """A relative path as the package has it; None if it leads out of the project."""
     here = Path.cwd().resolve()
     path = (here / value).resolve()
     return path.relative_to(here).as_posix() if path.is_relative_to(here) else None
@@ -186,8 +188,8 @@ def _within(value: str) -> str | None:
 def _not_sent(key: str, value: str) -> str:
     state = "is not among the files that are sent" if Path(value).exists() else "does not exist"
     return (
-        f"--{key} {value}: {state} (`stm submit --dry_run` lists them): the job would not find it. "
-        "Give a path that the cluster's nodes have, absolute, or a URL"
+        f"--{key} {value}: {state} (`stm submit --dry_run` lists them), so the job would not find it. "
+        "Give an absolute path on the cluster's nodes, or a URL"
     )
 
 
@@ -200,20 +202,20 @@ def _refuse_secrets(arguments: list[str]) -> None:
 
 def _secret(option: str) -> str:
     return (
-        f"{option} holds a password or a token, which everybody who sees the cluster's jobs would see. Leave it out: "
+        f"{option} holds a password or a token, which anyone who can list the cluster's jobs would see. Leave it out: "
         "nodes sign in to storage by their role, and to MLflow by MLFLOW_TRACKING_USERNAME and _PASSWORD, or "
-        "MLFLOW_TRACKING_TOKEN, of their environment"
+        "MLFLOW_TRACKING_TOKEN, in their environment"
     )
 
 
 def _name(
     verb: str, given: str | None, sweep: Sweep | None, config: Config | None
 ) -> tuple[str, list[str]]:
-    """The job's name, and the arguments that give it to the run."""
+    """The job's name, and the arguments that pass it to the run."""
     own = sweep.name if sweep else config.train.name if config else None
     if given and own and given != own and verb != "tune":
         raise UserError(
-            f"--name {given} and --train.name {own}: a job has the name of its run; give one of the two"
+            f"--name {given} and --train.name {own}: a job has the name of its run; give only one of these options"
         )
     kind = f"{config.model.variant}{config.model.depth}" if config and verb == "train" else verb
     name = given or own or f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}"

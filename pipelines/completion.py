@@ -1,6 +1,6 @@
-"""``stm --completion bash|zsh``: a script that completes verbs, options and the values that an option has a list of.
+"""``stm --completion bash|zsh``: a script that completes verbs, options, and the values of options that list them.
 
-It is made from the typed verbs, so that it never names an option that there is not. Elsewhere files are completed.
+It is generated from the typed verbs, so it never offers an option that does not exist. Otherwise it completes files.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _names(found: Options) -> list[str]:
 
 
 def _case(given: str, hint: Any) -> list[str]:
-    """What may follow ``given``, where that is a list of words."""
+    """The case for the words that may follow ``given``, if they can be listed."""
     words = [str(each) for each in _words(hint)]
     return [f"      {shlex.quote(given)}) words={shlex.quote(' '.join(words))} ;;"] if words else []
 

@@ -31,8 +31,8 @@ _SLOW = {"torch": "PyTorch", "ray": "Ray", "mlflow": "MLflow"}
 
 
 _SPACE, _RIGHT, _FILES = (
-    "make room (`df` says where there is none)",
-    "name a place that this user may write to",
+    "make room (`df` shows which disk is full)",
+    "name a place where this user can write",
     "allow more open files (`ulimit -n 4096`)",
 )
 _OF_THE_MACHINE: dict[int | None, str] = {
@@ -42,22 +42,22 @@ _OF_THE_MACHINE: dict[int | None, str] = {
     errno.EACCES: _RIGHT,
     errno.EMFILE: _FILES,
     errno.ENFILE: _FILES,
-    errno.EIO: "its disk fails (`dmesg`)",
+    errno.EIO: "its disk is failing (see `dmesg`)",
 }
-"""What the system refuses wherever a verb asks it, and what to do: no defect of ours."""
+"""Errors of the system that any verb may meet and that are not defects of stm, and what to do."""
 
 
 _OF_RAY = {
-    "OutOfDiskError": "make room on the disk of its folder (RAY_TMPDIR, else /tmp; `df`), or in /dev/shm",
-    "ObjectStoreFullError": "make room in /dev/shm, or give it more (`docker run --shm-size`)",
-    "OutOfMemoryError": "leave more memory to it (`free`): fewer workers or decoding tasks, or smaller batches",
-    "LocalRayletDiedError": "its raylet died, as where memory or a disk is full (`dmesg`, `df`)",
+    "OutOfDiskError": "make room on the disk of its folder (RAY_TMPDIR, else /tmp; see `df`), or in /dev/shm",
+    "ObjectStoreFullError": "make room in /dev/shm, or enlarge it (`docker run --shm-size`)",
+    "OutOfMemoryError": "use less memory (see `free`): fewer workers or decoding tasks, or smaller batches",
+    "LocalRayletDiedError": "its raylet died, perhaps because memory or a disk is full (see `dmesg` and `df`)",
 }
-"""What Ray raises where the machine has no more, and what to do."""
+"""What Ray raises when the machine runs out of a resource, and what to do."""
 
 
 class Result(dict[str, Any]):
-    """What a verb returns where the command's exit status is not 0 although nothing was wrong with the command."""
+    """What a verb returns when its exit status is not 0 although nothing was wrong with the command."""
 
     exit_status = 0
 
@@ -69,8 +69,8 @@ class Result(dict[str, Any]):
 def run_verb(module: ModuleType, argv: list[str]) -> int:
     """Read ``argv``, call the verb's function, print its result, return the exit status.
 
-    Libraries that print do so on stderr: stdout belongs to the result alone, either the JSON object or what
-    ``show`` of the module makes of it. ``leave`` of the module, where there is one, is called last with the status.
+    Only the result goes to stdout, as a JSON object or as the text of the module's ``show``; what libraries print goes
+    to stderr. If the module has a ``leave``, it is called last, with the status.
     """
     proxy.spare_this_machine()
     with ending.by_signals():
@@ -120,30 +120,30 @@ def _run_verb(module: ModuleType, argv: list[str]) -> int:
 
 
 def _said_by_ray(error: BaseException | None) -> str | None:
-    """One message for what Ray raises where the machine has no more, be it the cause of another error."""
+    """One message for an error of ``_OF_RAY``, which may be the cause of another error; None for others."""
     ray: Any = sys.modules.get("ray")
     while error is not None and ray is not None:
         if isinstance(error, ray.exceptions.RayError):
             for name, todo in _OF_RAY.items():
                 if isinstance(error, getattr(ray.exceptions, name)):
                     first = next(iter(str(error).strip().splitlines()), name).rstrip(".")
-                    return f"Ray cannot go on: {first}: {todo}, then give the same command again"
+                    return f"Ray cannot go on: {first}: {todo}, then run the same command again"
         error = getattr(error, "cause", None) or error.__cause__
     return None
 
 
 def _require_a_folder() -> None:
-    """Raise ``UserError`` where the folder we are in is gone: no library could make sense of a path, nor start Ray."""
+    """Raise ``UserError`` if the working folder is gone: libraries could not resolve a path, nor start Ray."""
     try:
         os.getcwd()
     except FileNotFoundError as error:
         raise UserError(
-            "the folder that this command was started in is gone: `cd` to one that is there"
+            "the folder that this command was started in is gone: `cd` to one that exists"
         ) from error
 
 
 def _print(text: str, stdout: Any) -> None:
-    """Print the result. Raises ``UserError`` where stdout takes nothing, as a file on a full disk."""
+    """Print the result. Raises ``UserError`` if stdout cannot be written, as with a file on a full disk."""
     try:
         print(text, file=stdout, flush=True)
     except BrokenPipeError:
@@ -151,12 +151,12 @@ def _print(text: str, stdout: Any) -> None:
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())  # closing it writes what is left
         raise UserError(
-            f"it is done, but its result cannot be written to stdout: {error.strerror}"
+            f"the command is done, but its result cannot be written to stdout: {error.strerror}"
         ) from error
 
 
 class _Loading:
-    """An import hook that finds nothing, and says once that something slow is loading."""
+    """An import hook that finds nothing, and logs once that a slow library is loading."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
         if name in _SLOW:
@@ -166,7 +166,7 @@ class _Loading:
 
 @contextlib.contextmanager
 def _loading_told() -> Iterator[None]:
-    """Say so before the first library that takes seconds to load, as nothing else would be seen for that long."""
+    """Log a line before the first library that takes seconds to load, so that the wait is explained."""
     hook: Any = _Loading()
     sys.meta_path.insert(0, hook)
     try:
@@ -180,8 +180,8 @@ def _loading_told() -> Iterator[None]:
 def _stdout_kept_for_the_result() -> Iterator[Any]:
     """Point stdout at stderr, for libraries and child processes alike, and yield the real one.
 
-    A cluster that was joined or started in between is left before stdout comes back: Ray's threads
-    print to the end.
+    A cluster that was joined or started in between is left before stdout is restored, because Ray's threads print to
+    the end.
     """
     sys.stdout.flush()
     real, python_stdout = os.dup(1), sys.stdout
@@ -209,5 +209,5 @@ def _ray_is_up() -> bool:
 def _level(call: Call) -> int:
     """From which level on the log is shown."""
     if call.verbose and call.quiet:
-        raise UserError("--verbose and --quiet: give one of them")
+        raise UserError("--verbose and --quiet: give only one of them")
     return logging.DEBUG if call.verbose else logging.WARNING if call.quiet else logging.INFO

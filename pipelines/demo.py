@@ -1,9 +1,9 @@
 """The whole path on this machine, in minutes: ``stm demo``.
 
-Writes short H.264 videos in four pairs of classes that are each other played backwards, indexes them, trains STM and a
-network that is blind to time (TSN) on them through Ray Data and Ray Train, evaluates both with their frames as played,
-reversed, shuffled and one repeated, and compares. The code is the one a cluster runs; only the network is small (depth
-26, width 32, 48 px).
+It writes short H.264 videos in four pairs of classes that are each other played backwards, indexes them, and trains STM
+and a network that is blind to time (TSN) on them with Ray Data and Ray Train. It then evaluates both with the frames as
+played, reversed, shuffled, and one repeated, and compares them. A cluster runs the same code; only the network is small
+(depth 26, width 32, 48 px).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ VARIANTS = ("stm", "tsn")
 def demo_config(
     variant: str, manifests: dict[str, str], storage: Path, *, epochs: int, workers: int, seed: int
 ) -> Config:
-    """Settings that a laptop trains in a minute; the schedule keeps the paper's shape."""
+    """Settings with which a laptop trains in a minute; the schedule keeps the paper's shape."""
     return Config(
         model=ModelConfig(variant=variant, depth=26, width=32, dropout=0.2),
         data=DataConfig(
@@ -65,7 +65,7 @@ def demo(
 ) -> dict[str, Any]:
     """Make videos, train STM and a network that ignores the order of frames, and compare them.
 
-    Only the order of frames tells the classes apart. If the demo is interrupted, the same command continues it.
+    The classes of a pair differ only in the order of frames. If the demo is interrupted, the same command continues it.
 
     Examples:
         stm demo
@@ -78,7 +78,7 @@ def demo(
         test_videos: videos to measure on
         epochs: how often the networks see every training video
         workers: Ray Train workers
-        seed: number that every random choice follows from
+        seed: seed of every random choice
     """
     started = time.monotonic()
     folder = Path(output)
@@ -192,12 +192,12 @@ def show(result: dict[str, Any]) -> str:
         ]
     lines += [
         "",
-        "  Top-1 of the same frames in four orders. Of two classes that are each other backwards, a network blind to",
-        f"  time names the right one for half of the videos. N = {result['stm']['num_videos']} videos, "
-        f"{result['seconds']:.0f} s in all.",
+        "  The table shows top-1 for the same frames in four orders. Of two classes that are each other backwards,",
+        "  a network blind to time names the right one for half of the videos. "
+        f"N = {result['stm']['num_videos']} videos, {result['seconds']:.0f} s in all.",
     ]
     reports = [result[variant]["files"].get("report") for variant in VARIANTS]
-    lines += ["", "reports, to open in a browser:", *(f"  {path}" for path in reports if path)]
+    lines += ["", "reports (open them in a browser):", *(f"  {path}" for path in reports if path)]
     lines += ["", "pictures:", *(f"  {path}" for path in result["figures"]), "", "next:"]
     lines.append(
         f"  stm predict --checkpoint {result['stm']['checkpoint']} {result['sample_video']}"

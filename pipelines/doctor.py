@@ -26,8 +26,8 @@ def doctor(
 ) -> dict[str, Any]:
     """Check this machine or every node of a cluster before a job runs on it.
 
-    Versions, decoders, GPUs, all-reduce, storage, MLflow, limits and clocks are checked. Each line says ok, warning or
-    fails, and what to do. The exit status is 1 if a check fails.
+    It checks versions, decoders, GPUs, all-reduce, storage, MLflow, limits and clocks. Each line reports `ok`,
+    `warning` or `fails`, and what to do. The exit status is 1 if a check fails.
 
     Examples:
         stm doctor
@@ -36,11 +36,12 @@ def doctor(
 
     Args:
         storage: folder or URL for runs, as in --train.storage
-        tracking: MLflow server or database, as in --tracking.uri; null tries a new database. The empty experiment
-            `stm-doctor` stays there
-        workers: processes of the all-reduce; null: one for each GPU, or else one for each node, at least 2
-        bench: what `stm bench data --json` and `stm bench model --json` printed, to see if the CPUs can feed the GPUs
-        manifest: manifest to train on, to see if its videos should be prepared first
+        tracking: MLflow server or database, as in --tracking.uri; null tries a new database. The check leaves an empty
+            experiment `stm-doctor` there
+        workers: processes of the all-reduce; null uses one for each GPU, or else one for each node, and at least 2
+        bench: files with the output of `stm bench data --json` and `stm bench model --json`, to check whether the CPUs
+            can feed the GPUs
+        manifest: manifest to train on, to check whether its videos should be prepared first
         deadline_s: seconds that one check may take
     """
     from stm.doctor.examine import Settings, examine

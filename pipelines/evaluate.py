@@ -57,25 +57,27 @@ def evaluate(
         stm evaluate --fuse rgb/scores.parquet longer/scores.parquet --shares 2 1
 
     Args:
-        checkpoint: checkpoint, or folder of a run, whose best one is taken (see --which)
+        checkpoint: checkpoint, or the folder of a run, whose best checkpoint is used (see --which)
         manifest: manifest to measure on
-        fuse: files of scores of earlier evaluations, which are averaged; instead of a checkpoint
+        fuse: score files of earlier evaluations to average, instead of a checkpoint
         shares: weight of each file of --fuse; null weighs them equally
-        output: folder for scores, figures and report.html; null makes one beside the checkpoint
+        output: folder for scores, figures and report.html; null creates one beside the checkpoint
         report: whether to write report.html
-        num_segments: frames of a clip; null takes as many as in training
-        sampling: how frames are chosen (--data.sampling of `stm train`); null does as in training
-        frame_stride: distance between frames with --sampling dense; null does as in training
-        window_s: length of a clip with --sampling seconds; null does as in training
+        num_segments: number of frames in a clip; null uses the number of training
+        sampling: how frames are chosen (--data.sampling of `stm train`); null uses the sampling of training
+        frame_stride: distance between frames with --sampling dense; null uses that of training
+        window_s: length of a clip in seconds with --sampling seconds; null uses that of training
         frames: further orders of frames to measure: `reversed`, `shuffled`, `still` (one frame repeated)
-        pairs: CSV file of classes that are each other played backwards, two names in a line; null finds them by their
-            names if --frames asks for other orders
+        pairs: CSV file of classes that are each other played backwards, two names to a line; null finds them by their
+            names if --frames names other orders
         workers: processes that run the network
-        batch_size: clips that a process takes at once
+        batch_size: number of clips in a batch of one process
     """
     if fuse:
         if checkpoint or manifest:
-            raise UserError("--fuse takes score files alone: leave --checkpoint and --manifest out")
+            raise UserError(
+                "--fuse accepts only score files: leave out --checkpoint and --manifest"
+            )
         if frames != ["played"] or pairs is not None:
             raise UserError("--frames and --pairs need a --checkpoint: score files hold no frames")
         from stm.evaluate.fusing import fused_result
@@ -136,7 +138,7 @@ def show(result: dict[str, Any]) -> str:
 
 
 def frames_table(result: dict[str, Any]) -> list[str]:
-    """What the order of frames is worth, where that was measured."""
+    """A table of top-1 by order of frames, if other orders were measured."""
     found = result.get("frames")
     if not found:
         return []

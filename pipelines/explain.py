@@ -40,38 +40,42 @@ def explain(
         stm explain --motion_check demo/videos-256-96-0/val.parquet --checkpoint stm26 --compare tsn26
 
     Args:
-        block: blocks to draw, from layer1.0 to layer4.2 in depth 50; null draws the first one with motion features
-        class_: class whose evidence is drawn; null takes the predicted one
+        block: blocks to draw, from layer1.0 to layer4.2 at depth 50; null draws the first one with motion features
+        class_: class whose evidence is drawn; null uses the predicted class
         output: folder for a PNG and an mp4 file of each video
-        backwards: PNG file to write instead: the video beside itself played backwards
-        augment: video to draw 12 training clips of, instead, with the settings given here or those of a checkpoint
+        backwards: PNG file to write instead, which shows the video beside itself played backwards
+        augment: video of which to draw 12 training clips instead, with the settings given here or those of a checkpoint
         root: folder or URL where the videos of --motion_check are now (short for --data.root)
-        motion_check: manifest of `stm demo`, to correlate the maps with the motion of its digits instead
+        motion_check: manifest of `stm demo`; correlates the maps with the motion of its digits instead
         compare: second checkpoint for --backwards or --motion_check, such as TSN's
-        seed: seed of the demo that --motion_check looks at
+        seed: seed of the demo that --motion_check measures
     """
     if augment is not None:
         if videos or backwards or motion_check or compare or block:
             raise UserError(
-                "--augment takes one video and, beside the settings, --checkpoint, --class, --output and --seed alone"
+                "--augment accepts one video, the settings, and only --checkpoint, --class, --output and --seed"
             )
         return _augment(augment, config, checkpoint, which, class_, output, seed)
     if checkpoint is None:
         raise UserError("--checkpoint is not set (or give --augment, with a video)")
     root = root or config.data.root
     if config != Config(data=DataConfig(root=config.data.root)):
-        raise UserError("settings and --config go with --augment; a checkpoint has its own")
+        raise UserError(
+            "settings and --config go only with --augment; a checkpoint has its own settings"
+        )
     if backwards and motion_check:
-        raise UserError("--backwards and --motion_check are two commands: leave one out")
+        raise UserError("--backwards and --motion_check cannot be combined: leave one out")
     if compare and not (backwards or motion_check):
-        raise UserError("--compare goes with --backwards or --motion_check")
+        raise UserError("--compare goes only with --backwards or --motion_check")
     if class_ and (backwards or motion_check):
         raise UserError(
             "--class goes with pictures of videos, not with --backwards or --motion_check"
         )
     if motion_check:
         if videos:
-            raise UserError("--motion_check takes the videos of the manifest: name no others")
+            raise UserError(
+                "--motion_check uses the videos of its manifest: leave out other videos"
+            )
         if not os.path.exists(motion_check):
             raise UserError(f"--motion_check {motion_check}: no such file")
         from stm.repository import tool
@@ -87,7 +91,7 @@ def explain(
             seed=seed,
         )
     if root:
-        raise UserError("--root goes with --motion_check, which alone reads a manifest")
+        raise UserError("--root goes only with --motion_check, which reads a manifest")
     if not videos:
         raise UserError("no video is named")
     if backwards:
@@ -133,7 +137,7 @@ def _augment(
 
         if data != DataConfig():
             raise UserError(
-                "--augment takes the settings of --checkpoint, or those given: leave one out"
+                "--augment uses the settings of --checkpoint or those given here: leave one out"
             )
         meta = checkpoints.read_meta(resolve(checkpoint, which))
         data, classes = checkpoints.config_of(meta).data, meta.classes
@@ -189,8 +193,8 @@ def _show_check(result: dict[str, Any]) -> str:
         lines.append(f"{row['network']:<17}{row['block']:<10}{row['map']:<8}{figures}".rstrip())
     lines.append(
         f"N = {result['num_videos']} videos in {result['num_pairs']} pairs: mean, and 95 % interval over pairs\n"
-        "motion: correlation with where the digit is in this frame or the next; at_rest: size for a still clip, "
+        "motion: correlation with the digit's place in this frame or the next; at_rest: size for a still clip, "
         "as a share\norder: share that changes when the clip is played backwards; direction: correlation of that "
-        "change with where the\ndigit goes less where it came from"
+        "change with the digit's\nnext place minus its last place"
     )
     return "\n".join(lines)

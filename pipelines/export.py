@@ -17,7 +17,7 @@ def export(
 ) -> dict[str, Any]:
     """Write a trained network as one file for other programs.
 
-    The file's answers are compared with the network's before the command succeeds.
+    The command succeeds only if the file gives the same answers as the network.
 
     Examples:
         stm export --checkpoint runs/first --format onnx --output stm.onnx
@@ -25,7 +25,7 @@ def export(
         stm export --checkpoint runs/first --format safetensors --output stm.safetensors
 
     Args:
-        format: `onnx` (which needs the extra `export`) or `torch_export` for the network, `safetensors` for its weights
+        format: `onnx` (which needs the extra `export`) or `torch_export` for the network, `safetensors` for the weights
         output: file to write
     """
     from stm.export import export as write

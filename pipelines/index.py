@@ -3,7 +3,7 @@
     stm index --format ucf101 --root UCF-101 --annotations ucfTrainTestlist --output index/ucf101
 
 writes index/ucf101/train.parquet and val.parquet, and beside each the list of videos that cannot be
-used. The same command again probes only what is new or has changed.
+used. When the command is run again, it probes only videos that are new or have changed.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def index(
 ) -> dict[str, Any]:
     """Open every video of a data set once and write its manifests.
 
-    There is one manifest for each split. The same command again opens only videos that are new or have changed. A split
-    without a usable video is an error, after everything is written.
+    There is one manifest for each split. When the command is run again, it opens only videos that are new or have
+    changed. After everything is written, a split without a usable video is an error.
 
     Examples:
         stm index --format ucf101 --root UCF-101 --annotations ucfTrainTestlist --output ucf101
@@ -44,20 +44,21 @@ def index(
         stm index --format list --root videos --annotations list.csv --output index/mine --json
 
     Args:
-        format: form of the annotations, such as folder, list or ucf101; docs/lists.md has all of them
+        format: form of the annotations, such as folder, list or ucf101; docs/lists.md lists all of them
         root: folder or URL of the videos
         annotations: folder or file of the lists; null looks for them in the root
-        split: number of the published split (1, 2 or 3) of ucf101, hmdb51 and lists with such numbers
+        split: number of the published split (1, 2 or 3) of ucf101, hmdb51 and other lists with numbered splits
         output: folder for the manifests
         val_fraction: share of each class to hold out for validation, in whole groups, if there is only one split
-        classes: another manifest (.parquet) or a file of names, from which to take the classes and their order
-        split_folders: for the format folder: whether the root's folders are splits (yes) or classes (no); auto decides
-            by their names, and asks if these do not tell
-        seed: decides which groups are held out
+        classes: another manifest (.parquet) or a file of names that gives the classes and their order
+        split_folders: for the format folder, whether the root's folders are splits (yes) or classes (no); auto decides
+            by their names, and reports an error if the names do not tell
+        seed: seed of the choice of groups that are held out
         deadline_s: seconds that opening one video may take
-        max_pixels: most pixels of a frame; larger videos get the status too_large (8K video has half of the default)
-        decode_mib: most memory for decoding one video, in MiB; larger videos get the status too_large
-        cross_check: number of videos that decord reads as well, for comparison
+        max_pixels: largest number of pixels in a frame; larger videos get the status too_large (an 8K frame has half
+            of the default)
+        decode_mib: memory that decoding one video may use, MiB; videos that need more get the status too_large
+        cross_check: number of videos that are also read with decord, for comparison
     """
     from stm.dataset import index as write_manifests
 

@@ -16,9 +16,9 @@ def jobs(
     *,
     address: Address = None,
 ) -> dict[str, Any]:
-    """List, follow or stop the jobs that were submitted.
+    """List, follow or stop submitted jobs.
 
-    `status` shows the state of a job. `follow` shows its log, and ends with the job's exit status.
+    `status` shows the state of a job. `follow` shows its log, and exits with the job's exit status.
 
     Examples:
         stm jobs list --address http://127.0.0.1:8265
@@ -27,8 +27,8 @@ def jobs(
         stm jobs stop first
 
     Args:
-        action: what to do
-        job: id of a job, or a name for the newest job of that name; by default the newest of all
+        action: what to do with the jobs
+        job: id of a job, or a name, which means the newest job of that name; the default is the newest job
     """
     from stm.errors import UserError
     from stm.jobs.client import JobServer

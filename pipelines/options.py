@@ -1,4 +1,4 @@
-"""A verb's typed function as a parser: every parameter is an option, said once, in the signature and its docstring.
+"""A verb's typed function as a parser: every parameter is an option, defined by the signature and its docstring.
 
     def measure(what: Literal["decode", "data"], *, size: Count = 224, address: Address = None) -> dict[str, Any]:
         '''Measure decoding or the stream.
@@ -45,7 +45,7 @@ class Option:
     also: str = ""
     """A second name, such as ``data.root``."""
     here: str = ""
-    """What is done with a file or folder of this machine, and so no URL: "written" or "read"."""
+    """How the verb uses a path on this machine, which cannot be a URL: "written" or "read"."""
     sets: str = ""
     """The setting that takes this value where it is not null."""
 
@@ -63,39 +63,41 @@ FilesOrNull = Annotated[list[str] | None, Option(here="read")]
 Address = Annotated[
     str | None,
     Option(
-        help="Ray cluster to use, such as `auto`; null uses $RAY_ADDRESS, else starts one on this machine"
+        help="Ray cluster to use, such as `auto`; null uses $RAY_ADDRESS, or else starts Ray on this machine"
     ),
 ]
 Root = Annotated[
     str | None,
     Option(
         also="data.root",
-        help="folder or URL where the manifest's videos are now; one outside is refused. Null takes the folder that "
-        "they were indexed in",
+        help="folder or URL where the manifest's videos are now; a video outside it is refused. Null uses the folder "
+        "that they were indexed in",
     ),
 ]
 Checkpoint = Annotated[
-    str, Option(help="checkpoint, or folder of a run, whose best one is taken (see --which)")
+    str,
+    Option(help="checkpoint, or the folder of a run, whose best checkpoint is used (see --which)"),
 ]
 CheckpointOrNull = Annotated[
-    str | None, Option(help="checkpoint, or folder of a run, whose best one is taken (see --which)")
+    str | None,
+    Option(help="checkpoint, or the folder of a run, whose best checkpoint is used (see --which)"),
 ]
 CheckpointOrModel = Annotated[
     str,
     Option(
         also="model",
-        help="checkpoint, folder of a run, whose best one is taken (see --which), or a registered model: "
+        help="checkpoint, the folder of a run, whose best checkpoint is used (see --which), or a registered model: "
         "models:/NAME@ALIAS",
     ),
 ]
 Which = Annotated[
     Literal["best", "last"],
-    Option(help="which checkpoint of a run to take: the best one by validation, or the last one"),
+    Option(help="which checkpoint of a run to use: the best one by validation, or the last one"),
 ]
 Tracking = Annotated[
     str | None,
     Option(
-        help="MLflow server or database of a registered model; null uses $MLFLOW_TRACKING_URI, else runs/mlflow.db"
+        help="MLflow server or database of a registered model; null uses $MLFLOW_TRACKING_URI, or else runs/mlflow.db"
     ),
 ]
 Protocol = Annotated[
@@ -107,27 +109,27 @@ Protocol = Annotated[
 Videos = Annotated[
     list[str],
     Option(
-        help="video files, folders of images (one video each), rows of shards, or folders of them"
+        help="video files, folders of images (one video each), rows of shards, or folders that contain these"
     ),
 ]
 Workers = Annotated[
     int | None, Option(help="short for --train.num_workers", sets="train.num_workers")
 ]
 SHARED = {
-    "json": "print one JSON object on stdout and nothing else there",
-    "verbose": "show every line of the log, and which part of stm it comes from",
+    "json": "print the result on stdout as one JSON object and nothing else",
+    "verbose": "show every line of the log, and the part of stm that it comes from",
     "quiet": "show only warnings and the result",
 }
 """Switches that every verb has."""
 _PLUGINS = {"plugin", "model.plugin"}
 _PLUGIN = (
-    "file with the network's blocks, if they are your own (docs/blocks.md); code from a checkpoint is never run "
-    "unasked"
+    "Python file that defines the network's blocks, if they are your own (docs/blocks.md); code in a checkpoint runs "
+    "only if you name its file here"
 )
 
 
 class _Help(jsonargparse.DefaultHelpFormatter):
-    """Keeps the line breaks of the examples."""
+    """A formatter that keeps the line breaks of the examples."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n".join(indent + line for line in text.splitlines())
@@ -169,13 +171,13 @@ class Options:
             self.parser.add_argument(
                 "--config",
                 action="config",
-                help="YAML file with any of the settings below, or a recipe: "
+                help="YAML file with some of the settings below, or the name of a recipe: "
                 + ", ".join(recipes.names()),
             )
         for each in parameters:
             self._add(each, help_of.get(each.name, ""))
         self.takes_plugin = "checkpoint" in self.types
-        """Whether ``--plugin`` may say what the checkpoint's blocks are."""
+        """Whether ``--plugin`` may define the checkpoint's blocks."""
         if self.takes_plugin:
             self.types["plugin"] = str | None
             self.parser.add_argument("--plugin", type=str | None, default=None, help=_PLUGIN)
@@ -223,7 +225,7 @@ class Options:
         self.parser.add_argument(f"--{name}", *also, **more)
 
     def keywords(self, parsed: Any) -> dict[str, Any]:
-        """What the function is called with, by parameter. Raises ``UserError`` for a value that is out of range."""
+        """The function's arguments, by parameter. Raises ``UserError`` for a value that is out of range."""
         for name, option in self.rules.items():
             if option.sets and parsed[name] is not None:
                 parsed[option.sets] = parsed[name]

@@ -1,4 +1,4 @@
-"""What a training takes and costs: ``stm plan --bench data.json model.json --prices prices.yaml``."""
+"""What a training needs and costs: ``stm plan --bench data.json model.json --prices prices.yaml``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pipelines.options import Count, CountOrNull, FileOrNull, Files, OutputOrNull, Root
 from stm.errors import UserError
 from stm.planning.model import Assumptions
+from stm.plural import counted
 from stm.storage import write_bytes
 
 
@@ -40,8 +41,8 @@ def plan(
 ) -> dict[str, Any]:
     """Estimate the nodes, hours and cost of a training from measured rates.
 
-    It says how many CPU nodes one GPU node needs, and the time and cost of a training on 1 to 256 GPUs, on demand and
-    on spot nodes. It never guesses a rate, and prints every assumption.
+    The plan gives the number of CPU nodes that one GPU node needs, and the time and cost of a training on 1 to 256
+    GPUs, on demand and on spot nodes. Rates are never guessed, and every assumption is printed.
 
     Examples:
         stm plan --bench data.json model.json --prices prices.yaml --manifest train.parquet --epochs 50
@@ -49,27 +50,27 @@ def plan(
         stm plan --bench data.json model.json --prices prices.yaml --num_videos 86017 --epochs 50 --output plan
 
     Args:
-        bench: what `stm bench ... --json` printed
-        decode_clips_per_s_core: instead of a file of `stm bench data` or `decode`
-        train_clips_per_s_gpu: instead of a file of `stm bench model --device cuda`
-        batch_size: clips a step on a GPU; null: as measured
-        num_segments: frames a clip; null: as measured, or 8
-        size: side of a clip, px; null: as measured, or 224
-        manifest: manifest to train on; from its sizes and key frames follows whether to `stm prepare` it first
-        num_videos: or how many videos it would have
-        epochs: epochs
-        prices: YAML of machines and prices; `sample` is one with made-up prices
-        gpu_node: the machine that trains, by its name there
-        cpu_node: the machine that decodes
-        head_node: the machine that holds the job, if any
-        cpu_nodes_per_gpu_node: as many as there will be; null plans as many as it takes
+        bench: files with the output of `stm bench ... --json`
+        decode_clips_per_s_core: decoding rate of a core, instead of a file of `stm bench data` or `decode`
+        train_clips_per_s_gpu: training rate of a GPU, instead of a file of `stm bench model --device cuda`
+        batch_size: number of clips in a GPU's step; null uses the measured one
+        num_segments: number of frames in a clip; null uses the measured one, or 8
+        size: side of a clip, px; null uses the measured one, or 224
+        manifest: manifest to train on, whose frame sizes and key frames tell whether to run `stm prepare` first
+        num_videos: number of videos, instead of a manifest
+        epochs: number of epochs
+        prices: YAML file of machines and prices; `sample` is one with made-up prices
+        gpu_node: name of the training machine in the file of prices
+        cpu_node: name of the decoding machine there
+        head_node: name of the machine there that runs the job's driver, if it is a separate one
+        cpu_nodes_per_gpu_node: number of CPU nodes for each GPU node; null plans as many as are needed
         variant: network, for the size of its gradients
-        depth: its ResNet depth
-        num_classes: its classes
-        checkpoint_minutes: as in train.checkpoint_every_minutes
-        start_s: assumed: from paying to the first step, s
-        restart_s: assumed: from a lost node to the next step, s
-        output: directory for plan.json and plan.png
+        depth: ResNet depth of the network
+        num_classes: number of classes of the network
+        checkpoint_minutes: minutes between checkpoints, as in --train.checkpoint_every_minutes
+        start_s: assumed seconds from the first paid second to the first step
+        restart_s: assumed seconds from the loss of a node to the next step
+        output: folder for plan.json and plan.png
     """
     from stm.planning.cost import Job
     from stm.planning.originals import estimate
@@ -89,10 +90,10 @@ def plan(
     if epochs is None:
         raise UserError("--epochs is not set")
     if prices is None:
-        raise UserError(f"--prices is not set: a file of machines and prices like {SAMPLE}")
+        raise UserError(f"--prices is not set: give a file of machines and prices like {SAMPLE}")
     videos = None if manifest is None else _numbers(manifest, root)
     if videos is None and num_videos is None:
-        raise UserError("how many videos? give --manifest FILE or --num_videos N")
+        raise UserError("the number of videos is not set: give --manifest FILE or --num_videos N")
     question = Question(
         rates=rates,
         job=Job(
@@ -144,12 +145,12 @@ def _num_parameters(variant: str, depth: int, num_classes: int) -> int:
 
 
 def show(result: dict[str, Any]) -> str:
-    """The table, and under it what was measured and what was assumed."""
+    """The table, followed by the measured and the assumed values."""
     per, currency = result["per_gpu_node"], result["currency"]
     lines = [
-        f"one GPU node ({per['gpus']} GPUs) takes {per['clips_mb_s']:.0f} MB/s of clips from {per['decode_cores']:.0f} "
-        f"decoding cores: {per['own_cores']:g} of its own, and {per['cpu_nodes']:.2f} CPU nodes beside it; its network "
-        f"carries {per['network_mb_s']:.0f} MB/s",
+        f"one GPU node ({counted(per['gpus'], 'GPU')}) needs {per['clips_mb_s']:.0f} MB/s of clips from "
+        f"{per['decode_cores']:.0f} decoding cores: {per['own_cores']:g} of its own, and those of "
+        f"{per['cpu_nodes']:.2f} CPU nodes; its network carries {per['network_mb_s']:.0f} MB/s",
         f"a clip is {result['clip_mb']} MB, the gradients {result['gradient_mb']} MB",
         *_originals(result["originals"]),
         "",

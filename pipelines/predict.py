@@ -42,7 +42,7 @@ def predict(
     stream_options: list[str] | None = None,
     address: Address = None,
 ) -> dict[str, Any]:
-    """Print the five likeliest classes of each video, or of each window of a long one.
+    """Print the five most likely classes of each video, or of each window of a long video.
 
     Examples:
         stm predict --checkpoint runs/first clip.mp4
@@ -58,14 +58,14 @@ def predict(
         workers: processes that run the network
         window_s: length of a window in seconds: classifies one long video, a stream (rtsp://...) or a device
             (/dev/video0) window by window (docs/long-videos.md)
-        stride_s: seconds from the start of one window to the start of the next; null takes half of --window_s
+        stride_s: seconds from the start of one window to the start of the next; null uses half of --window_s
         enter: score that at least one window of a segment must have; null is 0.5
         leave: score that every window of a segment must have; null is 0.3
-        min_s: segments that are shorter than this many seconds are dropped; null drops none
+        min_s: length in seconds below which segments are dropped; null drops none
         live: skip windows rather than fall behind; null does so for streams and devices. With true, an HTTP URL is read
             as a stream
-        stall_s: a stream that sends nothing for this many seconds has broken off; null is 10
-        reconnect_s: seconds for which a stream that has ended or broken off is tried again; null never does
+        stall_s: seconds without data after which a stream counts as lost; null is 10
+        reconnect_s: seconds for which to reconnect to a stream that has ended or was lost; null does not reconnect
         stream_options: options of FFmpeg for the stream or device, as NAME=VALUE, such as rtsp_transport=udp
     """
     windows = {
@@ -115,7 +115,7 @@ def _windows(
 
     for name, value, usual in (("workers", workers, 1), ("address", address, None)):
         if value != usual:
-            raise UserError(f"--{name}: has no effect with --window_s, which one process does")
+            raise UserError(f"--{name}: has no effect with --window_s, which runs in one process")
     if output is not None:
         on_this_machine(output, "--output")
     return name_windows(

@@ -2,8 +2,8 @@
 
     stm prepare --manifest manifests/train.parquet --output prepared
 
-writes prepared/train.parquet, a manifest of the same videos in the same order, and the videos it names.
-The same command again makes only what is missing or has changed.
+writes prepared/train.parquet, a manifest of the same videos in the same order, and the videos that it lists.
+When the command is run again, it converts only videos that are missing or have changed.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def prepare(
 ) -> dict[str, Any]:
     """Convert a manifest's videos into smaller ones that decode faster, as files or in shards.
 
-    A manifest of the new videos is written, and their size and decoding time are compared with the old ones. The same
-    command again converts only videos that are missing or have changed.
+    It writes a manifest of the new videos, and compares their size and decoding time with those of the old ones. When
+    the command is run again, it converts only videos that are missing or have changed.
 
     Examples:
         stm prepare --manifest manifests/train.parquet --output prepared
@@ -59,22 +59,24 @@ def prepare(
 
     Args:
         manifest: manifest of the videos, written by `stm index`
-        output: folder for the new videos, which every node must see
+        output: folder for the new videos, which every node must reach
         layout: one .mp4 file for each video, or Parquet shards of about 256 MiB
         short_side: short side of the new videos, px; smaller videos are not enlarged
-        codec: h264, or jpeg: one image for each frame, which decodes fastest, is largest and needs --layout shards
-        gop: frames of H.264 from one key frame to the next; with fewer, videos decode faster and are larger
-        min_gain: keep a video as it is unless the new one decodes this many times as fast, which is measured for each;
-            0 converts all videos
+        codec: h264, or jpeg for one image per frame, which decodes fastest, is largest and needs --layout shards
+        gop: number of frames from one key frame of H.264 to the next; with fewer, videos decode faster and are larger
+        min_gain: keep a video unchanged unless the new one decodes at least this many times as fast, which is measured
+            for each video; 0 converts all videos
         keep_jpeg: pack the images of frame folders as they are, instead of encoding them as videos
-        keep_source_on_failure: keep a video in the manifest as it was if it cannot be converted
+        keep_source_on_failure: if a video cannot be converted, keep the original in the manifest
         deadline_s: seconds that converting one video may take, plus deadline_s_per_frame for each of its frames
         deadline_s_per_frame: see deadline_s
         measure: number of videos whose decoding is timed before and after
     """
     for option, given in (("--keep_jpeg", keep_jpeg), ("--codec jpeg", codec == "jpeg")):
         if given and layout != "shards":
-            raise UserError(f"{option} needs --layout shards: a file of its own holds one video.")
+            raise UserError(
+                f"{option} needs --layout shards: the layout `files` writes videos only."
+            )
     from stm.data.manifest import Manifest
 
     source = absolute(manifest)
@@ -118,14 +120,14 @@ def prepare(
     logger.info(_table(summary, timings))
     if summary.left_alone:
         logger.info(
-            f"{counted(len(summary.left_alone), 'video')} left as they were: prepared, they would not decode "
-            f"{_faster(min_gain)}; all in {kept}"
+            f"{counted(len(summary.left_alone), 'video')} left unchanged, since the new ones would not decode "
+            f"{_faster(min_gain)}; {kept} lists all of them"
         )
     same = prepared.fingerprint == before.fingerprint
     _show_failures(summary.failures, bad, same)
     if not len(prepared.usable):
         lost = f" {IF_MOVED}." if set(summary.reasons) == {"not_found"} else ""
-        raise UserError(f"no video of {source} could be prepared; {bad} says why.{lost}")
+        raise UserError(f"no video of {source} could be prepared; {bad} gives the reasons.{lost}")
     return {
         "manifest": str(target),
         "num_videos": len(prepared),
@@ -167,7 +169,7 @@ def show(result: dict[str, Any]) -> str:
 
 
 def _write_bad(path: Path, prepared: Manifest, failures: list[Failure]) -> None:
-    """All that cannot be used or could not be prepared: id, status, path, why."""
+    """List all videos that cannot be used or could not be prepared: id, status, path, reason."""
     columns = prepared.table.select(["video_id", "status", "path", "detail"]).to_pylist()
     kept = {failure.row: failure for failure in failures}
     lines: list[list[str]] = []
@@ -181,7 +183,7 @@ def _write_bad(path: Path, prepared: Manifest, failures: list[Failure]) -> None:
 
 
 def _write_lines(path: Path, lines: list[list[str]]) -> None:
-    """Tab-separated; no file where there is no line."""
+    """Write tab-separated lines; without lines, there is no file."""
     if not lines:
         path.unlink(missing_ok=True)
         return
@@ -196,11 +198,11 @@ def _show_failures(failures: list[Failure], bad: Path, same_fingerprint: bool) -
     for failure in failures[:_SHOWN_FAILURES]:
         logger.info(one_line(f"  {failure.path}: {failure.reason}: {failure.detail}"))
     more = f"; {len(failures) - _SHOWN_FAILURES} more" if len(failures) > _SHOWN_FAILURES else ""
-    logger.info(f"  all in {bad}{more}")
+    logger.info(f"  {bad} lists all of them{more}")
     if not same_fingerprint:
         logger.info(
-            "  a run that has begun cannot go on with this manifest, since it has fewer videos: "
-            "--keep_source_on_failure keeps them as they were"
+            "  a run that has begun cannot continue with this manifest, since it has fewer videos; "
+            "--keep_source_on_failure keeps their originals"
         )
 
 
@@ -208,7 +210,7 @@ def _table(summary: Summary, timings: Timings | None) -> str:
     """Before and after, as lines."""
     lines = [
         f"{summary.num_prepared} of {counted(summary.num_videos, 'video')} prepared, "
-        f"{summary.num_made} made now, in {summary.seconds:.1f} s",
+        f"{summary.num_made} of them now, in {summary.seconds:.1f} s",
         f"{'':<16}{'before':>10}{'after':>10}",
     ]
     before, after = summary.bytes_before, summary.bytes_after
@@ -228,8 +230,7 @@ def _table(summary: Summary, timings: Timings | None) -> str:
     ]
     if slower:
         lines.append(
-            f"{', '.join(slower)} videos decode slower than before: --min_gain 1 leaves them as "
-            "they were"
+            f"{', '.join(slower)} videos decode slower than before; --min_gain 1 leaves them unchanged"
         )
     return "\n".join(lines)
 

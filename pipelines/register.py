@@ -22,7 +22,7 @@ def register(
 ) -> dict[str, Any]:
     """Register a trained network as an MLflow model, which other programs can load.
 
-    The model gets a card, and can be measured on a manifest first. With --rule it may become the `champion`.
+    The model gets a model card. It can be measured on a manifest first, and --rule can make it the `champion`.
 
     Examples:
         stm register --checkpoint runs/first --name actions --rule always
@@ -31,10 +31,10 @@ def register(
 
     Args:
         name: name of the registered model
-        rule: when the new version gets the alias `champion`: `always`, `never`, or if `better:top1`, `better:top5`
-            or `better:mean_class_accuracy` on the same manifest and protocol
-        manifest: manifest to measure the network on first
-        tracking: MLflow server or database; null takes the one that has the run's record
+        rule: when the new version gets the alias `champion`: `always`, `never`, or only if it is better than the
+            present one on the same manifest and protocol: `better:top1`, `better:top5`, `better:mean_class_accuracy`
+        manifest: manifest on which to measure the network first
+        tracking: MLflow server or database; null uses the one that has the run's record
         workers: processes that run the network
     """
     from stm.package.register import register as enter
@@ -62,9 +62,9 @@ def show(result: dict[str, Any]) -> str:
             f"N = {found['num_videos']}, of which {found['unreadable']} unreadable and counted as wrong"
         )
     if result["champion"]:
-        before = f", before it version {result['previous']}" if result["previous"] else ""
-        lines.append(f"  champion now ({result['reason']}{before})")
+        before = f"; it replaces version {result['previous']}" if result["previous"] else ""
+        lines.append(f"  now the champion ({result['reason']}{before})")
     else:
-        holder = f"version {result['previous']}" if result["previous"] else "nobody"
-        lines.append(f"  not champion ({result['reason']}); champion is {holder}")
+        holder = f"version {result['previous']}" if result["previous"] else "not set"
+        lines.append(f"  not the champion ({result['reason']}); the champion is {holder}")
     return "\n".join(lines)

@@ -43,7 +43,7 @@ def serve(
     """Answer uploaded videos over HTTP.
 
     POST a video to /predict, or drop it on the page. The server runs on Ray Serve. After Ctrl-C or SIGTERM it answers
-    the uploads that have begun, and ends with status 130 or 143.
+    the uploads that have begun, and exits with status 130 or 143.
 
     Examples:
         stm serve --checkpoint runs/first
@@ -52,20 +52,20 @@ def serve(
         curl -N --data-binary @match.mp4 'http://127.0.0.1:8000/windows?window_s=2&stride_s=1'
 
     Args:
-        host: address to listen on; 0.0.0.0 lets other machines in, and then a --token should be set
+        host: address to listen on; 0.0.0.0 admits other machines, so set a --token with it
         port: port to listen on
         replicas: processes that run the network
-        decoders: processes that decode; null starts one for each core, and four at most
+        decoders: processes that decode; null starts one for each core, and at most four
         max_mib: size of the largest upload, MiB (413)
-        max_in_flight: most uploads at once; others are refused with Retry-After (503)
+        max_in_flight: largest number of uploads at once; others are refused with Retry-After (503)
         receive_s: seconds that an upload may take to arrive (408)
         answer_s: seconds from then to the answer, or to the next window of a long video (504)
         decode_s: seconds that decoding one video may take, or one packet of a long video (504)
         stream_s: seconds that answering all windows of a long video may take (504)
-        decode_mib: most memory for decoding one video, MiB (422)
-        allowed_hosts: names by which clients may call the server, without ports (421); null allows any name
-        token: what clients must send as bearer token or as password (401); null takes $STM_SERVE_TOKEN, which is safer,
-            since other users of the machine can see the options of a command
+        decode_mib: memory that decoding one video may use, MiB (422)
+        allowed_hosts: host names, without ports, by which clients may call the server (421); null allows any name
+        token: token that clients must send as bearer token or as password (401); null uses $STM_SERVE_TOKEN, which is
+            safer, since other users of the machine can see the options of a command
     """
     from stm.serve import app
 
@@ -101,7 +101,7 @@ def serve(
         logger.info(f"serving {url}  (POST /predict, GET / /health /metrics); Ctrl-C ends it")
         app.watch(stopped)
         patience_s = min(receive_s + answer_s + 10, ending.LIMIT_S)
-        logger.info(f"stopping: what is in work is finished, for up to {patience_s:g} s")
+        logger.info(f"stopping: finishing the uploads that have begun, for up to {patience_s:g} s")
         app.drain(patience_s)
     result = Result(url=url, seconds=round(time.monotonic() - started, 1))
     return result.ending_with(128 + (ending.received() or signal.SIGINT))

@@ -3,7 +3,7 @@
     stm splits --config ucf101-t16 --manifests manifests/ucf101
 
 reads manifests/ucf101/split{1,2,3}/{train,val}.parquet and trains the runs NAME-split1, NAME-split2 and
-NAME-split3. The same command continues where it was; a split that is trained is only measured.
+NAME-split3. If it is interrupted, the same command continues it; a split that is trained is only measured.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def splits(
 ) -> dict[str, Any]:
     """Train and measure each published split of UCF-101 or HMDB-51, and average the results.
 
-    The last checkpoint of each split is measured: the best one would have been chosen by the videos that it is measured
-    on. Before training, every manifest must be there, and no two splits may be the same.
+    The last checkpoint of each split is measured, since the best one is chosen by the videos that it would be measured
+    on. All manifests must exist before training starts, and no two splits may be the same.
 
     Examples:
         stm splits --config ucf101-t16 --manifests manifests/ucf101
@@ -62,7 +62,7 @@ def splits(
     """
     if config.train.name is None:
         raise UserError(
-            "--train.name is not set: the runs are called NAME-split1, ..., and continue by name"
+            "--train.name is not set: the runs are called NAME-split1, ..., and are continued by name"
         )
     found = find_splits(manifests, splits)
     check_splits(found, config.data.root)
@@ -96,9 +96,9 @@ def splits(
 
 
 def find_splits(folder: str, numbers: list[int]) -> list[Split]:
-    """The splits of those numbers; UserError naming the first manifest that is missing."""
+    """The splits with these numbers. Raises ``UserError``, with the first manifest that is missing."""
     if not numbers or len(set(numbers)) < len(numbers):
-        raise UserError(f"--splits {numbers}: name each split once, and at least one")
+        raise UserError(f"--splits {numbers}: must name at least one split, and each only once")
     splits = []
     for number in numbers:
         own = join(folder, f"split{number}")
@@ -114,9 +114,9 @@ def find_splits(folder: str, numbers: list[int]) -> list[Split]:
 
 
 def check_splits(splits: list[Split], root: str | None = None) -> None:
-    """Refuse splits whose mean would mean nothing: of other classes, or one split under two numbers.
+    """Refuse splits whose mean has no meaning, because classes differ or two numbers name the same split.
 
-    Classes are matched by name (`Manifest.with_classes`); a test list may lack some, a training list may not.
+    Classes are matched by name (`Manifest.with_classes`); a test list may lack some of them, a training list may not.
     """
     from stm.data.manifest import Manifest
 
@@ -146,7 +146,7 @@ def config_of_split(config: Config, split: Split) -> Config:
 
 
 def row(split: Split, trained: TrainResult, measured: EvaluateResult) -> dict[str, Any]:
-    """What is kept of a split."""
+    """The row of a split in the result."""
     return {
         "split": split.number,
         "run": trained["run"],
@@ -156,7 +156,7 @@ def row(split: Split, trained: TrainResult, measured: EvaluateResult) -> dict[st
 
 
 def mean(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Mean over splits, each counting once however many videos it has, as results on these datasets are given."""
+    """Mean over splits with equal weights, whatever their numbers of videos, as is usual on these datasets."""
     return {name: sum(each[name] for each in rows) / len(rows) for name in _MEASURES}
 
 

@@ -1,7 +1,7 @@
 """Run a verb on a cluster elsewhere: ``stm submit --address URL -- train --config something-v1-t8``.
 
-What is sent is the code of the folder that the command is typed in (``stm.jobs.package``). The cluster's image holds
-the packages; ``--install`` has the nodes install those of requirements.lock first.
+The code of the working folder is sent (``stm.jobs.package``). The cluster's image contains the packages; with
+``--install`` the nodes first install those of requirements.lock.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def submit(
 ) -> dict[str, Any]:
     """Run a command on a cluster as a job, with the code of this folder.
 
-    Submitting the same name again continues its run. Unless --detach is given, the job is followed to its end, and its
-    exit status is that of this command. With ``--json``, `result` holds what the job's command printed.
+    Submitting the same name again continues its run. Unless --detach is given, the command follows the job to its end
+    and exits with the job's status. With ``--json``, `result` is the JSON result of the job's command.
 
     Examples:
         stm submit --address http://127.0.0.1:8265 -- train --config something-v1-t8 --train.storage /shared/runs
@@ -48,12 +48,12 @@ def submit(
         stm jobs follow first
 
     Args:
-        name: name of the job and of its run; null takes the run's name, or makes one from the command and the time
+        name: name of the job and of its run; null uses the run's name, or makes one from the command and the time
         detach: return when the job is accepted, without following its log
-        exclude: files and folders not to send, as patterns of .gitignore; what git ignores is never sent
-        include: files to send though they look like secrets (docs/security.md), as patterns of .gitignore
-        max_mib: most code to send, MiB
-        install: install requirements.lock on the nodes for this job, from their package index; this takes minutes
+        exclude: files and folders to leave out, as patterns of .gitignore; files that git ignores are never sent
+        include: files to send even though they look like secrets (docs/security.md), as patterns of .gitignore
+        max_mib: largest size of the code, MiB
+        install: install requirements.lock on the nodes for this job, from their package index, which takes minutes
         dry_run: check the command, list what would be sent, and send nothing
     """
     here = Path.cwd()
@@ -80,14 +80,14 @@ def submit(
         server = JobServer(address)
         if server.shows_token_in_the_clear:
             logger.info(
-                f"{server.address}: the token travels there unencrypted; a tunnel or https would hide it"
+                f"{server.address}: the token is sent unencrypted; use a tunnel or https to protect it"
             )
         _compare_ray(server.ray_version)
         logger.info(
             f"code of {here}: {counted(len(package.files), 'file')}, {package.num_bytes / MIB:.1f} MiB"
         )
         if job.elsewhere:
-            logger.info(f"on the cluster there must be: {', '.join(job.elsewhere)}")
+            logger.info(f"these paths must exist on the cluster: {', '.join(job.elsewhere)}")
         sent = server.submit(
             job.name, job.verb, entrypoint, package.path, pip, _metadata(here, pip is not None)
         )
@@ -95,7 +95,7 @@ def submit(
     result |= {"id": sent.id, "address": server.address}
     look = f"stm jobs follow {sent.id} --address {server.address}"
     if detach:
-        logger.info(f"it runs by itself; to look: {look}")
+        logger.info(f"the job runs on; to follow it: {look}")
         return {**result, "status": sent.status}
     ended = Result(result | follow(server, sent.id, look))
     return ended.ending_with(ended["exit_status"])
@@ -115,7 +115,7 @@ def follow(server: Any, id: str, look: str) -> dict[str, Any]:
         ended = server.follow(id, show)
     except KeyboardInterrupt as error:
         logger.info(
-            f"\njob {id} goes on; to look again: {look}\nto end it: {look.replace('follow', 'stop', 1)}"
+            f"\njob {id} runs on; to follow it again: {look}\nto stop it: {look.replace('follow', 'stop', 1)}"
         )
         return {"status": "RUNNING", "exit_status": ending.status_of(error), "result": None}
     return {
@@ -127,7 +127,7 @@ def follow(server: Any, id: str, look: str) -> dict[str, Any]:
 
 
 def _last_json(text: str) -> Any:
-    """The JSON object that a verb printed last; None where there is none."""
+    """The JSON object that a verb printed last; None if there is none."""
     for line in reversed(text.splitlines()):
         if line.startswith("{") and line.endswith("}"):
             try:
@@ -147,7 +147,7 @@ def _locked(folder: Path) -> list[str]:
 
 
 def _metadata(folder: Path, installed: bool) -> dict[str, str]:
-    """What tells, later, which code and which packages a job ran with."""
+    """Metadata that record which code and which packages a job ran with."""
     lock = folder / LOCK
     digest = hashlib.sha256(lock.read_bytes()).hexdigest()[:12] if lock.is_file() else ""
     return {
@@ -164,7 +164,7 @@ def _compare_ray(there: str) -> None:
     here = version("ray")
     if here != there:
         logger.info(
-            f"the cluster runs Ray {there}, this machine has {here}; the job runs with the cluster's"
+            f"the cluster runs Ray {there} and this machine has {here}; the job runs with the cluster's version"
         )
 
 

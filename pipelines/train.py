@@ -35,8 +35,8 @@ def show(result: dict[str, Any]) -> str:
         )
         if result["test_list"]:
             lines.append(
-                f"{result['test_list']} publishes no validation list: best was chosen on its test list, which "
-                "flatters; the figure to report is the last checkpoint's (stm evaluate --which last)"
+                f"{result['test_list']} publishes no validation list, so the best checkpoint was chosen on its test "
+                "list and its figure is too high; report that of the last checkpoint (stm evaluate --which last)"
             )
         if result["last_checkpoint"] != result["checkpoint"]:
             lines.append(f"last checkpoint {result['last_checkpoint']}")

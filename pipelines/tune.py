@@ -19,9 +19,9 @@ def tune(
     root: Root = None,
     address: Address = None,
 ) -> dict[str, Any]:
-    """Search the best values of any settings; each trial is a training run.
+    """Search for the best values of any settings; each trial is a training run.
 
-    The same command continues a sweep that was interrupted.
+    The same command continues an interrupted sweep.
 
     Examples:
         stm tune --config demo
@@ -30,8 +30,8 @@ def tune(
 
     Args:
         config: YAML file of a sweep (docs/sweeps.md), or one that comes with stm: demo, something-v2
-        name: name of the sweep, instead of the file's
-        set: settings of the base, such as optim.batch_size=16, instead of the file's
+        name: name of the sweep, instead of the name in the file
+        set: settings of the base run, such as optim.batch_size=16, instead of those in the file
     """
     sweep = sweep_of(config, name, set, root)
     from stm.tune.sweep import run_sweep
@@ -40,14 +40,16 @@ def tune(
 
 
 def sweep_of(config: str, name: str | None, changes: list[str], root: str | None) -> Sweep:
-    """The sweep that the arguments describe; ``UserError`` for what is wrong in it."""
+    """The sweep that the arguments describe. Raises ``UserError`` if they are wrong."""
     from stm.tune.reading import path_of, read_sweep
 
     values = {}
     for change in changes:
         key, equals, value = change.partition("=")
         if not equals or "." not in key:
-            raise UserError(f"--set {change}: write SECTION.SETTING=VALUE, as optim.batch_size=16")
+            raise UserError(
+                f"--set {change}: write SECTION.SETTING=VALUE, such as optim.batch_size=16"
+            )
         values[key] = value
     if root is not None:
         values["data.root"] = root

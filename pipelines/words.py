@@ -1,6 +1,6 @@
-"""From the words of a command line to the arguments of a verb's function, and what is said where a word is wrong.
+"""From the words of a command line to the arguments of a verb's function, with messages for words that are wrong.
 
-A name is taken with underscores or hyphens, its value after a blank or a ``=``; values are never changed. A list is
+A name may have underscores or hyphens; its value follows a blank or a ``=``, and is never changed. A list is
 several words, ``1 2``, or one, ``[1, 2]``; a switch stands alone or before ``true`` or ``false``.
 """
 
@@ -41,9 +41,9 @@ class Call:
     verbose: bool
     quiet: bool
     plugin: str | None
-    """To be run before the verb's function."""
+    """File to run before the verb's function."""
     notes: list[str]
-    """What the user should know and the verb goes on in spite of."""
+    """Warnings for the user that do not stop the verb."""
 
     def __call__(self) -> dict[str, Any]:
         if self.plugin is not None:
@@ -90,7 +90,7 @@ def read(options: Options, argv: list[str]) -> Call:
 def _split(
     options: Options, words: list[str]
 ) -> tuple[list[tuple[str, str | None]], list[str], list[str]]:
-    """(option, value) in the order given, words without an option, and what follows a ``--``."""
+    """The pairs (option, value) in the order given, the words without an option, and those that follow a ``--``."""
     given: list[tuple[str, str | None]] = []
     loose: list[str] = []
     rest: list[str] = []
@@ -127,7 +127,7 @@ def _split(
 
 
 def _names(options: Options) -> dict[str, str]:
-    """Every name that is taken, and the option it is: its own for most."""
+    """Every accepted name, and the option that it stands for."""
     found = {}
     for spelt, action in options.parser._option_string_actions.items():
         if spelt.startswith("--") and not spelt.startswith("--print_shtab"):
@@ -174,12 +174,12 @@ def _as_list(options: Options, name: str, value: str | None) -> str | None:
 
 
 def _listed(hint: Any, words: list[str]) -> str:
-    """As YAML that leaves text as it is."""
+    """The words as a YAML list, with text unchanged."""
     return json.dumps(words) if _item(hint) is str else f"[{', '.join(words)}]"
 
 
 def _item(hint: Any) -> Any:
-    """What a list, or a list or null, is a list of."""
+    """The type of the items of a list, or of a list or null."""
     return next(get_args(each)[0] for each in (hint, *get_args(hint)) if get_origin(each) is list)
 
 
@@ -199,7 +199,7 @@ def _twice(given: list[tuple[str, str | None]]) -> list[str]:
 
 
 def _near(options: Options, spelt: str, dashes: str = "--") -> str:
-    """The hint at options whose last part is the same, begins so, or is like it."""
+    """A hint at options whose last part is the same, begins with the same letters, or is similar."""
     tried = spelt.lstrip("-").replace("-", "_").lower()
     last = tried.rpartition(".")[2]
     names = [name for name in _names(options) if name not in _ALONE and not name.endswith("+")]
@@ -223,7 +223,7 @@ def _alike(last: str, ends: dict[str, str]) -> list[str]:
 def _complaint(
     options: Options, given: list[tuple[str, str | None]], loose: list[str]
 ) -> UserError | None:
-    """What is wrong with the first value that is; None where all of them can be read."""
+    """The error for the first wrong value; None if all values can be read."""
     for name, value in given:
         plain = name.removesuffix("+")
         hint = options.types.get(plain)
@@ -309,7 +309,7 @@ def _described(hint: Any) -> str:
 
 
 def _last_resort(error: Exception) -> str:
-    """For what `_complaint` does not know: the parser's own words, in one line."""
+    """The parser's own message in one line, for errors that `_complaint` does not know."""
     return "these options cannot be read: " + " ".join(str(error).split())
 
 
@@ -317,11 +317,11 @@ def _last_resort(error: Exception) -> str:
 
 
 def _check_file(options: Options, value: str | None) -> str:
-    """The file that ``--config VALUE`` means, its settings checked; YAML in place of a file as it is."""
+    """The file that ``--config VALUE`` names, with its settings checked; YAML text is returned unchanged."""
     if not value:
         raise UserError("--config '': name a YAML file or a recipe")
     if is_url(value):
-        raise UserError(f"--config {value}: settings are read from a file of this machine alone")
+        raise UserError(f"--config {value}: settings are read only from files on this machine")
     if os.path.isdir(value) and value not in recipes.names():
         raise UserError(f"--config {value}: is a folder; name a YAML file in it, or a recipe")
     path = recipes.path_of(value)
@@ -330,7 +330,7 @@ def _check_file(options: Options, value: str | None) -> str:
 
 
 def _check_section(options: Options, name: str, value: str) -> None:
-    """Of a section given as a whole, as ``--optim '{lr: 0.1}'`` or ``--optim optim.yaml``."""
+    """Check a section that is given as a whole, as in ``--optim '{lr: 0.1}'`` or ``--optim optim.yaml``."""
     if not os.path.isfile(value) and "{" not in value:
         raise UserError(
             f"--{name} {value}: must be a YAML file of settings, or settings as '{{NAME: VALUE}}'"
@@ -339,14 +339,14 @@ def _check_section(options: Options, name: str, value: str) -> None:
 
 
 def _check_text(options: Options, value: str, option: str, prefix: str = "") -> None:
-    """Raises ``UserError`` for the first setting of a file, or of YAML in its place, that is wrong."""
+    """Raise ``UserError`` for the first wrong setting of a YAML file, or of YAML text."""
     text, where = value, option.partition(" ")[0]
     if os.path.isfile(value):
         where = value
         try:
             text = Path(value).read_text()
         except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is no text"
+            reason = getattr(error, "strerror", None) or "it is not text"
             raise UserError(f"{option}: cannot be read: {reason}") from None
     values, lines = load(text, where, "must be a mapping of settings, as optim: {lr: 0.02}")
     at = Where(where, lines if where == value else {})
@@ -364,7 +364,7 @@ def _check_text(options: Options, value: str, option: str, prefix: str = "") -> 
 def _leaves(
     options: Options, values: Any, prefix: str, path: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Path and value of everything that is no section."""
+    """The path and value of every setting, in all sections."""
     for key, value in values.items():
         here = (*path, str(key))
         name = prefix + ".".join(here)

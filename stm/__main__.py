@@ -18,7 +18,9 @@ def main(argv: list[str] | None = None) -> int:
     beside = Path(__file__).parents[1]
     spec = PathFinder.find_spec("pipelines", [str(beside)])
     if spec is None or spec.loader is None:
-        raise ImportError(f"stm is not whole: there is no package `pipelines` in {beside}")
+        raise ImportError(
+            f"this installation of stm is incomplete: there is no package `pipelines` in {beside}"
+        )
     known = sys.modules.get("pipelines")
     if known is None or known.__file__ != spec.origin:
         sys.modules["pipelines"] = package = module_from_spec(spec)

@@ -20,9 +20,9 @@ MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PAT
 
 
 def for_new_cluster() -> None:
-    """Have the cluster that this process is about to start ask for a token; make one where there is none.
+    """Make the cluster that this process is about to start ask for a token, which is created if there is none.
 
-    A token file that others may read is closed to them: Ray itself writes it readable to all (2.60).
+    A token file that other users may read is closed to them, since Ray 2.60 writes it readable to all.
     """
     if not _on():
         _set_mode("disabled")
@@ -32,7 +32,7 @@ def for_new_cluster() -> None:
 
 
 def for_joining() -> None:
-    """Show the token, where there is one, to the cluster that this process is about to speak to."""
+    """Send the token, if there is one, to the cluster that this process is about to connect to."""
     if not _on():
         _set_mode("disabled")
     elif MODE not in os.environ and (os.environ.get(TOKEN) or token_path().is_file()):

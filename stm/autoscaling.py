@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from stm.log import get_logger
+from stm.plural import counted
 
 logger = get_logger(__name__)
 
@@ -45,7 +46,7 @@ def wait_for(
             missing = {name: amount for name, amount in missing.items() if amount > 1e-6}
             if not missing:
                 if said >= 0:
-                    logger.info(f"the nodes are there, after {waited:.0f} s")
+                    logger.info(f"the nodes have joined after {waited:.0f} s")
                 return has
             if waited >= timeout_s:
                 return has
@@ -53,8 +54,8 @@ def wait_for(
                 said = waited
                 alive = sum(node["Alive"] for node in ray.nodes())
                 logger.info(
-                    f"waiting for nodes: there is {in_words({name: has.get(name, 0.0) for name in needed})} on "
-                    f"{alive} node(s), {in_words(missing)} missing; {timeout_s - waited:.0f} s left"
+                    f"waiting for nodes: the cluster has {in_words({name: has.get(name, 0.0) for name in needed})} "
+                    f"on {counted(alive, 'node')}, and {in_words(missing)} are missing; {timeout_s - waited:.0f} s left"
                 )
             time.sleep(_LOOK_EVERY_S)
 

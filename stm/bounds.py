@@ -1,4 +1,4 @@
-"""What a setting may be, said in its type, and the one walker that checks it.
+"""The allowed values of a setting, as part of its type, and the function that checks them.
 
     size: Annotated[int, Bounds(ge=32, unit="px")] = 224
 
@@ -49,7 +49,7 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Rule:
-    """Any other condition, in words of its own."""
+    """Any other condition, with its own message."""
 
     holds: Callable[[Any], bool]
     words: str

@@ -1,4 +1,4 @@
-"""What the cluster has, what a job needs, and whether it fits: asked before anything is started."""
+"""What the cluster has, what a job needs, and whether it fits: checked before anything is started."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ def connect(
                 logging_level=logging.ERROR,
             ),
             "Ray does not start on this machine",
-            "wait until the machine is less busy (`uptime`), look for room in /tmp and /dev/shm (`df`) and for memory "
-            "(`free`), then run the same command again; or join a cluster that runs: --address HOST:6379",
+            "wait until the machine is less busy (`uptime`), check the free space in /tmp and /dev/shm (`df`) and the "
+            "free memory (`free`), then run the same command again; or join a running cluster: --address HOST:6379",
         )
         ray_compat.hush_process_counts()
         starting.slow_store(ray.cluster_resources().get("object_store_memory", 0.0))
@@ -93,7 +93,7 @@ def connect(
 
 
 def _end_with_ray() -> None:
-    """A command whose Ray has died is over; what it waits for never comes."""
+    """End the command if its Ray dies, since it would wait for ever."""
     import ray
 
     if (found := ray_compat.raylet_here()) is not None:
@@ -101,8 +101,8 @@ def _end_with_ray() -> None:
         ending.with_process(
             process,
             ray.is_initialized,
-            f"Ray died on this machine: its raylet (process {process}) is gone, as where memory runs out (`dmesg`); it "
-            f"logged to {logs}. What was kept is whole: give the same command again",
+            f"Ray died on this machine: its raylet (process {process}) is gone, perhaps because memory ran out (see "
+            f"`dmesg`); its logs are in {logs}. Everything that was saved is intact: run the same command again",
         )
 
 
@@ -113,8 +113,8 @@ def _join(address: str, named: str, patience_s: float) -> None:
     authentication.for_joining()
     logger.info(f"joining the Ray cluster at {address}, for up to {patience_s:g} s")
     advice = (
-        "give --address HOST:PORT of a head that runs (`ray start --head`, port 6379), or auto on one of its nodes; or "
-        "leave --address out to use this machine alone"
+        "give --address HOST:PORT of a running head (`ray start --head`, port 6379), or auto on one of its nodes; or "
+        "leave out --address to use only this machine"
     )
     begun = time.monotonic()
     try:
@@ -132,24 +132,24 @@ def _join(address: str, named: str, patience_s: float) -> None:
             )
         except Late as error:
             raise UserError(
-                f"{named}: what answers there lets nobody join, {error}: {advice}"
+                f"{named}: the head answers but does not let this process join, {error}: {advice}"
             ) from error
         except RuntimeError as error:
             if "ersion mismatch" not in str(error):
                 raise
             raise UserError(
-                f"{named}: {' '.join(str(error).split())}: the same versions must be installed here and "
-                "there, to the last digit"
+                f"{named}: {' '.join(str(error).split())}: exactly the same versions must be installed "
+                "here and there"
             ) from error
 
     _try_hard(start, f"{named} cannot be joined", advice)
 
 
 def _try_hard(start: Callable[[], Any], failed: str, advice: str) -> None:
-    """Call ``start`` until it works, ``TRIES`` times at most; what a failed try has started is ended before the next.
+    """Call ``start`` until it works, at most ``TRIES`` times; what a failed try has started is ended before the next.
 
-    Ray raises bare ``Exception``s where it gave up waiting, so each is taken for a reason that may pass, but those that
-    say of themselves that they stay. Raises ``UserError`` with ``failed``, Ray's reason and ``advice``.
+    Ray raises bare ``Exception``s when it gives up waiting, so every error counts as temporary, except those of types
+    that are permanent. Raises ``UserError`` with ``failed``, Ray's reason and ``advice``.
     """
     import ray
 
@@ -289,7 +289,7 @@ def place(config: Config) -> Placement:
         if needed[name] > has.get(name, 0.0):
             raise UserError(
                 f"the job needs {needed[name]:g} {name} (--train.resources_per_worker), but the cluster has "
-                f"{has.get(name, 0.0):g}{waited}: start nodes with it, as `ray start --resources` does"
+                f"{has.get(name, 0.0):g}{waited}: start nodes with it (`ray start --resources`)"
             )
     return placement
 
@@ -303,8 +303,8 @@ def _gpus_in_reach(config: Config, has: dict[str, float]) -> float:
     if to_come is None and now < (train.min_workers or train.num_workers):
         # Else a cluster whose GPUs are still to come would train on the CPUs it has.
         raise UserError(
-            "--train.wait_for_nodes_s: this cluster does not tell whether nodes to come have GPUs. Say whether to wait "
-            "for them: --train.use_gpu true or false"
+            "--train.wait_for_nodes_s: this cluster does not report whether new nodes will have GPUs. Set whether to "
+            "wait for them: --train.use_gpu true or false"
         )
     return max(now, to_come or 0.0)
 
@@ -316,7 +316,7 @@ def _refuse_what_never_comes(
         most = ray_compat.most_of(name)
         if most is not None and amount > most + has.get(name, 0.0):  # the head may not be counted
             raise UserError(
-                f"the job needs {placement}, but the cluster grows to {most:g} {name} at most: lower "
+                f"the job needs {placement}, but the cluster can grow to {most:g} {name} only: lower "
                 "--train.num_workers, or raise max_workers in the cluster's file"
             )
 

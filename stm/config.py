@@ -57,10 +57,10 @@ class ModelConfig:
     """The network (``stm.model.build_model``)."""
 
     variant: str = "stm"
-    """`stm`, what the paper compares it with (a module each in stm/model/variants), or a block of `plugin`."""
+    """Network: `stm`, one of those that the paper compares it with (stm/model/variants), or a block of `plugin`."""
 
     plugin: str | None = None
-    """Python file (or importable module) with blocks of your own; it travels to workers and into checkpoints."""
+    """Python file (or importable module) with your own blocks; it is copied to workers and into checkpoints."""
 
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings of a plugin's block, by the names of its keyword arguments."""
@@ -81,10 +81,10 @@ class ModelConfig:
     """CMM reduces C channels to C / `reduction`."""
 
     stages: list[int] = field(default_factory=lambda: [2, 3, 4, 5])
-    """ResNet stages, numbered 2 to 5 as in the paper, whose blocks are replaced."""
+    """ResNet stages whose blocks are replaced, numbered 2 to 5 as in the paper."""
 
     blocks: list[int] | None = None
-    """Blocks of each of these stages that are replaced, counted from 0; null replaces all."""
+    """Blocks of these stages that are replaced, counted from 0 in each stage; null replaces all."""
 
     dropout: float = 0.5
     """Dropout before the classifier; 0.8 on UCF-101 and HMDB-51."""
@@ -93,16 +93,16 @@ class ModelConfig:
     """Channels of the stem: 64 in ResNet; 32 gives a network that a laptop can train."""
 
     gradient_checkpointing: bool = False
-    """Recompute block activations in the backward pass: less memory, about a third more time."""
+    """Recompute block activations in the backward pass: saves memory and takes about a third more time."""
 
     pretrained: str | None = None
-    """Weights to start from: `imagenet` (fetches torchvision's), a run, a checkpoint, the file of a ResNet, the URL of
-    one of these, or `models:/NAME@ALIAS`. Classes of the same name keep their rows of the classifier."""
+    """Weights to start from: `imagenet` (downloads torchvision's), a run, a checkpoint, a file of ResNet weights, the
+    URL of one of these, or `models:/NAME@ALIAS`. Classes with the same name keep their rows of the classifier."""
 
     def build_arguments(self) -> dict[str, Any]:
         """The arguments of ``stm.model.build_model`` (all but ``num_classes``), which also checks them.
 
-        A plugin's block gets, of the settings of stm's own blocks, those that were changed.
+        A plugin's block gets only those settings of stm's own blocks that differ from their defaults.
         """
         values = dataclasses.asdict(self)
         for name in ("pretrained", "plugin"):
@@ -125,18 +125,18 @@ _GOES_WITH = {
     ),
     "optim": (("effective_beta", "class_weights", "effective"),),
 }
-"""Setting, the one that it depends on, and the value of that it goes with; None is any but the default."""
+"""A setting, the one that it depends on, and the value that this must have; None is any value but the default."""
 
 
 def _check_effect(section: str, settings: Any) -> None:
-    """Raise ``UserError`` for a setting that another one makes idle."""
+    """Raise ``UserError`` for a setting that has no effect because of another one."""
     usual = _defaults(type(settings))
     for name, of, needed in _GOES_WITH[section]:
         value, other = getattr(settings, name), getattr(settings, of)
         if value != usual[name] and (other == usual[of] if needed is None else other != needed):
             raise UserError(
                 f"--{section}.{name} {value}: has no effect on --{section}.{of} "
-                f"{'null' if other is None else other}; it goes with {needed or 'another'}"
+                f"{'null' if other is None else other}; it needs {needed or 'another value'}"
             )
 
 
@@ -148,7 +148,7 @@ def _defaults(settings: Any) -> dict[str, Any]:
 
 
 RANKS_PER_STREAM = 8
-"""Workers that share a stream where `data.streams` is null: those of a node, mostly (docs/scaling.md)."""
+"""Workers that share a stream if `data.streams` is null: usually those of one node (docs/scaling.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,15 +162,16 @@ class DataConfig:
     """Manifest to validate on; null trains without validation."""
 
     root: str | None = None
-    """Folder or URL that holds the manifests' videos now, if they have moved; every video must lie in it. Null takes
+    """Folder or URL where the manifests' videos are now, if they have moved; every video must be inside it. Null uses
     the folder that they were indexed in, and allows videos outside it."""
 
     num_segments: Count = 8
     """Number of frames in a clip (T)."""
 
     sampling: Sampling = "segments"
-    """Which frames: `segments` takes one of each of T equal parts of the video (the paper), `dense` a window of T
-    frames at a stride, `seconds` T frames of a window of time. A video shorter than its window is looped."""
+    """How frames are chosen: `segments` takes one frame from each of T equal parts of the video (the paper), `dense`
+    takes T frames at a stride, `seconds` takes T frames from a window of time. A video shorter than the window is
+    looped."""
 
     frame_stride: Count = 8
     """Step between the frames of a `dense` clip, in frames. On Kinetics, T x stride is usually 8 x 8 or 16 x 4."""
@@ -185,8 +186,8 @@ class DataConfig:
     """Side of a training clip and of the `efficient` test crop, px."""
 
     crop: Crop = "corners5"
-    """The training crop: in a corner or the centre (`corners5`, the paper), also at the middle of a side or half-way to
-    a corner (`corners13`, TSN's), or `resized`: any box of `crop_area` and `crop_ratio`."""
+    """Position of the training crop: a corner or the centre (`corners5`, the paper), also the middle of a side or half
+    the way to a corner (`corners13`, TSN's), or `resized`: a random box within `crop_area` and `crop_ratio`."""
 
     scales: Annotated[
         list[float], Rule(_are_shares, "each scale is a share of the short side, in (0, 1]")
@@ -195,7 +196,7 @@ class DataConfig:
 
     crop_area: Annotated[
         list[float],
-        Rule(_are_bounds_of_shares, "must be two rising shares of the picture, above 0 up to 1"),
+        Rule(_are_bounds_of_shares, "must be two rising shares of the picture, in (0, 1]"),
     ] = field(default_factory=lambda: [0.08, 1.0])
     """Smallest and largest area of a `resized` crop, as shares of the picture."""
 
@@ -205,16 +206,16 @@ class DataConfig:
     """Smallest and largest aspect ratio (width over height) of a `resized` crop."""
 
     flip: Literal["auto", "swap", "never"] = "auto"
-    """Mirror half the training clips: `auto` does so unless a class name says left or right; `swap` also mirrors
-    classes that become one another, and swaps their labels; `never` mirrors none."""
+    """Mirror half of the training clips: `auto` does so unless a class name contains left or right; `swap` also mirrors
+    classes that turn into each other, and swaps their labels; `never` mirrors none."""
 
     reverse: Literal["never", "auto", "swap"] = "never"
-    """Play half the training clips backwards: `auto` does so unless two class names are each other's reverse; `swap`
-    then reverses the clips of those classes alone, and swaps their labels; `never` reverses none."""
+    """Play half of the training clips backwards: `auto` does so unless two class names are each other's reverse; `swap`
+    then reverses only the clips of those classes, and swaps their labels; `never` reverses none."""
 
     color_jitter: Share = 0.0
-    """Multiply brightness, contrast and saturation of a training clip by factors from 1 - this to 1 + this; 0 is
-    off."""
+    """Multiply brightness, contrast and saturation of a training clip by random factors, from 1 minus this value to 1
+    plus this value; 0 is off."""
 
     hue: Annotated[float, Bounds(ge=0, le=0.5)] = 0.0
     """Largest shift of the hue of a training clip, as a share of the colour circle, in either direction; 0 is off."""
@@ -223,59 +224,59 @@ class DataConfig:
     """Share of training clips that become grey."""
 
     blur: Share = 0.0
-    """Share of training clips that are blurred, by a Gaussian of 0.1 to 2 px."""
+    """Share of training clips that are blurred with a Gaussian of 0.1 to 2 px."""
 
     randaugment: Annotated[int, Bounds(ge=0)] = 0
-    """Operations of RandAugment on each training clip, the same for all its frames; 0 is off, 2 is usual."""
+    """Number of RandAugment operations on each training clip, the same for all its frames; 0 is off, 2 is usual."""
 
     randaugment_magnitude: Annotated[float, Bounds(ge=0, le=10)] = 9.0
     """Strength of the operations of RandAugment, from 0 to 10."""
 
     erasing: Share = 0.0
-    """Share of training clips in which a box is replaced by noise, the same box in all frames."""
+    """Share of training clips in which noise replaces a box, the same box in all frames."""
 
     temporal_jitter: NotNegative = 0.0
-    """Vary the speed of training clips: with j, a window lasts 1 / (1 + j) to 1 + j times as long, and segments cover a
-    share of the video from 1 / (1 + j) to 1; 0 is off."""
+    """Vary the speed of training clips: with a value j, the window is 1 / (1 + j) to 1 + j times as long, or the
+    segments cover a share of the video from 1 / (1 + j) to 1; 0 is off."""
 
     balance: Share = 0.0
-    """Show rare classes more often: 0 shows every video once an epoch, 1 shows all classes equally often, 0.5 shows
-    them in proportion to the square roots of their sizes. The length of an epoch stays."""
+    """Show rare classes more often: 0 shows every video once in an epoch, 1 shows all classes equally often, 0.5 shows
+    them in proportion to the square roots of their sizes. The length of an epoch does not change."""
 
     decoder: Decoder = "auto"
-    """Decoder; `auto` takes the fastest exact one for each file."""
+    """Decoder; `auto` chooses the fastest exact one for each file."""
 
     max_bad_fraction: Share = 0.01
-    """Share of videos of an epoch that may fail to decode before the run stops and names them."""
+    """Share of an epoch's videos that may fail to decode; above it, the run stops and names them."""
 
     clips_per_task: Count = 64
-    """Clips that one Ray Data task decodes. Small tasks waste time on starting; large ones delay the first batch."""
+    """Clips that one Ray Data task decodes. Small tasks waste time on starting; large tasks delay the first batch."""
 
     cpus_per_task: Positive = 1.0
-    """CPUs a decoding task reserves."""
+    """CPUs that each decoding task reserves."""
 
     max_cpus: float | None = None
-    """CPUs that decoding may use in all, for jobs that share a cluster; null uses what training leaves free."""
+    """Total CPUs for decoding, for jobs that share a cluster; null uses all CPUs that training leaves free."""
 
     decode_deadline_s: Positive = 60.0
-    """Seconds that decoding a clip may take; after that the video is named and put into quarantine."""
+    """Seconds that decoding a clip may take; after that, the video is logged and quarantined."""
 
     max_pixels: Annotated[int, Bounds(gt=0)] = 2**26
-    """Pixels that a frame may have; a video with larger frames counts as unreadable. The default is twice an 8K
+    """Largest number of pixels in a frame; a video with larger frames counts as unreadable. The default is twice an 8K
     frame."""
 
     decode_mib: Annotated[int, Bounds(gt=0)] = 4096
     """Memory that decoding a clip may add to its process, MiB; a video that needs more counts as unreadable."""
 
     streams: Annotated[int | None, Bounds(ge=1)] = None
-    """Streams that feed the training workers, each with an executor of its own; null is one for 8 workers. The clips
-    and their order are the same with any number."""
+    """Number of streams that feed the training workers, each with its own executor; null is one for every 8 workers.
+    The number does not change the clips or their order."""
 
     prefetch_batches: Annotated[int, Bounds(ge=0)] = 2
     """Batches that each training worker keeps ready, rounded up to whole blocks; small batches share a block."""
 
     wait_deadline_s: Positive = 1800.0
-    """Seconds that a rank waits for clips before it ends. The workers are then restarted, at most `train.max_failures`
+    """Seconds that a rank waits for clips before it fails. The workers are then restarted, at most `train.max_failures`
     times."""
 
     def __post_init__(self) -> None:
@@ -294,7 +295,7 @@ class DataConfig:
         frame_stride: int | None = None,
         window_s: float | None = None,
     ) -> DataConfig:
-        """The same with other frames in a clip; None keeps what is there, as far as it goes with ``sampling``."""
+        """A copy with other frames in a clip; None keeps the present value if it is valid with ``sampling``."""
         given: dict[str, Any] = {
             "num_segments": num_segments,
             "sampling": sampling,
@@ -311,21 +312,22 @@ class DataConfig:
     def frames(self) -> str:
         """Which frames make a clip, in words."""
         return {
-            "segments": f"{self.num_segments} frames, one of each of as many equal parts of the video",
-            "dense": f"{self.num_segments} frames, each {self.frame_stride} after the one before",
-            "seconds": f"{self.num_segments} frames of {self.window_s:g} s",
+            "segments": f"{self.num_segments} frames, one from each of as many equal parts of the video",
+            "dense": f"{self.num_segments} frames, {self.frame_stride} apart",
+            "seconds": f"{self.num_segments} frames from {self.window_s:g} s",
         }[self.sampling]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterGroup:
-    """Parameters that are trained with settings of their own; each belongs to the first group that matches it."""
+    """Parameters that are trained with their own settings; a parameter belongs to the first group that matches it."""
 
     match: str
-    """Regular expression, searched in a parameter's name, such as `^fc\\.` or `bias$`."""
+    """Regular expression that is searched in a parameter's name, such as `^fc\\.` or `bias$`."""
 
     lr_scale: NotNegative = 1.0
-    """Factor of the learning rate; 0 freezes: no gradient, and no statistics of a normalisation that is all frozen."""
+    """Factor of the learning rate; 0 freezes the parameters, and also the statistics of a normalisation whose
+    parameters are all frozen."""
 
     weight_decay: Annotated[float | None, Bounds(ge=0)] = None
     """Weight decay; null is `optim.weight_decay`."""
@@ -336,7 +338,7 @@ class ParameterGroup:
             re.compile(self.match)
         except re.error as error:
             raise UserError(
-                f"--optim.groups: {self.match!r} is no regular expression: {error}"
+                f"--optim.groups: {self.match!r} is not a regular expression: {error}"
             ) from None
 
 
@@ -347,26 +349,27 @@ _WITHOUT_EFFECT: dict[str, dict[str, Any]] = {
     "cosine": {"milestones": None, "gamma": None},
     "linear": {"milestones": None, "gamma": None},
 }
-"""Of each optimizer the settings it does not look at, with their defaults; of each schedule, too, where recipes have
-them set, so that they are no error there."""
+"""Settings that each optimizer and each schedule ignores. An optimizer's have defaults, and other values are an error;
+a schedule's are no error, because recipes set them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """Optimizer, schedule and what is trained (``stm.train.optim``); the defaults are the paper's, section 4.1."""
+    """Optimizer, schedule and trained parameters (``stm.train.optim``); the defaults are the paper's, section 4.1."""
 
     batch_size: Count = 64
-    """Global batch: the clips of a step on all workers together."""
+    """Global batch: number of clips in a step on all workers together."""
 
     name: Literal["sgd", "adamw"] = "sgd"
-    """Optimizer: `sgd` with momentum, or `adamw`, whose rates are smaller (about 0.0005) and decays larger (0.05)."""
+    """Optimizer: `sgd` with momentum, or `adamw`, which needs a smaller learning rate (about 0.0005) and a larger
+    weight decay (0.05)."""
 
     lr: Positive = 0.01
-    """Peak learning rate, at `reference_batch_size`. The paper's 0.01 is for ImageNet weights and 64 clips; from random
-    weights in small batches it learns nothing for epochs (8 clips: 0.0025 to 0.005)."""
+    """Peak learning rate, at `reference_batch_size`. The paper's 0.01 is for ImageNet weights and 64 clips; with random
+    weights and small batches nothing is learnt for epochs at this rate (for 8 clips use 0.0025 to 0.005)."""
 
     reference_batch_size: Annotated[int | None, Bounds(ge=1)] = None
-    """Multiply `lr` by batch_size / `reference_batch_size`; null takes `lr` as it is."""
+    """Multiply `lr` by batch_size / `reference_batch_size`; null leaves `lr` unchanged."""
 
     momentum: Annotated[float, Bounds(ge=0, lt=1)] = 0.9
     """Momentum of `sgd`."""
@@ -380,24 +383,24 @@ class OptimConfig:
     """Number that `adamw` adds to its denominator."""
 
     weight_decay: NotNegative = 5e-4
-    """Weight decay: of `sgd` an L2 penalty, of `adamw` decoupled from the gradient."""
+    """Weight decay: an L2 penalty for `sgd`, decoupled from the gradient for `adamw`."""
 
     epochs: Count = 50
     """Passes over the training manifest."""
 
     schedule: Literal["step", "cosine", "linear"] = "step"
-    """How the rate falls after the warm-up: `step` by `gamma` at each milestone, `cosine` or `linear` from `lr` to
-    `min_lr` at the end of the last epoch."""
+    """How the learning rate falls after the warm-up: `step` multiplies it by `gamma` at each milestone, `cosine` and
+    `linear` lower it from `lr` to `min_lr` at the end of the last epoch."""
 
     milestones: Annotated[
         list[float],
         Rule(
             _are_milestones,
-            "must be rising: all epoch numbers, from 1, or all shares of the training, between 0 and 1",
+            "must rise, and be either all epoch numbers, from 1, or all shares of the training, between 0 and 1",
         ),
     ] = field(default_factory=lambda: [30, 40, 45])
-    """Where `step` multiplies the rate by `gamma`: after these epochs, or after these shares of the training, as
-    [0.6, 0.8, 0.9], which follow `epochs`."""
+    """When `step` multiplies the rate by `gamma`: after these epochs, or after these shares of all epochs, such as
+    [0.6, 0.8, 0.9]."""
 
     gamma: Annotated[float, Bounds(gt=0, le=1)] = 0.1
     """Factor at each milestone."""
@@ -406,56 +409,57 @@ class OptimConfig:
     """Lowest learning rate of the schedule, at `reference_batch_size`."""
 
     warmup_epochs: NotNegative = 0.0
-    """Length of a linear warm-up from 0, in epochs; it goes with every schedule."""
+    """Length of a linear warm-up from 0, in epochs, with any schedule."""
 
     clip_grad_norm: NotNegative = 20.0
     """Largest gradient norm; 0 switches clipping off."""
 
     label_smoothing: Annotated[float, Bounds(ge=0, lt=1)] = 0.0
-    """Share of the target spread over all classes."""
+    """Share of the target that is spread over all classes."""
 
     class_weights: str | None = None
-    """Weight of each class in the loss, 1 on average over the samples: `inverse` to its number of videos, `effective`
+    """Weight of each class in the loss, 1 on average over the samples: `inverse` (to its number of videos), `effective`
     (by `effective_beta`), or a file of class names and weights (CSV or JSON)."""
 
     effective_beta: Annotated[float, Bounds(ge=0, lt=1)] = 0.999
-    """Of `class_weights effective`: a class of n videos weighs (1 - beta) / (1 - beta^n)."""
+    """Beta of `class_weights effective`: a class of n videos has the weight (1 - beta) / (1 - beta^n)."""
 
     logit_adjustment: NotNegative = 0.0
-    """While training, add so many times the log of a class's share to its logit, so that answers favour no class; 1 is
-    usual, 0 is off."""
+    """Factor by which the log of each class's share of the videos is added to its logit in training, so that
+    predictions favour no class; 1 is usual, 0 is off."""
 
     accumulate: Count = 1
-    """Split each worker's share of a batch into so many parts, and take one optimizer step after all of them."""
+    """Number of parts of each worker's share of a batch; gradients are accumulated over them before the optimizer
+    step."""
 
     groups: list[ParameterGroup] = field(default_factory=list)
-    """Parameters with a learning rate or weight decay of their own; the others make the last group."""
+    """Parameters with their own learning rate or weight decay; all others form the last group."""
 
     preset: Literal["no_decay_norm_bias", "tsn"] | None = None
-    """A usual choice for all parameters, beside `groups`: `no_decay_norm_bias` decays neither biases nor normalisation;
-    `tsn` also trains biases at twice the rate, as the TSN family does."""
+    """A common choice for all parameters, in addition to `groups`: `no_decay_norm_bias` does not decay biases and
+    normalisation; `tsn` also trains biases at twice the rate, as the TSN family does."""
 
     layerwise_decay: Annotated[float, Bounds(gt=0, le=1)] = 1.0
-    """Multiply the rate by this factor from each residual block to the one below, such as 0.75; the classifier keeps
-    the whole rate."""
+    """Factor, such as 0.75, of the learning rate from each residual block to the one below; the classifier has the
+    full rate."""
 
     freeze: list[str] = field(default_factory=list)
-    """Parts that stay as they are, with their statistics: `stem`, `layer1` to `layer4`, or the name of any module."""
+    """Parts that are not trained, nor their statistics updated: `stem`, `layer1` to `layer4`, or a module's name."""
 
     partial_bn: bool = False
-    """Freeze every batch normalisation of ResNet but the first, as TSN does; those that a block adds are trained."""
+    """Freeze every batch normalisation of ResNet except the first, as TSN does; those that a block adds are trained."""
 
     sync_batchnorm: bool = False
     """Compute batch statistics over the global batch instead of each worker's share."""
 
     ema_decay: Annotated[float, Bounds(ge=0, lt=1)] = 0.0
-    """Keep a moving average of the weights with this decay; validation and checkpoints use the average; 0 is off."""
+    """Decay of a moving average of the weights, which validation and checkpoints then use; 0 is off."""
 
     mixup: NotNegative = 0.0
-    """Alpha of mixup (blend pairs of clips and their labels); 0 is off."""
+    """Alpha of mixup (blends pairs of clips and their labels); 0 is off."""
 
     cutmix: NotNegative = 0.0
-    """Alpha of cutmix (paste a box of one clip into another); 0 is off. With mixup, each step draws one of them."""
+    """Alpha of cutmix (pastes a box of one clip into another); 0 is off. With mixup, each step draws one of them."""
 
     def __post_init__(self) -> None:
         check("optim", self)
@@ -479,22 +483,22 @@ class OptimConfig:
 
     @property
     def effective_min_lr(self) -> float:
-        """`min_lr` after scaling as the peak."""
+        """`min_lr`, scaled like the peak."""
         return self.effective_lr * (self.min_lr / self.lr)
 
     @property
     def milestone_epochs(self) -> list[float]:
-        """Where `step` decays, in epochs from the start, whole or not."""
+        """When `step` decays the rate, in epochs from the start, which may be fractions."""
         return [value if value >= 1 else round(value * self.epochs, 9) for value in self.milestones]
 
     @property
     def without_effect(self) -> set[str]:
-        """Names of the settings that this optimizer and schedule do not look at."""
+        """Names of the settings that this optimizer and schedule ignore."""
         return {*_WITHOUT_EFFECT[self.name], *_WITHOUT_EFFECT[self.schedule]}
 
     @property
     def described(self) -> str:
-        """Optimizer, schedule and what is frozen, in a line for people."""
+        """Optimizer, schedule and frozen parameters, as one line of text."""
         own = f"momentum {self.momentum:g}"
         if self.name == "adamw":
             own = f"betas {self.betas[0]:g} and {self.betas[1]:g}"
@@ -503,7 +507,7 @@ class OptimConfig:
             after = ", ".join(f"{epoch:g}" for epoch in self.milestone_epochs)
             fall = f"x {self.gamma:g} after epoch {after}" if after else "constant"
         frozen = [*self.freeze, *(g.match for g in self.groups if g.lr_scale == 0)]
-        frozen += ["batch normalisation but the first"] * self.partial_bn
+        frozen += ["batch normalisation except the first"] * self.partial_bn
         return (
             f"{self.name} ({own}, weight decay {self.weight_decay:g}), rate {fall}"
             + (f", warm-up {self.warmup_epochs:g} epochs" if self.warmup_epochs else "")
@@ -521,31 +525,31 @@ class TrainConfig:
         str | None,
         Rule(
             _names_a_directory,
-            "is a directory name: no slashes, no ::, nothing that cannot be printed, 1 to 200 bytes",
+            "must be a directory name: no slashes, no ::, only printable characters, 1 to 200 bytes",
         ),
     ] = None
-    """Name of the run; the same name continues it. Null makes a new name from the variant and the time."""
+    """Name of the run; the same name continues the run. Null makes a new name from the variant and the time."""
 
     storage: str = "runs"
     """Directory or URL for runs and their checkpoints; every node must reach it."""
 
     num_workers: Count = 1
-    """Number of Ray Train workers (DDP ranks); with `min_workers`, the largest number."""
+    """Number of Ray Train workers (DDP ranks), or the largest number with `min_workers`."""
 
     min_workers: int | None = None
     """Smallest number of workers to train on while nodes are missing; more join as nodes come. Null waits for all."""
 
     use_gpu: bool | None = None
-    """Give each worker a GPU; null does so where the cluster has enough GPUs."""
+    """Give each worker a GPU; null does so if the cluster has enough GPUs."""
 
     cpus_per_worker: Positive = 1.0
     """CPUs that each training worker reserves; decoding uses the others."""
 
     resources_per_worker: dict[str, float] = field(default_factory=dict)
-    """Other Ray resources that each worker reserves, such as `{trainer: 1}` on nodes that were started with it."""
+    """Other Ray resources that each worker reserves, such as `{trainer: 1}` for nodes that offer this resource."""
 
     threads_per_worker: Annotated[int | None, Bounds(ge=1)] = None
-    """PyTorch threads of a worker; null shares a node's cores among its workers (1 with a GPU)."""
+    """PyTorch threads of each worker; null divides a node's cores among its workers (1 with a GPU)."""
 
     precision: Precision = "auto"
     """Arithmetic of the forward pass: `auto` is bfloat16 on GPUs that have it, float32 elsewhere."""
@@ -560,34 +564,34 @@ class TrainConfig:
     """Seed of every random draw: weights, order, frames, crops, dropout."""
 
     log_every_steps: Count = 10
-    """A line of progress comes after so many steps, after the first step, and about every 15 s where steps are slow."""
+    """Steps between lines of progress; the first step also has a line, and slow steps have one about every 15 s."""
 
     checkpoint_every_steps: Annotated[int | None, Bounds(ge=1)] = None
-    """Steps between checkpoints inside an epoch; null leaves it to the clock."""
+    """Steps between checkpoints within an epoch; null uses only `checkpoint_every_minutes`."""
 
     checkpoint_every_minutes: Annotated[float | None, Bounds(gt=0)] = 10.0
-    """Minutes after which a checkpoint is written inside an epoch; null writes one an epoch."""
+    """Minutes between checkpoints within an epoch; null writes one only at the end of each epoch."""
 
     val_every_epochs: Count = 1
     """Epochs between validations."""
 
     validation: Literal["auto", "inline", "async"] = "auto"
-    """`inline` validates between epochs, on the training workers; `async` from checkpoints, on resources of its own,
-    while training goes on; `auto` is async where the cluster has a GPU to spare."""
+    """Where to validate: `inline` on the training workers, between epochs; `async` on separate resources, from
+    checkpoints, while training continues; `auto` is `async` if the cluster has a spare GPU, else `inline`."""
 
     max_failures: Annotated[int, Bounds(ge=-1)] = 3
-    """Restarts after a lost worker before the run gives up; -1 never gives up."""
+    """Number of restarts after lost workers before the run gives up; -1 never gives up."""
 
     collective_timeout_s: Positive = 300.0
-    """Seconds that a rank waits for the others; then the step fails, and the missing rank is named."""
+    """Seconds that a rank waits for the others; after that the step fails, and the missing rank is named."""
 
     store_patience_s: NotNegative = 300.0
-    """How long a `storage` that is a URL may be away in mid-run before the run does without it: a checkpoint is left
-    out, or, where it must be read or is the last one, the run ends. 0 waits for nothing."""
+    """Seconds to wait during a run for a `storage` URL that does not answer. After that a checkpoint is skipped; the
+    run ends if it must read a checkpoint, or if it is the last one. 0 does not wait."""
 
     wait_for_nodes_s: NotNegative = 0.0
-    """How long to wait for nodes where the job needs more than the cluster has now; an autoscaler is asked for them.
-    0 refuses at once. Where it is above 0, say with `use_gpu` whether the nodes to come have GPUs."""
+    """Seconds to wait for nodes if the job needs more than the cluster has now; an autoscaler is asked for them. 0
+    refuses at once. With a value above 0, set `use_gpu`, which tells whether the new nodes have GPUs."""
 
     def __post_init__(self) -> None:
         check("train", self)
@@ -603,13 +607,14 @@ class TrackingConfig:
     """The MLflow record of a run (``stm.tracking``)."""
 
     uri: str | None = None
-    """Tracking server or database; null is $MLFLOW_TRACKING_URI, else `sqlite` beside the runs. `none` is off."""
+    """Tracking server or database; null uses $MLFLOW_TRACKING_URI, or else `sqlite` beside the runs. `none` is off."""
 
     experiment: str = "stm"
-    """MLflow experiment; the default gives way to $MLFLOW_EXPERIMENT_ID and $MLFLOW_EXPERIMENT_NAME."""
+    """MLflow experiment; $MLFLOW_EXPERIMENT_ID and $MLFLOW_EXPERIMENT_NAME replace the default."""
 
     log_model: bool = True
-    """Add the best checkpoint at the end as a model that `mlflow.pyfunc` loads. Otherwise, as in a sweep, as files."""
+    """At the end, log the best checkpoint as a model that `mlflow.pyfunc` loads; false logs it as files, as in a
+    sweep."""
 
     def __post_init__(self) -> None:
         check("tracking", self)
@@ -630,23 +635,23 @@ class Config:
         if batch_size % num_workers:
             raise UserError(
                 f"--optim.batch_size {batch_size} cannot be divided among --train.num_workers {num_workers}: "
-                f"each worker takes the same number of clips, so use a multiple of {num_workers}, "
+                f"each worker needs the same number of clips, so use a multiple of {num_workers}, "
                 f"such as {max(num_workers, batch_size // num_workers * num_workers)}"
             )
         if self.optim.accumulate > batch_size // num_workers:
             raise UserError(
                 f"--optim.accumulate {self.optim.accumulate}: a worker's share of a batch is "
-                f"{batch_size // num_workers} clips, and cannot be taken in more parts than that"
+                f"{batch_size // num_workers} clips, and cannot be split into more parts than that"
             )
         if self.train.compile and self.model.gradient_checkpointing:
             raise UserError(
-                "--train.compile true and --model.gradient_checkpointing true do not go together: in the second pass "
-                "PyTorch may take another graph for a block than in the first. Leave one of them out"
+                "--train.compile true and --model.gradient_checkpointing true cannot be combined: in the second pass "
+                "PyTorch may use a different graph for a block than in the first. Leave one of them out"
             )
 
     @property
     def rare_classes(self) -> str:
-        """What is done for rare classes, such as "balance 1, class weights inverse"; "" is nothing."""
+        """The settings for rare classes, such as "balance 1, class weights inverse"; "" if none is set."""
         done = {
             "balance": self.data.balance or None,
             "class weights": self.optim.class_weights,
@@ -660,7 +665,7 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Config:
-        """The inverse of `to_dict`; settings that a newer or older version wrote and this one lacks are refused."""
+        """The inverse of `to_dict`. Raises ``UserError`` for settings of other versions that this one does not have."""
         sections: dict[str, Any] = {}
         for section in dataclasses.fields(cls):
             section_class: Any = section.default_factory

@@ -3,7 +3,7 @@
     index("videos", "index/mine", format="folder", val_fraction=0.2)
 
 writes index/mine/train.parquet and val.parquet, and beside each the list of videos that cannot be used. The same call
-again probes only what is new or has changed.
+again probes only videos that are new or have changed.
 """
 
 from __future__ import annotations
@@ -51,19 +51,19 @@ def index(
 
     Args:
         root: folder or URL of the videos.
-        format: of the annotations: a name of ``stm.data.annotations.formats`` (docs/lists.md).
+        format: form of the annotations: a name of ``stm.data.annotations.formats`` (docs/lists.md).
         annotations: folder or file of the lists; None looks in the root and the usual places in it.
-        split: published split of ucf101, hmdb51 and lists numbered so.
-        val_fraction: share of each class to hold out as val, by group, where there is one split only.
+        split: number of the published split of ucf101, hmdb51 and other lists with numbered splits.
+        val_fraction: share of each class to hold out as val, by group, if there is only one split.
         classes: class names and their order: another manifest, or a file of names.
         split_folders: format folder: whether the root's folders are splits ("yes") or classes ("no").
-        seed: draws the groups that are held out.
-        deadline_s: seconds a file may take to be probed.
-        cross_check: number of files that decord reads as well, to compare.
-        max_pixels: pixels a frame may have.
-        decode_mib: memory that decoding a file may take, in MiB.
+        seed: seed of the choice of groups that are held out.
+        deadline_s: seconds that probing a file may take.
+        cross_check: number of files that are also read with decord, for comparison.
+        max_pixels: largest number of pixels in a frame.
+        decode_mib: memory that decoding a file may use, MiB.
         address: the Ray cluster; None joins $RAY_ADDRESS, or starts one on this machine.
-        tick: called with (videos done, all videos); by default the log tells.
+        tick: called with (videos done, all videos); by default progress is logged.
 
     Raises:
         UserError: a value out of range, annotations that cannot be read, a folder that cannot be written; and, after
@@ -131,7 +131,7 @@ def index(
 
 
 def writable_folder(name: str) -> Path:
-    """The folder, made and tried before hours of probing go by."""
+    """Create the folder and test that it can be written, before hours of probing."""
     output = Path(on_this_machine(name, "--output")).absolute()
     try:
         make_writable(output)
@@ -153,7 +153,7 @@ def _bad_rows(manifest: Manifest) -> list[tuple[int, dict[str, Any]]]:
 def _write_bad(path: Path, manifest: Manifest, entries: list[Any]) -> None:
     """All unusable videos, tab-separated: id, status, path, reason in words, where it is listed.
 
-    Characters that cannot be printed are escaped. No file where there is none.
+    Characters that cannot be printed are escaped. Without unusable videos there is no file.
     """
     from stm.redaction import one_line
 
@@ -180,11 +180,11 @@ def _log_bad(output: Path, manifests: dict[str, Manifest]) -> None:
                 + one_line(f": {item['detail']}") * bool(item["detail"])
             )
         more = f"; {len(bad) - _SHOWN_BAD} more" if len(bad) > _SHOWN_BAD else ""
-        logger.warning(f"  all in {output / name}.bad.txt{more}")
+        logger.warning(f"  {output / name}.bad.txt lists all of them{more}")
         if any(item["status"] == "too_large" for _, item in bad):
             logger.warning(
-                "  too_large: --max_pixels and --decode_mib set the limits here, --data.max_pixels and "
-                "--data.decode_mib those of a run"
+                "  too_large: --max_pixels and --decode_mib set the limits here; --data.max_pixels and "
+                "--data.decode_mib set those of a run"
             )
 
 
@@ -192,8 +192,8 @@ def _refuse_unusable(output: Path, manifests: dict[str, Manifest]) -> None:
     for name, manifest in manifests.items():
         if not len(manifest.usable):
             raise UserError(
-                f"no {name} video can be used; {output / name}.bad.txt says why. Where files are "
-                "not found, check --root, and that every node of the cluster sees it."
+                f"no {name} video can be used; {output / name}.bad.txt gives the reasons. If files are "
+                "not found, check --root, and that every node of the cluster can read it."
             )
 
 

@@ -1,4 +1,4 @@
-"""Deadlines for calls that may never return, such as a connection to a host that is not there."""
+"""Deadlines for calls that may never return, such as a connection to a host that does not exist."""
 
 from __future__ import annotations
 

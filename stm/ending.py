@@ -146,7 +146,11 @@ class _Command:
 
     def _limit(self, number: int) -> None:
         time.sleep(KEEP_S + LIMIT_S)
-        print(f"stm: no end in {KEEP_S + LIMIT_S:g} s: left as it is", file=sys.stderr, flush=True)
+        print(
+            f"stm: no end within {KEEP_S + LIMIT_S:g} s: its process exits now",
+            file=sys.stderr,
+            flush=True,
+        )
         os._exit(128 + number)
 
 

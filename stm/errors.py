@@ -1,4 +1,4 @@
-"""The one error that means: the person who typed the command can mend this."""
+"""The one error that the person who typed the command can correct."""
 
 from __future__ import annotations
 

@@ -266,7 +266,7 @@ def require_onnx() -> None:
     if missing:
         raise UserError(
             f"ONNX needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed: "
-            f"pip install '{DISTRIBUTION}[export]' (or take --format torch_export)"
+            f"pip install '{DISTRIBUTION}[export]' (or use --format torch_export)"
         )
 
 

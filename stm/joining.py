@@ -76,17 +76,15 @@ def look(address: str, seconds: float = 5.0) -> None:
     if len(heard) >= _FRAME_BYTES and heard[3] == _SETTINGS:
         if ray_compat.refuses(where, authentication.token()):  # Ray would try for a minute
             raise UserError(
-                f"the cluster at {where} asks for its token, and ours is not the one: copy ~/.ray/auth_token of "
-                f"its head to {authentication.token_path()}"
+                f"the cluster at {where} asks for a token, and this machine's is missing or different: copy "
+                f"~/.ray/auth_token from its head to {authentication.token_path()}"
             )
         return
     if heard.startswith((b"HTTP/", b"<")):
-        raise Unheard(
-            f"what answers at {where} is a web server, perhaps the dashboard", may_pass=False
-        )
+        raise Unheard(f"a web server answers at {where}, perhaps the dashboard", may_pass=False)
     if heard:
-        raise Unheard(f"what answers at {where} is no Ray cluster", may_pass=False)
-    raise Unheard(f"{where} takes connections and does not answer, as a head that is stopped")
+        raise Unheard(f"{where} answers, but is not a Ray cluster", may_pass=False)
+    raise Unheard(f"{where} accepts connections but does not answer; its head may be suspended")
 
 
 def _place(address: str) -> tuple[str, int] | None:
@@ -105,5 +103,5 @@ def _place(address: str) -> tuple[str, int] | None:
         address = found
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise Unheard("this is neither HOST:PORT nor auto", may_pass=False)
+        raise Unheard("it is neither HOST:PORT nor auto", may_pass=False)
     return host.strip("[]"), int(port)

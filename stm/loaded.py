@@ -30,7 +30,7 @@ Video = str | os.PathLike[str] | np.ndarray
 
 
 class Model:
-    """What a checkpoint holds. It answers as ``stm predict`` does: one clip a video, its centre crop."""
+    """A checkpoint's network. It predicts as ``stm predict`` does: from one clip of each video, with a centre crop."""
 
     def __init__(self, directory: str, label: str) -> None:
         self.directory, self.label = directory, label
@@ -64,9 +64,9 @@ class Model:
         return normalise(np.ascontiguousarray(clips), torch.device("cpu"))[0]
 
     def predict(self, videos: Iterable[Video] | Video) -> list[Prediction]:
-        """The likeliest classes of each video, in order; one that cannot be read has an ``error`` instead.
+        """The most likely classes of each video, in order; a video that cannot be read has an ``error`` instead.
 
-        Raises ``ValueError`` for what is no video.
+        Raises ``ValueError`` for an argument that is not a video.
         """
         if isinstance(videos, str | os.PathLike) or (
             isinstance(videos, np.ndarray) and videos.ndim == 4
@@ -84,14 +84,14 @@ class Model:
         stride_s: float | None = None,
         **options: Any,
     ) -> Iterator[WindowPrediction]:
-        """What is seen in each window of a long video, a stream or a device, as soon as it is known.
+        """Yield the classes of each window of a long video, a stream or a device, as soon as they are known.
 
-        A window of ``window_s`` begins every ``stride_s``, None is half a window. Decoding is done in a process of its
-        own, which ends with the iteration. ``options`` are ``live``, ``stall_s``, ``reconnect_s`` and
+        A window of ``window_s`` begins every ``stride_s``; None is half a window. A separate process decodes, and ends
+        with the iteration. ``options`` are ``live``, ``stall_s``, ``reconnect_s`` and
         ``stream_options`` of ``stm.evaluate.timeline.read_windows``.
 
-        Raises ``UserError`` for a value that is out of range, and ``stm.data.decode.VideoError`` where the video cannot
-        be read, or not further.
+        Raises ``UserError`` for a value that is out of range, and ``stm.data.decode.VideoError`` if the video cannot be
+        read, or not to its end.
         """
         from stm.checkpoint.format import config_of
         from stm.evaluate.timeline import read_windows, scored
@@ -122,7 +122,7 @@ class Model:
         leave: float = merging.LEAVE,
         min_s: float = 0.0,
     ) -> Iterator[Segment]:
-        """The stretches of time in which a class is seen, of what `windows` gives (``stm.scoring.segments``)."""
+        """The stretches of time in which a class is seen, from the windows of `windows` (``stm.scoring.segments``)."""
         return merging.segments(windows, self.classes, enter=enter, leave=leave, min_s=min_s)
 
     def _prediction(self, row: Video, scores_K: np.ndarray | None, error: str) -> Prediction:
@@ -146,9 +146,9 @@ def load(
     """The network of a run (its ``which`` checkpoint, ``best`` or ``last``), a checkpoint, a URL of either, or
     ``models:/NAME@ALIAS``.
 
-    ``tracking`` is the MLflow server or database of a registered one; None uses $MLFLOW_TRACKING_URI, else
-    runs/mlflow.db. ``plugin`` is the file that the network's blocks come from, where they are your own
-    (``stm.model.plugins``). Raises ``UserError`` where there is no such model.
+    ``tracking`` is the MLflow server or database of a registered model; None uses $MLFLOW_TRACKING_URI, or else
+    runs/mlflow.db. ``plugin`` is the file that defines the network's blocks, if they are your own
+    (``stm.model.plugins``). Raises ``UserError`` if there is no such model.
     """
     if plugin is not None:
         from stm.model import plugins

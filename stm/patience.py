@@ -1,4 +1,4 @@
-"""How long a store that does not answer is waited for: a setting of the process.
+"""How long to wait for a store that does not answer: a setting of the process.
 
     with patience(300):                     # training does, in its driver and on its workers
         read_bytes("s3://bucket/...")       # `stm.storage` tries it again for up to 5 min

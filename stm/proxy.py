@@ -34,4 +34,6 @@ def named(url: str) -> str:
     proxy = proxies.get(parts.scheme) or proxies.get("all")
     if proxy is None or parts.scheme not in ("http", "https") or bypassed(parts.netloc, proxies):
         return ""
-    return f" (asked through the proxy {redact(proxy)}; no_proxy={parts.hostname} asks directly)"
+    return (
+        f" (reached through the proxy {redact(proxy)}; no_proxy={parts.hostname} connects directly)"
+    )

@@ -42,7 +42,7 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class IndexResult(Result):
-    """Of ``stm index``. Where it says so, values are by split."""
+    """The result of ``stm index``."""
 
     manifests: dict[str, str]
     """Path of each split's manifest."""
@@ -55,7 +55,7 @@ class IndexResult(Result):
     fingerprints: dict[str, str]
     """By split."""
     notes: list[str]
-    """How the annotations were understood, where they left a choice."""
+    """How the annotations were read, if they can be read in more than one way."""
     warnings: list[str]
     """What may be wrong with the annotations."""
     summary: dict[str, Any]
@@ -70,7 +70,7 @@ class TrainResult(Result):
     run_id: str | None
     """Of MLflow; None where nothing is recorded."""
     checkpoint: str
-    """The best by validation, else the last."""
+    """The best checkpoint by validation, or else the last one."""
     last_checkpoint: str
     steps: int
     epochs: int
@@ -106,13 +106,13 @@ class EvaluateResult(Result):
     failures: list[dict[str, str]]
     """video_id, path, reason and detail of each video that could not be read."""
     files: dict[str, str]
-    """What was written, by kind: scores, confusion, per_class, report, ... (docs/reports.md)."""
+    """The files that were written, by kind: scores, confusion, per_class, report, ... (docs/reports.md)."""
     frames: dict[str, Any] | None = None
-    """What the order of frames is worth (docs/reports.md); None where only clips as played were measured."""
+    """The results for other orders of frames (docs/reports.md); None if only clips as played were measured."""
     taken: dict[str, Any] | None = None
     """Which checkpoint it is: ``which`` (best or last of a run directory, or named), ``step`` and ``epoch``."""
     flattered: str | None = None
-    """Why the figures flatter, where the checkpoint was chosen on these videos."""
+    """Why the figures are too high, if the checkpoint was chosen on these videos."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -160,7 +160,7 @@ class WindowPrediction(Result):
     top5: list[dict[str, Any]] | None = None
     """As in `Prediction`; None where there is no answer."""
     error: str | None = None
-    """Why there is none: no frame, damage, skipped, ..."""
+    """Why there is no answer: no frame, damage, skipped, ..."""
     scores: Any = None
     """float64 [K], softmax; None where there is no answer."""
     next_number: int = 0
@@ -218,6 +218,6 @@ class TimelineResult(Result):
     seconds: float
     """That it took."""
     files: dict[str, str]
-    """What was written, by kind: ``windows``, ``segments``, ``figure``."""
+    """The files that were written, by kind: ``windows``, ``segments``, ``figure``."""
     taken: dict[str, Any] | None = None
     """As in `EvaluateResult`."""

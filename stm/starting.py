@@ -47,12 +47,12 @@ def look() -> None:
     num_bytes = len(os.fsencode(socket))
     if num_bytes > _SOCKET_BYTES:
         raise UserError(
-            f"{called}: Ray's sockets lie below it, and the name of one would have {num_bytes} bytes of at most "
-            f"{_SOCKET_BYTES}: {todo}"
+            f"{called}: Ray's sockets are in this folder, and the path of one would have {num_bytes} bytes, where the "
+            f"system allows {_SOCKET_BYTES}: {todo}"
         )
     if not socket.isascii():
         raise UserError(
-            f"{called}: Ray's sockets lie below it, and cannot have such a name: {todo}"
+            f"{called}: Ray's sockets are in this folder, and their paths must be ASCII: {todo}"
         )
     try:
         below = Path(folder, "ray")
@@ -60,25 +60,25 @@ def look() -> None:
         free = shutil.disk_usage(below).free
     except OSError as error:
         raise UserError(
-            f"{called}: Ray cannot keep its files there ({error.strerror}): {todo}"
+            f"{called}: Ray cannot write its files there ({error.strerror}): {todo}"
         ) from error
     if not os.access(below, os.W_OK | os.X_OK):
-        raise UserError(f"{below}: this user may not write there, and Ray must: {todo}")
+        raise UserError(f"{below}: this user cannot write there, but Ray has to: {todo}")
     if free < _ROOM_BYTES:
         raise UserError(
-            f"{called}: {_mb(free)} are free, and Ray needs {_mb(_ROOM_BYTES)} for its files: make room, or {todo}"
+            f"{called}: {_mb(free)} are free, but Ray needs {_mb(_ROOM_BYTES)} for its files: make room, or {todo}"
         )
 
 
 def slow_store(store_bytes: float) -> None:
-    """Say so where an object store of that size is not in memory, since /dev/shm is smaller."""
+    """Warn if an object store of that size cannot be in memory, because /dev/shm is smaller."""
     try:
         free = shutil.disk_usage("/dev/shm").free
     except OSError:  # no such thing on this system
         return
     if free < store_bytes:
         logger.warning(
-            f"/dev/shm has {_mb(free)} free, so Ray's object store of up to {_mb(store_bytes)} is in files on a disk, "
+            f"/dev/shm has {_mb(free)} free, so Ray keeps its object store of up to {_mb(store_bytes)} on a disk, "
             f"which is slower: {MORE_SHM}"
         )
 
@@ -87,13 +87,13 @@ def _look_at_limits() -> None:
     mapped, _ = resource.getrlimit(resource.RLIMIT_AS)
     if mapped != resource.RLIM_INFINITY and mapped < _MAPPED_BYTES:
         raise UserError(
-            f"`ulimit -v` allows a process {_mb(mapped)} of addresses, and one of Ray's with PyTorch needs "
-            f"{_mb(_MAPPED_BYTES)}, most of which it never uses: `ulimit -v unlimited`"
+            f"`ulimit -v` allows a process {_mb(mapped)} of addresses, but a Ray process with PyTorch needs "
+            f"{_mb(_MAPPED_BYTES)}, most of which it never uses: run `ulimit -v unlimited`"
         )
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files != resource.RLIM_INFINITY and files < _FILES:
         raise UserError(
-            f"`ulimit -n` allows a process {files} open files, and Ray needs more: `ulimit -n 4096`"
+            f"`ulimit -n` allows a process {files} open files, but Ray needs more: run `ulimit -n 4096`"
         )
 
 

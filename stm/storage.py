@@ -92,9 +92,9 @@ def on_this_machine(path: str, option: str, done: str = "written") -> str:
         UserError: (a ValueError) it is a URL, of which a disk would make folders called like it.
     """
     if is_url(path):
-        copy = "copy it to the store afterwards" if done == "written" else "copy it here before"
+        copy = "copy it to the store afterwards" if done == "written" else "copy it here first"
         raise UserError(
-            f"{option} {redact(path)}: is a URL, and this is {done} on this machine alone: name a file or folder "
+            f"{option} {redact(path)}: is a URL, but this is {done} only on this machine: name a file or folder "
             f"here, and {copy}"
         )
     return path
@@ -383,7 +383,7 @@ def make_writable(folder: str | os.PathLike[str]) -> None:
                 if done == "listed":
                     whole = any(str(each).endswith(trial_name) for each in found.find(name))
                 if not whole:
-                    raise OSError("what was written there a moment ago is not there")
+                    raise OSError("a file that was just written is not there")
     finally:
         with _naming(path, "removed", every=True):
             found.rm_file(trial_name)
@@ -465,17 +465,17 @@ def _reason(path: str, error: Exception) -> tuple[type[StorageError], str, str]:
         clock = "Set the clock of this machine (`timedatectl`, `chronyc tracking`), or that of the store"
         return StorageError, f"its clock and this machine's differ. {why}", clock
     if isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403):
-        return StorageError, why, "Give this user, or the role of the nodes, the right to it"
+        return StorageError, why, "Give this user, or the role of the nodes, permission for it"
     if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
         return StorageError, why, "Set them in the environment, or give the nodes a role"
     if type(error).__name__ == "ProfileNotFound":
-        return StorageError, why, "Name one of ~/.aws/config in AWS_PROFILE"
+        return StorageError, why, "Set AWS_PROFILE to a profile in ~/.aws/config"
     if isinstance(error, FileNotFoundError) and is_url(path):
-        return StorageError, f"no such bucket or folder ({why})", "Make it first, or name another"
+        return StorageError, f"no such bucket or folder ({why})", "Create it first, or name another"
     # Both of S3, the first for a name that no bucket can have.
     invalid = type(error).__name__ == "ParamValidationError" or error_number == errno.EINVAL
     if is_url(path) and (invalid or isinstance(error, ValueError | TypeError)):
-        return StorageError, why, "Look at the address, and at the settings of the store"
+        return StorageError, why, "Check the address and the settings of the store"
     if is_url(path):
-        return StorageAway, why, "Look whether the store answers, then try again"
+        return StorageAway, why, "Check whether the store answers, then try again"
     return StorageError, why, "Name another folder"

@@ -1,4 +1,4 @@
-"""Lines of progress of work that is counted: how much is done, how fast, and how long the rest will take."""
+"""Lines of progress for counted work: how much is done, how fast, and how long the rest will take."""
 
 from __future__ import annotations
 

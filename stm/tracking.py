@@ -58,8 +58,8 @@ def tracking_uri(config: TrackingConfig, storage: str) -> str | None:
         return uri
     if is_url(storage):
         raise UserError(
-            f"--train.storage {storage} is a URL, and a tracking database cannot live there: "
-            "give --tracking.uri the address of an MLflow server, or `none`"
+            f"--train.storage {storage} is a URL, and a tracking database cannot be there: "
+            "set --tracking.uri to the address of an MLflow server, or to `none`"
         )
     return f"sqlite:///{os.path.realpath(storage)}/mlflow.db"
 
@@ -175,7 +175,7 @@ class Tracker:
             return False
         if self.away:
             self.away = False
-            logger.info(f"MLflow at {self.uri} answers again; what waited is delivered")
+            logger.info(f"MLflow at {self.uri} answers again; the waiting records are delivered")
         if not complete:
             self._retry_at = time.monotonic() + RETRY_S
         return complete
@@ -197,8 +197,8 @@ class Tracker:
         except Exception as error:
             if _is_hopeless(error):
                 raise UserError(
-                    f"the MLflow record cannot go to {redact(str(self.uri))}: {redact(str(error).strip())[:500]}. Mend "
-                    "--tracking.uri or $MLFLOW_TRACKING_URI (with its credentials in the environment), or give "
+                    f"the MLflow record cannot go to {redact(str(self.uri))}: {redact(str(error).strip())[:500]}. "
+                    "Correct --tracking.uri or $MLFLOW_TRACKING_URI (with its credentials in the environment), or set "
                     "--tracking.uri none"
                 ) from error
             self._failed(error)
@@ -208,8 +208,8 @@ class Tracker:
         if not self.away:
             self.away = True
             logger.warning(
-                f"MLflow at {self.uri} takes no records: {_reason(error)}{proxy.named(self.uri or '')}. They wait in "
-                f"{self.spool} and are sent when it answers"
+                f"MLflow at {self.uri} accepts no records: {_reason(error)}{proxy.named(self.uri or '')}. They "
+                f"are kept in {self.spool} and sent when it answers"
             )
 
     def _append(self, record: dict[str, Any]) -> None:
@@ -233,7 +233,7 @@ class Tracker:
                 return self._send_all(client)
             except _MadeAnew:
                 continue
-        raise _Away("its run disappears as often as it is made")
+        raise _Away("its run disappears each time that it is created")
 
     def _send_all(self, client: Any) -> bool:
         done = self._delivered()
@@ -273,7 +273,7 @@ class Tracker:
         return None
 
     def _say_left_out(self, what: str, error: Exception) -> None:
-        logger.warning(f"MLflow did not take {what}, which is left out: {_reason(error)}")
+        logger.warning(f"MLflow did not accept {what}, which is left out: {_reason(error)}")
 
     def _send_metrics(self, client: Any, pending: list[Any]) -> None:
         for first in range(0, len(pending), _BATCH):
@@ -365,7 +365,7 @@ class Tracker:
         if tries >= _ARTIFACT_TRIES:
             self._say_left_out(what, error)
             return True
-        logger.warning(f"MLflow did not take {what}, which is tried again: {_reason(error)}")
+        logger.warning(f"MLflow did not accept {what}, which is sent again: {_reason(error)}")
         self._append(
             {**record, "tries": tries + 1}
         )  # files have a store of their own: others go on
@@ -384,7 +384,7 @@ class Tracker:
             return 0
         if done > self.spool.stat().st_size:
             logger.warning(
-                f"{self.spool} is shorter than what was delivered of it; it is delivered again from its beginning"
+                f"{self.spool} is shorter than the part that was delivered; all of it is delivered again"
             )
             self._mark(0)
             return 0
@@ -417,8 +417,7 @@ class Tracker:
             of = next((place for place, run_id in runs.items() if run_id == previous), None)
             tags["stm.continues"] = f"{previous} in {of}" if of and of != place else previous
             logger.warning(
-                f"MLflow at {self.uri} has no run {previous} (any more): the record goes on in a new run, from its "
-                "beginning"
+                f"MLflow at {self.uri} does not have run {previous} (any more): the whole record goes to a new run"
             )
         run = client.create_run(
             self.home.experiment_id
@@ -495,7 +494,9 @@ def experiment_of(client: Any, experiment: str, artifacts: str | None) -> str:
                     raise
             else:
                 if number > 1:
-                    logger.warning(f"the experiment {experiment} is deleted: {name} is used")
+                    logger.warning(
+                        f"the experiment {experiment} is deleted; {name} is used instead"
+                    )
                 return made
         if found.lifecycle_stage == "active":
             return str(found.experiment_id)

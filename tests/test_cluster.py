@@ -79,10 +79,20 @@ def test_what_stays_as_it_is_is_not_tried_again(tmp_path):
 @pytest.mark.parametrize(
     ("name", "folder", "room", "said"),
     [
-        ("TMPDIR", "long" * 30, None, "the name of one would have .* bytes of at most 1"),
-        ("RAY_TMPDIR", "ü", None, "Ray's sockets lie below it, and cannot have such a name"),
-        ("TMPDIR", "file", None, "Ray cannot keep its files there .Not a directory"),
-        ("TMPDIR", "s", 2**60, "are free, and Ray needs .* make room, or set RAY_TMPDIR"),
+        (
+            "TMPDIR",
+            "long" * 30,
+            None,
+            "the path of one would have .* bytes, where the system allows 1",
+        ),
+        (
+            "RAY_TMPDIR",
+            "ü",
+            None,
+            "Ray's sockets are in this folder, and their paths must be ASCII",
+        ),
+        ("TMPDIR", "file", None, "Ray cannot write its files there .Not a directory"),
+        ("TMPDIR", "s", 2**60, "are free, but Ray needs .* make room, or set RAY_TMPDIR"),
     ],
 )
 def test_a_folder_that_ray_cannot_use_is_told(tmp_path, monkeypatch, name, folder, room, said):
@@ -195,7 +205,7 @@ def test_what_is_asked_of_this_machine_passes_every_proxy(monkeypatch):
     assert not should_bypass_proxies("http://mlflow.example", no_proxy=None)
     monkeypatch.setenv("http_proxy", "http://ann:secret@proxy.example:3128")
     assert proxy.named("http://mlflow.example:5000") == (
-        " (asked through the proxy http://***@proxy.example:3128; no_proxy=mlflow.example asks directly)"
+        " (reached through the proxy http://***@proxy.example:3128; no_proxy=mlflow.example connects directly)"
     )
     for url in ("http://inside.example", "http://127.0.0.1:5000", "sqlite:////tmp/mlflow.db", ""):
         assert proxy.named(url) == ""
@@ -215,7 +225,7 @@ def test_a_ray_that_dies_ends_the_command_with_a_message(tmp_path):
     assert process.wait(200) == 2
     said = (tmp_path / "said").read_text()
     assert f"Ray died on this machine: its raylet (process {raylet.pid}) is gone" in said
-    assert said.endswith("What was kept is whole: give the same command again\n")
+    assert said.endswith("Everything that was saved is intact: run the same command again\n")
     assert psutil.wait_procs(children, 200)[1] == []
 
 
@@ -225,10 +235,10 @@ def test_a_ray_that_dies_ends_the_command_with_a_message(tmp_path):
 @pytest.mark.parametrize(
     ("answer", "why", "may_pass"),
     [
-        (None, "takes connections and does not answer", True),
-        (b"", "takes connections and does not answer", True),
+        (None, "accepts connections but does not answer", True),
+        (b"", "accepts connections but does not answer", True),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "is a web server, perhaps the dashboard", False),
-        (b"SSH-2.0-OpenSSH_9.2p1\r\n", "is no Ray cluster", False),
+        (b"SSH-2.0-OpenSSH_9.2p1\r\n", "is not a Ray cluster", False),
     ],
 )
 def test_what_is_no_cluster_is_told_apart(answer, why, may_pass):
@@ -293,7 +303,11 @@ def test_a_head_that_is_stopped_keeps_nobody(joined, gcs, tmp_path, before, numb
         gcs.resume()
     said = (tmp_path / "said").read_text()
     assert status == (2 if number is None else 128 + number), said
-    why = "lets nobody join, no answer within" if before else "does not answer, as a head that is"
+    why = (
+        "does not let this process join, no answer within"
+        if before
+        else "does not answer; its head may be"
+    )
     assert number is not None or f"--address {joined.gcs}: " in said
     assert number is not None or why in said
     assert "Traceback" not in said
@@ -324,7 +338,7 @@ def test_a_head_that_does_not_take_us_is_asked_once(joined, tmp_path, before, en
     assert process.wait(100) == 2
     said = (tmp_path / "said").read_text()
     assert why in said
-    assert ("asks for its token, and ours is not the one" in said) == (not before)
+    assert ("asks for a token, and this machine's is missing or different" in said) == (not before)
     assert len(said.splitlines()) <= 4, said
     assert "trying again" not in said
     assert "Traceback" not in said
@@ -337,7 +351,7 @@ def test_a_head_that_does_not_take_us_is_asked_once(joined, tmp_path, before, en
         ("ObjectStoreFullError('')", "make room in /dev/shm"),
         (
             "RayTaskError('f', 'Traceback (most recent call last):', OutOfMemoryError('no'))",
-            "leave more memory to it",
+            "use less memory",
         ),
         ("LocalRayletDiedError()", "its raylet died"),
     ],

@@ -58,7 +58,7 @@ def test_an_impossible_value_is_refused_with_its_flag(make, flag):
         (DataConfig(), {"prefetch_batches": -1}, "must not be negative"),
         (DataConfig(), {"max_bad_fraction": 1.5}, "must be in [0, 1]"),
         (DataConfig(), {"frame_stride": 4}, "frame_stride 4: has no effect on --data.sampling seg"),
-        (DataConfig(), {"crop_area": [0.5, 1.0]}, "has no effect on --data.crop corners5; it goes "),
+        (DataConfig(), {"crop_area": [0.5, 1.0]}, "has no effect on --data.crop corners5; it needs"),
         (DataConfig(crop="resized"), {"crop_area": [0.5, 1.1]}, "must be two rising shares of the"),
         (DataConfig(crop="resized"), {"crop_ratio": [2.0, 1.0]}, "must be two rising numbers above"),
         (DataConfig(), {"randaugment_magnitude": 5.0}, "has no effect on --data.randaugment 0"),
@@ -72,10 +72,10 @@ def test_an_impossible_value_is_refused_with_its_flag(make, flag):
         (OptimConfig(), {"lr": False}, "--optim.lr False: must be a float, not a bool"),
         (OptimConfig(), {"gamma": 0}, "--optim.gamma 0: must be in (0, 1]"),
         (OptimConfig(), {"momentum": 1}, "--optim.momentum 1: must be in [0, 1)"),
-        (OptimConfig(), {"milestones": [0, 3]}, "must be rising: all epoch numbers, from 1, or all"),
+        (OptimConfig(), {"milestones": [0, 3]}, "must rise, and be either all epoch numbers, from 1, or all"),
         (OptimConfig(), {"milestones": [2.5]}, "all shares of the training, between 0 and 1"),
         (OptimConfig(), {"milestones": [0.5, 3]}, "all epoch numbers, from 1, or all shares"),
-        (OptimConfig(), {"milestones": [0.8, 0.6]}, "--optim.milestones [0.8, 0.6]: must be rising"),
+        (OptimConfig(), {"milestones": [0.8, 0.6]}, "--optim.milestones [0.8, 0.6]: must rise"),
         (OptimConfig(), {"milestones": ["3"]}, "each must be a float, not a str"),
         (OptimConfig(), {"name": "adam"}, "--optim.name adam: must be one of sgd, adamw"),
         (OptimConfig(), {"betas": [0.9]}, "--optim.betas [0.9]: must be two numbers in [0, 1)"),
@@ -89,13 +89,13 @@ def test_an_impossible_value_is_refused_with_its_flag(make, flag):
         (OptimConfig(), {"reference_batch_size": 0}, "must be at least 1, or null"),
         (ParameterGroup(match="a"), {"lr_scale": -1}, "--optim.groups.lr_scale -1: must not be"),
         (ParameterGroup(match="a"), {"weight_decay": -1.0}, "must not be negative, or null"),
-        (ParameterGroup(match="a"), {"match": "("}, "--optim.groups: '(' is no regular expression"),
+        (ParameterGroup(match="a"), {"match": "("}, "--optim.groups: '(' is not a regular expression"),
         (TrainConfig(), {"max_failures": -2}, "--train.max_failures -2: must be -1 or more"),
         (TrainConfig(), {"min_workers": 2}, "must be between 1 and --train.num_workers 1, or null"),
         (TrainConfig(), {"min_workers": "2"}, "must be an int or null, not a str"),
         (TrainConfig(), {"checkpoint_every_minutes": 0}, "must be above 0, or null"),
         (TrainConfig(), {"checkpoint_every_minutes": float("nan")}, "must be a finite number or"),
-        (TrainConfig(), {"name": ".."}, "--train.name ..: is a directory name: no slashes"),
+        (TrainConfig(), {"name": ".."}, "--train.name ..: must be a directory name: no slashes"),
         (TrainConfig(), {"resources_per_worker": {1: 1}}, "each must be a str, not an int"),
         (TrainConfig(), {"resources_per_worker": {"a": "1"}}, "each must be a float, not a str"),
         (TrackingConfig(), {"experiment": None}, "must be a str, not a NoneType"),
@@ -146,7 +146,7 @@ def test_an_optimizer_is_described_as_it_is():
     )  # fmt: skip
     assert other.described == (
         "adamw (betas 0.9 and 0.999, weight decay 0.0005), rate cosine to 5e-06, warm-up 2 epochs, tsn, "
-        "layerwise 0.75; frozen: stem, ^layer1, batch normalisation but the first"
+        "layerwise 0.75; frozen: stem, ^layer1, batch normalisation except the first"
     )
 
 

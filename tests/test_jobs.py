@@ -124,7 +124,7 @@ def check(*words, name=None, sent=CODE):
 
 REFUSED = {
     "no command": ([], "give the command after --"),
-    "another program": (["python", "x.py"], "is no verb of stm"),
+    "another program": (["python", "x.py"], "is not a verb of stm"),
     "a misspelt verb": (["trian"], "did you mean `stm train`?"),
     "a job that submits jobs": (["submit"], "cannot be a job"),
     "an impossible setting": (["train", *STORED, "--optim.lr", "-1"], "--optim.lr -1.0: must be above 0"),
@@ -302,10 +302,13 @@ def test_ctrl_c_leaves_the_job_running_and_its_name_taken_until_it_is_stopped(se
         line = following.stderr.readline()
         assert line, seen
         seen += line
-    assert "there is 2 CPU on 1 node(s), 7 CPU missing" in seen
+    assert "the cluster has 2 CPU on 1 node, and 7 CPU are missing" in seen
     following.send_signal(signal.SIGINT)
     assert following.wait(timeout=20) == 130
-    assert "job waits-1 goes on; to look again: stm jobs follow waits-1" in following.stderr.read()
+    assert (
+        "job waits-1 runs on; to follow it again: stm jobs follow waits-1"
+        in following.stderr.read()
+    )
 
     again = server.stm(*submit)
     assert again.returncode == 2

@@ -448,7 +448,7 @@ def test_the_cluster_that_stm_starts_refuses_who_has_no_token(ray_cluster):
         [sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60
     )
     assert done.returncode != 0
-    assert "or it asks for a token and ours is not the one" in done.stderr
+    assert "asks for a token, and this machine's is missing or different" in done.stderr
 
 
 # ---------------------------------------------------------------------- waiting for nodes
@@ -465,7 +465,9 @@ def test_a_job_that_waits_for_nodes_says_what_is_missing_and_is_refused_in_the_e
         ),
     ):
         cluster.place(config)
-    assert said == ["waiting for nodes: there is 4 CPU on 1 node(s), 5 CPU missing; 1 s left"]
+    assert said == [
+        "waiting for nodes: the cluster has 4 CPU on 1 node, and 5 CPU are missing; 1 s left"
+    ]
     assert json.dumps(_pending()) == "[]", "the request was taken back"
 
 

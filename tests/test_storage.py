@@ -274,7 +274,7 @@ def test_a_store_that_lets_nobody_in(s3):
     ):
         error, message = refused(call, "s3://bucket/run/meta.json")
         assert f"cannot be {done}: " in message
-        assert "Give this user, or the role of the nodes, the right to it" in message
+        assert "Give this user, or the role of the nodes, permission for it" in message
         assert not isinstance(error, StorageAway)
 
 
@@ -398,7 +398,7 @@ def test_a_store_that_does_not_answer_may_answer_later(monkeypatch, tmp_path):
     error, message = refused(storage.read_bytes, "s3://bucket/a")
     assert isinstance(error, StorageAway)
     assert "s3://bucket/a cannot be read: Could not connect" in message
-    assert message.endswith("Look whether the store answers, then try again")
+    assert message.endswith("Check whether the store answers, then try again")
 
 
 # ---------------------------------------------------------------------- patience
@@ -586,7 +586,7 @@ def test_any_name_of_a_run_works_in_a_store(kind, request, monkeypatch):
 
 @pytest.mark.parametrize("name", ["a/b", "..", "a::b", "a\nb", "\x1b[2J", "n" * 201, ""])
 def test_a_name_that_some_store_cannot_keep_is_refused(name):
-    with pytest.raises(UserError, match=r"(?s)--train\.name .*is a directory name"):
+    with pytest.raises(UserError, match=r"(?s)--train\.name .*must be a directory name"):
         TrainConfig(name=name)
 
 
@@ -604,7 +604,7 @@ def test_a_store_that_does_not_show_what_was_written_is_refused(monkeypatch):
         assert f"memory://tried/run cannot be {done}: Access Denied. Give this user" in message
     monkeypatch.setattr(MemoryFileSystem, "find", lambda *_: [])
     _, message = refused(storage.make_writable, "memory://tried/run")
-    assert "cannot be listed: what was written there a moment ago is not there" in message
+    assert "cannot be listed: a file that was just written is not there" in message
 
 
 def test_a_profile_names_the_credentials_and_one_that_is_not_there_is_told(
@@ -625,7 +625,10 @@ def test_a_profile_names_the_credentials_and_one_that_is_not_there_is_told(
     s3fs.S3FileSystem.clear_instance_cache()
     monkeypatch.setenv("AWS_PROFILE", "taem")
     error, message = refused(storage.make_writable, "s3://bucket/run")
-    assert "The config profile (taem) could not be found. Name one of ~/.aws/config" in message
+    assert (
+        "The config profile (taem) could not be found. Set AWS_PROFILE to a profile in ~/.aws/config"
+        in message
+    )
     assert not isinstance(error, StorageAway)
 
 

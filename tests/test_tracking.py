@@ -192,8 +192,8 @@ def test_a_server_that_is_away_is_said_once_and_gets_all_when_it_is_back(store, 
     tracker.metrics({"train/loss": 3.0}, 1)
     assert not tracker.deliver(patient=True)
     assert [record.message for record in caplog.records] == [
-        f"MLflow at http://127.0.0.1:{port} takes no records: Connection refused. They wait in {tracker.spool} and "
-        "are sent when it answers"
+        f"MLflow at http://127.0.0.1:{port} accepts no records: Connection refused. They are kept in {tracker.spool} "
+        "and sent when it answers"
     ]
     with server(tmp_path / "server.db", port):
         assert tracker.deliver(patient=True)
@@ -377,7 +377,7 @@ def test_a_mark_beyond_the_spools_end_is_noticed(store, tmp_path, caplog):
         assert tracker.deliver()
         assert mark.read_text() == f"{tracker.spool.stat().st_size} {tracker.run_id}"
     assert steps_of(tracker, "train/loss") == [(1, 3.0)]
-    assert caplog.text.count("is shorter than what was delivered of it") == 1
+    assert caplog.text.count("is shorter than the part that was delivered") == 1
 
 
 def test_a_mark_of_an_earlier_version_still_counts(store, tmp_path):

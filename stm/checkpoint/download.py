@@ -59,7 +59,7 @@ def download(url: str, folder: Path, *, name: str, digest: str | None = None) ->
         if _sha256(kept).startswith(digest):
             return kept
         logger.warning(
-            f"{kept} is damaged: its sha256 does not begin with {digest}. It is fetched again"
+            f"{kept} is damaged: its sha256 does not begin with {digest}. It is downloaded again"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,8 +68,8 @@ def download(url: str, folder: Path, *, name: str, digest: str | None = None) ->
         raise
     except OSError as error:
         raise UserError(
-            f"{redact(url)} cannot be kept in {folder}: {error.strerror or error}. Make room there, or name another "
-            "folder by $XDG_CACHE_HOME (or $TORCH_HOME, for ImageNet weights)"
+            f"{redact(url)} cannot be saved in {folder}: {error.strerror or error}. Make room there, or set another "
+            "folder in $XDG_CACHE_HOME (or $TORCH_HOME, for ImageNet weights)"
         ) from error
 
 
@@ -91,7 +91,7 @@ def _fetched(url: str, folder: Path, name: str, digest: str | None) -> Path:
         if digest is not None and not (found := _sha256(partial)).startswith(digest):
             if begun:
                 logger.warning(
-                    f"what was there of {name} was damaged: it is fetched from the start"
+                    f"the partial file of {name} was damaged: it is downloaded from the start"
                 )
                 file.truncate(0)
                 _receive(url, file, target)
@@ -100,8 +100,8 @@ def _fetched(url: str, folder: Path, name: str, digest: str | None) -> Path:
                 page = "; it is a web page" if _is_page(partial) else ""
                 partial.unlink()
                 raise DownloadFailed(
-                    f"{redact(url)} sent another file than {name}: its sha256 begins with {found[:8]}, not {digest}"
-                    f"{page}. A proxy or a mirror may be wrong; nothing was kept"
+                    f"{redact(url)} sent a file that is not {name}: its sha256 begins with {found[:8]}, not {digest}"
+                    f"{page}. A proxy or a mirror may be wrong; nothing was saved"
                 )
         os.fsync(file.fileno())
         os.replace(partial, target)
@@ -177,7 +177,7 @@ def _receive(url: str, file: IO[bytes], target: Path) -> None:
                 if done and not (answer.status == 206 and continued):
                     if answer.status == 206:
                         raise _Passing(
-                            "the server sends another part of the file than it was asked for"
+                            "the server sends a different part of the file than was requested"
                         )
                     done = file.truncate(0)  # it does not continue: from the start
                 length = answer.headers.get("Content-Length")
@@ -201,9 +201,9 @@ def _receive(url: str, file: IO[bytes], target: Path) -> None:
         tries += 1
         if tries >= TRIES or (tries > 1 and not told):
             raise DownloadFailed(
-                f"{redact(url)} cannot be fetched: {why}. What has come is kept, and the next try continues there"
+                f"{redact(url)} cannot be downloaded: {why}. The received part is kept, and the next try continues it"
                 if file.seek(0, os.SEEK_END)
-                else f"{redact(url)} cannot be fetched: {why}"
+                else f"{redact(url)} cannot be downloaded: {why}"
             )
         if told:
             logger.info(f"  {why}: trying to continue")

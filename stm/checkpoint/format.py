@@ -1,4 +1,4 @@
-"""What a checkpoint holds: everything a run needs to go on exactly. A checkpoint is a folder, or a URL of one.
+"""What a checkpoint contains: everything a run needs to continue exactly. A checkpoint is a folder or its URL.
 
     model.safetensors   the weights that are evaluated and shipped (the moving average, where one is kept)
     state.pt            optimizer, gradient scaler, and the weights in training where they are other ones
@@ -55,7 +55,7 @@ class Meta:
     config: dict[str, Any]
     classes: list[str]
     position: Position
-    """Where training goes on."""
+    """The position at which training continues."""
     step: int
     """Optimizer steps taken."""
     fingerprint: str
@@ -141,13 +141,13 @@ def read_meta(directory: str | Path) -> Meta:
     except ValueError as error:
         raise Damaged(f"{directory}/{META} is damaged: {error}") from error
     except (TypeError, KeyError) as error:
-        raise UserError(f"{directory}/{META} is of another version: {error}") from error
+        raise UserError(f"{directory}/{META} was written by another version: {error}") from error
     if not meta.awaits_validation:
         return meta
     try:
         later = unsealed(read_file(directory, VALIDATION).decode())
         if not all(isinstance(value, int | float) for value in later.values()):
-            raise ValueError("it holds more than numbers")
+            raise ValueError("it contains more than numbers")
     except FileNotFoundError:
         return meta
     except UserError:
@@ -252,9 +252,9 @@ def _checksum(content: bytes | memoryview) -> str:
 
 
 def chosen_on(meta: Meta, fingerprint: str, dataset: str) -> str | None:
-    """Why the figure of a run's best checkpoint flatters, measured on the manifest of ``fingerprint``: that chose it.
+    """Why a figure on the manifest of ``fingerprint`` is too high: the run's best checkpoint was chosen on it.
 
-    None where best was chosen on other videos, or not at all.
+    None if the best checkpoint was chosen on other videos, or not at all.
     """
     if "val_top1" not in meta.metrics:
         return None
@@ -262,12 +262,13 @@ def chosen_on(meta: Meta, fingerprint: str, dataset: str) -> str | None:
 
     if (name := test_list_of(meta.val_dataset)) and dataset == meta.val_dataset:
         return (
-            f"{name} publishes no validation list, so best was chosen on its test list, which flatters: the figure to "
-            "report is the last checkpoint's (--which last)"
+            f"{name} publishes no validation list, so the best checkpoint was chosen on its test list and this figure "
+            "is too high: report that of the last checkpoint (--which last)"
         )
     if fingerprint and fingerprint == meta.val_fingerprint:
         return (
-            "best was chosen on these very videos, which flatters; the last (--which last) was not"
+            "the best checkpoint was chosen on these very videos, so this figure is too high; the last one (--which "
+            "last) was not"
         )
     return None
 

@@ -41,7 +41,7 @@ _held: set[str] = set()
 
 
 class Leased(UserError):
-    """Another driver has the run."""
+    """Another driver holds the run."""
 
 
 class Lease:
@@ -71,7 +71,7 @@ class Lease:
             OSError
         ) as error:  # a full disk is told at each checkpoint, and there may be room again
             logger.warning(
-                f"no lease in {self._run_directory} yet, so a second driver goes unseen: {error}"
+                f"no lease in {self._run_directory} yet, so a second driver would not be noticed: {error}"
             )
         time.sleep(
             _SETTLE_S

@@ -176,7 +176,7 @@ def store_of(tracking: str | None) -> str:
     beside = Path("runs").resolve() / "mlflow.db"
     if not beside.exists():
         raise UserError(
-            "which registry? Give --tracking (such as sqlite:////path/runs/mlflow.db, or a server's URL), set "
+            "the registry is not set: give --tracking (such as sqlite:////path/runs/mlflow.db, or a server's URL), set "
             f"$MLFLOW_TRACKING_URI, or work where there is a {beside.parent.name}/{beside.name}"
         )
     return f"sqlite:///{beside}"
@@ -199,7 +199,7 @@ def open_client(uri: str, create: bool = True) -> Any:
         if not database.parent.is_dir():
             raise UserError(f"--tracking {uri}: no such folder")
         if not create and not database.exists():
-            raise UserError(f"--tracking {uri}: no such database; `stm register` makes one")
+            raise UserError(f"--tracking {uri}: no such database; `stm register` creates one")
     os.environ.update({key: _ASKING[key] for key in usual})
     try:
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)

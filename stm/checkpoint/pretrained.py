@@ -102,7 +102,7 @@ def absolute(name: str) -> str:
 
 
 def check_name(model: ModelConfig) -> None:
-    """Raise ``UserError`` for what cannot be: it costs nothing, and is asked before anything is fetched."""
+    """Raise ``UserError`` for an impossible name, before anything is downloaded."""
     name = model.pretrained
     if name is None or name == IMAGENET:
         if name == IMAGENET and model.depth not in _PUBLISHED:
@@ -120,9 +120,9 @@ def check_name(model: ModelConfig) -> None:
     if _CAFFE.search(name.rstrip("/").rpartition("/")[2]):
         raise UserError(
             f"--model.pretrained {redact(name)}: Caffe's ResNets (v1; `style='caffe'`, STRIDE_IN_1X1) have the stride "
-            "of a block in its first 1x1 and see BGR pixels; these blocks have it in the 3x3, as torchvision's, and "
-            "would compute something else with such weights. Take imagenet, or weights of style pytorch. If only the "
-            "name says so, give the file another"
+            "of a block in its first 1x1 and expect BGR pixels; these blocks have it in the 3x3, like torchvision's, "
+            "and would compute something else with such weights. Use imagenet, or weights of style pytorch. If the "
+            "weights are not Caffe's, rename the file"
         )
     if re.fullmatch(rf"{IMAGENET}\W?\w*|resnet-?\d+", name, re.I) and not os.path.lexists(name):
         raise UserError(
@@ -229,8 +229,8 @@ def _imagenet(depth: int) -> Pretrained:
         file = download(f"{place}/{name}", folder, name=name, digest=name[-12:-4])
     except DownloadFailed as error:
         raise UserError(
-            f"--model.pretrained imagenet: {error}. Without a way to it, fetch {_TORCHVISION}/{name} elsewhere and put "
-            f"it at {folder / name}, or name the file: --model.pretrained {name}; ${MIRROR} names a mirror"
+            f"--model.pretrained imagenet: {error}. Without network access, download {_TORCHVISION}/{name} elsewhere, "
+            f"put it at {folder / name}, or name the file: --model.pretrained {name}; ${MIRROR} sets a mirror"
         ) from error
     return _file(file.read_bytes(), f"imagenet ({name})")
 
@@ -253,7 +253,7 @@ def _at_url(url: str) -> Pretrained:
             file = download(url, _cache() / "stm" / "weights", name=name or "weights")
         except DownloadFailed as error:
             raise UserError(
-                f"{error}. Or fetch it yourself, and name the file: --model.pretrained {name}"
+                f"{error}. You can also download it yourself and name the file: --model.pretrained {name}"
             ) from error
         return _file(file.read_bytes(), label)
     if url.lower().endswith(_FILES):
@@ -299,11 +299,11 @@ def _hugging_face(folder: str) -> Pretrained:
         names = config.get("id2label") or {}
         classes = tuple(str(names[k]) for k in sorted(names, key=int))
     except (ValueError, AttributeError) as error:
-        raise UserError(f"{folder}/config.json is none of Hugging Face's: {error}") from error
+        raise UserError(f"{folder}/config.json is not one of Hugging Face's: {error}") from error
     if config.get("downsample_in_bottleneck"):
         raise UserError(
             f"{folder} is a ResNet with its strides in the first 1x1 of a block (downsample_in_bottleneck, Caffe's "
-            "v1), where these blocks have them in the 3x3: choose one without"
+            "v1), but these blocks have them in the 3x3: choose a ResNet without it"
         )
     for name in _OF_HUGGING_FACE:
         if os.path.isfile(join(folder, name)):
@@ -358,7 +358,7 @@ def _check_variant(model: torch.nn.Module, found: Pretrained) -> None:
         }
         told = " ".join(f"--model.{name} {value}" for name, value in settings.items())
         raise UserError(
-            f"{found.label} is a network of variant {there}, this is one of {here}: what would fit is {told}, or begin "
+            f"{found.label} is a network of variant {there}, but this one is of {here}: use {told}, or begin "
             "with a plain ResNet (imagenet, variant tsn)"
         )
 

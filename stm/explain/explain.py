@@ -72,15 +72,15 @@ class Network:
         """``UserError`` unless another network looks at the same frames and pixels, at least three frames a clip."""
         if self.data.num_segments < 3:
             raise UserError(
-                f"{self.directory}: its clips have {self.data.num_segments} frames; a frame with one "
-                "before and one after it takes 3"
+                f"{self.directory}: its clips have {self.data.num_segments} frames; at least 3 "
+                "are needed, for a frame with one before and one after it"
             )
         for field in ("num_segments", "size", "sampling", "frame_stride", "window_s"):
             ours, theirs = getattr(self.data, field), getattr(other.data, field)
             if ours != theirs:
                 raise UserError(
                     f"--compare {other.directory}: trained with data.{field} {theirs}, and "
-                    f"{self.directory} with {ours}: they see other clips"
+                    f"{self.directory} with {ours}: their clips differ"
                 )
 
     def label(self, name: str) -> int:
@@ -126,7 +126,9 @@ def explain(
     network = Network(checkpoint, which)
     names = network.blocks(blocks)
     if len(names) > MOST_BLOCKS:
-        raise UserError(f"--block: {len(names)} blocks; one picture has room for {MOST_BLOCKS}")
+        raise UserError(
+            f"--block: {len(names)} blocks; one picture has room for only {MOST_BLOCKS}"
+        )
     if class_name is not None:
         network.label(class_name)
     folder = make_folder(output)

@@ -33,7 +33,7 @@ class FoldedNetwork(nn.Module):
         return self.network(clips)
 
     def train(self, mode: bool = True) -> FoldedNetwork:
-        """Refuse: the normalisation that training would update is gone."""
+        """Raise an error, since the normalisation that training would update is gone."""
         if mode:
             raise RuntimeError("a folded network has no batch normalisation left to train")
         return super().train(False)

@@ -54,8 +54,8 @@ def build_model(
         width: channels of the stem; 64 in the paper, 32 for a laptop.
         gradient_checkpointing: compute each block a second time in the backward pass instead of
             keeping its activations. Gradients stay the same.
-        settings: of the variant's blocks: ``fusion``, ``temporal_conv``, ``temporal_kernel`` and
-            ``reduction`` of stm's own (see ``stm.model.variants``).
+        settings: settings of the variant's blocks: stm's own have ``fusion``, ``temporal_conv``,
+            ``temporal_kernel`` and ``reduction`` (see ``stm.model.variants``).
 
     Raises:
         UserError: (a ValueError) a value is impossible, or would have no effect on this variant.
@@ -63,7 +63,7 @@ def build_model(
     kind = registry.get(variant)
     _require(depth in BLOCKS_IN_STAGES, "depth", depth, f"one of {tuple(BLOCKS_IN_STAGES)}")
     _require(_is_positive_int(num_classes), "num_classes", num_classes, "an integer of at least 1")
-    _require(0 <= dropout < 1, "dropout", dropout, "a probability from 0 up to, but not, 1")
+    _require(0 <= dropout < 1, "dropout", dropout, "a probability of at least 0 and below 1")
     _require(
         _is_positive_int(width) and width % WIDTH_MULTIPLE == 0,
         "width",
@@ -76,7 +76,7 @@ def build_model(
         bool(stages) and set(stages) <= set(STAGES) and len(set(stages)) == len(stages),
         "stages",
         stages,
-        f"some of {STAGES}, each once; for a network without any such block use variant 'tsn'",
+        f"some of {STAGES}, each only once; for a network without such blocks use variant 'tsn'",
     )
     _require_blocks_exist(depth, stages, blocks)
     _require_effect(kind, stages, blocks, settings)
@@ -97,7 +97,7 @@ def build_model(
 
 
 def check_settings(num_frames: int = 8, *, runs: bool = False, **settings: Any) -> None:
-    """Raise what ``build_model`` raises for these settings, without making a weight: in milliseconds.
+    """Raise what ``build_model`` raises for these settings, without creating weights: in milliseconds.
 
     Args:
         num_frames: T of the clip that is tried.

@@ -8,10 +8,10 @@
 
     stm train --model.plugin my_blocks.py --model.variant mine ...
 
-Its source goes along to every worker and into every checkpoint, with its digest. A plugin is one file, which imports
-nothing but installed packages. **Code out of a checkpoint never runs unasked**: who loads one gives the same file again
+Its source is copied to every worker and into every checkpoint, with its digest. A plugin is one file, which imports
+only installed packages. **Code in a checkpoint never runs unasked**: to load one, name the same file again
 (``--plugin``, ``stm.model.plugins.load``, or ``STM_PLUGIN`` in the environment), which may be the copy in the
-checkpoint, once it was read.
+checkpoint, after you have read it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ VARIABLE = "STM_PLUGIN"
 
 @dataclass(frozen=True)
 class Plugin:
-    """The source of somebody's blocks."""
+    """The source of a plugin's blocks."""
 
     name: str
     """As it was given: a file, or a module with dots."""
@@ -99,11 +99,11 @@ def require(name: str, digest: str, where: str) -> Plugin:
             load(path)
     if digest not in _loaded:
         others = [plugin.name for plugin in _loaded.values()]
-        other = f" ({', '.join(others)}, which was given, is another)" if others else ""
+        other = f" (the one that was given, {', '.join(others)}, is different)" if others else ""
         raise UserError(
-            f"{where}: its network has blocks of its own, from {name} (sha256 {digest[:12]}){other}. Code from a "
+            f"{where}: its network has its own blocks, from {name} (sha256 {digest[:12]}){other}. Code from a "
             f"checkpoint is not run unasked: give the same file as --plugin {Path(name).name}, or read its copy and "
-            f"give that, --plugin {where}/plugin.py (in Python, stm.model.plugins.load; or {VARIABLE}=FILE)"
+            f"give it as --plugin {where}/plugin.py (in Python, stm.model.plugins.load; or {VARIABLE}=FILE)"
         )
     _run(_loaded[digest])
     return _loaded[digest]

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 def recomputed(block: nn.Module, *inputs: Any) -> Tensor:
-    """Call ``block(*inputs)``, keep its inputs alone, and compute the rest again when needed.
+    """Call ``block(*inputs)``, keep only its inputs, and compute the rest again when it is needed.
 
     Gradients, running statistics and step counts of batch normalisation are equal to those of a
     plain call: the second pass normalises by the batch as the first did, but leaves no trace in the

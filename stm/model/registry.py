@@ -48,7 +48,7 @@ class Variant:
 
 
 def register(name: str) -> Callable[[Builder], Builder]:
-    """Make a function or class the variant ``name``. A name of stm's own is not given away; others may be given anew.
+    """Register a function or class as the variant ``name``. Names of stm's own are refused; others can be replaced.
 
     Raises:
         UserError: (a ValueError) the name is taken by stm, is no word, or an argument beyond the first three has no

@@ -1,4 +1,4 @@
-"""Batches on their way to the device: on a GPU they are copied beside the step before, and nobody waits for them."""
+"""Batches on their way to the device: on a GPU they are copied during the step before, so no step waits for them."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def read_state_dict(content: bytes, where: str) -> tuple[dict[str, Tensor], dict
     """
     start = content[:200].lstrip().lower()
     if not content:
-        raise UserError(f"{where} is empty: fetch it again")
+        raise UserError(f"{where} is empty: download it again")
     if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
         raise UserError(
             f"{where} is a web page, not weights. Fetch the file itself: the link behind `download`, on Hugging Face "
@@ -55,7 +55,7 @@ def read_state_dict(content: bytes, where: str) -> tuple[dict[str, Tensor], dict
     except Exception as error:  # each format has errors of its own for a damaged file
         said = str(error).strip().splitlines()[0].partition(". ")[0] if str(error).strip() else ""
         raise UserError(
-            f"{where} cannot be read ({type(error).__name__}: {said[:200]}). It may be cut short; fetch it again"
+            f"{where} cannot be read ({type(error).__name__}: {said[:200]}). It may be incomplete; download it again"
         ) from error
     named = loaded if isinstance(loaded, Mapping) else {}
     for found in (loaded, *map(named.get, WRAPPERS)):

@@ -22,24 +22,25 @@ from stm.planning.rates import Rates
 
 @dataclass(frozen=True, kw_only=True)
 class Assumptions:
-    """What is assumed and not measured; every one is printed with the plan."""
+    """Assumptions, which are not measured; each is printed with the plan."""
 
     decode_headroom: float = 1.2
-    """Decoding cores for each one that the mean rate asks for: videos differ, tasks start."""
+    """Factor on the number of decoding cores that the mean rate needs, because videos differ and tasks have to
+    start."""
     cpus_per_worker: float = 1.0
     """CPUs that each training worker reserves (`train.cpus_per_worker`)."""
     network_share: float = 0.7
     """Share of the network's nominal rate that a flow reaches."""
     overlap: float = 0.5
-    """Share of a step in which the all-reduce is hidden: the backward pass, less its first bucket."""
+    """Share of a step that hides the all-reduce: the backward pass without its first bucket."""
     hop_us: float = 20.0
     """Microseconds from one rank of the ring to the next, for the smallest message."""
     jitter: float = 0.03
     """Standard deviation of a rank's step time, as a share of it; each step waits for the slowest rank."""
     stream_clips_per_s: float = 3000.0
-    """What one stream deals out at most, where no file of `stm bench scale` says it (docs/benchmarks.md)."""
+    """Largest rate of one stream, clips/s, if no file of `stm bench scale` gives it (docs/benchmarks.md)."""
     ranks_per_stream: int = RANKS_PER_STREAM
-    """GPUs that share one (`data.streams` null)."""
+    """GPUs that share one stream (`data.streams` null)."""
 
     def __post_init__(self) -> None:
         for name, least, most in (

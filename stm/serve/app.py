@@ -96,8 +96,8 @@ def running(
         url = _url(host, port)
         if not _answers(url, located.label, doors):
             logger.warning(
-                f"nothing answers at {url} from this machine: on a cluster elsewhere its head node listens there, "
-                "and where Ray Serve ran before, it listens where it did"
+                f"nothing answers at {url} from this machine: a remote cluster listens on its head node, and a "
+                "Ray Serve that ran before keeps its old address"
             )
         yield url
     finally:
@@ -130,7 +130,7 @@ def watch(stopped: threading.Event) -> None:
             found = (
                 "deleted" if application is None else f"{application.status}: {application.message}"
             )
-            raise UserError(f"the application was ended from outside: {found}")
+            raise UserError(f"the application was stopped by something else: {found}")
 
 
 @contextlib.contextmanager
@@ -148,14 +148,16 @@ def stop_signals() -> Iterator[threading.Event]:
 
 
 def drain(patience_s: float) -> None:
-    """Take no further upload and wait until those in work are answered, for ``patience_s`` at most."""
+    """Refuse further uploads and wait until those that have begun are answered, for at most ``patience_s``."""
     from ray import serve
 
     left: Any = None
     with contextlib.suppress(Exception):  # whatever became of it, it ends
         left = serve.get_app_handle(APPLICATION).close.remote().result(timeout_s=patience_s)
     if left != 0:
-        logger.warning(f"not all uploads in work were answered in their time ({left or 'unknown'})")
+        logger.warning(
+            f"some of the uploads that had begun were not answered in time ({left or 'unknown'})"
+        )
 
 
 def require_serve() -> None:
@@ -233,13 +235,13 @@ def _doors(hosts: list[str] | None, token: str | None) -> Any:
     # Nothing of it is shown: messages end in logs.
     if token is not None and not re.fullmatch(r"[!-~]{16,}", token):
         raise UserError(
-            f"--token (or {TOKEN}): it must have 16 characters or more, ASCII and none of them blank; "
+            f"--token (or {TOKEN}): must have at least 16 ASCII characters, none of them blank; "
             "`openssl rand -hex 32` makes one"
         )
     for host in hosts or []:
         if not re.fullmatch(r"[\w.-]+|\[[0-9A-Fa-f:.]+\]", host):
             raise UserError(
-                f"--allowed_hosts {host}: must be a host's name or address without scheme and port, as "
+                f"--allowed_hosts {host}: must be a host's name or address without scheme and port, such as "
                 "videos.example.org or [::1]"
             )
     return Doors(hosts=tuple(host.lower() for host in hosts or []), token=token or "")
@@ -251,7 +253,9 @@ def _url(host: str, port: int) -> str:
 
 def _require_free(host: str, port: int) -> None:
     if not host:  # a variable that is not set; to the system it is every address
-        raise UserError("--host is empty: name an address, or 0.0.0.0 for all of this machine's")
+        raise UserError(
+            "--host is empty: name an address, or 0.0.0.0 for all addresses of this machine"
+        )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -259,7 +263,7 @@ def _require_free(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise UserError(
-                f"--host {host} --port {port} cannot be listened on: {error.strerror}"
+                f"--host {host} --port {port}: the server cannot listen there: {error.strerror}"
             ) from error
 
 
@@ -296,7 +300,7 @@ def _answers(url: str, label: str, doors: Any) -> bool:
 
 
 def _stop(joined: bool) -> None:
-    """Finish what is in work and take the application away; on a cluster of others Serve too, unless they use it."""
+    """Answer the uploads that have begun and remove the application; on a shared cluster also Serve if unused."""
     from ray import serve
 
     with contextlib.suppress(Exception):  # a cluster that is gone has stopped

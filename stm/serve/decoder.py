@@ -52,10 +52,10 @@ class Decoder:
     async def windows(
         self, data: bytes | Images, options: dict[str, float]
     ) -> AsyncIterator[dict[str, Any] | Refused]:
-        """What the network says of each window of a video file, and at the end the segments; or why it goes no further.
+        """The network's scores of each window of a video file, and at the end the segments, or why it cannot continue.
 
-        A window is decoded while the network has the one before, in a process of this video's own, so that others need
-        not wait; no more of them are decoded than are asked for.
+        Each window is decoded while the network computes the one before, in a separate process for each video, so that
+        others do not wait. No more windows are decoded than are asked for.
         """
         if isinstance(data, list) or is_archive(data):
             detail = "images have no time stamps: send a video file"
@@ -107,10 +107,10 @@ class Decoder:
             return Refused(422, error.reason, error.detail)
         except MemoryError:
             limit = self._memory_bytes // 2**20
-            return Refused(422, "too_large", f"decoding it takes more than {limit} MiB")
+            return Refused(422, "too_large", f"decoding needs more than {limit} MiB")
         except CallFailed as failure:
             if failure.reason == "deadline":
                 return Refused(
-                    504, "decode_time", f"decoding it takes longer than {self._deadline_s:g} s"
+                    504, "decode_time", f"decoding takes longer than {self._deadline_s:g} s"
                 )
-            return Refused(422, "crashed", f"decoding it ended its process: {failure.detail}")
+            return Refused(422, "crashed", f"decoding ended its process: {failure.detail}")

@@ -103,7 +103,7 @@ def _entries_of_zip(data: bytes) -> Iterator[_Entry]:
 
     def read(info: zipfile.ZipInfo) -> bytes:
         if info.flag_bits & 1:
-            raise VideoError(NAME, "unreadable", f"{info.filename!r:.80} asks for a password")
+            raise VideoError(NAME, "unreadable", f"{info.filename!r:.80} needs a password")
         if info.compress_type not in _COMPRESSIONS:
             raise VideoError(NAME, "unreadable", f"{info.filename!r:.80} is not deflated or stored")
         with archive.open(info) as file:

@@ -103,17 +103,17 @@ class Doors:
     """Whom one server answers."""
 
     hosts: tuple[str, ...] = ()
-    """Names that it may be called by, without ports; none are any. Against pages elsewhere (DNS rebinding)."""
+    """Host names, without ports, by which it may be called; none allow any. This prevents DNS rebinding by pages."""
     token: str = field(default="", repr=False)
-    """What a client must know; "" is nothing."""
+    """Token that a client must send; "" requires none."""
 
     def refused(self, headers: Any) -> Refused | None:
-        """Why a request with these headers is not answered; None where it is."""
+        """Why a request with these headers is refused; None if it is answered."""
         host = headers.get("host", "").lower()
         name = host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]
         if self.hosts and name not in self.hosts:
             return Refused(
-                421, "host", "this server does not answer by that name (--allowed_hosts)"
+                421, "host", "this server does not answer to that host name (--allowed_hosts)"
             )
         if self.token and not hmac.compare_digest(_token_in(headers), self.token.encode()):
             detail = "send the server's token: curl -H 'Authorization: Bearer TOKEN'"
@@ -198,7 +198,7 @@ class Front:
         self._meters = Meters(lambda: self._in_flight)
 
     async def close(self) -> int:
-        """Take no further upload, and return when those in work are answered: how many were not, in their time."""
+        """Refuse further uploads, and wait for those that have begun; returns how many were not answered in time."""
         self._closing = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._limits.receive_s + self._limits.answer_s):
@@ -216,7 +216,7 @@ class Front:
     @app.get("/health")
     async def health(self, request: Request) -> Response:
         if self._closing:
-            return JSONResponse({"status": "the server is ending"}, 503)
+            return JSONResponse({"status": "the server is stopping"}, 503)
         try:
             async with asyncio.timeout(_PING_S):
                 await self._call(self._network.ping)
@@ -259,15 +259,22 @@ class Front:
         except ClientDisconnect:
             status, reason, answer = 499, "gone", {}
         except Exception:
-            logging.getLogger("ray.serve").exception("an upload met a defect")
+            logging.getLogger("ray.serve").exception("an upload failed because of a defect")
             status, reason = 500, "defect"
-            answer = {"error": {"reason": reason, "detail": "a defect of the server, in its log"}}
+            answer = {
+                "error": {
+                    "reason": reason,
+                    "detail": "a defect of the server, described in its log",
+                }
+            }
         self._meters.count(status, reason, time.perf_counter() - started)
         return JSONResponse(answer, status, headers)
 
     async def _check_room(self, request: Request) -> None:
         if self._closing or self._in_flight >= self._limits.max_in_flight:
-            detail = f"{self._in_flight} uploads are in work: come back in {RETRY_AFTER_S} s"
+            detail = (
+                f"{self._in_flight} uploads are being processed: try again in {RETRY_AFTER_S} s"
+            )
             await self._discard(request, self._limits.max_bytes)
             raise _refused(503, "busy", detail)
 
@@ -277,7 +284,9 @@ class Front:
         await self._check_room(request)
         if self._num_long >= self._max_long:
             await self._discard(request, self._limits.max_bytes)
-            detail = f"{self._num_long} long videos are in work: come back in {RETRY_AFTER_S} s"
+            detail = (
+                f"{self._num_long} long videos are being processed: try again in {RETRY_AFTER_S} s"
+            )
             raise _refused(503, "busy", detail)
         lines = self._lines(request, started, options)
         first = await anext(lines)
@@ -345,8 +354,8 @@ class Front:
             limits = f"{self._limits.answer_s:g} s, or not all of them within {self._limits.stream_s:g} s"
             return Refused(504, "time", f"no next window within {limits}")
         except (RayActorError, RayServeException):
-            return Refused(503, "unavailable", "a process was lost, and is being started anew")
-        return Refused(503, "ending", "the server ends") if self._closing else row
+            return Refused(503, "unavailable", "a process was lost and is being restarted")
+        return Refused(503, "ending", "the server is stopping") if self._closing else row
 
     async def _answer(self, request: Request, started: float) -> dict[str, Any]:
         await self._check_room(request)
@@ -396,7 +405,9 @@ class Front:
         most = self._limits.max_bytes + (_FORM_BYTES if is_form else 0)
         length = request.headers.get("content-length", "")
         announced = int(length) if length.isdecimal() else 0
-        too_large = _refused(413, "too_large", f"a video may have {self._limits.max_bytes} bytes")
+        too_large = _refused(
+            413, "too_large", f"a video may have at most {self._limits.max_bytes} bytes"
+        )
         if announced > most:
             # A client that is still sending when the connection closes may never see the answer.
             if announced <= 4 * most:
@@ -417,21 +428,27 @@ class Front:
                     else:
                         await loop.run_in_executor(self._forms, form.feed, chunk)
         except TimeoutError:
-            detail = f"{received} bytes arrived within {self._limits.receive_s:g} s"
+            detail = f"only {received} bytes arrived within {self._limits.receive_s:g} s"
             raise _refused(408, "receive_time", detail) from None
         sent = [("", bytes(body))] if form is None else form.files()
         if not sent:
-            raise _refused(400, "empty", "the form holds no file: curl -F video=@clip.mp4 URL")
+            raise _refused(400, "empty", "the form has no file: curl -F video=@clip.mp4 URL")
         num_bytes = sum(len(data) for _, data in sent)
         if not num_bytes:
-            raise _refused(400, "empty", "no bytes: send a video as the body, or as a form's file")
+            raise _refused(
+                400,
+                "empty",
+                "the upload is empty: send a video as the body, or as a file of a form",
+            )
         if num_bytes > self._limits.max_bytes:
             raise too_large
         if len(sent) == 1:
             return sent[0][1]
         suffixes = {os.path.splitext(name)[1].lower() for name, _ in sent}
         if suffixes & VIDEO_EXTENSIONS or not suffixes & IMAGE_EXTENSIONS:
-            detail = f"{len(sent)} files that are not the images of one video: send one at a time"
+            detail = (
+                f"{len(sent)} files that are not the images of one video: send one video at a time"
+            )
             raise _refused(400, "several", detail)
         return sent
 
@@ -463,4 +480,4 @@ class Front:
             except (RayActorError, RayServeException):
                 if attempt < _ATTEMPTS - 1:
                     await asyncio.sleep(0.2 * 4**attempt)
-        raise _refused(503, "unavailable", "a process was lost, and is being started anew")
+        raise _refused(503, "unavailable", "a process was lost and is being restarted")

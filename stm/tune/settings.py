@@ -59,7 +59,7 @@ class Sweep:
     """A whole sweep, checked."""
 
     name: Annotated[
-        str, Rule(_names_a_folder, "is a directory name: no slashes, no quotes, not empty")
+        str, Rule(_names_a_folder, "must be a directory name: no slashes, no quotes, not empty")
     ]
     base: Config
     space: dict[str, Domain]

@@ -388,7 +388,7 @@ def test_prepare_writes_a_manifest_and_compares_before_and_after(
     assert main([*command, "--measure", "0", "--keep-source-on-failure"]) == 0
     printed = capfd.readouterr()
     assert printed.out == f"{output / 'train.parquet'}: 3 videos, and 1 unusable\n"
-    assert "2 of 3 videos prepared, 0 made now" in printed.err
+    assert "2 of 3 videos prepared, 0 of them now" in printed.err
     assert Manifest.read(output / "train.parquet").fingerprint == manifest.fingerprint
     lines = (output / "train.bad.txt").read_text().splitlines()
     assert [line.split("\t")[1] for line in lines] == ["not_found", "source_kept"]
@@ -415,7 +415,9 @@ def test_videos_that_would_not_gain_keep_their_rows_and_are_listed(
             1,
             True,
         )
-        assert "3 videos left as they were: prepared, they would not decode at least" in printed.err
+        assert (
+            "3 videos left unchanged, since the new ones would not decode at least" in printed.err
+        )
         assert rows_of(Manifest.read(output / "train.parquet")) == rows_of(manifest)
         lines = (output / "train.kept.txt").read_text().splitlines()
         kept = [line.split("\t") for line in lines]

@@ -204,13 +204,13 @@ BAD_INPUT = {
     ),
     "too many blocks": (
         ["{video}", "--block", "layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer3.0"],
-        "room for 4",
+        "room for only 4",
     ),
     "a class that is not there": (["{video}", "--class", "lefd"], "did you mean 'left'?"),
     "a folder that cannot be made": (["{video}", "--output", "{broken}"], "--output"),
     "a comparison with nothing to compare": (
         ["{video}", "--compare", "{tsn}"],
-        "--compare goes with",
+        "--compare goes only with",
     ),
     "CMM of a network without": (
         ["{video}", "--backwards", "{folder}/m.png", "--checkpoint", "{tsn}"],
@@ -219,7 +219,7 @@ BAD_INPUT = {
     "a picture of another kind": (["{video}", "--backwards", "m.gif"], "end with .png"),
     "a check of videos and a manifest": (
         ["{video}", "--motion_check", "{manifest}"],
-        "name no others",
+        "leave out other videos",
     ),
     "a manifest that is missing": (["--motion_check", "gone.parquet"], "no such file"),
     "another seed than the demo's": (["--motion_check", "{manifest}", "--seed", "5"], "--seed is"),

@@ -52,14 +52,14 @@ def test_the_settings_and_classes_of_a_checkpoint_are_drawn(
     assert not any("mirrored" in each["words"] for each in result["draws"])
     assert "not one of the 8 classes" in refused(capfd, "--augment", *command, "--class", "jump")
     said = refused(capfd, "--augment", *command, *SETTINGS)
-    assert "--augment takes the settings of --checkpoint, or those given" in said
+    assert "--augment uses the settings of --checkpoint or those given here" in said
 
 
 def test_what_cannot_be_drawn_is_one_message(video, tmp_path, capfd):
     (tmp_path / "no.mp4").write_text("not a video")
     said = refused(capfd, "--augment", str(tmp_path / "no.mp4"), "--output", str(tmp_path))
     assert "no.mp4: not_a_video" in said
-    assert "--augment takes one video" in refused(capfd, "--augment", video, video)
+    assert "--augment accepts one video" in refused(capfd, "--augment", video, video)
     assert "--checkpoint is not set" in refused(capfd, video)
     said = refused(capfd, video, "--checkpoint", "runs/first", "--data.hue", "0.1")
-    assert "settings and --config go with --augment" in said
+    assert "settings and --config go only with --augment" in said

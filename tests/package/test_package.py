@@ -178,8 +178,8 @@ def test_a_model_that_cannot_be_packed_is_tried_three_times_beside_the_rest(tmp_
     with caplog.at_level("WARNING", "stm"):
         assert [tracker.deliver(patient=True) for _ in range(3)] == [False, False, True]
     said = [record.getMessage() for record in caplog.records]
-    assert len([line for line in said if "is tried again" in line]) == 2
-    assert "did not take the model of" in said[-1]
+    assert len([line for line in said if "is sent again" in line]) == 2
+    assert "did not accept the model of" in said[-1]
     assert "which is left out" in said[-1]
     assert open_client(tracker.uri).get_run(tracker.run_id).info.status == "FINISHED"
 
@@ -225,7 +225,7 @@ def test_a_model_that_is_not_there_is_one_message(folder, registry, monkeypatch,
     assert not missing.exists()  # and none is made by asking
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with pytest.raises(UserError, match="which registry"):
+    with pytest.raises(UserError, match="the registry is not set"):
         locate("models:/actions@champion")
 
 

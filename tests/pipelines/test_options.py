@@ -118,7 +118,7 @@ def test_every_option_has_help_and_every_example_parses(verb):
 def test_a_url_is_no_place_for_what_is_written_on_this_machine(tmp_path, monkeypatch, words):
     monkeypatch.chdir(tmp_path)
     said = refused(*words.split(), "--output", "s3://bucket/x")
-    assert "--output s3://bucket/x: is a URL, and this is written on this machine alone" in said
+    assert "--output s3://bucket/x: is a URL, but this is written only on this machine" in said
     assert not list(tmp_path.iterdir())
 
 
@@ -134,8 +134,8 @@ def test_a_url_is_no_place_for_what_is_written_on_this_machine(tmp_path, monkeyp
 def test_a_url_is_refused_where_a_file_of_this_machine_is_read(tmp_path, monkeypatch, words):
     monkeypatch.chdir(tmp_path)
     said = refused(*words.split(), "s3://bucket/x")
-    assert "s3://bucket/x: is a URL, and this is read on this machine alone" in said
-    with pytest.raises(UserError, match=r"this is read on this machine alone|uses no cluster"):
+    assert "s3://bucket/x: is a URL, but this is read only on this machine" in said
+    with pytest.raises(UserError, match=r"this is read only on this machine|uses no cluster"):
         check([*words.split(), "s3://bucket/x"], None, [])
     assert not list(tmp_path.iterdir())
 
@@ -302,7 +302,7 @@ def test_a_wrong_value_says_option_value_and_what_is_allowed(words, said):
         ("- 1\n", "x.yaml: must be a mapping of settings"),
         ("", "x.yaml: must be a mapping of settings"),
         ("optim: {lr: [\n", "x.yaml:2: no YAML: "),
-        (b"\xff\xfe\x00", "cannot be read: it is no text"),
+        (b"\xff\xfe\x00", "cannot be read: it is not text"),
     ],
 )
 def test_a_wrong_file_of_settings_says_line_and_setting(text, said, tmp_path):

@@ -258,7 +258,7 @@ def test_a_signal_ends_it_when_what_is_in_work_is_answered(
 
         def slowly():
             yield half
-            while b"stopping: what is in work" not in running.log.read_bytes():
+            while b"stopping: finishing the uploads" not in running.log.read_bytes():
                 time.sleep(0.05)
             time.sleep(2)
             yield rest

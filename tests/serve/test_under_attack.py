@@ -343,7 +343,7 @@ def test_without_the_token_or_by_another_name_nobody_is_served(server):
 @pytest.mark.parametrize("host", ["", "nosuch.example"])
 def test_a_host_that_is_none_is_refused(host):
     """The empty one, of a variable that is not set, would be every address of the machine."""
-    with pytest.raises(UserError, match="--host is empty" if not host else "cannot be listened on"):
+    with pytest.raises(UserError, match="--host is empty" if not host else "cannot listen there"):
         app._require_free(host, 8000)
 
 

@@ -94,7 +94,10 @@ def test_a_finished_run_says_so_without_ray_mlflow_or_pytorch(run):
     assert "any number above 3 continues it" in err
     assert "change nothing" not in err
     assert "best 75.0% (epoch 2), last 50.0%, of 4 videos" in out
-    assert "UCF-101 publishes no validation list: best was chosen on its test list" in out
+    assert (
+        "UCF-101 publishes no validation list, so the best checkpoint was chosen on its test list"
+        in out
+    )
 
 
 def test_settings_that_change_nothing_in_a_finished_run_are_named(run):

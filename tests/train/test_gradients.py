@@ -223,5 +223,5 @@ def test_a_group_without_parameters_is_refused():
 
 
 def test_a_pattern_that_is_none_is_refused():
-    with pytest.raises(UserError, match="is no regular expression"):
+    with pytest.raises(UserError, match="is not a regular expression"):
         ParameterGroup(match="(")

@@ -154,7 +154,9 @@ def test_a_full_disk_is_no_reason_not_to_begin(tmp_path, monkeypatch):
     monkeypatch.setattr(lease, "write_bytes", full)
     with logged() as said, hold(str(tmp_path)) as taken:
         taken.check()
-    assert any("a second driver goes unseen" in line and "No space" in line for line in said)
+    assert any(
+        "a second driver would not be noticed" in line and "No space" in line for line in said
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"null", b'{"token": "a"}'])

@@ -116,7 +116,7 @@ def test_a_download_that_is_cut_goes_on_where_it_was(server, weights, tmp_path):
 
 def test_what_another_process_left_is_continued(server, weights, tmp_path):
     server.cut_at = [100_000] + [0] * downloading.TRIES
-    with pytest.raises(UserError, match=r"connection was cut.*What has come is kept"):
+    with pytest.raises(UserError, match=r"connection was cut.*The received part is kept"):
         find("imagenet", 26)
     assert [path.name[:9] for path in kept(tmp_path)] == [".partial-"]
     server.asked, server.cut_at = [], []
@@ -138,7 +138,9 @@ def test_a_damaged_beginning_is_fetched_anew(server, weights, tmp_path, ranges):
 @pytest.mark.parametrize("content", [b"other weights", b"<!doctype html><p>Sign in"])
 def test_a_file_with_another_hash_is_refused_and_not_kept(server, tmp_path, content):
     server.content = content
-    with pytest.raises(UserError, match=r"sent another file.*its sha256 begins with") as error:
+    with pytest.raises(
+        UserError, match=r"sent a file that is not .*its sha256 begins with"
+    ) as error:
         find("imagenet", 26)
     assert ("it is a web page" in str(error.value)) == content.startswith(b"<")
     assert kept(tmp_path) == []
@@ -168,7 +170,9 @@ def test_a_server_that_refuses_is_told_with_what_to_do(server, tmp_path, status,
 def test_without_a_server_one_message_says_which_file_goes_where(server, monkeypatch):
     server.shutdown()
     server.server_close()
-    with pytest.raises(UserError, match=r"Connection refused\. Without a way to it, fetch https"):
+    with pytest.raises(
+        UserError, match=r"Connection refused\. Without network access, download https"
+    ):
         find("imagenet", 26)
 
 
@@ -291,9 +295,9 @@ def test_of_imagenet_what_is_new_is_said(server):
         (
             {"variant": "tsm"},
             {"variant": "tsn"},
-            "what would fit is --model.variant tsm --model.depth 26",
+            "use --model.variant tsm --model.depth 26",
         ),
-        ({"variant": "cstm"}, {}, "network of variant cstm, this is one of stm"),
+        ({"variant": "cstm"}, {}, "network of variant cstm, but this one is of stm"),
         ({"width": 32}, {}, "It fits a model of variant stm, depth 26, width 32"),
         ({}, {"depth": 50}, "It fits a model of variant stm, depth 26, width 16"),
     ],

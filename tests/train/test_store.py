@@ -324,7 +324,7 @@ def test_a_checkpoint_of_another_version_is_no_damage(store):
         (folder / META).write_text(checkpoints.sealed({**values, "horizon": 3}))
 
     path = store.commit(2, newer)
-    with pytest.raises(UserError, match=r"of another version.*horizon"):
+    with pytest.raises(UserError, match=r"by another version.*horizon"):
         store.take_whole()
     assert storage.read_bytes(f"{path}/{META}"), "it is left as it is"
 

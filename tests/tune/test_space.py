@@ -99,7 +99,11 @@ def test_each_trial_has_settings_of_its_own():
         ("num_trials: 6", "max_concurrent: 0", r"max_concurrent: 0: must be at least 1, or null"),
         ("num_trials: 6", "max_failures: 1.5", r"max_failures: 1.5: must be an int, not a float"),
         ("num_trials: 6", "metric: top1", r"x.yaml:9: metric: 'top1': must be one of val_top1, "),
-        ("num_trials: 6", "name: a/b", r"x.yaml:9: name: 'a/b': is a directory name: no slashes"),
+        (
+            "num_trials: 6",
+            "name: a/b",
+            r"x.yaml:9: name: 'a/b': must be a directory name: no slashes",
+        ),
         ("num_trials: 6", "name: 5", r"x.yaml:9: name: 5: must be a str, not an int"),
         ("num_trials: 6", "searcher: grid", r"a grid needs .*as grid\(0.0001, 0.1\)"),
         ("num_trials: 6", "searcher: gird", r"x.yaml:9: searcher: 'gird'"),
