@@ -10,7 +10,7 @@
 | `wake_readers` | ``OpState.get_output_blocking`` of an executor's last operator | each rank that waits costs CPU |
 | `hold_back` | ``StreamingExecutor._backpressure_policies`` | a plan runs far ahead |
 | `keep_moving` | the same | a stream with too little room for its ranks stands still for ever |
-| `end_executions` | ``StreamingExecutor`` is a thread of that name | a command that is cut short may end with status 1 |
+| `end_executions` | ``StreamingExecutor`` is a thread of that name | a command that is cut short may end with 1 |
 | `near_the_caller` | ``DataContext.scheduling_strategy`` (deprecated) | tasks of a stream are spread over all nodes |
 | `let_borrow` | ``StreamingExecutor._resource_manager._get_total_resources`` | streams have equal shares of CPUs |
 | `end_together` | ``SplitCoordinator._current_executor`` | streams go on without their ranks |
