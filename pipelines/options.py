@@ -18,6 +18,7 @@ dataclass adds its fields, and `Config` also ``--config``. jsonargparse checks t
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import inspect
 from collections.abc import Callable
@@ -129,10 +130,18 @@ _PLUGIN = (
 
 
 class _Help(jsonargparse.DefaultHelpFormatter):
-    """A formatter that keeps the line breaks of the examples."""
+    """A formatter that keeps the line breaks of the examples, and names choices as stm's messages do."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n".join(indent + line for line in text.splitlines())
+
+    def _get_type_str(self, action: argparse.Action) -> str | None:
+        from pipelines.words import described
+
+        shown = super()._get_type_str(action)
+        hint = getattr(action, "_typehint", None)
+        of_python = any(word in (shown or "") for word in ("Literal[", "Optional["))
+        return described(hint) if of_python and hint is not None else shown
 
 
 class Options:

@@ -267,7 +267,7 @@ def _wrong(name: str, value: Any, hint: Any) -> UserError:
 
 
 def _must(hint: Any, value: Any) -> str:
-    said = f"it must be {_described(hint)}" if value is None else f"must be {_described(hint)}"
+    said = f"it must be {described(hint)}" if value is None else f"must be {described(hint)}"
     near = difflib.get_close_matches(str(value), list(_choices(hint)), n=1)
     return said + (f"; did you mean {near[0]}?" if near else "")
 
@@ -288,18 +288,20 @@ _PLAIN = {
 _MANY = {int: "whole numbers, as [1, 2]", float: "numbers, as [0.5, 0.75]", str: "words, as a b"}
 
 
-def _described(hint: Any) -> str:
+def described(hint: Any) -> str:
     """A type in words."""
     arguments = get_args(hint)
     if get_origin(hint) in (Union, types.UnionType):
-        return " or ".join(map(_described, arguments))
+        return " or ".join(map(described, arguments))
     if get_origin(hint) is Literal:
         named = ", ".join(map(str, arguments))
         return f"one of {named}" if len(arguments) > 1 else named
     if get_origin(hint) is list:
         if is_dataclass(arguments[0]):
-            return f"a list of {_described(arguments[0])}, as [{{{fields(arguments[0])[0].name}: ...}}]"
-        return f"a list of {_MANY.get(arguments[0]) or _described(arguments[0])}"
+            return (
+                f"a list of {described(arguments[0])}, as [{{{fields(arguments[0])[0].name}: ...}}]"
+            )
+        return f"a list of {_MANY.get(arguments[0]) or described(arguments[0])}"
     if get_origin(hint) is dict:
         values = "numbers" if arguments[1] is float else "values"
         return f"a mapping of names to {values}, as '{{name: 1}}' with a blank after the colon"

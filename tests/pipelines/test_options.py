@@ -89,6 +89,12 @@ def test_help_lists_the_verbs_that_the_order_names():
 
 
 @pytest.mark.parametrize("verb", VERBS)
+def test_help_names_no_type_of_python(verb, capfd):
+    assert cli.main([verb, "--help"]) == 0
+    assert not re.findall(r"\b(?:Literal|Optional|Union|Annotated)\[", capfd.readouterr().out)
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_option_has_help_and_every_example_parses(verb):
     options = Options.of(cli.module_of(verb))
     sections = {name.partition(".")[0] for name in options.types if "." in name}
