@@ -22,9 +22,9 @@ import argparse
 import dataclasses
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, is_dataclass
-from types import ModuleType
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, fields, is_dataclass
+from types import ModuleType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import docstring_parser
 import jsonargparse
@@ -129,6 +129,38 @@ _PLUGIN = (
 )
 
 
+_PLAIN = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    type(None): "null",
+}
+_MANY = {int: "whole numbers, as [1, 2]", float: "numbers, as [0.5, 0.75]", str: "words, as a b"}
+
+
+def described(hint: Any) -> str:
+    """A type in words."""
+    arguments = get_args(hint)
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(map(described, arguments))
+    if get_origin(hint) is Literal:
+        named = ", ".join(map(str, arguments))
+        return f"one of {named}" if len(arguments) > 1 else named
+    if get_origin(hint) is list:
+        if is_dataclass(arguments[0]):
+            return (
+                f"a list of {described(arguments[0])}, as [{{{fields(arguments[0])[0].name}: ...}}]"
+            )
+        return f"a list of {_MANY.get(arguments[0]) or described(arguments[0])}"
+    if get_origin(hint) is dict:
+        values = "numbers" if arguments[1] is float else "values"
+        return f"a mapping of names to {values}, as '{{name: 1}}' with a blank after the colon"
+    if is_dataclass(hint):
+        return "settings " + ", ".join(each.name for each in fields(hint))
+    return _PLAIN.get(hint, "a YAML file of settings")
+
+
 class _Help(jsonargparse.DefaultHelpFormatter):
     """A formatter that keeps the line breaks of the examples, and names choices as stm's messages do."""
 
@@ -136,8 +168,6 @@ class _Help(jsonargparse.DefaultHelpFormatter):
         return "\n".join(indent + line for line in text.splitlines())
 
     def _get_type_str(self, action: argparse.Action) -> str | None:
-        from pipelines.words import described
-
         shown = super()._get_type_str(action)
         hint = getattr(action, "_typehint", None)
         of_python = any(word in (shown or "") for word in ("Literal[", "Optional["))

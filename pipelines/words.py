@@ -9,15 +9,14 @@ from __future__ import annotations
 import difflib
 import json
 import os
-import types
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import jsonargparse
 
-from pipelines.options import SHARED, Options, is_list
+from pipelines.options import SHARED, Options, described, is_list
 from stm import recipes
 from stm.errors import UserError
 from stm.storage import is_url
@@ -276,38 +275,6 @@ def _choices(hint: Any) -> Iterator[str]:
     for each in (hint, *get_args(hint)):
         if get_origin(each) is Literal:
             yield from map(str, get_args(each))
-
-
-_PLAIN = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    str: "text",
-    type(None): "null",
-}
-_MANY = {int: "whole numbers, as [1, 2]", float: "numbers, as [0.5, 0.75]", str: "words, as a b"}
-
-
-def described(hint: Any) -> str:
-    """A type in words."""
-    arguments = get_args(hint)
-    if get_origin(hint) in (Union, types.UnionType):
-        return " or ".join(map(described, arguments))
-    if get_origin(hint) is Literal:
-        named = ", ".join(map(str, arguments))
-        return f"one of {named}" if len(arguments) > 1 else named
-    if get_origin(hint) is list:
-        if is_dataclass(arguments[0]):
-            return (
-                f"a list of {described(arguments[0])}, as [{{{fields(arguments[0])[0].name}: ...}}]"
-            )
-        return f"a list of {_MANY.get(arguments[0]) or described(arguments[0])}"
-    if get_origin(hint) is dict:
-        values = "numbers" if arguments[1] is float else "values"
-        return f"a mapping of names to {values}, as '{{name: 1}}' with a blank after the colon"
-    if is_dataclass(hint):
-        return "settings " + ", ".join(each.name for each in fields(hint))
-    return _PLAIN.get(hint, "a YAML file of settings")
 
 
 def _last_resort(error: Exception) -> str:

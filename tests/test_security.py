@@ -215,9 +215,7 @@ def test_a_path_that_stays_in_the_root_is_taken(path, tmp_path):
 @pytest.mark.parametrize("path", OUTSIDE)
 def test_a_path_that_leads_out_of_the_root_is_refused_by_name(path, tmp_path):
     root = folders(tmp_path)
-    with pytest.raises(
-        UserError, match=r"m\.parquet: 1 path\(s\) lead out of --data\.root"
-    ) as error:
+    with pytest.raises(UserError, match=r"m\.parquet: 1 path outside --data\.root") as error:
         check_paths("m.parquet", [f"{root}/a/v.mp4", path.format(root=root)], str(root))
     assert path.format(root=root) in str(error.value)
 
@@ -253,7 +251,7 @@ def test_a_root_that_is_a_url_holds_its_own_prefix_alone(path, inside):
     if inside:
         check_paths("m", [path], "s3://bucket/videos")
     else:
-        with pytest.raises(UserError, match="lead out of"):
+        with pytest.raises(UserError, match=r"outside --data\.root"):
             check_paths("m", [path], "s3://bucket/videos")
 
 
@@ -261,7 +259,7 @@ def test_a_root_of_scheme_file_is_a_folder_whose_links_are_followed(tmp_path):
     root = folders(tmp_path)
     check_paths("m", [f"file://{root}/a/v.mp4", f"file://{root}/inside.mp4"], f"file://{root}")
     for path in ("folder/v.mp4", "file.mp4", "a/../../private/v.mp4", "%2e%2e/private/v.mp4"):
-        with pytest.raises(UserError, match="lead out of"):
+        with pytest.raises(UserError, match=r"outside --data\.root"):
             check_paths("m", [f"file://{root}/{path}"], f"file://{root}")
 
 
@@ -270,9 +268,7 @@ def test_training_reads_no_manifest_that_leads_out_of_its_root(tmp_path):
         tmp_path / "train.parquet"
     )
     config = Config(data=DataConfig(train=str(tmp_path / "train.parquet"), root="/v"))
-    with pytest.raises(
-        UserError, match=r"1 path\(s\) lead out of --data\.root /v: /v/\.\./etc/c\.mp4"
-    ):
+    with pytest.raises(UserError, match=r"1 path outside --data\.root /v: /v/\.\./etc/c\.mp4"):
         trainer.train(config)
 
 
@@ -312,7 +308,7 @@ def test_every_verb_that_reads_a_manifest_holds_it_to_the_root(words, tmp_path, 
     for name, place in places.items():
         words = words.replace(name, str(place))
     assert cli.main([*words.split(), "--data.root", "/v"]) == 2
-    assert "1 path(s) lead out of --data.root /v: /etc/c.mp4" in capfd.readouterr().err
+    assert "1 path outside --data.root /v: /etc/c.mp4" in capfd.readouterr().err
 
 
 # ---------------------------------------------------------------------- weights are data

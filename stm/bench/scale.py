@@ -26,6 +26,7 @@ from stm.data.stream.graph import BLOCK_BYTES, StreamSpec, iterate
 from stm.data.stream.guarded import quarantine
 from stm.data.stream.streams import split
 from stm.log import get_logger
+from stm.plural import counted
 
 logger = get_logger(__name__)
 
@@ -151,7 +152,8 @@ def measure(
         one = _once(spec, load, seconds)
         found[load].append(one)
         logger.info(
-            f"  round {number + 1} of {rounds}: {load.ranks} ranks x {load.clips} clips, {load.streams} stream(s): "
+            f"  round {number + 1} of {rounds}: {load.ranks} ranks x {load.clips} clips, "
+            f"{counted(load.streams, 'stream')}: "
             f"{one['ms_per_clip']:.3f} ms of CPU a clip, {one['clips_per_s']:.0f} clips/s"
         )
     return {

@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 from stm.data.shards import is_shard_path, split_shard_path
 from stm.errors import UserError
+from stm.plural import counted
 from stm.storage import is_url, split_url
 
 _NAMED = 5
@@ -40,7 +41,7 @@ def check_paths(manifest: str | os.PathLike[str], paths: Iterable[str], root: st
     if out:
         more = f" and {len(out) - _NAMED} more" if len(out) > _NAMED else ""
         raise UserError(
-            f"{os.fspath(manifest)}: {len(out)} path(s) lead out of --data.root {root}: "
+            f"{os.fspath(manifest)}: {counted(len(out), 'path')} outside --data.root {root}: "
             f"{', '.join(out[:_NAMED])}{more}. Index the videos where they lie, or name another root"
         )
 

@@ -53,6 +53,7 @@ from stm.data.roots import (
 )
 from stm.errors import UserError
 from stm.log import get_logger
+from stm.plural import counted
 from stm.storage import StorageError, is_url, read_bytes
 
 if TYPE_CHECKING:
@@ -298,9 +299,7 @@ class Manifest:
         described = _read_metadata(path, table)
         missing = [name for name in SCHEMA.names if name not in table.column_names]
         if missing:
-            raise UserError(
-                f"{path}: missing column(s) {', '.join(missing)}. Run `stm index` again."
-            )
+            raise UserError(f"{path}: no column {', '.join(missing)}. Run `stm index` again.")
         try:
             table = table.select(SCHEMA.names).cast(SCHEMA)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
@@ -461,7 +460,7 @@ def _check_rows(path: str | os.PathLike[str], manifest: Manifest) -> None:
     for name in SCHEMA.names:
         if table[name].null_count:
             raise UserError(
-                f"{path}: column {name} has {table[name].null_count} null value(s). "
+                f"{path}: column {name} has {counted(table[name].null_count, 'null value')}. "
                 "Run `stm index` again."
             )
     repeated: list[str] = []

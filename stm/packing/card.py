@@ -96,8 +96,8 @@ def _numbers(
     if "val_top1" in meta.metrics:
         lines.append(
             f"In training: top-1 {meta.metrics['val_top1']:.2%} on the validation manifest, "
-            f"N = {int(meta.metrics.get('val_num_videos', 0))}. The checkpoint may "
-            "have been chosen by it, which flatters."
+            f"N = {int(meta.metrics.get('val_num_videos', 0))}. If the "
+            "checkpoint was chosen by this figure, the figure is too high."
         )
     return "\n\n".join(lines)
 

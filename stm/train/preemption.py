@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from stm.log import get_logger
+from stm.plural import counted
 
 logger = get_logger(__name__)
 
@@ -79,7 +80,7 @@ class PreemptionWatch:
         ranks = sorted(rank for ranks in info.preempted_node_to_ranks.values() for rank in ranks)
         left_s = (info.deadline_ms or 0) / 1000 - time.time()
         logger.warning(
-            f"{len(info.preempted_node_to_ranks)} node(s) with ranks {ranks} will be taken away"
+            f"{counted(len(info.preempted_node_to_ranks), 'node')} with ranks {ranks} will be taken away"
             + (f" in {left_s:.0f} s" if info.deadline_ms else "")
             + f": keeping a checkpoint of step {step} now"
         )

@@ -221,8 +221,8 @@ def _check_data(sweep: Sweep) -> tuple[Manifest, int]:
     )
     if name := test_list_of(val.dataset):
         logger.warning(
-            f"{name} publishes no validation list: trials are compared on its test list, so the best one's figure "
-            "flatters"
+            f"{name} publishes no validation list: trials are compared on its test list, so the best trial's "
+            "accuracy is too high"
         )
     check_network(base, train)
     epochs = sweep.epochs(len(train.usable))

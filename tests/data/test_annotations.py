@@ -160,8 +160,8 @@ def test_csv_refuses_each_malformed_line_by_number(tmp_path: Path) -> None:
         write(tmp_path, {"list.csv": text})
         refused("csv", tmp_path, *parts, annotations=tmp_path / "list.csv")
 
-    check("path,label\na.mp4,run\nb.mp4\n", "list.csv:3", "b.mp4", "1 column(s) where 2 belong")
-    check("a.mp4,run,x\n", "list.csv:1", "3 column(s)")
+    check("path,label\na.mp4,run\nb.mp4\n", "list.csv:3", "b.mp4", "1 column where 2 belong")
+    check("a.mp4,run,x\n", "list.csv:1", "3 columns")
     check("b.mp4,run\na.mp4,\n", "list.csv:2", "empty label")
     check("a.mp4,\n", "the videos have no label")
     check("a.mp4,run\n\nb.mp4,3\n", "list.csv:1", "'run' is a name", "list.csv:3 has the number 3")
@@ -306,7 +306,7 @@ def test_something_v1_refuses_each_malformed_line_by_number(tmp_path: Path) -> N
         refused("something-v1", root, *parts)
 
     check("1 10 0\n2 10 2\n", "train_videofolder.txt:2", "label 2", "2 classes 0 to 1")
-    check("1 10 0\n2 0\n3 9 1\n", "train_videofolder.txt:2", "column(s)")
+    check("1 10 0\n2 0\n3 9 1\n", "train_videofolder.txt:2", "columns where")
     check("1 10 0\n2 10 0\n1 10 1\n", "train_videofolder.txt:3", "'1'", "train_videofolder.txt:1")
 
 

@@ -192,7 +192,7 @@ REFUSED = [
     ("video,class,category\na.mp4,run,x\nb.mp4,jump,y\n", "class and category"),
     ("a.mp4,1.5\nb.mp4,2\n", "label 1.5"),
     ("C:\\data\\a.mp4 0\nC:\\data\\b.mp4 1\n", "absolute path of Windows"),
-    ("f1 drinking water\nf2 run\n", "1 column(s) where 2 belong"),
+    ("f1 drinking water\nf2 run\n", "1 column where 2 belong"),
     ("a.mp4,x\n./a.mp4,x\n", "listed at"),
     ("path,split\na.mp4,train\n", "have no label (its header is `path,split`)"),
     ("path,label\n", "no video in it"),
@@ -307,7 +307,7 @@ def test_ucf101_is_found_as_copies_as_frames_and_in_other_letter_case(
         "val": [("HandstandPushups/v_HandStandPushups_g02_c01", "HandstandPushups")],
     }
     (told,) = (w for w in read.warnings if "letter case" in w)
-    assert told.startswith("1 listed video(s)")
+    assert told.startswith("1 listed video spelt")
 
 
 def test_hmdb51_is_found_as_copies_and_as_frames(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_what_systems_and_people_leave_in_folders_is_no_class_and_no_video(
 
 def test_folders_without_a_video_are_named_and_are_no_classes(tmp_path: Path) -> None:
     read = read_annotations("folder", make(tmp_path, {}, f"{TWO}|annotations/x.csv|c/y.txt"))
-    assert warned(read, "2 folder(s)", "no classes: annotations, c")
+    assert warned(read, "2 folders", "not used as classes: annotations, c")
 
 
 def test_links_in_circles_and_upwards_are_not_followed(tmp_path: Path) -> None:
@@ -114,13 +114,13 @@ def test_split_folders_are_known_by_compounds_beside_strays_and_unlabelled_video
     read = read_annotations("folder", make(tmp_path, {}, media))
     assert read.classes == ("jump", "wave")
     assert tuple(read.splits) == splits
-    assert "stray" not in media or warned(read, "train itself, in no class folder", "stray.mp4")
+    assert "stray" not in media or warned(read, "train itself and in no class folder", "stray.mp4")
     assert splits != ("train",) or warned(read, "test: left out", "in no class folder")
 
 
 def test_videos_beside_class_folders_are_named(tmp_path: Path) -> None:
     read = read_annotations("folder", make(tmp_path, {}, f"{TWO}|stray.mp4"))
-    assert warned(read, "1 video(s) lie in", "stray.mp4")
+    assert warned(read, "1 video in", "stray.mp4")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from stm.data.annotations.common import VIDEO_EXTENSIONS, is_folder, is_hidden, join
 from stm.data.annotations.texts import printable, warn
+from stm.plural import counted
 from stm.storage import is_url
 
 _MOST_SUBFOLDERS = 64
@@ -106,7 +107,7 @@ class Media:
         if self._by_case:
             name, path = self._by_case[0]
             warn(
-                f"{len(self._by_case)} listed video(s) are spelt in other letter case on the disk, "
+                f"{counted(len(self._by_case), 'listed video')} spelt in another letter case on the disk, "
                 f"such as {name!r}, taken to be {printable(path)}"
             )
 

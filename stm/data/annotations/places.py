@@ -14,6 +14,7 @@ from stm.data.annotations.tables import Row
 from stm.data.annotations.texts import bad_line, note, printable
 from stm.data.annotations.words import split_of_folder, splits_in
 from stm.errors import UserError
+from stm.plural import counted
 from stm.storage import is_url
 
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
@@ -153,7 +154,7 @@ class Places:
     def tell(self) -> None:
         """Say how paths were understood other than as written, each way once."""
         for what, (count, example) in self._told.items():
-            note(f"{count} path(s) such as {printable(example)}: {what}")
+            note(f"{counted(count, 'path')} such as {printable(example)}: {what}")
         self._media.tell()
 
     def _tell(self, what: str, path: str) -> None:

@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter, defaultdict
 
 from stm.data.annotations.common import Entry
+from stm.plural import counted
 
 
 def hold_out(entries: list[Entry], fraction: float, seed: int) -> tuple[list[Entry], list[Entry]]:
@@ -51,7 +52,7 @@ def _group_key(entry: Entry) -> str:
 
 
 def find_leaks(splits: dict[str, list[Entry]]) -> list[str]:
-    """One warning for each pair of splits that share a group: validation then flatters training."""
+    """One warning for each pair of splits that share a group: validation accuracy is then too high."""
     counts = {
         name: Counter(entry.group for entry in entries if entry.group)
         for name, entries in splits.items()
@@ -64,7 +65,7 @@ def find_leaks(splits: dict[str, list[Entry]]) -> list[str]:
             if shared:
                 group = shared[0]
                 warnings.append(
-                    f"{len(shared)} group(s) occur in both {first} and {second}, such as {group!r} "
+                    f"{counted(len(shared), 'group')} in both {first} and {second}, such as {group!r} "
                     f"({counts[first][group]} videos in {first}, {counts[second][group]} in "
                     f"{second}): accuracy on {second} will be too good to be true"
                 )

@@ -30,6 +30,7 @@ from stm.data.annotations.cells import (
 from stm.data.annotations.texts import bad_line, warn
 from stm.data.annotations.words import column_role, split_of
 from stm.errors import UserError
+from stm.plural import counted
 
 _SAYS_SPLIT = r"(is[ _-]?)?(train|training|val|valid|validation|test|testing)([ _-]?set)?"
 _NO_LABEL = frozenset({"nan", "null", "<na>", "n/a", "#n/a"})
@@ -98,7 +99,7 @@ def _read_rows(file: Path, content: Cells, is_video: IsVideo) -> Table:
             warn(f"{file}:{number}: the header once more, passed over")
             continue
         if len(cells) != width and not (len(cells) == width + 1 and not cells[-1]):
-            problem = f"{len(cells)} column(s) where {width} belong"
+            problem = f"{counted(len(cells), 'column')} where {width} belong"
             raise bad_line(file, number, text, problem, EXPECTED)
         value = {role: cells[column] for role, column in columns.items()}
         if not value["path"]:
@@ -306,6 +307,6 @@ def _guess_columns(
         return {"path": 0, "ignored": 1, "label": 2}
     shown = ",".join(rows[0])
     raise UserError(
-        f"{file}:1: {width} column(s) and no header: {shown[:120]}\n  which is the path and which "
-        f"the class is not clear. {_WRITE_HEADER}."
+        f"{file}:1: {counted(width, 'column')} and no header: {shown[:120]}\n  it is not clear which is the "
+        f"path and which the class. {_WRITE_HEADER}."
     )

@@ -21,6 +21,7 @@ from stm.data.annotations.tree import (
 )
 from stm.data.annotations.words import splits_of_folders
 from stm.errors import UserError
+from stm.plural import counted
 from stm.storage import is_url
 
 
@@ -73,7 +74,9 @@ def read(
     empty = sorted({class_name for _, class_name in class_folders} - set(classes))
     if empty and classes:
         shown = ", ".join(map(printable, empty[:5])) + (", ..." if len(empty) > 5 else "")
-        warn(f"{len(empty)} folder(s) under {base} hold no video and are no classes: {shown}")
+        warn(
+            f"{counted(len(empty), 'folder')} under {base} without a video, not used as classes: {shown}"
+        )
     labels = {name: label for label, name in enumerate(classes)}
     splits: dict[str, list[Entry]] = {name: [] for name in by_split}
     links = _Links()
@@ -132,13 +135,13 @@ class _Links:
 
     def warn(self) -> None:
         means = {
-            "classes": "training is told both",
-            "splits": "accuracy on the second will be too good to be true",
+            "classes": "training sees both labels",
+            "splits": "accuracy on the second will be too high",
         }
         for kind, found in self._found.items():
             if found:
                 warn(
-                    f"{len(found)} video(s) are in two {kind}, by links, such as {found[0]}: "
+                    f"{counted(len(found), 'video')} in two {kind} through links, such as {found[0]}: "
                     f"{means[kind]}"
                 )
 
@@ -200,7 +203,7 @@ def _warn_of_strays(folder: str) -> None:
     strays = [item.path for item in list_folder(folder) or [] if is_video_file(item)]
     if strays:
         warn(
-            f"{len(strays)} video(s) lie in {folder} itself, in no class folder, and are left out, "
+            f"{counted(len(strays), 'video')} in {folder} itself and in no class folder, left out, "
             f"such as {printable(min(strays))}"
         )
 
