@@ -237,7 +237,11 @@ def test_a_ray_that_dies_ends_the_command_with_a_message(tmp_path):
     [
         (None, "accepts connections but does not answer", True),
         (b"", "accepts connections but does not answer", True),
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "is a web server, perhaps the dashboard", False),
+        (
+            b"HTTP/1.1 400 Bad Request\r\n\r\n",
+            "a web server answers at .*, perhaps the dashboard",
+            False,
+        ),
         (b"SSH-2.0-OpenSSH_9.2p1\r\n", "is not a Ray cluster", False),
     ],
 )

@@ -160,7 +160,7 @@ def test_nodes_come_for_a_job_train_lose_one_and_go(manifests, tmp_path):
     said = log.read_text()
     print("\n".join(f"{at:4d} s  {what}" for at, what in seen))
     print(said)
-    assert "waiting for nodes: there is" in said
+    assert "waiting for nodes: the cluster has" in said
     assert "the nodes have joined after" in said
     assert result["steps"] == 36
     assert result["epochs"] == 6
