@@ -77,7 +77,7 @@ def demo(
         train_videos: videos to train on
         test_videos: videos to measure on
         epochs: how often the networks see every training video
-        workers: Ray Train workers
+        workers: number of training workers
         seed: seed of every random choice
     """
     started = time.monotonic()

@@ -32,7 +32,7 @@ class Meters:
             registry=self._registry,
             buckets=_SECONDS,
         )
-        gauge = Gauge("stm_in_flight", "Uploads in work", registry=self._registry)
+        gauge = Gauge("stm_in_flight", "Uploads in progress", registry=self._registry)
         gauge.set_function(in_flight)
 
     def count(self, status: int, reason: str, seconds: float) -> None:
