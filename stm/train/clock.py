@@ -1,4 +1,4 @@
-"""How long a device computes: by its own clock, for what a GPU is given returns at once."""
+"""Measures how long a device computes. On a GPU it uses CUDA events, because kernel launches return at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 class StepClock:
-    """Seconds of the device between the beginnings and the ends of steps."""
+    """Adds up the seconds that the device spends in steps."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -19,7 +19,7 @@ class StepClock:
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
-        """Around what a step gives the device. Nothing waits for it."""
+        """Wrap the work of a step. This does not synchronise with the device."""
         if self._device.type != "cuda":
             began = time.perf_counter()
             yield
@@ -33,7 +33,7 @@ class StepClock:
         self._events.append((began_there, ended_there))
 
     def take(self) -> Callable[[], float]:
-        """The seconds since the last call, as a function, which waits until those steps are over."""
+        """Return a function that waits for the steps since the last call to end and returns their seconds."""
         seconds, self._seconds = self._seconds, 0.0
         events, self._events = self._events, []
 
@@ -46,12 +46,12 @@ class StepClock:
 
 
 def share_waited(waited_s: float, computed_s: float, total_s: float) -> float:
-    """The share of a stretch of steps in which the device stood still for want of clips.
+    """The share of time in which the device was idle because it waited for clips.
 
     Args:
-        waited_s: the process waited for clips; a GPU may have been computing meanwhile.
-        computed_s: the device computed.
-        total_s: the stretch, with what else was done in it.
+        waited_s: seconds that the process waited for clips; a GPU may have computed meanwhile.
+        computed_s: seconds that the device computed.
+        total_s: wall-clock seconds of these steps, including all other work.
     """
     starved_s = min(waited_s, max(total_s - computed_s, 0.0))
     return starved_s / max(starved_s + computed_s, 1e-9)

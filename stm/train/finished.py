@@ -1,4 +1,4 @@
-"""A run that has come to its end already: the same command says so in a second, without PyTorch, Ray or MLflow."""
+"""Reports that a run is already finished, in about a second: without PyTorch, Ray or MLflow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stm.train.checks import changed_settings
 
 logger = get_logger(__name__)
 
-# What may differ without a word: where things lie, and what is looked at by itself.
+# These may differ without a warning: locations, and settings that are compared separately.
 _NO_MATTER = {
     *("data.train", "data.val", "data.root", "model.plugin"),
     *("optim.epochs", "train.name", "train.storage"),
@@ -21,10 +21,10 @@ _NO_MATTER = {
 
 
 def end_of(config: Config, store: CheckpointStore) -> Meta | None:
-    """The meta of the last checkpoint, where it ends the last epoch, is whole, and waits for no validation."""
+    """The meta of the last checkpoint if it ends the last epoch, is intact and needs no validation; else None."""
     try:
         found = store.latest()
-    except StorageError:  # whoever tries to write there says what is wrong
+    except StorageError:  # a later write to the store reports what is wrong
         return None
     if found is None:
         return None
@@ -33,7 +33,7 @@ def end_of(config: Config, store: CheckpointStore) -> Meta | None:
         return None
     try:
         check_whole(path, meta)
-    except Damaged:  # it will be set aside, and the run goes on from the one before
+    except Damaged:  # it will be set aside, and the run continues from the previous one
         return None
     return meta
 
@@ -41,7 +41,7 @@ def end_of(config: Config, store: CheckpointStore) -> Meta | None:
 def say_finished(
     config: Config, store: CheckpointStore, meta: Meta, val_fingerprint: str, uri: str | None
 ) -> None:
-    """Say that there is nothing to train, how the run is continued, and which settings therefore change nothing."""
+    """Log that there is nothing to train, how to continue the run, and which changed settings have no effect."""
     epochs, asked = meta.position.epoch, config.optim.epochs
     than = f", and --optim.epochs is {asked}" if epochs > asked else ""
     logger.info(

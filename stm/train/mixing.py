@@ -1,4 +1,4 @@
-"""Mixup (Zhang et al., ICLR 2018) and cutmix (Yun et al., ICCV 2019) for clips: pairs of samples, blended."""
+"""Mixup (Zhang et al., ICLR 2018) and cutmix (Yun et al., ICCV 2019) for clips: both blend pairs of samples."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ def mix_pairs(
     """Blend each clip with another of the batch.
 
     Args:
-        clips_NTCHW: float [N, T, 3, H, W]; left as it is.
+        clips_NTCHW: float [N, T, 3, H, W]; not modified.
         labels_N: int64 [N].
-        mixup: alpha of the Beta distribution the share is drawn from; 0 is off.
-        cutmix: as ``mixup``. Where both are on, a fair coin decides for the whole batch.
+        mixup: alpha of the Beta distribution from which the share is drawn; 0 turns it off.
+        cutmix: as ``mixup``. If both are on, a fair coin decides for the whole batch.
         generator: source of every draw.
 
     Returns:
-        Clips as given; int64 [N], the labels of the partners; float32 [N], the share that keeps its own label.
+        Clips of the same shape; int64 [N], the labels of the partners; float32 [N], the share of the own label.
     """
     num_clips, (height, width) = len(labels_N), clips_NTCHW.shape[-2:]
     partners = torch.from_numpy(generator.permutation(num_clips))
-    if labels_N.is_cuda:  # from other memory the copy would wait until the step before is over
+    if labels_N.is_cuda:  # a copy from pageable memory would wait for the previous step
         partners = partners.pin_memory().to(labels_N.device, non_blocking=True)
     paste = cutmix > 0 and (mixup == 0 or generator.random() < 0.5)
     alpha = cutmix if paste else mixup
