@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class _Train(ModuleType):
-    """``stm.train(config)``: a package stands in the place of a function of its name, so it is called itself."""
+    """Makes the package callable: ``stm.train(config)`` has the name of this package."""
 
     def __call__(
         self,
@@ -24,7 +24,7 @@ class _Train(ModuleType):
         address: str | None = None,
         on_event: Callable[[Event], None] | None = None,
     ) -> TrainResult:
-        """As ``stm.train.trainer.train``."""
+        """Call ``stm.train.trainer.train``."""
         from stm.train.trainer import train
 
         return train(config, address=address, on_event=on_event)

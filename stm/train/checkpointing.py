@@ -1,4 +1,4 @@
-"""When a checkpoint is due, and what it holds: written by rank 0, while the others go on to the next step."""
+"""Decides when a checkpoint is due, and saves it. Rank 0 writes it; the other ranks go on to the next step."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from stm.train.replica import Replica
 logger = get_logger(__name__)
 
 KEEP_HISTORY_S = 60.0
-"""Steps younger than this go into the next checkpoint once more: a driver that died may not have recorded them."""
+"""Steps more recent than this also go into the next checkpoint, in case the driver died before it recorded them."""
 
 
 class Checkpoints:
-    """Keeps the states of ``replica``; ``history`` has the steps since the last one, and young ones before."""
+    """Saves checkpoints of ``replica``; ``history`` has the steps since the last one, and recent ones before it."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Checkpoints:
         self._job, self._group, self._place = job, group, place
         self._replica, self._store = replica, store
         self.history = history
-        # The other ranks wait meanwhile, and fail at `train.collective_timeout_s`.
+        # Meanwhile the other ranks wait; they fail after `train.collective_timeout_s`.
         wait_s = job.config.train.collective_timeout_s / 2 if group.world_size > 1 else math.inf
         self._patience_s = min(job.config.train.store_patience_s, wait_s)
         self._saved_at = time.monotonic()
@@ -54,9 +54,9 @@ class Checkpoints:
         )
 
     def due(self) -> bool:
-        """Whether this step must be kept: by its number, by the clock, as a node goes, or as the driver is ended.
+        """Whether to save a checkpoint now: by step number or by time, or because a node or the driver is about to stop.
 
-        All ranks must ask, and agree.
+        All ranks must call it at the same step; all get the same answer.
         """
         save = self._job.config.train.checkpoint_every_steps
         step = self._place.step
@@ -65,14 +65,14 @@ class Checkpoints:
         )
 
     def check_lease(self) -> None:
-        """Raise ``StopRun`` where another driver has taken the run: these workers have outlived theirs."""
+        """Raise ``StopRun`` if another driver has taken over the run: these workers have outlived their own driver."""
         try:
             self._store.check_lease()
         except Leased as error:
             raise StopRun(str(error)) from error
 
     def save(self, metrics: dict[str, Any], awaits_validation: bool = False) -> None:
-        """Keep a checkpoint of this place. Rank 0 writes it; the others go on and meet it at the next step."""
+        """Save a checkpoint at this place. Rank 0 writes it; the others go on and wait for rank 0 at the next step."""
         if self._group.rank != 0:
             self.history = []
             return
@@ -80,7 +80,7 @@ class Checkpoints:
         self._saved_at = time.monotonic()
         if (
             not self._store.is_there()
-        ):  # a folder made anew would lie on the disk below, and be hidden by the next mount
+        ):  # a new folder would be created below the mount point, and hidden by the next mount
             where = self._store.run_directory
             self._failed(StorageError(f"{where} is gone: mount its disk again"))
             return
@@ -106,7 +106,7 @@ class Checkpoints:
         )
         state = self._replica.state()
         if self._is_last:
-            forget()  # an outage that was too long for the checkpoints before is waited for once more
+            forget()  # allow the full waiting time again, even if an earlier outage used it up
         try:
             with patience(self._patience_s):
                 path = self._store.commit(
@@ -130,7 +130,7 @@ class Checkpoints:
         return self._place.position.epoch >= self._job.config.optim.epochs
 
     def _failed(self, error: OSError) -> None:
-        """Training goes on without this checkpoint, if there is more to train; the next one may succeed."""
+        """Log that the checkpoint is missing and go on; raise ``StopRun`` if it was the last one."""
         newest, where = self._store.newest, self._job.run_directory
         said = (
             f"the checkpoint of step {self._place.step} could not be written ({error}). "

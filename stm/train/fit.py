@@ -1,4 +1,4 @@
-"""The Ray Train job of a run: its streams, its workers, and what their end means."""
+"""The Ray Train job of a run: its streams, its workers, and how it ends."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ from stm.train.recorder import Recorder, failure_callback
 from stm.train.summary import next_step, versions
 
 RESIZE_CHECK_S = 60.0
-"""How often an elastic run looks for room to grow. Growing starts the workers anew from the last checkpoint."""
+"""How often an elastic run checks for free resources. To grow, it restarts the workers from the last checkpoint."""
 
 ABORT_S = 20.0
-"""So long the workers of a run that is ended have to leave."""
+"""How long the workers of an interrupted run have to stop."""
 
 logger = get_logger(__name__)
 
 
 class RunStopped(UserError):
-    """The run found a reason to stop that trying again would meet again, such as a loss that is not finite."""
+    """The run stopped for a reason that a retry would meet again, such as a loss that is not finite."""
 
 
 class RunFailed(UserError):
-    """The run lost its workers more often than it may."""
+    """The workers failed more often than ``train.max_failures`` allows."""
 
 
 class RunEnded(UserError):
-    """Somebody ended the run from outside."""
+    """The run was ended from outside."""
 
 
 def fit(
@@ -72,10 +72,10 @@ def fit(
     """Train from the last checkpoint to the end of the last epoch, on the workers of ``placement``.
 
     ``val_fingerprint`` is that of the validation manifest as it was read. A run without a checkpoint begins with
-    ``weights``, which ``started_from`` describes. Where a signal is to end the command, a checkpoint is asked for
-    before. ``again`` says what continues the run.
+    ``weights``, which ``started_from`` describes. If a signal ends the command, the workers save a checkpoint first.
+    ``again`` names the command that continues the run, for messages.
 
-    Raises ``RunStopped``, ``RunFailed`` or ``RunEnded`` where it does not come to that.
+    Raises ``RunStopped``, ``RunFailed`` or ``RunEnded`` if the run does not reach the end.
     """
     import ray
 
@@ -134,7 +134,7 @@ def fit(
         )
 
         def keep(seconds: float) -> None:
-            """Have the workers keep a checkpoint; where they have not begun there is nothing to keep."""
+            """Ask the workers to save a checkpoint and wait for it; do nothing if they have not started."""
             if not started.is_set():
                 return
             logger.warning(f"the run is to end: keeping a checkpoint, for up to {seconds:g} s")
@@ -155,14 +155,14 @@ def _latest_position(
     store: CheckpointStore, actor: Any, patience_s: float
 ) -> Callable[[], Position]:
     def latest_position() -> Position:
-        """Called at every start of the workers, in a process of Ray Train's beside its controller."""
+        """Called at every start of the workers, in a Ray Train process beside the controller."""
         import ray
 
         actor.post.remote(Dealt(dealer=ray.get_runtime_context().current_actor, board=actor))
         with shown_by(BoardHandler(actor), logging.INFO), patience(patience_s):
             try:
                 found = store.take_whole()
-            except StorageError:  # the workers meet it too, and end the run with its reason
+            except StorageError:  # the workers get the same error, and stop the run with it
                 found = None
         return found[1].position if found else Position()
 
@@ -171,7 +171,7 @@ def _latest_position(
 
 def _begin(actor: Any) -> Callable[[], Any]:
     def begin() -> Any:
-        """The dataset in whose place `plan_data_config` puts the stream; called in the controller at every start."""
+        """Return the dataset that `plan_data_config` replaces by the stream; the controller calls it at every start."""
         import ray
 
         actor.post.remote(Controlled(controller=ray.get_runtime_context().current_actor))
@@ -223,7 +223,7 @@ def _trainer(
 def _outcome(
     job: Job, placement: cluster.Placement, streams: Any, store: CheckpointStore, again: str
 ) -> dict[str, Any]:
-    """What the training loop returned; how it ended otherwise is raised by its name."""
+    """Return the result of the training loop; raise ``RunFailed`` or ``RunEnded`` if it did not return."""
     import ray
     from ray.train import TrainingFailedError
 
@@ -233,12 +233,12 @@ def _outcome(
     try:
         outcome: Any = trainer.fit()
     except KeyboardInterrupt:
-        for controller in controllers:  # on a cluster that goes on, its workers must not
+        for controller in controllers:  # the workers must stop, too, if the cluster stays up
             with contextlib.suppress(Exception):
                 ray.get(controller.abort.remote(), timeout=ABORT_S)
         raise
     except ray.exceptions.RayActorError as error:
-        if "creation task" in str(error):  # Ray Train's controller opens the storage, too
+        if "creation task" in str(error):  # Ray Train's controller could not open the storage
             why = str(error).strip().splitlines()[-1][:500]
             raise RunFailed(
                 f"run {train.name} could not begin: {why}; {next_step(store, again)}"
@@ -255,7 +255,7 @@ def _outcome(
 
 
 def training_stream(config: Config, manifest: Manifest) -> StreamSpec:
-    """All epochs of training on ``manifest``."""
+    """Return the stream of all training epochs on ``manifest``."""
     if config.data.reverse != "never":
         logger.info(reversal(config.data, manifest.classes))
     return stream_spec(
@@ -279,7 +279,7 @@ def _validation(config: Config, manifest: Manifest | None) -> Validation | None:
 
 
 def stream_spec(config: Config, manifest: Manifest, clip: ClipSpec, **order: Any) -> StreamSpec:
-    """The stream of a manifest under the settings of ``config``; the manifest's rows go to the object store."""
+    """Return the stream of a manifest under ``config``; the rows of the manifest go to the object store."""
     return StreamSpec(
         videos=put_videos(manifest),
         num_videos=len(manifest.usable),

@@ -1,4 +1,4 @@
-"""Where a run keeps its files: the driver's own, and the little that Ray Train writes itself."""
+"""Where the driver and Ray Train store the files of a run."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from stm.storage import filesystem, is_url, split_url
 
 
 def working_folder(storage: str, name: str) -> Path:
-    """Where the driver keeps its own files of a run (the record's spool, figures): the run directory, or where that is
-    a URL, a folder of this machine's cache."""
+    """Return where the driver stores its own files of a run (the record's spool, figures): the run directory, or a
+    folder in this machine's cache if the run directory is a URL."""
     if not is_url(storage):
         return Path(storage) / name
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
@@ -20,7 +20,7 @@ def working_folder(storage: str, name: str) -> Path:
 
 
 def ray_storage(storage: str) -> dict[str, Any]:
-    """Where Ray Train keeps what little it writes itself; a URL is read by fsspec, like everything else."""
+    """Return Ray Train's storage settings; a URL is accessed through fsspec, as everywhere else in stm."""
     if not is_url(storage):
         return {"storage_path": storage}
     from pyarrow.fs import FSSpecHandler, PyFileSystem

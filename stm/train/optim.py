@@ -19,22 +19,22 @@ from stm.model.network import VideoResNet
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters that share a rate and a weight decay."""
+    """Parameters that share a learning rate and a weight decay."""
 
     pattern: str
-    """Of the setting in ``optim.groups`` that took them; "" where none did."""
+    """The pattern in ``optim.groups`` that matched them; "" if none did."""
     lr_scale: float
     weight_decay: float
     parameters: list[nn.Parameter]
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[Group]:
-    """Each parameter in exactly one group, in the order of ``optim.groups``; what none of these takes comes last.
+    """Put each parameter into exactly one group, in the order of ``optim.groups``; unmatched parameters come last.
 
-    The first pattern found in a parameter's name takes it. Scales multiply: the group's, the preset's (2 of a bias with
-    `tsn`) and the layer's. A group's weight decay comes before the preset's.
+    A parameter belongs to the first pattern that is found in its name. Its scales multiply: the group's, the preset's
+    (2 for a bias with `tsn`) and the layer's. A group's weight decay overrides the preset's.
 
-    Raises ``UserError`` for a pattern that takes nothing: it does not do what its author thought.
+    Raises ``UserError`` for a pattern that matches no remaining parameter.
     """
     names = [name for name, _ in model.named_parameters()]
     biases, layers = _biases(model), _layers(model, names)
@@ -47,7 +47,7 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[Group]:
         )
         taken.add(number)
         scale, decay = group.lr_scale, config.weight_decay
-        if config.preset and parameter.ndim <= 1:  # biases, and what scales and shifts
+        if config.preset and parameter.ndim <= 1:  # biases, and the scales and shifts of normalisation
             decay = 0.0
         if config.preset == "tsn" and name in biases:
             scale *= 2
@@ -66,7 +66,7 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[Group]:
 
 
 def _biases(model: nn.Module) -> set[str]:
-    """Names of the biases of convolutions and linear layers."""
+    """Return the names of the biases of convolutions and linear layers."""
     return {
         f"{name}.bias"
         for name, module in model.named_modules()
@@ -75,7 +75,7 @@ def _biases(model: nn.Module) -> set[str]:
 
 
 def _layers(model: nn.Module, names: list[str]) -> dict[str, int]:
-    """How many layers a parameter lies below the classifier: each residual block is one, the stem the lowest."""
+    """Count the layers between each parameter and the classifier: a residual block is one, the stem is the lowest."""
     blocks = list(model.blocks) if isinstance(model, VideoResNet) else []
     below = {block: len(blocks) - i for i, block in enumerate(blocks)}
     stem = len(blocks) + 1
@@ -88,10 +88,10 @@ def _layers(model: nn.Module, names: list[str]) -> dict[str, int]:
 def build_optimizer(
     model: nn.Module, config: OptimConfig, *, fused: bool = False
 ) -> torch.optim.Optimizer:
-    """The optimizer over every parameter, the frozen ones too, which it passes over since they have no gradient.
+    """Build the optimizer over all parameters. It skips frozen ones, because they have no gradient.
 
-    ``fused`` updates all of a group in one kernel, of SGD on a GPU; else operators go over lists of parameters, which
-    gives the plain form's weights to the bit.
+    ``fused`` updates a group in one kernel (SGD on a GPU). Otherwise the multi-tensor form (``foreach``) is used, whose
+    weights are bit-identical to those of the plain loop.
     """
     groups: list[Any] = [
         {"params": group.parameters, "weight_decay": group.weight_decay, "lr_scale": group.lr_scale}
@@ -107,9 +107,9 @@ def build_optimizer(
 
 
 def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load the state of a checkpoint; fused or not stays as this device has it.
+    """Load the optimizer state of a checkpoint; ``fused`` and ``foreach`` stay as set for this device.
 
-    Raises ``UserError`` where it is the state of another kind of optimizer.
+    Raises ``UserError`` if the state is of another kind of optimizer.
     """
     forms = {name: optimizer.defaults[name] for name in ("fused", "foreach")}
     if ("betas" in optimizer.defaults) != ("betas" in state["param_groups"][0]):
@@ -123,16 +123,16 @@ def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group its share of the schedule's rate."""
+    """Set each group's rate: ``rate`` times the group's scale."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
 
 
 def learning_rate(config: OptimConfig, step: int, steps_per_epoch: int) -> float:
-    """The rate of step ``step`` (from 0): a pure function, so a schedule has no state to save.
+    """Return the rate of step ``step`` (from 0). It is a pure function, so there is no schedule state to save.
 
-    Linear warm-up from one step's share to the peak, times what the schedule leaves: ``gamma`` for each milestone that
-    is behind, or the share of a line or half a cosine from the warm-up's end to the end of the last epoch.
+    The rate is a linear warm-up to the peak times the decay of the schedule: ``gamma`` for each milestone passed, or a
+    line or half a cosine from the end of the warm-up to the end of the last epoch.
     """
     num_steps, warmup_steps = (
         config.epochs * steps_per_epoch,
@@ -159,10 +159,10 @@ def weighted_loss_sum(
     class_weights_K: torch.Tensor | None = None,
     adjustment_K: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Sum over samples of weight x weight of the class x cross-entropy of the adjusted logits; float32 scalar.
+    """Sum over samples of sample weight x class weight x cross-entropy of the adjusted logits; float32 scalar.
 
-    Divided by the weight of the *global* batch it is the global mean, however many ranks share the batch and however
-    much of it is padding.
+    Divided by the weight of the *global* batch it is the global mean, whatever the number of ranks and the amount of
+    padding.
     """
     logits_NK = logits_NK.float()
     if adjustment_K is not None:

@@ -1,4 +1,4 @@
-"""When a checkpoint is due by the clock, or by a notice: a node is about to be taken away, the command to be ended."""
+"""Decides when a checkpoint is due by time, or because a node or the driver is about to stop."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from stm.plural import counted
 logger = get_logger(__name__)
 
 CHECK_S = 3.0
-"""About how often ranks ask, together, whether a notice has come; a question costs them 5 ms."""
+"""About how often the ranks check together for a notice; a check takes 5 ms."""
 
 REPEAT_S = 10.0
-"""Under notice, a checkpoint older than this is followed by another: nobody knows when the node really goes."""
+"""After a notice, checkpoints are this far apart: the node may stop at any time."""
 
 
 class PreemptionWatch:
-    """Asks Ray Train, the driver and the clock at steps that all ranks agree on.
+    """Checks Ray Train, the driver and the clock at steps that all ranks agree on.
 
-    Every rank must call it after the same steps. ``board`` is the driver's (``stm.train.progress``), or None. A
-    checkpoint older than ``oldest_s`` is followed by another, notice or not.
+    Every rank must call it after the same steps. ``board`` is the driver's (``stm.train.progress``), or None. A new
+    checkpoint is due when the last one is older than ``oldest_s``, even without a notice.
     """
 
     def __init__(
@@ -47,9 +47,9 @@ class PreemptionWatch:
         self._answered: object = None
 
     def wants_checkpoint(self, step: int, checkpoint_age_s: float) -> bool:
-        """Whether this state should be kept now; all ranks answer the same.
+        """Whether to save a checkpoint now; all ranks get the same answer.
 
-        ``checkpoint_age_s`` is rank 0's: how long ago it kept the last one.
+        ``checkpoint_age_s`` is the time since the last checkpoint; rank 0's value counts.
         """
         if step < self._ask_next:
             return False
@@ -59,7 +59,7 @@ class PreemptionWatch:
         if self._asked is not None:
             asked_at, asked_in = self._asked
             step_s = (now - asked_at) / (step - asked_in)
-        # Clocks differ, and ranks must agree on when to ask again and on what to do.
+        # Clocks differ, and all ranks must agree on the next check and on the answer.
         of_rank_0 = torch.tensor(
             [step_s, checkpoint_age_s, float(self._driver_asks())], device=self._device
         )
@@ -87,14 +87,14 @@ class PreemptionWatch:
         return True
 
     def _driver_asks(self) -> bool:
-        """On rank 0: whether the driver has asked since the last call."""
+        """Whether the driver has asked for a checkpoint since the last call; False on other ranks than 0."""
         if self._rank != 0 or self._board is None:
             return False
         try:
             asked = ray.get(self._board.checkpoints_asked.remote(), timeout=5)
         except (
             Exception
-        ):  # a driver that is gone asks for nothing; what is wrong with Ray shows elsewhere
+        ):  # the driver is gone, or Ray fails, which is reported elsewhere
             return False
         before, self._num_asked = self._num_asked, asked
         return bool(asked > before)

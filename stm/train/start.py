@@ -1,4 +1,4 @@
-"""The weights that a run begins with: found and tried by the driver, handed to the workers."""
+"""The weights that a run begins with: the driver finds and checks them, and passes them to the workers."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Start:
 
     weights: Pretrained
     record: dict[str, Any]
-    """Plain values, for checkpoints; ``summary`` is one line."""
+    """Plain values for checkpoints; the key ``summary`` is a one-line description."""
 
 
 def start_of(config: Config, classes: Sequence[str]) -> Start | None:
-    """What `--model.pretrained` names, tried on the network that is trained; None where it names nothing.
+    """Find the weights that `--model.pretrained` names and check that they fit the network; None if it is not set.
 
-    Raises ``UserError`` where there is no such thing, or it does not fit.
+    Raises ``UserError`` if they do not exist or do not fit.
     """
     if config.model.pretrained is None:
         return None
@@ -54,7 +54,7 @@ def start_of(config: Config, classes: Sequence[str]) -> Start | None:
 
 
 def as_begun(config: Config, meta: checkpoints.Meta) -> Config:
-    """The config of a run that goes on: what it began with is past, and says so where another is named now."""
+    """Return the config of a continued run, with the weights it began with; warn if `--model.pretrained` differs."""
     began, named = meta.config["model"].get("pretrained"), config.model.pretrained
     if named is not None and redact(named) != began:
         logger.warning(
@@ -65,15 +65,15 @@ def as_begun(config: Config, meta: checkpoints.Meta) -> Config:
 
 
 def _registry(config: Config) -> str | None:
-    """Of registered models: that of the run's own record, where it has one."""
+    """Return the model registry of the run's own record, or None if there is none."""
     try:
         return tracking.tracking_uri(config.tracking, resolved(config.train.storage))
-    except UserError:  # only who names a registered model needs one
+    except UserError:  # only a registered model needs one
         return None
 
 
 def in_worker(job: Job) -> Callable[[torch.nn.Module], Any] | None:
-    """What fills the network of a rank that finds no checkpoint; None where it begins from random weights."""
+    """Return the function that loads the weights on a rank without a checkpoint; None for random weights."""
     if job.config.model.pretrained is None:
         return None
     if job.weights is None:

@@ -1,4 +1,4 @@
-"""What a step does with a batch on its device: rows worth learning from, parts, gradients."""
+"""The work of a training step on its device: select usable rows, split the batch, compute gradients."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Batch:
     clips_NTCHW: torch.Tensor
     labels_N: torch.Tensor
     weights_N: torch.Tensor
-    """float32, 0 where nothing is to be learnt."""
+    """float32, 0 for padding and unreadable videos."""
     partners_N: torch.Tensor | None = None
     """Labels of the clips mixed in (``stm.train.mixing``)."""
     shares_N: torch.Tensor | None = None
-    """float32: how much of each target is its own label, where there are partners."""
+    """float32: the share of the own label in each target; None without ``partners_N``."""
 
     def parts(self, number: int) -> list[Batch]:
-        """The batch in ``number`` parts of nearly equal size."""
+        """Split the batch into ``number`` parts of nearly equal size."""
         fields = (self.clips_NTCHW, self.labels_N, self.weights_N, self.partners_N, self.shares_N)
         cut = [
             [None] * number if values is None else values.tensor_split(number) for values in fields
@@ -49,15 +49,15 @@ def gradients(
     autocast: Autocast | None = None,
     scaler: torch.amp.GradScaler | None = None,
 ) -> torch.Tensor:
-    """Backpropagate the loss of a batch; on each rank the gradient becomes that of the *global* mean loss.
+    """Backpropagate the loss of a batch; each rank gets the gradient of the *global* mean loss.
 
     The loss is a sum over sample weights divided by ``global_weight``, the weight of all ranks' batches (0-dim). DDP
-    averages gradients over ranks, hence the factor ``world_size``. Where ``summed`` is given, ``global_weight`` is
-    right only after it: the loss waits for it, and the forward pass runs meanwhile. With ``accumulate`` the batch is
-    taken in parts, and ranks exchange gradients once.
+    averages gradients over ranks, hence the factor ``world_size``. ``summed`` is the all-reduce of ``global_weight``, if
+    it is still running: the forward pass overlaps with it, and the loss waits for it. ``accumulate`` splits the batch
+    into that many parts; ranks exchange gradients once.
 
-    ``loss`` is `weighted_loss_sum` with its settings. Returns float64 [3]: loss sum, weight and number of right answers
-    of this rank.
+    ``loss`` is `weighted_loss_sum` with its settings. Returns float64 [3] of this rank: loss sum, weight, and weight of
+    the correct predictions.
     """
     sums = torch.zeros(3, dtype=torch.float64, device=batch.labels_N.device)
     parts = batch.parts(accumulate)
@@ -88,10 +88,10 @@ def _loss_sum(
 
 
 def usable_rows(weights: np.ndarray) -> np.ndarray | None:
-    """Which row of the batch each row shows the network: itself, or for weight 0 a copy of one that counts.
+    """Return which row of the batch to feed in place of each row: itself, or for weight 0 a row of positive weight.
 
-    Batch normalisation sees every row, weight or not, so blank clips would shift its statistics. Returns int64 [B],
-    or None where no row counts.
+    Batch normalisation uses every row whatever its weight, so blank clips would shift its statistics. Returns int64 [B],
+    or None if all weights are 0.
     """
     valid = np.flatnonzero(weights > 0)
     if not len(valid):
