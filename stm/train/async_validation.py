@@ -1,7 +1,7 @@
-"""Validation beside training: on resources of its own, from checkpoints, while training goes on.
+"""Asynchronous validation: it scores checkpoints on separate resources while training goes on.
 
-The driver scores the newest checkpoint that waits and writes the result beside it. Where training is faster than
-validation, checkpoints in between are passed over; the last one never is.
+The driver scores the newest checkpoint that waits for validation and writes the result beside it. If training is faster
+than validation, checkpoints in between are skipped, but never the last one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from stm.train.recorder import Recorder
 logger = get_logger(__name__)
 
 _TRIES = 3
-"""A checkpoint whose store does not answer while it is validated is tried so often."""
+"""How often to try to validate a checkpoint whose store does not answer."""
 
 
 class AsyncValidation:
@@ -50,7 +50,7 @@ class AsyncValidation:
 
     def __enter__(self) -> AsyncValidation:
         self._thread.start()
-        self._asked.set()  # a run that is continued may have left one unvalidated
+        self._asked.set()  # an interrupted run may have left a checkpoint to validate
         return self
 
     def __exit__(self, kind: Any, *_: object) -> None:
@@ -61,7 +61,7 @@ class AsyncValidation:
             self._thread.join()
 
     def checkpoint_kept(self) -> None:
-        """There may be something to do."""
+        """Check for checkpoints to validate."""
         self._asked.set()
 
     def _run(self) -> None:
@@ -77,18 +77,18 @@ class AsyncValidation:
                 if last_round:
                     return
                 continue
-            ours = ("", self._fingerprint)  # of an older version, and those of this manifest
+            ours = ("", self._fingerprint)  # "" is of an older version
             waiting = [path for path, meta in found if meta.val_fingerprint in ours]
             if waiting:
                 older = [path for path, _ in found if path != waiting[-1]]
                 try:
                     self._validate(waiting[-1], passed_over=older)
-                except Exception as error:  # training must not end for it
+                except Exception as error:  # a failed validation must not stop training
                     reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
                     logger.warning(f"validation of {waiting[-1]} failed: {reason[0][:300]}")
                     tries[waiting[-1]] += 1
                     if isinstance(error, StorageAway) and tries[waiting[-1]] < _TRIES:
-                        self._asked.set()  # the look at the checkpoints waits for the store
+                        self._asked.set()  # listing the checkpoints waits for the store
                         continue
                     with contextlib.suppress(OSError):  # it may have been removed
                         self._store.add_validation(waiting[-1], {})
@@ -111,7 +111,7 @@ class AsyncValidation:
 
 
 def validate_checkpoint(path: str, config: Config, manifest: Manifest) -> dict[str, float]:
-    """What ``stm.train.validation.validate`` returns, of a checkpoint, through the scoring graph of evaluation."""
+    """Return the metrics of ``stm.train.validation.validate`` for a checkpoint, with the pipeline of evaluation."""
     scores = score_manifest(manifest, path, ClipSpec.one_clip(config.data))
     labels_N = manifest.table.column("label").to_numpy().astype(np.int64)
     metrics = measure(scores.scores_NK, labels_N, scores.readable_N)

@@ -1,4 +1,4 @@
-"""The moving average of a network's weights, which is what is validated, kept and shipped where it is on."""
+"""The moving average of a network's weights. If it is on, the average is validated, saved and shipped."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class MovingAverage:
-    """A copy of a network that follows it: average = decay * average + (1 - decay) * weights, BN's statistics too.
+    """A copy of a network: average = decay * average + (1 - decay) * weights, also for the statistics of BN.
 
-    PyTorch's ``AveragedModel`` sends its counter to the device in every step, and waits there until the step is over;
-    here nothing is sent.
+    PyTorch's ``AveragedModel`` copies its counter to the device in every step, which waits for the step to end. This
+    class copies nothing.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -23,7 +23,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Follow ``network`` by a step; the first makes the average equal to it."""
+        """Update the average by one step; the first update copies ``network``."""
         averages, weights = [], []
         for average, weight in zip(_tensors(self.module), _tensors(network), strict=True):
             if self.num_updates and average.is_floating_point():

@@ -1,4 +1,4 @@
-"""The batches that a rank trains on: dealt in the order that its checkpoint expects, with what they are waited for."""
+"""The batches that a rank trains on: checks their order, and measures the time spent waiting for them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Batches:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Iterator[ClipBatch]]:
-        """All batches, of training and of validation; a wait that lasts is told, and ends this rank at the deadline."""
+        """Yield all batches, of training and validation; log a long wait, and end this rank at the deadline."""
         data = self._job.config.data
         shard = ray.train.get_dataset_shard(SHARD)
         after_s = min(60.0, data.wait_deadline_s)
@@ -48,7 +48,7 @@ class Batches:
             yield iterate(shard, -(-data.prefetch_batches // steps), monitor)
 
     def training(self, batches: Iterator[ClipBatch]) -> Iterator[ClipBatch]:
-        """The batches that are trained on, each for the step that is due; what they are waited for is reported."""
+        """Yield the batch of each training step, and report how long it was waited for."""
         while True:
             self._pulse.doing("waiting for clips", self._place.step + 1)
             began = time.perf_counter()
@@ -62,7 +62,7 @@ class Batches:
             yield batch
 
     def _check_order(self, batch: ClipBatch) -> None:
-        """The stream was built for a checkpoint that was found at another moment: it must be the same one."""
+        """Raise ``RuntimeError`` if the batch is not the next step's: the stream may start at another checkpoint."""
         due = (self._place.position.epoch, self._place.next_end, False)
         came = (batch.epoch, batch.offset_end, batch.validation)
         if came != due:
@@ -72,7 +72,7 @@ class Batches:
             )
 
     def _log_waiting(self, waited_s: float) -> None:
-        """Log which batch is missing, and what decoding has to work with."""
+        """Log which batch is missing and how many CPUs decoding has; end this rank at the deadline."""
         job, config, rank = self._job, self._job.config, self._group.rank
         share = next(
             itertools.islice(

@@ -54,7 +54,7 @@ class Checkpoints:
         )
 
     def due(self) -> bool:
-        """Whether to save a checkpoint now: by step number or by time, or because a node or the driver is about to stop.
+        """Whether to save a checkpoint now: by step number, by time, or because a node or the driver is about to stop.
 
         All ranks must call it at the same step; all get the same answer.
         """

@@ -1,4 +1,4 @@
-"""What is asked before a run starts: its manifests, its network, its compiler, and the run that it would continue."""
+"""Checks before a run starts: its manifests, its network, its compiler, and the run that it would continue."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stm.train.rarity import class_terms
 
 logger = get_logger(__name__)
 
-# What may differ when a run is continued, because it does not change what is computed.
+# Settings that may differ when a run is continued, because they do not change what is computed.
 _FREE_ON_RESUME = {
     "data.train",
     "data.val",
@@ -42,20 +42,20 @@ _FREE_ON_RESUME = {
 
 
 def read_manifest(path: str | None, flag: str, root: str | None = None) -> Manifest:
-    """The manifest at ``path``; ``UserError`` naming the flag where there is none, or a video outside ``root``."""
+    """Read the manifest at ``path``. Raises ``UserError`` if there is none, or if a video is outside ``root``."""
     if path is None:
         raise UserError(f"--{flag} is not set: give it a manifest, written by `stm index`")
     return Manifest.read(path, root)
 
 
 def check_network(config: Config, manifest: Manifest) -> None:
-    """Refuse a loss, groups and frozen parts that do not fit network and classes, before anything starts."""
+    """Raise ``UserError`` if the loss, groups or frozen parts do not fit the network and classes."""
     class_terms(config, manifest.class_counts, manifest.classes)
     check_optimizer(config)
 
 
 def check_optimizer(config: Config) -> None:
-    """Refuse groups and frozen parts that the network does not have; warn where random weights would be frozen."""
+    """Raise ``UserError`` for groups and frozen parts that do not exist; warn if random weights would be frozen."""
     import torch
 
     from stm.model import build_model
@@ -70,7 +70,7 @@ def check_optimizer(config: Config) -> None:
 
 
 def check_compiler(config: Config, placement: cluster.Placement) -> None:
-    """Refuse `train.compile` on CPUs without a C++ compiler, as far as this machine is like the workers'."""
+    """Raise ``UserError`` for `train.compile` on CPUs if this machine has no C++ compiler; the workers' may differ."""
     compiler = os.environ.get("CXX", "g++")
     if config.train.compile and not placement.use_gpu and shutil.which(compiler) is None:
         raise UserError(
@@ -80,7 +80,7 @@ def check_compiler(config: Config, placement: cluster.Placement) -> None:
 
 
 def check_same_run(config: Config, fingerprint: str, meta: checkpoints.Meta) -> None:
-    """Refuse to continue a run with settings or data that would make it another run."""
+    """Raise ``UserError`` if the settings or the data differ from those of the run to continue."""
     if fingerprint != meta.fingerprint:
         raise UserError(
             f"run {config.train.name!r} was trained on another manifest (fingerprint {meta.fingerprint[:12]}, "
@@ -99,7 +99,7 @@ def check_same_run(config: Config, fingerprint: str, meta: checkpoints.Meta) -> 
         f"optim.{name}" for name in trained.optim.without_effect & config.optim.without_effect
     }
     if trained.optim.milestone_epochs == config.optim.milestone_epochs:
-        unused.add("optim.milestones")  # [30] and [0.6] are one of 50 epochs
+        unused.add("optim.milestones")  # [30] and [0.6] are the same with 50 epochs
     changed = [
         f"{key}: was {old}, now {new}"
         for key, old, new in changed_settings(config, meta)
@@ -124,14 +124,14 @@ def check_same_run(config: Config, fingerprint: str, meta: checkpoints.Meta) -> 
 
 
 def changed_settings(config: Config, meta: checkpoints.Meta) -> list[tuple[str, Any, Any]]:
-    """Dotted name, value in the checkpoint and value now, of each setting that differs."""
+    """Return (dotted name, value in the checkpoint, value now) for each setting that differs."""
     old, new = flat(Config.from_dict(meta.config).to_dict()), flat(config.to_dict())
     keys = sorted(old.keys() | new.keys())
     return [(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)]
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names."""
+    """Flatten nested settings to dotted names."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         found.update(

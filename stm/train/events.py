@@ -1,4 +1,4 @@
-"""What happens in a run, as the driver learns of it: ``stm.train(config, on_event=...)`` takes these, in order."""
+"""The events of a run; ``stm.train(config, on_event=...)`` passes them to a function, in order."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Something happened."""
+    """Base class of all events."""
 
     time: float = field(default_factory=now)
-    """Seconds since 1970, by the clock of the process where it happened."""
+    """Seconds since 1970, by the clock of the process in which the event happened."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Controlled(Event):
-    """The first after each start: ``ray.kill(event.controller)`` ends the run."""
+    """The first event after each start: ``ray.kill(event.controller)`` ends the run."""
 
     controller: Any
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dealt(Event):
-    """The process that deals out the clips begins. Without it the workers fail, as often as they are started;
-    ``event.board.ask_for_checkpoint.remote()`` has them keep a checkpoint at their next step."""
+    """The process that distributes the clips started. If it is killed, the workers fail, also after a restart.
+    ``event.board.ask_for_checkpoint.remote()`` asks the workers to save a checkpoint soon."""
 
     dealer: Any
     board: Any = None
@@ -33,7 +33,7 @@ class Dealt(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Started(Event):
-    """The workers begin, or begin again, after ``step`` steps."""
+    """The workers started or restarted after ``step`` steps."""
 
     step: int
     epoch: int
@@ -42,28 +42,28 @@ class Started(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Stepped(Event):
-    """Steps were taken since the last of these; ``step`` is the last of them."""
+    """Steps were taken since the last event of this kind; ``step`` is the newest."""
 
     step: int
     epoch: int
     step_in_epoch: int
     steps_per_epoch: int
     loss: float
-    """Of the last step."""
+    """Loss of the last step."""
     mean_loss: float
-    """Of the steps since the last event."""
+    """Mean loss of the steps since the last event."""
     lr: float
     clips_per_s: float
     wait_share: float
     """Share of the time that rank 0 waited for clips."""
     first_batch_s: float | None = None
-    """What the first batch of an epoch was waited for, if it is among these steps."""
+    """Seconds spent waiting for the first batch of an epoch, if it is among these steps."""
     memory_bytes: int = 0
     """The most that rank 0 had allocated on its GPU."""
     unreadable: int = 0
-    """Training videos of this epoch that could not be read so far."""
+    """Number of training videos of this epoch that could not be read so far."""
     slow: str | None = None
-    """Which rank held the others up, and how."""
+    """Which rank delayed the others, and how."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class EpochEnded(Event):
     failures: list[dict[str, str]] = field(default_factory=list)
     """Training videos that could not be read: path, reason, detail."""
     metrics: dict[str, Any] = field(default_factory=dict)
-    """val_top1, val_top5, val_loss, ... where it was validated in the training stream."""
+    """val_top1, val_top5, val_loss, ... if the epoch was validated in the training stream."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,12 +85,12 @@ class Kept(Event):
     path: str
     step: int
     history: list[dict[str, Any]]
-    """The steps and epochs that it brings with it, for the record."""
+    """The steps and epochs in the checkpoint, for the record."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failed(Event):
-    """A rank failed; the run goes on from its last checkpoint if it may."""
+    """A rank failed; the run goes on from its last checkpoint if restarts are left."""
 
     message: str
 

@@ -1,4 +1,4 @@
-"""What does not train: parameters without a gradient, and layers whose statistics stay as they are."""
+"""Freezing: parameters without a gradient, and layers whose statistics do not change."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ STEM = ("conv1", "bn1")
 
 
 def freeze(model: nn.Module, config: OptimConfig) -> list[nn.Module]:
-    """Take the gradient from what ``optim`` freezes: groups of rate 0, the parts of `freeze`, and `partial_bn`.
+    """Turn off the gradients of all that ``optim`` freezes: groups of rate 0, the parts in `freeze`, and `partial_bn`.
 
-    Returns the modules that must be in eval mode when the network trains (`keep_still`): those whose parameters are all
-    frozen, with what is in them, so that normalisation keeps its statistics.
+    Returns the modules that must be in eval mode when the network trains (`keep_still`), so that normalisation keeps
+    its statistics: those whose parameters, with those of their submodules, are all frozen.
 
-    Raises ``UserError`` for a part that the network does not have, or where nothing is left to train.
+    Raises ``UserError`` for a part that the network does not have, or if nothing is left to train.
     """
     frozen = [
         p
@@ -49,7 +49,7 @@ def freeze(model: nn.Module, config: OptimConfig) -> list[nn.Module]:
 
 
 def keep_still(modules: list[nn.Module]) -> None:
-    """Put what `freeze` returned into eval mode again, after ``model.train()``."""
+    """Put the modules that `freeze` returned back into eval mode, after ``model.train()``."""
     for module in modules:
         module.eval()
 
@@ -66,7 +66,7 @@ def _part(model: nn.Module, name: str) -> nn.Module:
 
 
 def _norms_of_resnet(model: nn.Module) -> list[nn.Module]:
-    """Batch normalisation in its order, without that of layers which the blocks add to ResNet."""
+    """Return the batch normalisation layers of ResNet in order, without those that the blocks add to it."""
     norms = {name: layer for name, layer in model.named_modules() if isinstance(layer, _BatchNorm)}
     if not isinstance(model, VideoResNet):
         return list(norms.values())

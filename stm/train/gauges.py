@@ -1,4 +1,4 @@
-"""A run's figures for Prometheus, on the metrics endpoint of Ray on the driver's node, each as ``ray_NAME``."""
+"""Prometheus gauges of a run, exported as ``ray_NAME`` on Ray's metrics endpoint on the driver's node."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ NAMES = {
     "stm_train_val_top1": "Top-1 accuracy, 0 to 1, of the last validation",
     "stm_train_val_top5": "Top-5 accuracy, 0 to 1, of the last validation",
 }
-"""Each has the tag ``run``."""
+"""Names and descriptions of the gauges; each has the tag ``run``."""
 
 
 class Gauges:
-    """Sets the gauges of the run ``run`` in the driver's process, which is in a Ray cluster by the first event.
+    """Sets the gauges of the run ``run`` in the driver's process, which is connected to Ray before the first event.
 
-    A gauge that cannot be set is told once; nothing is raised, and training goes on without.
+    If a gauge cannot be set, this is logged once, and training goes on without gauges. Nothing is raised.
     """
 
     def __init__(self, run: str) -> None:
@@ -56,7 +56,7 @@ class Gauges:
             self.validated(event.metrics)
 
     def validated(self, metrics: dict[str, float]) -> None:
-        """``metrics`` of a validation; of others than val_loss, val_top1 and val_top5 nothing is shown."""
+        """Set the gauges of a validation: val_loss, val_top1 and val_top5 out of ``metrics``."""
         shown = ("val_loss", "val_top1", "val_top5")
         self._set(**{key: metrics[key] for key in shown if key in metrics})
 

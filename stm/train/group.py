@@ -1,4 +1,4 @@
-"""This rank among all ranks, and its line to the driver."""
+"""This rank among all ranks, and its connection to the driver."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stm.train.events import Event
 
 
 class Group:
-    """``rank`` of ``world_size``, on ``device``. Every rank must call a method that says "all ranks" alike."""
+    """``rank`` of ``world_size``, on ``device``. All ranks must call the collective methods `gather` and `sum`."""
 
     def __init__(self, board: Any) -> None:
         context = ray.train.get_context()
@@ -24,7 +24,7 @@ class Group:
         self._board = board
 
     def num_threads(self, wanted: int | None) -> int:
-        """Threads for PyTorch: ``wanted``, or this rank's share of the node's cores, or one where a GPU computes."""
+        """Threads for PyTorch: ``wanted``, else 1 on a GPU, else this rank's share of the node's cores."""
         if wanted:
             return wanted
         if self.device.type == "cuda":
@@ -32,7 +32,7 @@ class Group:
         return max(1, (os.cpu_count() or 1) // self._local_world_size)
 
     def gather(self, value: Any) -> list[Any]:
-        """The value of all ranks, in their order."""
+        """Return the values of all ranks, in rank order."""
         if self.world_size == 1:
             return [value]
         gathered: list[Any] = [None] * self.world_size
@@ -40,18 +40,18 @@ class Group:
         return gathered
 
     def sum(self, table: torch.Tensor) -> torch.Tensor:
-        """``table``, in place summed over all ranks."""
+        """Sum ``table`` over all ranks, in place, and return it."""
         if self.world_size > 1:
             dist.all_reduce(table)
         return table
 
     def one_row_a_rank(self, values: list[float]) -> torch.Tensor:
-        """float64 [world size, len(values)] with ``values`` in this rank's row: summed over ranks, everybody's."""
+        """float64 [world size, len(values)] with ``values`` in this rank's row, so that `sum` gives a row per rank."""
         rows = torch.zeros(self.world_size, len(values), dtype=torch.float64, device=self.device)
         rows[self.rank] = torch.tensor(values, dtype=torch.float64)
         return rows
 
     def post(self, event: Event) -> None:
-        """Send the driver an event; only rank 0 does."""
+        """Send the driver an event, on rank 0 only."""
         if self.rank == 0 and self._board is not None:
             self._board.post.remote(event)

@@ -1,4 +1,4 @@
-"""What every rank is told, where in the run it stands, and the reason that ends the run for all of them."""
+"""What a rank gets from the driver, its place in the run, and the exception that stops the run on all ranks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stm.train.rarity import ClassTerms
 
 
 class StopRun(Exception):
-    """Going on makes no sense, and all ranks know it. ``rows`` are the training videos it is about."""
+    """The run must stop; all ranks raise it. ``rows`` are the training videos concerned."""
 
     def __init__(self, reason: str, rows: list[int] | None = None) -> None:
         super().__init__(reason)
@@ -21,43 +21,43 @@ class StopRun(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What the driver tells every rank."""
+    """What every rank gets from the driver."""
 
     config: Config
     run_directory: str
     lease: str | None = None
-    """The driver's, without which nothing is committed."""
+    """The driver's lease; without it no checkpoint can be committed."""
     classes: list[str]
     dataset: str
     fingerprint: str
     val_fingerprint: str = ""
-    """Of the validation manifest, as it was read."""
+    """Fingerprint of the validation manifest, as it was read."""
     val_dataset: str = ""
     num_videos: int
     """Usable rows of the training manifest."""
     class_counts: list[int]
-    """How many of them each class has."""
+    """Usable rows per class."""
     class_terms: ClassTerms | None = None
-    """What the loss does with rare classes."""
+    """Class terms of the loss, for rare classes."""
     num_val_videos: int = 0
     """All rows of the validation manifest; the unreadable ones count as wrong."""
     num_val_usable: int = 0
     validates_elsewhere: bool = False
-    """Validation is not part of the stream: the driver does it from checkpoints."""
+    """Whether the driver validates checkpoints; validation is then not part of the stream."""
     board: Any = None
     """Progress board (an actor), or None."""
     mlflow_run_id: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     weights: Any = None
-    """Reference to the weights (`Pretrained`) that a run without a checkpoint begins with; None where it has one."""
+    """Reference to the weights (`Pretrained`) that a run without a checkpoint begins with; None if it has one."""
     started_from: dict[str, Any] | None = None
-    """What checkpoints keep of the weights that the run began with."""
+    """Description of the weights that the run began with, for checkpoints."""
     plugin: Plugin | None = None
-    """The source of the network's blocks, where they are the user's own."""
+    """Source of the network's blocks, if they are the user's own."""
 
 
 class Place:
-    """Where a rank stands: ``position`` in the plan, and ``step``, the steps taken since the run began."""
+    """The place of a rank in the run: ``position`` in the plan, and ``step``, the steps since the run began."""
 
     def __init__(self, job: Job, position: Position) -> None:
         self._num_videos, self._batch_size = job.num_videos, job.config.optim.batch_size
@@ -67,11 +67,11 @@ class Place:
 
     @property
     def next_end(self) -> int:
-        """The sample of the epoch at which the step that is due ends."""
+        """The sample of the epoch at which the next step ends."""
         return min(self.position.offset + self._batch_size, self._num_videos)
 
     def advance(self, epoch: int, offset_end: int) -> None:
-        """A step was taken, of a batch of ``epoch`` that ends at sample ``offset_end``."""
+        """Advance by a step, whose batch of ``epoch`` ends at sample ``offset_end``."""
         self.step += 1
         ended = offset_end >= self._num_videos
         self.position = Position(epoch + 1, 0) if ended else Position(epoch, offset_end)

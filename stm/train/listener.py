@@ -1,4 +1,4 @@
-"""Hands the events of a run to the user's function, which may raise, be slow or hang: the run goes on."""
+"""Passes the events of a run to the user's function. The run goes on if it raises, is slow or hangs."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from stm.train.events import Event
 logger = get_logger(__name__)
 
 PATIENCE_S = 15.0
-"""So long the function may take, at the end of the run, until it begins with the next event."""
+"""How long the function may take for one event at the end of the run."""
 
 
 @contextlib.contextmanager
 def listening(on_event: Callable[[Event], None] | None) -> Iterator[Callable[[Event], None]]:
-    """Yield a function that takes an event and returns at once; ``on_event`` gets it in a thread, in order.
+    """Yield a function that accepts an event and returns at once; ``on_event`` gets events in a thread, in order.
 
-    At the end of the body what is left is handed over. What ``on_event`` raises is logged, once for each message; an
-    event that it does not return from is the last that it gets.
+    At the end of the body the remaining events are handed over. What ``on_event`` raises is logged, once per message.
+    If it does not return from an event, it gets no further events.
     """
     if on_event is None:
         yield lambda event: None
@@ -33,9 +33,7 @@ def listening(on_event: Callable[[Event], None] | None) -> Iterator[Callable[[Ev
         while (event := waiting.get()) is not None:
             try:
                 on_event(event)
-            except (
-                BaseException
-            ) as error:  # SystemExit, too: it would end this thread without a word
+            except BaseException as error:  # also SystemExit, which would end this thread silently
                 said = f"{type(error).__name__}: {error}"
                 if said not in told:
                     told.add(said)

@@ -1,10 +1,10 @@
 """The training loop that every rank runs inside Ray Train.
 
-Exactness. Order, frames and crops follow from (seed, epoch, video), dropout and mixing from (seed, step, rank), the
-learning rate from the step. So a checkpoint is weights, optimizer state and a position, and the run that continues
-from it takes the very steps the interrupted run would have taken.
+Resuming is exact. Order, frames and crops follow from (seed, epoch, video), dropout and mixing from (seed, step, rank),
+and the learning rate from the step. So a checkpoint is weights, optimizer state and a position. A run that continues
+from it takes the same steps that the interrupted run would have taken.
 
-Gradients are sums over sample weights divided by the global weight: padding and unreadable videos change nothing.
+Gradients are weighted sums divided by the global weight, so padding and unreadable videos have no effect.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from stm.train.validation import validate
 def train_loop(settings: dict[str, Job]) -> dict[str, Any]:
     """Run one rank from the last checkpoint to the end.
 
-    Returns ``{"stopped": reason, "rows": [...]}`` where going on makes no sense (a loss that is not finite, too many
-    unreadable videos, a store that is away for too long): every rank agrees on it, and Ray does not retry what would
-    only happen again. Else ``{}``.
+    Returns ``{"stopped": reason, "rows": [...]}`` if the run cannot go on (a loss that is not finite, too many
+    unreadable videos, a store that is unreachable for too long), else ``{}``. All ranks agree on it. Nothing is raised,
+    so that Ray does not retry what would fail again.
     """
     job = settings["job"]
     handler = shown_by(BoardHandler(job.board), logging.DEBUG)
@@ -55,7 +55,9 @@ def train_loop(settings: dict[str, Job]) -> dict[str, Any]:
         except StopRun as stop:
             return {"stopped": str(stop), "rows": stop.rows}
         except StorageError as error:
-            if not is_url(job.run_directory):  # a disk of this node's, and there may be others
+            if not is_url(
+                job.run_directory
+            ):  # it is a disk of this node; a retry may use another node
                 raise
             kept = "What was kept stays, and the same command goes on from there"
             return {"stopped": f"{error}. {kept}", "rows": []}
@@ -63,7 +65,7 @@ def train_loop(settings: dict[str, Job]) -> dict[str, Any]:
 
 
 class _Rank:
-    """One rank's run: batches come in, steps are taken, and every epoch ends in a validation and a checkpoint."""
+    """One rank of the run: it takes a step per batch, and validates and saves a checkpoint after every epoch."""
 
     def __init__(self, job: Job) -> None:
         self.job, self.config = job, job.config
@@ -94,7 +96,7 @@ class _Rank:
         self.checkpoints = Checkpoints(job, self.group, self.place, self.replica, store, history)
 
     def run(self) -> None:
-        """From the position of the last checkpoint to the end of the last epoch."""
+        """Train from the position of the last checkpoint to the end of the last epoch."""
         self.checkpoints.check_lease()
         place = self.place
         self.group.post(
@@ -120,7 +122,7 @@ class _Rank:
         place.advance(batch.epoch, batch.offset_end)
 
     def _end_epoch(self, batches: Iterator[ClipBatch]) -> None:
-        """Validate where it is due, and keep a checkpoint."""
+        """Validate if it is due, and save a checkpoint."""
         self.checkpoints.history += self.report.settle()
         epochs_done, config = self.place.position.epoch, self.config
         failures = self.report.take_failures()

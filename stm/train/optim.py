@@ -47,7 +47,9 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[Group]:
         )
         taken.add(number)
         scale, decay = group.lr_scale, config.weight_decay
-        if config.preset and parameter.ndim <= 1:  # biases, and the scales and shifts of normalisation
+        if (
+            config.preset and parameter.ndim <= 1
+        ):  # biases, and the scales and shifts of normalisation
             decay = 0.0
         if config.preset == "tsn" and name in biases:
             scale *= 2

@@ -92,9 +92,7 @@ class PreemptionWatch:
             return False
         try:
             asked = ray.get(self._board.checkpoints_asked.remote(), timeout=5)
-        except (
-            Exception
-        ):  # the driver is gone, or Ray fails, which is reported elsewhere
+        except Exception:  # the driver is gone, or Ray fails, which is reported elsewhere
             return False
         before, self._num_asked = self._num_asked, asked
         return bool(asked > before)

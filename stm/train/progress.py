@@ -1,10 +1,10 @@
-"""Between the workers and the driver: a small actor that ranks post to and the driver drains.
+"""Passes progress from the workers to the driver, through a small actor that ranks post to and the driver drains.
 
-Two kinds of things travel. Events (steps taken, an epoch done, a checkpoint kept) come from rank 0 and are handled in
-order. Pulses say every few seconds what each rank is doing; only the last of each rank counts.
+There are two kinds of messages. Events (steps taken, an epoch done, a checkpoint saved) come from rank 0 and are
+handled in order. Pulses report every few seconds what each rank is doing; only the last of each rank counts.
 
-Worker output is not forwarded through Ray's logs: those mix with the result on stdout, repeat once a rank, and carry
-Ray's own chatter.
+Worker output is not forwarded through Ray's logs: they mix with the result on stdout, repeat each line once per rank,
+and contain Ray's own messages.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ logger = get_logger(__name__)
 Pulses = list[dict[str, Any]]
 
 SHORT_S = 5.0
-"""Nobody is called slow for less: writing one checkpoint would do."""
+"""No rank is reported as slow in a shorter window: writing one checkpoint could take as long."""
 
 
 class _Board:
-    """Actor: holds what was posted and not yet read, and whether the driver asks for a checkpoint."""
+    """Actor that holds messages until the driver reads them, and counts the driver's requests for a checkpoint."""
 
     def __init__(self) -> None:
         self._events: list[Event] = []
@@ -50,7 +50,7 @@ class _Board:
         self._pulses.append(pulse)
 
     def drain(self) -> tuple[list[Event], Pulses, int]:
-        """What was posted since, and the process that held it: another one has lost what the last one held."""
+        """Return the messages since the last call, and the process id: a new process has lost earlier messages."""
         drained = self._events, self._pulses, self._process
         self._events, self._pulses = [], []
         return drained
@@ -64,15 +64,15 @@ def board(
 ) -> Iterator[Any]:
     """Yield an actor handle with ``post.remote(event)`` and ``pulse.remote(pulse)``.
 
-    Every event reaches ``handle`` in this process, in order. Ranks that fall silent or stay behind are named in
-    the log. The actor lives on this process's node: it leaves only with the driver. If its process dies, Ray starts it
-    anew behind the same handle; what it held is lost, which is said, and ``catch_up`` is called.
+    ``handle`` is called with every event in this process, in order. Silent and slow ranks are named in the log. The
+    actor lives on this process's node, so it is lost only with the driver. If its process dies, Ray restarts it behind
+    the same handle. The messages that it held are then lost: a warning is logged, and ``catch_up`` is called.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    anew = {"max_restarts": -1, "max_task_retries": -1}  # what is posted meanwhile waits
+    anew = {"max_restarts": -1, "max_task_retries": -1}  # calls made meanwhile wait
     made: Any = ray.remote(_Board).options(num_cpus=0, scheduling_strategy=here, **anew)
     actor = made.remote()
     done = threading.Event()
@@ -86,7 +86,9 @@ def board(
                 asked = asked or actor.drain.remote()
                 events, pulses, now_in = ray.get(asked, timeout=10)
                 asked = None
-            except ray.exceptions.GetTimeoutError:  # asked again, its answer would be lost
+            except (
+                ray.exceptions.GetTimeoutError
+            ):  # keep waiting for it: a second call would lose its answer
                 if last:
                     return
                 continue
@@ -124,7 +126,7 @@ def board(
 
 
 def _guarded(handle: Callable[..., None], *given: Any) -> None:
-    """One event that cannot be handled must not silence all that follow."""
+    """Call ``handle`` and log what it raises, so that one bad event does not stop all later ones."""
     try:
         handle(*given)
     except Exception as error:
@@ -132,7 +134,7 @@ def _guarded(handle: Callable[..., None], *given: Any) -> None:
 
 
 class BoardHandler(logging.Handler):
-    """In a worker: sends what is logged to the driver, which logs it there under the same name."""
+    """Sends log records of a worker to the driver, which logs them under the same logger name."""
 
     def __init__(self, board: Any) -> None:
         super().__init__()
@@ -146,7 +148,7 @@ class BoardHandler(logging.Handler):
         self._sent = self._board.post.remote(line)
 
     def flush(self) -> None:
-        """Return when the last line has arrived, or after 10 s."""
+        """Wait until the last line has arrived, for 10 s at most."""
         import ray
 
         if self._sent is not None and ray.is_initialized():
@@ -155,7 +157,7 @@ class BoardHandler(logging.Handler):
 
 
 class Pulse:
-    """Says every ``interval_s`` what this rank is doing, from a thread: a rank that is stuck can still say where."""
+    """Reports every ``interval_s`` what this rank is doing. It uses a thread, so that a stuck rank still reports."""
 
     def __init__(self, actor: Any, rank: int, interval_s: float = 2.0) -> None:
         self._actor, self._rank, self._interval_s = actor, rank, interval_s
@@ -165,7 +167,7 @@ class Pulse:
             threading.Thread(target=self._beat, name="pulse", daemon=True).start()
 
     def doing(self, what: str, step: int) -> None:
-        """From now on this rank is doing ``what``, in step ``step``."""
+        """Note that this rank is now doing ``what``, in step ``step``."""
         self._state = (step, what, time.monotonic())
 
     def close(self) -> None:
@@ -184,7 +186,7 @@ class Pulse:
 
 
 class RankWatch:
-    """Names ranks that have fallen silent (a frozen process, a lost node), or keep the others waiting."""
+    """Names ranks that are silent (a frozen process, a lost node) or keep the others waiting."""
 
     def __init__(self, silent_s: float = 30.0, stuck_s: float = 120.0) -> None:
         self._silent_s, self._stuck_s = silent_s, stuck_s
@@ -194,7 +196,7 @@ class RankWatch:
         self._between = False
 
     def forget(self, until_start: bool = False) -> None:
-        """The workers were started anew, or (``until_start``) have failed and will be: what they last said is void."""
+        """Drop all pulses, because the workers were restarted or, with ``until_start``, have failed and will be."""
         self._last, self._heard, self._told = {}, {}, {}
         self._between = until_start
 
@@ -206,7 +208,7 @@ class RankWatch:
             self._heard[pulse["rank"]] = time.monotonic() if now is None else now
 
     def check(self, now: float | None = None) -> list[str]:
-        """What there is to say now; a state that lasts is told again each time it has doubled."""
+        """Return the warnings that are due. A lasting state is reported again each time its duration has doubled."""
         now = time.monotonic() if now is None else now
         said = []
         first = min((pulse["step"] for pulse in self._last.values()), default=0)
@@ -238,10 +240,10 @@ class RankWatch:
 def slow_rank(
     data_wait_s: Sequence[float], sync_wait_s: Sequence[float], total_s: float
 ) -> str | None:
-    """Which rank held the others up over ``total_s`` seconds, and how; None where none stands out.
+    """Describe which rank delayed the others over ``total_s`` seconds, and how; None if no rank stands out.
 
-    ``data_wait_s`` is what each rank waited for its clips. ``sync_wait_s`` is what it then waited for the others to
-    begin the step: everybody waits for the slowest, which waits for nobody. One entry a rank.
+    ``data_wait_s`` is how long each rank waited for its clips. ``sync_wait_s`` is how long it then waited for the
+    others to begin the step: all ranks wait for the slowest, which does not wait. Both have one entry per rank.
     """
     if len(data_wait_s) < 2 or total_s < SHORT_S:
         return None

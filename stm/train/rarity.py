@@ -1,4 +1,4 @@
-"""Unequal classes in the loss: weights of classes, and logits adjusted by how often classes are shown."""
+"""Class imbalance in the loss: class weights, and logits adjusted by class frequency."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from stm.storage import read_bytes
 
 @dataclass(frozen=True)
 class ClassTerms:
-    """What the loss does with each class; None is nothing."""
+    """Class terms of the loss; None turns a term off."""
 
     weights: list[float] | None = None
-    """K factors of a sample's loss, 1 on average over the samples of an epoch."""
+    """K factors of a sample's loss; their mean over the samples of an epoch is 1."""
     adjustment: list[float] | None = None
-    """K summands of the logits while training (Menon et al., ICLR 2021, equation 10)."""
+    """K terms added to the logits in training (Menon et al., ICLR 2021, equation 10)."""
 
 
 def class_terms(
     config: Config, class_counts: np.ndarray, classes: Sequence[str]
 ) -> ClassTerms | None:
-    """Of a training on ``class_counts`` videos a class (int64 [K]); None where all samples count alike.
+    """Return the class terms for ``class_counts`` videos per class (int64 [K]); None if all samples count alike.
 
-    With `data.balance` both go by how often a class is shown, not by how many videos it has: what sampling has made
-    equal is not made equal twice. Raises ``UserError`` for a file of weights that does not fit the classes.
+    With `data.balance` both terms use how often a class is shown, not how many videos it has, so that classes are not
+    balanced twice. Raises ``UserError`` for a file of weights that does not fit the classes.
     """
     optim = config.optim
     shown = quotas(class_counts, config.data.balance)
@@ -65,7 +65,7 @@ def class_terms(
 
 
 def _read(path: str, classes: Sequence[str]) -> np.ndarray:
-    """The weights of ``classes`` in a CSV file (class, weight) or a JSON object: float64 [K]."""
+    """Read the weights of ``classes`` from a CSV file (class, weight) or a JSON object: float64 [K]."""
     flag = f"--optim.class_weights {path}"
     try:
         text = read_bytes(path).decode("utf-8-sig")

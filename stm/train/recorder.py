@@ -1,4 +1,4 @@
-"""What the driver makes of events: lines of the log, figures for Prometheus, and the MLflow record."""
+"""Turns events into log lines, Prometheus gauges and the MLflow record."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ logger = get_logger(__name__)
 
 
 class Recorder:
-    """Handles the events of one run. A step is recorded when a checkpoint holds it, and once.
+    """Handles the events of one run. A step is recorded once, when a checkpoint contains it.
 
-    What a crash takes back is never recorded; what a restart hears of again is known already.
+    So steps that are lost in a crash are never recorded, and steps repeated after a restart are not duplicated.
     """
 
     def __init__(self, tracker: Tracker, run: str) -> None:
@@ -30,7 +30,7 @@ class Recorder:
         self._epochs_known = set(series(tracker.spool, "epoch"))
 
     def history(self, rows: list[dict[str, Any]]) -> None:
-        """Record the steps and epochs that a checkpoint brought with it, and that are not recorded yet."""
+        """Record the steps and epochs of a checkpoint that are not recorded yet."""
         for row in rows:
             is_epoch = "epoch" in row
             known = self._epochs_known if is_epoch else self._steps_known
@@ -43,18 +43,18 @@ class Recorder:
             self._tracker.metrics(values, row["step"], row["time"])
 
     def catch_up(self, store: CheckpointStore) -> None:
-        """Record what the checkpoints hold and no event told of; nothing of what cannot be read."""
-        with contextlib.suppress(Exception):  # whoever needs the checkpoint says so
+        """Record the steps in all checkpoints whose events were lost; skip what cannot be read."""
+        with contextlib.suppress(Exception):  # a later read of the checkpoint reports the error
             for path, _ in store.checkpoints():
                 self.history(checkpoints.read_history(path))
 
     def validation(self, step: int, metrics: dict[str, float]) -> None:
-        """Record what a validation beside training found."""
+        """Record the metrics of an asynchronous validation."""
         self._tracker.metrics(metrics, step)
         self._gauges.validated(metrics)
 
     def handle(self, event: Event) -> None:
-        """Show an event and record what is to be kept of it."""
+        """Log an event, and record it where needed."""
         self._gauges.see(event)
         if isinstance(event, Stepped):
             self._steps(event)
@@ -107,7 +107,7 @@ class Recorder:
 
 
 def failure_callback(board: Any, max_failures: int) -> Any:
-    """A ``ray.train.UserCallback`` that tells the board which rank failed and how, and that the run goes on."""
+    """Return a ``ray.train.UserCallback`` that posts to the board which rank failed, and that the workers restart."""
     import ray.train
 
     class Callback(ray.train.UserCallback):
@@ -115,7 +115,7 @@ def failure_callback(board: Any, max_failures: int) -> Any:
             self, run_context: Any, worker_exceptions: dict[int, Exception]
         ) -> None:
             del run_context
-            try:  # what is raised here would end the run
+            try:  # an exception here would end the run
                 for rank, error in sorted(worker_exceptions.items()):
                     last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
                     message = f"rank {rank} failed: {last[0][:300]}"

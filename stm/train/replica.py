@@ -1,4 +1,4 @@
-"""One rank's copy of what is trained: network, optimizer, moving average, and the step that moves them."""
+"""One rank's copy of network, optimizer and moving average, and the training step."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from stm.train.step import Batch, gradients, usable_rows
 
 
 class Replica:
-    """Network and optimizer on this rank's device, with ``checkpoint`` loaded; without one, as ``begin`` fills them."""
+    """Network and optimizer on this rank's device, loaded from ``checkpoint``, or else filled by ``begin``."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Replica:
         decay = config.optim.ema_decay
         self._average = MovingAverage(self._module, decay) if decay else None
         self.autocast = autocast(config.train.precision, device)
-        # Scaled gradients may skip the first step, and the fused one would leave its momentum unset then.
+        # With scaled gradients the first step may be skipped; the fused optimizer would then leave its momentum unset.
         fused = device.type == "cuda" and not self.autocast.scale_gradients
         self._optimizer = build_optimizer(self._module, config.optim, fused=fused)
         self._scaler = torch.amp.GradScaler(device.type, enabled=self.autocast.scale_gradients)
@@ -69,11 +69,11 @@ class Replica:
 
     @property
     def shipped(self) -> nn.Module:
-        """What is validated, kept and shipped: the moving average, where there is one."""
+        """The network to validate, save and ship: the moving average if it is on, else the network itself."""
         return self._module if self._average is None else self._average.module
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint needs besides the weights of `shipped`."""
+        """Return what a checkpoint needs in addition to the weights of `shipped`."""
         state: dict[str, Any] = {
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
@@ -86,15 +86,15 @@ class Replica:
     def step(self, batch: ClipBatch, rate: float, seed: int) -> tuple[torch.Tensor, float]:
         """Take one optimizer step on this rank's share of a batch, together with the other ranks.
 
-        ``seed`` is this rank's, for dropout and mixing. Returns float64 [3] on the device (loss sum, weight, right
-        answers of this rank), and the seconds waited for the other ranks to begin (0 on a GPU, whose collectives return
-        at once).
+        ``seed`` is this rank's, for dropout and mixing. Returns float64 [3] on the device (this rank's loss sum, weight
+        and weight of the correct predictions) and the seconds waited for the other ranks to begin (0 on a GPU, whose
+        collectives return at once).
         """
         optim = self._config.optim
         torch.manual_seed(seed)
         set_learning_rate(self._optimizer, rate)
         rows = usable_rows(batch.weights)
-        # A rank with nothing to learn from joins the collectives but leaves the statistics of BN alone.
+        # A rank without usable clips joins the collectives but does not update the statistics of BN.
         self._model.train(rows is not None or optim.sync_batchnorm)
         keep_still(self._still)
         if optim.sync_batchnorm:
@@ -103,7 +103,7 @@ class Replica:
         global_weight, summed, waited_s = share.weights_N.sum(), None, 0.0
         if self._world_size > 1:
             summed = dist.all_reduce(global_weight, async_op=True)
-            if self._device.type == "cpu":  # here the wait tells which rank is late
+            if self._device.type == "cpu":  # the wait shows which rank is late
                 began = time.perf_counter()
                 summed.wait()
                 waited_s = time.perf_counter() - began
@@ -162,16 +162,16 @@ class Replica:
             compile_blocks(self._module)
         if self._world_size == 1:
             return self._module
-        # DDP sorts its buckets by the first step's order of arrival, and the order of a sum over three or more ranks
-        # follows from the buckets: a run that is started anew would differ in the last bit. This keeps them as they
-        # are; where it costs, on a GPU, sums are not repeatable to the bit anyway.
+        # DDP reorders its buckets by the order in which gradients arrive in the first step. Buckets determine the order
+        # of a sum over three or more ranks, so a restarted run would differ in the last bit. This option keeps the
+        # buckets. It is off on GPUs, where it costs time and sums are not bit-exact anyway.
         keep_buckets = self._device.type == "cpu" and self._world_size > 2
         model = nn.parallel.DistributedDataParallel(
             self._module,
             gradient_as_bucket_view=True,
             find_unused_parameters=keep_buckets,
-            # Running statistics are rank 0's wherever they are used (`validate`, a checkpoint), and no training step
-            # reads them: sending them to all ranks before every forward would change nothing.
+            # `validate` and checkpoints use the running statistics of rank 0, and training steps do not read them, so
+            # there is no need to broadcast them before every forward pass.
             broadcast_buffers=False,
         )
         if self._config.train.exchange == "bfloat16":
@@ -198,7 +198,7 @@ class Replica:
 
 
 def _mean_in_bfloat16(bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
-    """The mean of a bucket of gradients over all ranks. PyTorch's own hook does the same, and refuses CPUs."""
+    """Average a bucket of gradients over all ranks. PyTorch's own hook does the same, but does not support CPUs."""
     buffer = bucket.buffer()
     halved = buffer.to(torch.bfloat16).div_(dist.get_world_size())
     summed = dist.all_reduce(halved, async_op=True).get_future()

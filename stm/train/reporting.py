@@ -1,4 +1,4 @@
-"""What is said of the steps: summed over all ranks every few steps, and the reasons in them to end the run."""
+"""Reports steps: sums them over all ranks every few steps, and stops the run when they give a reason to."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ logger = get_logger(__name__)
 
 
 SHOWN_EVERY_S = 15.0
-"""A line of progress comes after so many seconds, or after the step that is longer."""
+"""Seconds between lines of progress; a longer step has a line of its own."""
 
 
 @dataclass
 class Window:
-    """The steps since the last line of progress; device tensors, fetched once a window."""
+    """The steps since the last line of progress; device tensors, fetched once per window."""
 
     started: float
     sums: list[torch.Tensor] = field(default_factory=list)
@@ -40,34 +40,34 @@ class Window:
     videos: list[np.ndarray] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     wait_s: float = 0.0
-    """Waiting for clips."""
+    """Seconds spent waiting for clips."""
     sync_s: float = 0.0
-    """Waiting for other ranks to begin the step (not seen on a GPU, whose collectives return at once)."""
+    """Seconds spent waiting for other ranks to begin the step (0 on a GPU, whose collectives return at once)."""
     first_batch_s: float | None = None
-    """What the first batch of an epoch was waited for, if it is in this window."""
+    """Seconds spent waiting for the first batch of an epoch, if it is in this window."""
 
 
 @dataclass(frozen=True)
 class Summing:
-    """A window on its way: summed over all ranks and copied to the host while the device goes on."""
+    """A window in flight: it is summed over all ranks and copied to the host while the device goes on."""
 
     window: Window
     table: torch.Tensor
-    """float64 on the host: a row a step, then a row a rank; right after ``copied``."""
+    """float64 on the host: one row per step, then one row per rank; valid once ``copied`` is done."""
     copied: torch.cuda.Event | None
     computed_s: Callable[[], float]
     total_s: float
     step: int
-    """The last of the window."""
+    """The last step of the window."""
     position: Position
-    """After it."""
+    """The position after that step."""
     memory_bytes: int
 
 
 class Report:
-    """Collects the steps of this rank, and sums and tells them; all ranks must call each method after the same steps.
+    """Collects, sums and reports the steps of this rank; all ranks must call each method after the same steps.
 
-    With ``lags`` a window is told when the next one ends: nobody waits for a GPU to finish what it was given.
+    With ``lags`` a window is reported when the next one ends, so that the host does not wait for the GPU.
     """
 
     def __init__(
@@ -82,21 +82,21 @@ class Report:
         self._lags = group.device.type == "cuda" if lags is None else lags
         self._window, self._summing = Window(time.perf_counter()), list[Summing]()
         self._most_steps = 1
-        """Of a window, so that a line comes in time; the first step has one of its own."""
+        """Most steps in a window, so that lines come every ``SHOWN_EVERY_S``; the first window has one step."""
         self._failures: list[dict[str, str]] = []
         self._epoch = np.zeros(3)
-        """Loss sum, weight and number of the epoch's steps on all ranks, as far as this process took them."""
+        """Loss sum, weight and number of steps of this epoch on all ranks, since this process started."""
         self._told_of_chance = False
         self.clock = StepClock(group.device)
 
     def waited(self, seconds: float) -> None:
-        """For the batch of the step that is next."""
+        """Note how long the batch of the next step was waited for."""
         self._window.wait_s += seconds
         if self._window.first_batch_s is None and self._place.position.offset == 0:
             self._window.first_batch_s = seconds
 
     def step(self, batch: ClipBatch, sums: torch.Tensor, sync_s: float, rate: float) -> None:
-        """Note a step: what ``stm.train.replica.Replica.step`` returned, and its learning rate."""
+        """Note a step: ``sums`` and ``sync_s`` as ``stm.train.replica.Replica.step`` returned them, and its rate."""
         self._window.sums.append(sums)
         self._window.sync_s += sync_s
         self._window.videos.append(batch.videos)
@@ -104,17 +104,17 @@ class Report:
         self._failures += batch.failures
 
     def restart(self) -> None:
-        """Forget the window: what comes between two epochs is no step's time."""
+        """Start a new window, so that the time between two epochs counts for no step."""
         self._window = Window(time.perf_counter())
 
     def take_failures(self) -> list[dict[str, str]]:
-        """What could not be decoded on any rank since the last call."""
+        """Return all decoding failures, of all ranks, since the last call."""
         failures = self._all_failures()
         self._failures = []
         return failures
 
     def end_epoch(self) -> None:
-        """Say once where the mean loss of a whole epoch after the warm-up was above that of guessing."""
+        """Warn, once, if the mean loss of a whole epoch after the warm-up is above that of guessing."""
         (loss_sum, weight, num_steps), self._epoch = self._epoch, np.zeros(3)
         config, num_classes, epoch = (
             self._job.config,
@@ -138,25 +138,25 @@ class Report:
         )
 
     def is_due(self) -> bool:
-        """Whether a line of progress is: by the number of steps, or by what they take, on which all ranks agree."""
+        """Whether a line of progress is due, by the number of steps or by their duration; all ranks agree."""
         every = self._job.config.train.log_every_steps
         return self._place.step % every == 0 or len(self._window.sums) >= self._most_steps
 
     def flush(self) -> list[dict[str, Any]]:
-        """End the window, and tell what is known: a row of the history for each step that is told.
+        """End the window and report what is known; return a row of the history for each step reported.
 
-        Raises ``StopRun`` where a loss is not finite, or too many videos could not be decoded.
+        Raises ``StopRun`` if a loss is not finite, or if too many videos could not be decoded.
         """
         if self._window.sums:
             self._summing.append(self._sum())
         return self._tell(keep=1 if self._lags else 0)
 
     def settle(self) -> list[dict[str, Any]]:
-        """End the window, and tell all steps; raises as ``flush`` does. A checkpoint comes after this."""
+        """End the window and report all steps; raises as ``flush`` does. Call it before a checkpoint."""
         return self.flush() + self._tell(keep=0)
 
     def _sum(self) -> Summing:
-        """Send the window on its way."""
+        """Start to sum the window over all ranks and to copy it to the host."""
         window, self._window = self._window, Window(time.perf_counter())
         computed_s, total_s = self.clock.take(), time.perf_counter() - window.started
         mine = [float(len(self._failures)), window.wait_s, window.sync_s, total_s]
@@ -172,7 +172,7 @@ class Report:
         return Summing(window, table, copied, computed_s, total_s, step, position, memory_bytes)
 
     def _tell(self, keep: int) -> list[dict[str, Any]]:
-        """Tell all windows that are on their way but the ``keep`` newest."""
+        """Report all windows in flight except the ``keep`` newest."""
         history = []
         while len(self._summing) > keep:
             history += self._told(self._summing.pop(0))

@@ -52,9 +52,9 @@ def gradients(
     """Backpropagate the loss of a batch; each rank gets the gradient of the *global* mean loss.
 
     The loss is a sum over sample weights divided by ``global_weight``, the weight of all ranks' batches (0-dim). DDP
-    averages gradients over ranks, hence the factor ``world_size``. ``summed`` is the all-reduce of ``global_weight``, if
-    it is still running: the forward pass overlaps with it, and the loss waits for it. ``accumulate`` splits the batch
-    into that many parts; ranks exchange gradients once.
+    averages gradients over ranks, hence the factor ``world_size``. ``summed`` is the all-reduce of ``global_weight``,
+    if it still runs: the forward pass overlaps with it, and the loss waits for it. ``accumulate`` splits the batch into
+    that many parts; ranks exchange gradients once.
 
     ``loss`` is `weighted_loss_sum` with its settings. Returns float64 [3] of this rank: loss sum, weight, and weight of
     the correct predictions.
@@ -90,8 +90,8 @@ def _loss_sum(
 def usable_rows(weights: np.ndarray) -> np.ndarray | None:
     """Return which row of the batch to feed in place of each row: itself, or for weight 0 a row of positive weight.
 
-    Batch normalisation uses every row whatever its weight, so blank clips would shift its statistics. Returns int64 [B],
-    or None if all weights are 0.
+    Batch normalisation uses every row whatever its weight, so blank clips would shift its statistics. Returns int64
+    [B], or None if all weights are 0.
     """
     valid = np.flatnonzero(weights > 0)
     if not len(valid):

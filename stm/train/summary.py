@@ -1,4 +1,4 @@
-"""What a run says of itself: one line before it trains, its result after, and the versions that it depends on."""
+"""Summaries of a run: one line before it trains, its result afterwards, and the versions it depends on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ logger = get_logger(__name__)
 
 
 def schedule(config: Config, train_manifest: Manifest, val_manifest: Manifest | None) -> str:
-    """One line: what will be trained on what, and the effective batch and rate."""
+    """Describe in one line the network, the data, the effective batch and the rate."""
     optim, left_out = config.optim, len(train_manifest) - len(train_manifest.usable)
     return (
         f"{config.model.variant} depth {config.model.depth}, {counted(train_manifest.num_classes, 'class')}, "
@@ -49,7 +49,7 @@ def schedule(config: Config, train_manifest: Manifest, val_manifest: Manifest | 
 def schedule_warnings(
     config: Config, train_manifest: Manifest, previous: checkpoints.Meta | None
 ) -> list[str]:
-    """What its author may not expect of the rate; ``previous`` is of the checkpoint that is continued."""
+    """Return warnings about a rate that may be unintended; ``previous`` is the meta of the checkpoint to continue."""
     from stm.train.optim import learning_rate
 
     optim, found = config.optim, []
@@ -78,7 +78,7 @@ def schedule_warnings(
 
 
 def parameters(config: Config) -> dict[str, Any]:
-    """The settings for the record, by their dotted names, without those that its optimizer does not look at."""
+    """Return the settings for the record by dotted name, without those that the optimizer does not use."""
     unused = {f"optim.{name}" for name in config.optim.without_effect}
     return {name: value for name, value in flat(config.to_dict()).items() if name not in unused}
 
@@ -86,7 +86,7 @@ def parameters(config: Config) -> dict[str, Any]:
 def record_manifest(
     tracker: tracking.Tracker, context: str, path: str | None, manifest: Manifest
 ) -> None:
-    """Add what is trained ("train") or validated on ("val") to the record."""
+    """Add a manifest to the record; ``context`` is "train" or "val"."""
     counts = {
         "videos": len(manifest),
         "usable": len(manifest.usable),
@@ -96,8 +96,8 @@ def record_manifest(
 
 
 def say_if_chosen_anew(store: CheckpointStore, val_fingerprint: str) -> None:
-    """A run that is continued with another validation manifest chooses its best checkpoint among the validations to
-    come; the one so far is named, as it will be removed."""
+    """Warn that a run continued with another validation manifest chooses its best checkpoint from later validations;
+    name the best one so far, because it will be removed."""
     found = store.checkpoints()
     on = validated_on(found)
     path, meta = best(found)
@@ -112,8 +112,8 @@ def say_if_chosen_anew(store: CheckpointStore, val_fingerprint: str) -> None:
 def record_result(
     tracker: tracking.Tracker, folder: Path, result: TrainResult, log_model: bool
 ) -> None:
-    """Add the curves and the best checkpoint to the record: with ``log_model`` as a model, else its files (of a run on
-    this machine). Its weights go there once."""
+    """Add the curves and the best checkpoint to the record: as a model with ``log_model``, else as files (only if the
+    run directory is on this machine). The weights are uploaded once."""
     path = result.checkpoint
     tracker.tags({"stm.best_checkpoint": path})
     tracker.artifact(plot_curves(folder / "curves.png", {result.run: tracker.spool}))
@@ -125,7 +125,7 @@ def record_result(
 
 
 def result_of(store: CheckpointStore, name: str, run_id: str | None) -> TrainResult:
-    """What ``stm.train.trainer.train`` returns."""
+    """Return the result of ``stm.train.trainer.train``."""
     found = store.checkpoints()
     if not found:
         raise RuntimeError(f"run {name} ended without a checkpoint in {store.run_directory}")
@@ -147,7 +147,7 @@ def result_of(store: CheckpointStore, name: str, run_id: str | None) -> TrainRes
 
 
 def next_step(store: CheckpointStore, again: str) -> str:
-    """How a run that has ended early goes on; ``again`` is what continues it, such as "the same command"."""
+    """Describe how to continue a run that ended early; ``again`` names the command, such as "the same command"."""
     try:
         found = store.latest()
     except StorageError as error:
@@ -158,7 +158,7 @@ def next_step(store: CheckpointStore, again: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
+    """Return the versions of stm and of the packages that a result depends on."""
     from importlib.metadata import version
 
     return {"stm": __version__, **{name: version(name) for name in ("torch", "ray", "numpy", "av")}}

@@ -1,4 +1,4 @@
-"""One training run from a config to a result, on whatever cluster is connected."""
+"""One training run from a config to a result, on the connected cluster."""
 
 from __future__ import annotations
 
@@ -50,15 +50,15 @@ def train(
     address: str | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> TrainResult:
-    """Train to the end of ``config.optim.epochs``; a run of the same name is continued.
+    """Train for ``config.optim.epochs`` epochs; continue a run of the same name.
 
-    ``on_event`` takes every event of the run (``stm.train.events``), in order, from another thread of this process.
-    What it raises is logged, and the run goes on; where it does not return, it gets no further event.
-    The first after each start is `Controlled`: ``ray.kill(event.controller)`` ends the run, and this call then raises
-    ``RunEnded``. (What it had reserved may stay reserved until this program leaves the cluster.)
+    ``on_event`` is called with every event of the run (``stm.train.events``), in order, in another thread of this
+    process. If it raises, the error is logged and the run goes on; if it does not return, it gets no further events.
+    The first event after each start is `Controlled`: ``ray.kill(event.controller)`` ends the run, and this call then
+    raises ``RunEnded``. (The run's resources may stay reserved until this program leaves the cluster.)
 
-    Without a Ray cluster it joins the one at ``address`` or $RAY_ADDRESS, or starts one on this machine. Raises
-    ``UserError`` for anything the user can mend.
+    If Ray is not connected, this joins the cluster at ``address`` or $RAY_ADDRESS, or starts one on this machine.
+    Raises ``UserError`` for anything that the user can fix.
     """
     check_name(config.model)
     root = config.data.root
@@ -76,10 +76,10 @@ def train(
         config.train.name
         or f"{config.model.variant}{config.model.depth}-{time.strftime('%Y%m%d-%H%M%S')}"
     )
-    # Absolute: checkpoints outlive the directory this command was typed in.
+    # An absolute path, since checkpoints are used from other working directories.
     storage = resolved(config.train.storage)
     store = CheckpointStore(join(storage, name))
-    # Whoever opens a checkpoint looks at this record, too.
+    # Checkpoints store this, and commands that read them use the same record.
     config = replace(
         config,
         train=replace(config.train, storage=storage, name=name),
@@ -97,7 +97,7 @@ def train(
     else:
         checkpoints.check_model(config)
         check_network(config, train_manifest)
-        if is_url(storage):  # before Ray starts, since nothing is left there
+        if is_url(storage):  # before Ray starts, since it leaves no files there
             tracking.tracking_uri(config.tracking, storage)
             make_writable(store.run_directory)
         if config.model.pretrained is not None and store.latest() is None:
@@ -134,18 +134,18 @@ def _drive(
     on_event: Callable[[Event], None] | None,
     again: str,
 ) -> TrainResult:
-    """Continue or begin the run, whose one driver this is; ``config`` has its name and its absolute storage.
+    """Continue or begin the run, as its only driver; ``config`` has its name and absolute storage.
 
-    Without a ``placement`` the run is trained to its end already, and its record is completed.
+    If ``placement`` is None, the run is already trained to the end, and only its record is completed.
     """
-    from stm.train.fit import RunEnded, fit  # with PyTorch, which a finished run does without
+    from stm.train.fit import RunEnded, fit  # imports PyTorch, which a finished run does not need
 
     name, storage = str(config.train.name), config.train.storage
     previous = store.take_whole()
     if previous is not None:
         check_same_run(config, train_manifest.fingerprint, previous[1])
         config = as_begun(config, previous[1])
-    elif start is None:  # what was there is damaged
+    elif start is None:  # the checkpoint that was there is damaged
         start = start_of(config, train_manifest.classes)
     begun_with = start.record if start else None
     started_from = previous[1].started_from if previous else begun_with

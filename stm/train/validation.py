@@ -24,9 +24,9 @@ def validate(
 ) -> dict[str, float]:
     """Top-1, top-5 and loss over the validation manifest, the same on all ranks.
 
-    ``batches`` may go on after the validation; no more is taken than belongs to it. A video that cannot be read counts
-    as a wrong answer, so accuracies are shares of ``num_videos``, the rows of the manifest; ``num_usable`` of them are
-    in the stream.
+    ``batches`` may go on after the validation; only the batches of this validation are consumed. An unreadable video
+    counts as wrong, so accuracies are shares of ``num_videos``, the rows of the manifest; ``num_usable`` of them are in
+    the stream.
     """
     distributed = dist.is_initialized() and dist.get_world_size() > 1
     if distributed:  # running statistics are rank 0's, as in the checkpoint
