@@ -1,14 +1,14 @@
-"""The MLflow record of a run, which can never stop the run.
+"""The MLflow record of a run. Errors in recording never stop the run.
 
-Whatever is to be recorded is first appended to a spool file, then delivered in order. If the tracking server is away,
-records wait in the spool and follow with a later delivery; training does not notice. There is one writer: the driver.
+Each record is first appended to a spool file, then delivered in order. If the tracking server does not answer, records
+wait in the spool for a later delivery, and training goes on. Only the driver writes.
 
-    spool        <run>/tracking.jsonl          one JSON record a line
-    delivered    <run>/tracking.delivered      how many bytes of it MLflow has confirmed, and in which run
+    spool        <run>/tracking.jsonl          one JSON record per line
+    delivered    <run>/tracking.delivered      the bytes of it that MLflow has confirmed, and in which run
     run          <run>/tracking.run_id         the MLflow run
-    runs         <run>/tracking.runs           the MLflow run at each server or database that had the record so far
+    runs         <run>/tracking.runs           the MLflow run at each server or database that the record went to
 
-A new MLflow run is made where the server has none of these, or where it was deleted; it gets the whole spool.
+If the server has none of these runs, or they were deleted, a new MLflow run is created and gets the whole spool.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ from stm.storage import is_url, write_bytes
 logger = get_logger(__name__)
 
 RETRY_S = 30.0
-"""Pause after a failed delivery; an absent server costs at most one short timeout in this time."""
+"""Pause after a failed delivery: a server that does not answer costs at most one short timeout per pause."""
 
-_BATCH = 1000  # MLflow's limit of metrics a request
+_BATCH = 1000  # MLflow's limit of metrics per request
 _PARAMS = 100  # and of parameters
 _ARTIFACT_TRIES = 3
-_DIGEST = 36  # characters that MLflow takes of a dataset's digest
-_KEPT_TAGS = ("mlflow.parentRunId", "stm.trial_id")  # what a run made anew has of the one before
+_DIGEST = 36  # most characters of a dataset's digest in MLflow
+_KEPT_TAGS = ("mlflow.parentRunId", "stm.trial_id")  # copied to a recreated run
 
 
 def tracking_uri(config: TrackingConfig, storage: str) -> str | None:
-    """Where records go: the configured URI, else $MLFLOW_TRACKING_URI, else a database beside the runs.
+    """Return where records go: the configured URI, else $MLFLOW_TRACKING_URI, else a database beside the runs.
 
-    None where tracking is switched off. Raises ``UserError`` where there is no such place.
+    None if tracking is switched off. Raises ``UserError`` if ``storage`` is a URL and no URI is set.
     """
     if config.uri == "none":
         return None
@@ -65,43 +65,43 @@ def tracking_uri(config: TrackingConfig, storage: str) -> str | None:
 
 
 def named(config: TrackingConfig) -> TrackingConfig:
-    """With the server or database that $MLFLOW_TRACKING_URI names, where no option does."""
+    """Return ``config`` with its URI from $MLFLOW_TRACKING_URI, if it is not set."""
     return replace(config, uri=config.uri or os.environ.get("MLFLOW_TRACKING_URI") or None)
 
 
 def how_to_look(uri: str) -> str:
-    """The line that tells how to open the record."""
+    """Return the address of the record, or the command that opens it."""
     return redact(uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Home:
-    """Where the MLflow run of a record is looked for, and how a new one is made."""
+    """Where to look for the MLflow run of a record, and how to create a new one."""
 
     experiment: str
     experiment_id: str | None
-    """Of $MLFLOW_EXPERIMENT_ID; it goes before the name."""
+    """From $MLFLOW_EXPERIMENT_ID; it overrides the name."""
     artifacts: str | None
-    """Where a new experiment keeps its files; None leaves it to the server."""
+    """Where a new experiment stores its artifacts; None leaves it to the server."""
     run_name: str
 
 
 Pack = Callable[[Any, str, str], None]
-"""Takes an ``MlflowClient``, a run's id and a checkpoint, and logs that as a model of the run."""
+"""Called with an ``MlflowClient``, a run id and a checkpoint, it logs the checkpoint as a model of the run."""
 
 
 class _Away(Exception):
-    """The server does not take what it is sent, so nothing of it counts as delivered."""
+    """The server does not accept records, so they do not count as delivered."""
 
 
 class _MadeAnew(Exception):
-    """The run was gone; there is a new one, which gets everything."""
+    """The run had disappeared; it was recreated, and all records are sent again."""
 
 
 class Tracker:
     """Records of one MLflow run, spooled to disk and delivered when the server can be reached.
 
-    Without a ``home`` nothing is looked for and nothing made: ``run_id`` is there, or nothing can be delivered.
+    Without a ``home`` no run is looked for or created: records are only delivered if the run ``run_id`` exists.
     """
 
     def __init__(
@@ -109,15 +109,15 @@ class Tracker:
     ) -> None:
         self.uri, self.run_id, self.spool, self.home = uri, run_id, path, home
         self.pack: Pack | None = None
-        """How a model is logged (``stm.packing``, which this room does not know); without it, models are left out."""
+        """How to log a model (by ``stm.packing``, which this module may not import); None skips models."""
         self._retry_at = 0.0
         self.away = False
         """Whether the last delivery failed."""
 
-    # ------------------------------------------------------------------ what is recorded
+    # ------------------------------------------------------------------ records
 
     def metrics(self, values: dict[str, float], step: int, at: float | None = None) -> None:
-        """Numbers at a step, measured ``at`` a time (now by default); those that are not numbers are left out."""
+        """Record numbers at a step, measured at time ``at`` (now by default); skip values that are not numbers."""
         numbers = {k: float(v) for k, v in values.items() if isinstance(v, int | float)}
         time_ms = int((time.time() if at is None else at) * 1000)
         self._append({"kind": "metrics", "step": step, "time_ms": time_ms, "values": numbers})
@@ -126,8 +126,8 @@ class Tracker:
         self._append({"kind": "tags", "values": values})
 
     def params(self, values: dict[str, Any], step: int = 0) -> None:
-        """Settings. One that changed when the run was continued at ``step`` is recorded beside the first, which MLflow
-        never changes: as ``optim.lr from step 120``."""
+        """Record settings. MLflow never changes a parameter, so a setting that changed when the run was continued at
+        ``step`` gets a name such as ``optim.lr from step 120``."""
         before: dict[str, str] = {}
         for record in spool.read(self.spool):
             if record["kind"] == "params":
@@ -139,28 +139,28 @@ class Tracker:
     def dataset(
         self, context: str, name: str, fingerprint: str, source: str, profile: dict[str, int]
     ) -> None:
-        """What the run reads for ``context`` ("train" or "val"): a manifest at ``source``, with counts to show."""
+        """Record the manifest at ``source``, with its counts; ``context`` is "train" or "val"."""
         self._append({"kind": "dataset", "context": context, "name": name, "fingerprint": fingerprint,
                       "source": source, "profile": profile})  # fmt: skip
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
-        """A file, which must stay where it is until it is delivered."""
+        """Record a file, which must not be moved before it is delivered."""
         self._append({"kind": "artifact", "path": str(path), "folder": folder})
 
     def model(self, checkpoint: str) -> None:
-        """A checkpoint, as a model of the run; it is packed when it is delivered, and must be there then."""
+        """Record a checkpoint as a model of the run. It is packed at delivery, and must still exist then."""
         self._append({"kind": "model", "path": checkpoint})
 
     def status(self, status: str) -> None:
-        """RUNNING, FINISHED, FAILED or KILLED."""
+        """Record the status: RUNNING, FINISHED, FAILED or KILLED."""
         self._append({"kind": "status", "status": status, "time_ms": int(time.time() * 1000)})
 
     # ------------------------------------------------------------------ delivery
 
     def deliver(self, patient: bool = False) -> bool:
-        """Send what waits, in order; True when nothing is left. ``patient`` tries even right after a failure.
+        """Send waiting records, in order; True if none is left. ``patient`` tries even right after a failure.
 
-        What a server that takes others refuses alone is left out, with a word in the log; so nothing holds the rest up.
+        A record that the server refuses while it accepts others is skipped with a warning, so that it blocks no others.
         """
         if self.uri is None or (self.run_id is None and self.home is None):
             return True
@@ -170,7 +170,7 @@ class Tracker:
             return False
         try:
             complete = self._send_waiting()
-        except Exception as error:  # whatever MLflow raises must not reach the training loop
+        except Exception as error:  # an error of MLflow must not reach the training loop
             self._failed(error)
             return False
         if self.away:
@@ -181,7 +181,7 @@ class Tracker:
         return complete
 
     def is_settled(self) -> bool:
-        """Whether the server has the whole record of a run that finished, as far as is known here: nobody is asked."""
+        """Whether the run is finished and its whole record was delivered, by local files; the server is not asked."""
         if self.uri is None:
             return True
         if self.run_id is None or not self.spool.exists():
@@ -190,8 +190,8 @@ class Tracker:
         return states[-1:] == ["FINISHED"] and self._delivered() == self.spool.stat().st_size
 
     def open(self) -> None:
-        """Find or make the MLflow run; where the server is away that is left to a delivery. Raises ``UserError`` where
-        the URI can never work."""
+        """Find or create the MLflow run; if the server does not answer, a later delivery does it. Raises ``UserError``
+        if the URI can never work."""
         try:
             self._settle(client_of(self.uri))
         except Exception as error:
@@ -215,7 +215,7 @@ class Tracker:
     def _append(self, record: dict[str, Any]) -> None:
         if self.uri is None:
             return
-        if record["kind"] not in ("artifact", "model"):  # a file, whose name must stay as it is
+        if record["kind"] not in ("artifact", "model"):  # redaction could change the path
             record = redacted(record)
         try:
             spool.append(self.spool, record)
@@ -242,7 +242,7 @@ class Tracker:
             lines = file.read().split(b"\n")
         pending: list[Any] = []
         complete = True
-        for line in lines[:-1]:  # the last piece is empty, or a record still being written
+        for line in lines[:-1]:  # the last piece is empty, or an incomplete record
             record = spool.parse(line)
             if record is not None and record["kind"] == "metrics":
                 pending += _metric_entities(record)
@@ -259,13 +259,13 @@ class Tracker:
         return complete
 
     def _try(self, client: Any, send: Any) -> Exception | None:
-        """Send something; returns what was wrong with it, if a server that is there does not take it."""
+        """Call ``send``; return its error if the server refuses only this, and raise it if it refuses all."""
         try:
             send()
         except Exception as error:
             if self._settle(client):
                 raise _MadeAnew from error
-            try:  # a server that writes nothing at all is as good as away
+            try:  # a server that refuses all writes counts as unreachable
                 client.set_tag(self.run_id, "stm.delivered", time.strftime("%FT%TZ", time.gmtime()))
             except Exception:
                 raise error from None
@@ -288,7 +288,7 @@ class Tracker:
                 )
 
     def _send(self, client: Any, record: dict[str, Any]) -> bool:
-        """Send a record that is no metric; False where it is to be tried again."""
+        """Send a record other than metrics; False if it must be sent again."""
         kind, run_id = record["kind"], self.run_id
         sends: dict[str, Any] = {}
         if kind == "tags":
@@ -368,13 +368,13 @@ class Tracker:
         logger.warning(f"MLflow did not accept {what}, which is sent again: {_reason(error)}")
         self._append(
             {**record, "tries": tries + 1}
-        )  # files have a store of their own: others go on
+        )  # artifacts have a separate store, so other records go on
         return False
 
-    # ------------------------------------------------------------------ how far, and in which run
+    # ------------------------------------------------------------------ delivered bytes, and the run
 
     def _delivered(self) -> int:
-        """Bytes of the spool that this run has; 0 where the mark is another run's, or tells of more than there is."""
+        """Bytes of the spool that this run has; 0 if the mark is of another run or exceeds the size of the spool."""
         try:
             count, *of = self.spool.with_suffix(".delivered").read_text().split() or ["0"]
             done = int(count)
@@ -394,7 +394,7 @@ class Tracker:
         write_bytes(str(self.spool.with_suffix(".delivered")), f"{done} {self.run_id}".encode())
 
     def _settle(self, client: Any) -> bool:
-        """Make sure that the run is there; True where ``run_id`` changed. Raises what MLflow raises."""
+        """Make sure that the run exists; True if ``run_id`` changed. Raises the errors of MLflow."""
         if self.home is None:
             if self.run_id is None or _run(client, self.run_id) is None:
                 raise _Away(f"there is no run {self.run_id}")
@@ -441,7 +441,7 @@ class Tracker:
 
 
 def known_run(folder: Path) -> str | None:
-    """The MLflow run that the record of ``folder`` went to last."""
+    """Return the MLflow run that the record in ``folder`` went to last."""
     try:
         return (folder / "tracking.run_id").read_text().strip() or None
     except OSError:
@@ -449,7 +449,7 @@ def known_run(folder: Path) -> str | None:
 
 
 def known_runs(folder: Path) -> dict[str, str]:
-    """The MLflow run of each place (`place_of`) that the record of ``folder`` went to."""
+    """Return the MLflow run at each place (`place_of`) that the record in ``folder`` went to."""
     try:
         found = json.loads((folder / "tracking.runs").read_bytes())
     except (OSError, ValueError):
@@ -458,7 +458,7 @@ def known_runs(folder: Path) -> dict[str, str]:
 
 
 def place_of(uri: str, folder: Path) -> str:
-    """A server or database as ``folder`` remembers it: without secrets, and relative where it moves along."""
+    """Return a URI as stored in ``folder``: without secrets, and as a relative path if the database moves with it."""
     database = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
     if database is not None and database.parent in folder.resolve().parents:
         return f"sqlite:///{os.path.relpath(database, folder.resolve())}"
@@ -466,7 +466,7 @@ def place_of(uri: str, folder: Path) -> str:
 
 
 def _run(client: Any, run_id: str) -> Any:
-    """The run, deleted or not; None where this server never had it."""
+    """Return the run, deleted or not; None if this server never had it."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -478,9 +478,9 @@ def _run(client: Any, run_id: str) -> Any:
 
 
 def experiment_of(client: Any, experiment: str, artifacts: str | None) -> str:
-    """The id of the experiment of that name, made where it is missing, with its files in ``artifacts``.
+    """Return the id of the experiment of that name; create it, with its files in ``artifacts``, if it is missing.
 
-    One that was deleted stays so, and another is made with a number behind its name.
+    A deleted experiment is not restored: a new one is created with a number after its name.
     """
     for number in itertools.count(1):
         name = experiment if number == 1 else f"{experiment}-{number}"
@@ -504,7 +504,7 @@ def experiment_of(client: Any, experiment: str, artifacts: str | None) -> str:
 
 
 def _is_hopeless(error: Exception) -> bool:
-    """Whether an error tells that the URI can never work as it is: its scheme, its driver, or who is asking."""
+    """Whether an error means that the URI can never work: its scheme, its driver or the credentials are wrong."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import ArgumentError
 
@@ -520,7 +520,7 @@ def _is_hopeless(error: Exception) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    """The system's own word where a connection failed (`Connection refused`), else the first line of what is said."""
+    """Return the system's message for a failed connection (`Connection refused`), else the error's first line."""
     innermost = error
     while inner := innermost.__cause__ or innermost.__context__:
         innermost = inner
@@ -543,9 +543,9 @@ def _dataset_input(record: dict[str, Any]) -> Any:
 
 
 def _origin() -> dict[str, str]:
-    """Who made a run, with what: tags that MLflow's pages show."""
+    """Return tags for MLflow's pages: the user, the program and the commit that created a run."""
     tags = {"mlflow.source.name": Path(sys.argv[0]).name, "mlflow.source.type": "LOCAL"}
-    with contextlib.suppress(Exception):  # a process may run as nobody
+    with contextlib.suppress(Exception):  # the process may run as a user without a name
         tags["mlflow.user"] = getpass.getuser()
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         said = subprocess.run(
@@ -557,7 +557,7 @@ def _origin() -> dict[str, str]:
 
 
 def _metric_entities(record: dict[str, Any]) -> list[Any]:
-    """MLflow shows metrics in groups by what is before a slash: ``val_top1`` of a checkpoint is its ``val/top1``."""
+    """Convert metrics for MLflow, which groups them by the part before a slash: ``val_top1`` becomes ``val/top1``."""
     from mlflow.entities import Metric
 
     return [
@@ -567,7 +567,7 @@ def _metric_entities(record: dict[str, Any]) -> list[Any]:
 
 
 def client_of(uri: str | None) -> Any:
-    """An ``MlflowClient`` that gives an absent server up soon, unless the user has told it to be patient."""
+    """Return an ``MlflowClient`` with short timeouts, unless the user has set others in the environment."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -575,8 +575,8 @@ def client_of(uri: str | None) -> Any:
 
     from mlflow import MlflowClient
 
-    logging.getLogger("mlflow").setLevel(logging.WARNING)  # a new database is nobody's news
-    # What a database refuses is told in a line of ours: MLflow logs a page of traceback each time.
+    logging.getLogger("mlflow").setLevel(logging.WARNING)  # hides the messages about a new database
+    # We log database errors in one line; MLflow logs a long traceback each time.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     return MlflowClient(tracking_uri=uri)
 
@@ -584,8 +584,8 @@ def client_of(uri: str | None) -> Any:
 def open_run(config: Config, folder: Path, name: str, known_run_id: str | None = None) -> Tracker:
     """Open the MLflow run of a training run: the one it had before, else a new one.
 
-    As `tracker_of`. If the server cannot be reached, that is said, the tracker's ``run_id`` is the one known from
-    before or None, and a delivery looks again. Raises ``UserError`` where the URI can never work.
+    Arguments are those of `tracker_of`. If the server cannot be reached, a warning is logged, ``run_id`` is the last
+    known one or None, and a later delivery looks again. Raises ``UserError`` if the URI can never work.
     """
     tracker = tracker_of(config, folder, name, known_run_id)
     if tracker.uri is not None:
@@ -594,11 +594,11 @@ def open_run(config: Config, folder: Path, name: str, known_run_id: str | None =
 
 
 def tracker_of(config: Config, folder: Path, name: str, known_run_id: str | None = None) -> Tracker:
-    """The record of a training run, before any server is asked.
+    """Return the record of a training run, without asking any server.
 
-    ``folder`` is on this machine and keeps the spool. A database is the one beside it, also where the run was moved or
-    copied since: the record of a copy must not go to the original. ``known_run_id`` is what the last checkpoint says,
-    for a driver that finds the run on another machine.
+    ``folder`` is on this machine and contains the spool. The default database is the one beside it, even if the run was
+    moved or copied: the record of a copy must not go to the original. ``known_run_id`` is the id in the last
+    checkpoint, for a driver that continues the run on another machine.
     """
     storage = config.train.storage
     uri = tracking_uri(config.tracking, storage if is_url(storage) else str(folder.parent))
