@@ -1,1 +1,1 @@
-"""Sweeps: many training runs that search for the best settings, with Ray Tune."""
+"""Sweeps: training runs that search for the best settings, with Ray Tune."""

@@ -1,4 +1,4 @@
-"""Whether a sweep makes sense as a whole: its name, its search, its budget and what it is based on."""
+"""Checks a sweep as a whole: its name, its search, its budget and its base."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from stm.tune.settings import Sweep
 from stm.tune.space import Domain, combinations
 
 _MOST_CHECKED = 512
-"""Combinations of a grid that are checked before the start; a larger one is checked at its edges."""
+"""Combinations of a grid that are checked before the start; a larger grid is checked at its edges."""
 
-# What may change in the middle of a training without making it another: nothing that shapes the
-# network or the data, and nothing that the optimizer's state brings back.
+# Settings that `pbt` may change during training: none that defines the network or the data, and
+# none that the optimizer's state restores.
 _PBT = (
     "optim.lr",
     "optim.label_smoothing",
@@ -30,7 +30,7 @@ _PBT = (
 
 
 def check(sweep: Sweep, counts_trials: bool, at: Where) -> Sweep:
-    """The sweep, its number of trials counted where it is a grid. Raises ``UserError`` where it makes no sense."""
+    """Return the sweep, with the number of trials of a grid. Raises ``UserError`` if the sweep is inconsistent."""
 
     def need(holds: bool, key: str, rule: str) -> None:
         if not holds:
@@ -96,7 +96,7 @@ def _check_search(sweep: Sweep, counts_trials: bool, at: Where) -> Sweep:
 
 
 def _check_networks(sweep: Sweep, at: Where) -> None:
-    """Try every network that the search may come to: one that cannot be built would fail its trial, hours later."""
+    """Check every network in the search now: one that cannot be built would fail its trial hours later."""
     from stm.checkpoint.format import check_model
     from stm.checkpoint.pretrained import check_name
     from stm.train.checks import check_optimizer
@@ -115,8 +115,8 @@ def _check_networks(sweep: Sweep, at: Where) -> None:
 
 
 def networks(sweep: Sweep) -> Iterator[tuple[dict[str, Any], Config]]:
-    """The settings of networks that the search may come to, where they are drawn from lists (the first few hundred),
-    with a config of each; none and the base, where no list is of the network."""
+    """Yield the networks in the search: the drawn ``model.*`` settings, and a config that has them. Only lists are
+    combined, up to a limit. If no ``model.*`` setting has a list, yield no settings and the base."""
     lists = {
         name: domain
         for name, domain in sweep.space.items()

@@ -1,4 +1,4 @@
-"""YAML whose mistakes can be named by file, line and field."""
+"""Reads YAML so that errors can name file, line and field."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Where:
 def load(
     text: str, where: str, kind: str = "a sweep is a mapping: name, base, space, ..."
 ) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
-    """A mapping, and the line of each of its keys, by their path. Raises ``UserError`` naming file and line."""
+    """Return a mapping, and the line of each key by its path. Raises ``UserError`` that names file and line."""
     import yaml
 
     lines: dict[tuple[str, ...], int] = {}
@@ -55,6 +55,6 @@ def load(
 
 
 def near(word: str, known: list[str]) -> str:
-    """ ", did you mean ...?", where one of ``known`` is like the word."""
+    """Return ", did you mean ...?" if one of ``known`` is similar to ``word``, else an empty string."""
     found = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f", did you mean {found[0]}?" if found else ""

@@ -1,8 +1,8 @@
-"""The notice that a sweep is about to end: each of its trials keeps a checkpoint before it goes.
+"""The notice that a sweep is about to end: each trial saves a checkpoint before it ends.
 
 with open_notice() as notice:            # the driver
     Listener(notice, "t1", keep)         # in each trial: `keep(seconds)` is called when the notice comes
-    give(notice, 30.0)                   # the driver again: returns the trials that kept nothing in that time
+    give(notice, 30.0)                   # the driver again: returns the trials that saved nothing in that time
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from stm.log import get_logger
 logger = get_logger(__name__)
 
 KEEP_S = 30.0
-"""So long a trial may take to keep its checkpoint."""
+"""How long a trial may take to save its checkpoint."""
 
 
 class _Notice:
-    """Actor: whether the notice was given, and which trials have not answered it."""
+    """Actor that stores whether the notice was given, and which trials have not answered it."""
 
     def __init__(self) -> None:
         self._given = asyncio.Event()
@@ -34,7 +34,7 @@ class _Notice:
         await self._given.wait()
 
     async def done(self, trial: str) -> None:
-        """The trial has kept its checkpoint, or has ended."""
+        """Note that the trial has saved its checkpoint, or has ended."""
         self._open.discard(trial)
 
     async def give(self) -> None:
@@ -46,7 +46,7 @@ class _Notice:
 
 @contextlib.contextmanager
 def open_notice() -> Iterator[Any]:
-    """An actor on this process's node, which trials may wait for."""
+    """Yield an actor on this process's node; trials wait for its notice."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -56,12 +56,12 @@ def open_notice() -> Iterator[Any]:
     try:
         yield actor
     finally:
-        with contextlib.suppress(Exception):  # a cluster that is gone took it along
+        with contextlib.suppress(Exception):  # the cluster may be gone, with the actor
             ray.kill(actor)
 
 
 def give(notice: Any, seconds: float) -> list[str]:
-    """Give the notice, and wait so long; the trials that did not answer. It asks Ray: not for a handler of signals."""
+    """Give the notice, and return the trials that did not answer in time. It calls Ray: not for signal handlers."""
     import ray
 
     deadline = time.monotonic() + seconds
@@ -74,14 +74,14 @@ def give(notice: Any, seconds: float) -> list[str]:
 
 
 class Listener:
-    """Calls ``keep(seconds)`` in a thread of its own when the notice comes, and says when that is done."""
+    """Calls ``keep(seconds)`` in its own thread when the notice comes, and reports when that is done."""
 
     def __init__(self, notice: Any, trial: str, keep: Callable[[float], None]) -> None:
         self._notice, self._trial, self._keep = notice, trial, keep
         threading.Thread(target=self._listen, name="notice", daemon=True).start()
 
     def close(self) -> None:
-        """The trial ends by itself: nobody is to wait for it."""
+        """Report that the trial has ended, so that `give` does not wait for it."""
         self._notice.done.remote(self._trial)
 
     def _listen(self) -> None:

@@ -1,4 +1,4 @@
-"""How many trials fit on the cluster at once, and what each may use: summed before anything starts."""
+"""Computes before the start how many trials fit on the cluster at once, and what each may use."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from stm.plural import counted
 
 @dataclass(frozen=True)
 class Shares:
-    """Where a sweep goes."""
+    """The placement of a sweep."""
 
     trial: Placement
     concurrent: int
-    """Trials at once."""
+    """Number of trials at once."""
     data_cpus: float
-    """CPUs that the decoding of each trial may take: its own, and its part of what is left over."""
+    """CPUs that each trial may use for decoding: its own, and its share of the remaining ones."""
 
     @property
     def cost_per_s(self) -> float:
-        """What a second of a trial costs: GPU-seconds where it trains on GPUs, else CPU-seconds."""
+        """Cost of a trial per second: GPU-seconds if it trains on GPUs, else CPU-seconds."""
         if self.trial.use_gpu:
             return float(self.trial.num_workers)
         return self.trial.num_workers * self.trial.cpus_per_worker + self.data_cpus
@@ -41,9 +41,9 @@ def share(
 ) -> Shares:
     """Place ``num_trials`` trials on a cluster of ``cpus`` and ``gpus``.
 
-    Raises ``UserError`` with the whole sum where ``max_concurrent`` trials do not fit at once, or where that is None,
-    not even one. Ray would start them all the same, and training workers that hold every CPU would wait in silence for
-    clips that nobody can decode.
+    Raises ``UserError`` with the full calculation if ``max_concurrent`` trials, or one trial if that is None, do not
+    fit. Ray would start them anyway, and training workers that hold all CPUs would wait silently for clips, with no CPU
+    left to decode them.
     """
     fit = int(cpus / trial.cpus)
     if trial.gpus:

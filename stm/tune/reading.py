@@ -1,4 +1,4 @@
-"""From ``sweep.yaml`` to a checked `Sweep`: everything that is wrong is named before anything starts."""
+"""Reads ``sweep.yaml`` into a checked `Sweep`, so that errors are reported before anything starts."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _TAKEN = {
 
 
 def samples() -> list[str]:
-    """Sweeps that come with the package."""
+    """Return the names of the sample sweeps in the package."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def path_of(config: str) -> Path:
-    """The file that ``--config CONFIG`` means: a file, else a sample of that name."""
+    """Return the file for ``--config CONFIG``: a file, else the sample of that name."""
     if os.path.isfile(config):
         return Path(config)
     if config in samples():
@@ -47,7 +47,7 @@ def path_of(config: str) -> Path:
 def read_sweep(
     path: str | Path, name: str | None = None, changes: dict[str, Any] | None = None
 ) -> Sweep:
-    """The sweep of a file, checked. ``changes`` are settings of the base, by dotted name, as YAML text or values.
+    """Read and check a sweep file. ``changes`` are settings of the base by dotted name, as YAML text or values.
 
     Raises ``UserError`` with file, line and field.
     """
@@ -62,7 +62,7 @@ def parse_sweep(
     name: str | None = None,
     changes: dict[str, Any] | None = None,
 ) -> Sweep:
-    """`read_sweep` of text."""
+    """As `read_sweep`, for text."""
     values, lines = load(text, where)
     at = Where(where, lines)
     known = [f.name for f in fields(Sweep)]
@@ -101,7 +101,7 @@ def _read_base(given: Any, at: Where, changes: dict[str, Any]) -> Config:
 
 
 def _read_settings(recipe: Any, at: Where) -> dict[str, Any]:
-    """Settings of a file beside the sweep's, else of one where the command was typed, else of a recipe."""
+    """Read settings from a file beside the sweep file, else in the working directory, else from a recipe."""
     import yaml
 
     beside = Path(at.file).parent / str(recipe)
@@ -125,7 +125,7 @@ def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _settings(values: dict[str, Any], error: Any) -> Config:
-    """A `Config` of plain values, with the checks of types that the command line makes."""
+    """Build a `Config` from plain values, with the type checks of the command line."""
     import jsonargparse
 
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
@@ -163,7 +163,7 @@ def _read_space(given: Any, base: Config, at: Where) -> dict[str, Domain]:
 
 
 def _tried(domain: Domain, name: str, values: dict[str, Any]) -> Domain:
-    """The domain of the setting ``name``; ``UserError`` where one of its values does not go with the others."""
+    """Return ``domain``. Raises ``UserError`` if the setting ``name`` cannot have one of its values."""
     section, setting = name.split(".", 1)
     for example in domain.examples():
         _settings({**values, section: {**values[section], setting: example}}, UserError)
@@ -171,7 +171,7 @@ def _tried(domain: Domain, name: str, values: dict[str, Any]) -> Domain:
 
 
 def _proposed(expression: object, name: str, values: dict[str, Any]) -> str:
-    """What the sweep accepts in place of ``expression``; "" where the setting has no value that it accepts."""
+    """Return a valid expression to suggest in place of ``expression``; "" if none is found."""
     section, setting = name.split(".", 1)
     for domain in proposals(expression, values[section][setting]):
         with contextlib.suppress(UserError):

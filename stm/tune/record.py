@@ -1,4 +1,4 @@
-"""MLflow: one run for the sweep, one below it for each trial, the same ones whenever the sweep is continued."""
+"""MLflow: one run for the sweep and a child run per trial; a continued sweep uses the same runs."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ PARENT = "mlflow.parentRunId"
 
 @dataclass(frozen=True)
 class Parent:
-    """The sweep's own run, as trials need to know it."""
+    """The sweep's own MLflow run, as trials need it."""
 
     uri: str
     run_id: str | None
-    """None where the server was away when the sweep started: the trials' runs are put below it at the end."""
+    """None if the server did not answer at the start; the trials' runs then become its children at the end."""
 
     def client(self) -> Any:
         return tracking.client_of(self.uri)
 
 
 def find_children(parent: Parent) -> dict[str, Any]:
-    """The MLflow run of each trial, by trial id."""
+    """Return the MLflow run of each trial by trial id."""
     return _runs_with(parent, PARENT, parent.run_id)
 
 
@@ -44,9 +44,9 @@ def _runs_with(parent: Parent, tag: str, value: str | None) -> dict[str, Any]:
 
 
 def open_child(parent: Parent, folder: Path, name: str, trial_id: str, sweep: str = "") -> None:
-    """Have the run of a trial recorded below the sweep's: ``stm.tracking.open_run`` takes the run named in its folder.
+    """Find or create the MLflow run of a trial below the sweep's, and store its id for ``stm.tracking.open_run``.
 
-    Without an answer from the server the trial is recorded when there is one, and `deliver` puts it below the sweep's.
+    If the server does not answer, the trial is recorded later, and `deliver` makes its run a child of the sweep's.
     """
     path = folder / spool.NAME
     if not any(TRIAL in record.get("values", {}) for record in spool.read(path)):
@@ -67,7 +67,7 @@ def open_child(parent: Parent, folder: Path, name: str, trial_id: str, sweep: st
 
 
 def deliver(parent: Parent, base: Config, folders: dict[str, Path], sweep: str) -> None:
-    """Deliver what waits in the trials' folders (by run name) that are on this machine, where a server was away."""
+    """Deliver waiting records in the trials' folders (by run name) that are on this machine."""
     for name, folder in folders.items():
         if not (folder / spool.NAME).exists():
             continue
@@ -85,7 +85,7 @@ def deliver(parent: Parent, base: Config, folders: dict[str, Path], sweep: str) 
 
 
 def close_children(parent: Parent, ends: dict[str, tuple[str, str]]) -> None:
-    """Give each trial's run its true end: (status, why) by trial id."""
+    """Set the final status of each trial's run; ``ends`` is (status, why) by trial id."""
     with contextlib.suppress(Exception):
         client = parent.client()
         for trial_id, child in find_children(parent).items():

@@ -1,6 +1,6 @@
-"""What a sweep found: the live table, ``results.parquet``, ``best.yaml`` and the figures.
+"""The results of a sweep: the live table, ``results.parquet``, ``best.yaml`` and the figures.
 
-    SWEEP/reports.jsonl      what trials reported, as they did; it grows while the sweep runs
+    SWEEP/reports.jsonl      reports of the trials in order; it grows while the sweep runs
     SWEEP/results.parquet    one row for each trial and validated epoch
     SWEEP/best.yaml          the best trial's settings, for `stm train --config`
     SWEEP/*.png              every trial's curve, accuracy over learning rate and over cost, importance
@@ -10,11 +10,11 @@ Row of results.parquet:
     column        dtype     meaning
     trial         string    trial id
     state         string    finished, stopped early, failed, interrupted
-    why           string    what ended it
+    why           string    why it ended
     epoch         int64     epochs done
     clips         int64     clips trained on
     cost          float64   GPU-seconds, on a cluster without GPUs CPU-seconds, that the trial held
-    val_*         float64   as `stm train` validates
+    val_*         float64   validation metrics, as in `stm train`
     SETTING       any       each searched setting, by its dotted name
 """
 
@@ -40,12 +40,12 @@ REPORTS = "reports.jsonl"
 
 @dataclass
 class TrialRecord:
-    """One trial, as far as it is known."""
+    """What is known of one trial."""
 
     trial: str
     settings: dict[str, Any]
     epochs: dict[int, dict[str, float]] = field(default_factory=dict)
-    """Metrics by epochs done."""
+    """Metrics by number of epochs done."""
     state: str = "waiting"
     why: str = ""
     restarts: int = 0
@@ -65,12 +65,12 @@ class TrialRecord:
 
 
 def append(path: Path, **row: Any) -> None:
-    """Add one report; at once on disk, since the driver may be killed at any moment."""
+    """Append one report and flush it to disk, since the driver may be killed at any time."""
     spool.append(path, row)
 
 
 def read_reports(path: Path) -> list[TrialRecord]:
-    """All trials in the order in which they began; what was reported twice, after a restart, counts once."""
+    """Return all trials in order of their start; a report that is repeated after a restart counts once."""
     records: dict[str, TrialRecord] = {}
     for row in spool.read(path):
         _apply(records, row)
@@ -91,9 +91,9 @@ def _apply(records: dict[str, TrialRecord], row: dict[str, Any]) -> None:
 
 
 def close_unknown(path: Path, known: set[str]) -> None:
-    """End the trials in the reports that Ray Tune does not know: a killed driver had noted them here and not there.
+    """End the reported trials that Ray Tune does not know: the driver was killed before Ray Tune saved its state.
 
-    Another trial has taken the place of each, and nothing will ever end it.
+    Other trials have replaced them, so nothing else would end them.
     """
     for trial in read_reports(path):
         if trial.state == "training" and trial.trial not in known:
@@ -102,7 +102,7 @@ def close_unknown(path: Path, known: set[str]) -> None:
 
 
 def best_of(records: Iterable[TrialRecord], sweep: Sweep) -> TrialRecord | None:
-    """The trial with the best validated epoch; of equal ones, the cheaper."""
+    """Return the trial with the best validated epoch; the cheaper one if two are equal."""
     sign = -1.0 if sweep.mode == "max" else 1.0
     ranked = []
     for record in records:
@@ -117,7 +117,7 @@ def show_value(value: Any) -> str:
 
 
 def table_rows(records: list[TrialRecord], sweep: Sweep, epochs: int) -> list[list[str]]:
-    """Header and one row a trial, best first."""
+    """Return the header and one row per trial, best first."""
     names = list(sweep.space)
     header = ["trial", "state", "epoch", sweep.metric, "best", "cost", *names]
 
@@ -150,7 +150,7 @@ def _metric(value: float | None, name: str) -> str:
 
 
 def write_parquet(path: Path, records: list[TrialRecord]) -> Path:
-    """Table of the module docstring; a trial that reported nothing has one row, without an epoch."""
+    """Write the table of the module docstring; a trial without reports has one row, without an epoch."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -176,13 +176,13 @@ def _column(values: list[Any]) -> Any:
     import pyarrow as pa
 
     kinds = {type(value) for value in values if value is not None}
-    if len(kinds) > 1 and kinds != {int, float}:  # choice(1, auto): one column has one type
+    if len(kinds) > 1 and kinds != {int, float}:  # such as choice(1, auto): a column has one type
         values = [None if value is None else str(value) for value in values]
     return pa.array([float(v) for v in values] if kinds == {int, float} else values)
 
 
 def write_best(path: Path, sweep: Sweep, record: TrialRecord, epochs: int, unit: str) -> Path:
-    """The best trial's settings, complete, under a run name of their own."""
+    """Write all settings of the best trial, with a new run name."""
     import yaml
 
     drawn = dict(record.settings)
@@ -205,9 +205,9 @@ def write_best(path: Path, sweep: Sweep, record: TrialRecord, epochs: int, unit:
 
 
 def importance(records: list[TrialRecord], sweep: Sweep) -> dict[str, float]:
-    """Share of the metric's variance that each setting explains: Optuna's fANOVA, a random forest over the trials.
+    """Return the share of the metric's variance that each setting explains, by Optuna's fANOVA (a random forest).
 
-    Of each trial its best value. Empty with fewer than four trials, or where nothing varies.
+    It uses the best value of each trial. Empty with fewer than four trials, or if nothing varies.
     """
     import optuna
     from optuna.distributions import CategoricalDistribution, FloatDistribution
@@ -249,7 +249,7 @@ def _plain(value: Any) -> Any:
 def draw(
     folder: Path, records: list[TrialRecord], sweep: Sweep, unit: str
 ) -> tuple[list[Path], dict[str, float]]:
-    """Every figure that the trials give; and the importance of settings."""
+    """Write all figures that the trials allow; return their paths and the importance of settings."""
     from stm import figures
 
     curves = [
@@ -289,9 +289,9 @@ def _group(record: TrialRecord, sweep: Sweep) -> str:
 
 
 def check_state(path: Path, identity: dict[str, Any], name: str) -> bool:
-    """Whether the sweep of this folder is continued; writes its identity where it is new.
+    """Whether this continues the sweep in the folder; a new sweep's identity is written to ``path``.
 
-    Raises ``UserError`` where the folder holds another sweep.
+    Raises ``UserError`` if the folder contains another sweep.
     """
     text = json.dumps(identity, indent=1, sort_keys=True)
     if not path.exists():
@@ -299,11 +299,11 @@ def check_state(path: Path, identity: dict[str, Any], name: str) -> bool:
         return False
     try:
         before, now = json.loads(path.read_text()), json.loads(text)
-    except ValueError as error:  # versions that wrote it in place left it so when they were killed
+    except ValueError as error:  # an older version may have been killed while it wrote the file
         raise UserError(
             f"{path} is damaged ({error}): remove it, and the same command continues the sweep"
         ) from error
-    if "base" in before and "base" in now:  # of an older version, which had fewer settings
+    if "base" in before and "base" in now:  # it may be of an older version with fewer settings
         older = Config.from_dict(before["base"])
         before["base"] = json.loads(json.dumps(older.to_dict()))
     changed = sorted(key for key in before | now if before.get(key) != now.get(key))

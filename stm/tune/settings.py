@@ -1,18 +1,18 @@
-"""``sweep.yaml``: what is searched, how, and for how long.
+"""``sweep.yaml``: the search space, the search method and the budget.
 
-name: lr-and-segments          # the same name continues; the file's name by default
-base: something-v2-t8          # a recipe or a file of settings; or settings in sections, after such a `recipe:`
+name: lr-and-segments          # the same name continues a sweep; default: the name of the file
+base: something-v2-t8          # a recipe or a file of settings; or sections of settings, after a `recipe:`
 space:                         # any setting of `stm train`, see stm.tune.space
   optim.lr: loguniform(1e-4, 1e-1)
   data.num_segments: choice(4, 8, 16)
-num_trials: 20                 # a grid has as many as it has combinations
+num_trials: 20                 # a grid has one trial per combination
 searcher: optuna               # random, grid, optuna
 scheduler: {name: asha, grace_epochs: 2, reduction_factor: 3}    # or fifo, asha, pbt
-budget: {epochs: 12}           # or {clips: 1000000}: clips trained on, of each trial
+budget: {epochs: 12}           # or {clips: 1000000}: clips trained on, per trial
 metric: val_top1               # or val_top5, val_loss
-seed: 0                        # of the search; train.seed is the trials'
+seed: 0                        # of the search; train.seed is that of the trials
 max_concurrent: null           # trials at once; null is as many as fit
-max_failures: 2                # times that a trial is started again after a crash
+max_failures: 2                # restarts of a trial after crashes
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ def _names_a_folder(name: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Scheduler:
-    """Which trials are ended early."""
+    """How trials are ended early."""
 
     name: Literal["fifo", "asha", "pbt"] = "fifo"
-    """`fifo` ends none, `asha` ends those that fall behind, `pbt` has them take over a better one's weights."""
+    """`fifo` ends no trials, `asha` ends poor ones, `pbt` replaces their weights by those of better ones."""
 
     grace_epochs: Annotated[int | None, Bounds(ge=1)] = None
-    """Epochs before which no trial is ended, `asha`; null is one validation."""
+    """`asha`: epochs before which no trial is ended; null is one validation."""
 
     reduction_factor: Annotated[int, Bounds(ge=2)] = 3
-    """Of so many trials that reach a rung, one goes on, `asha`."""
+    """`asha`: one out of this many trials goes on after each rung."""
 
     perturb_epochs: Annotated[int | None, Bounds(ge=1)] = None
-    """Epochs between the exchanges of `pbt`; null is a quarter of the budget."""
+    """`pbt`: epochs between exchanges; null is a quarter of the budget."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """How long a trial trains that is not ended early; one of the two."""
+    """How long a trial trains if it is not ended early; one of the two is set."""
 
     epochs: Annotated[int | None, Bounds(ge=1)] = None
     clips: Annotated[int | None, Bounds(ge=1)] = None
@@ -56,7 +56,7 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """A whole sweep, checked."""
+    """A complete, checked sweep."""
 
     name: Annotated[
         str, Rule(_names_a_folder, "must be a directory name: no slashes, no quotes, not empty")
@@ -77,13 +77,13 @@ class Sweep:
         return "min" if self.metric == "val_loss" else "max"
 
     def epochs(self, num_videos: int) -> int:
-        """Epochs of a trial; a budget in clips ends with the epoch in which it is reached."""
+        """Return the epochs of a trial; a budget in clips is rounded up to whole epochs."""
         if self.budget.clips is not None:
             return max(1, -(-self.budget.clips // num_videos))
         return self.budget.epochs or self.base.optim.epochs
 
     def config_of(self, drawn: dict[str, Any], epochs: int) -> Config:
-        """The settings of a trial. Raises ``UserError`` where they do not fit together."""
+        """Return the settings of a trial. Raises ``UserError`` if they do not fit together."""
         values = self.base.to_dict()
         for name, domain in self.space.items():
             section, setting = name.split(".", 1)
@@ -93,7 +93,7 @@ class Sweep:
         return Config.from_dict(values)
 
     def identity(self) -> dict[str, Any]:
-        """What a sweep that is continued must have in common with its beginning."""
+        """Return the settings that must not change when a sweep is continued."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         values["base"] = self.base.to_dict()
         values["base"]["data"]["root"] = None  # the videos may have moved since

@@ -1,13 +1,13 @@
-"""What one setting of a sweep may be, from its expression in YAML: ``loguniform(1e-4, 1e-1)``.
+"""The search space of a setting, given as an expression in YAML: ``loguniform(1e-4, 1e-1)``.
 
-    uniform(low, high)          any number between
-    loguniform(low, high)       any number between, each power of ten as likely as the next
-    quniform(low, high, step)   multiples of step between; whole numbers where all three are
+    uniform(low, high)          any number between low and high
+    loguniform(low, high)       as uniform, but on a logarithmic scale
+    quniform(low, high, step)   multiples of step; whole numbers if all three are
     randint(low, high)          whole numbers, ``high`` excluded
     choice(a, b, ...)           one of these; words need no quotes
-    grid(a, b, ...)             each of these, with every combination of the other settings
+    grid(a, b, ...)             each of these, in all combinations with other settings
 
-Expressions are parsed, never evaluated: nothing in a sweep file can run.
+Expressions are parsed, never evaluated: a sweep file cannot run code.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _WORDS = {"true": True, "false": False, "null": None}
 
 @dataclass(frozen=True)
 class Domain:
-    """The values that a sweep may give one setting."""
+    """The values of one setting in a sweep."""
 
     kind: str
     arguments: tuple[Any, ...]
@@ -41,23 +41,23 @@ class Domain:
 
     @property
     def written(self) -> str:
-        """The expression that means it, with quotes where a word needs them."""
+        """The expression of this domain, with quotes where a word needs them."""
         return f"{self.kind}({', '.join(map(_written, self.arguments))})"
 
     @property
     def is_list(self) -> bool:
-        """Whether every value is named, as a grid needs it."""
+        """Whether all values are listed, as a grid requires."""
         return self.kind in _LISTS
 
     def examples(self) -> list[Any]:
-        """Values that a check of the domain has to try: all of a list, else both ends."""
+        """Return the values to check: all values of a list, else both ends."""
         if self.is_list:
             return list(self.arguments)
         low, high = self.arguments[:2]
         return [self.value(low), self.value(high - 1 if self.kind == "randint" else high)]
 
     def to_tune(self, grid: bool) -> Any:
-        """The same for Ray Tune; ``grid`` has every value of a list tried instead of one drawn."""
+        """Return the domain for Ray Tune; with ``grid`` all values of a list are tried, instead of one drawn."""
         from ray import tune
 
         if self.is_list:
@@ -66,7 +66,7 @@ class Domain:
         return getattr(tune, self.kind)(*self.arguments)
 
     def value(self, drawn: Any) -> Any:
-        """The plain value of a setting, of what Ray Tune drew."""
+        """Convert a value drawn by Ray Tune to the plain value of the setting."""
         if hasattr(drawn, "item"):  # a numpy scalar
             drawn = drawn.item()
         if self.is_list:
@@ -79,7 +79,7 @@ class Domain:
 
 
 def parse_domain(expression: object) -> Domain:
-    """The domain that an expression means. Raises ``UserError`` that says what is wrong with it."""
+    """Parse an expression into a domain. Raises ``UserError`` that names the mistake."""
     if not isinstance(expression, str):
         raise UserError(f"{expression!r} is a value, not a space")
     try:
@@ -97,9 +97,9 @@ def parse_domain(expression: object) -> Domain:
 
 
 def proposals(given: object, current: object) -> Iterator[Domain]:
-    """What may have been meant by what is no space, likeliest first, and last the value that the setting has now.
+    """Yield corrections of an invalid domain, likeliest first; the last one is the current value of the setting.
 
-    Not all of them are right for the setting: take the first that it accepts.
+    Not all of them are valid for the setting: use the first that is.
     """
     kind, values = _guess(given)
     numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
@@ -124,7 +124,7 @@ _STEPS, _VALUES = ("step", "q"), ("values", "choices", "options", "grid", "list"
 
 
 def _guess(given: object) -> tuple[str, list[Any]]:
-    """The kind and the values that something that is no space may have meant."""
+    """Guess the intended kind and values of an invalid domain."""
     if isinstance(given, dict):
         words = {str(key).lower(): value for key, value in given.items()}
         for key in _VALUES:
@@ -148,7 +148,7 @@ def _guess(given: object) -> tuple[str, list[Any]]:
 
 
 def _parts(text: str) -> list[str]:
-    """Text at its commas, but those inside of brackets."""
+    """Split text at its commas, except those inside brackets."""
     parts, depth = [""], 0
     for letter in text:
         depth += (letter in "([{") - (letter in ")]}")
@@ -160,7 +160,7 @@ def _parts(text: str) -> list[str]:
 
 
 def _value(given: Any) -> Any:
-    """A number, a word, or a list of what was written; else the text itself."""
+    """Convert text to a number, a word or a list; return the text itself if that fails."""
     if not isinstance(given, str):
         return given
     try:
@@ -178,7 +178,7 @@ def _written(value: Any) -> str:
 
 
 def combinations(space: dict[str, Domain]) -> list[dict[str, Any]]:
-    """Every combination of a space of lists."""
+    """Return all combinations of a space of lists."""
     names = list(space)
     return [
         dict(zip(names, values, strict=True))
@@ -233,7 +233,7 @@ def _how() -> str:
 
 
 def _encode(value: Any) -> Any:
-    """A list as text: searchers take plain values alone."""
+    """Encode a list as text, because searchers accept only plain values."""
     return json.dumps(value) if isinstance(value, list | dict) else value
 
 

@@ -1,4 +1,4 @@
-"""A sweep from start to end: place it, run its trials through Ray Tune, record it, and say what it found."""
+"""A sweep from start to end: places it, runs its trials with Ray Tune, records it and reports the results."""
 
 from __future__ import annotations
 
@@ -36,26 +36,26 @@ from stm.tune.settings import Sweep
 logger = get_logger(__name__)
 
 TRIAL_MEMORY_BYTES = 256 * 2**20
-"""What a trial's own process reserves. It needs no CPU: its training does, and reserves its own."""
+"""Memory that the process of a trial reserves. It reserves no CPU: the training workers reserve theirs."""
 
 _MOST_TRIED = 32
-"""Networks of a search that are tried with the weights that they begin with; it takes a second each."""
+"""Most networks of a search that are checked against their initial weights; a check takes about a second."""
 
-# Read by Ray Tune; a value the user has set wins.
+# Read by Ray Tune; values that the user has set have priority.
 _ENVIRONMENT = {
-    "TUNE_GLOBAL_CHECKPOINT_S": "1",  # a trial that began must be known to a driver that continues
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # reports are written by stm.tune.watch
-    "RAY_AIR_NEW_OUTPUT": "0",  # the other reporter prints boxes even when it is told to be silent
+    "TUNE_GLOBAL_CHECKPOINT_S": "1",  # save often, so that a driver that continues knows all trials
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # stm.tune.watch writes the reports
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new reporter prints boxes even at verbosity 0
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 
 
 def run_sweep(sweep: Sweep, *, address: str | None = None) -> dict[str, Any]:
-    """Run every trial that is left of ``sweep``; the same call continues one that was interrupted.
+    """Run all remaining trials of ``sweep``; the same call continues an interrupted sweep.
 
     Returns sweep, folder, run_id (MLflow), trials (number by state), best (trial, settings, value, checkpoint), table,
-    importance and files. Raises ``UserError`` for what the user can mend, before anything starts where it can be known,
-    and KeyboardInterrupt where the sweep was interrupted.
+    importance and files. Raises ``UserError`` for errors that the user can fix, if possible before anything starts, and
+    KeyboardInterrupt if the sweep was interrupted.
     """
     import ray
 
@@ -116,7 +116,7 @@ def run_sweep(sweep: Sweep, *, address: str | None = None) -> dict[str, Any]:
             if trial.state == "training":
                 trial.state, trial.why = "interrupted", "the sweep was interrupted"
         if parent is not None:
-            ended = found if complete else []  # one that is being killed may still write
+            ended = found if complete else []  # trials that are being ended may still write
             parent = _deliver(parent, sweep, join(storage, sweep.name), ended, tracker)
             record.close_children(parent, {trial.trial: _end(trial) for trial in found})
         result = _result(sweep, folder, found, epochs, shares, tracker)
@@ -147,7 +147,7 @@ def _deliver(
     found: list[results.TrialRecord],
     tracker: tracking.Tracker,
 ) -> record.Parent:
-    """Deliver what waits of the sweep and of its trials, where a server was away; returns the parent as it is now."""
+    """Deliver the waiting records of the sweep and its trials; return the parent with its current run id."""
     tracker.deliver(patient=True)
     parent = replace(parent, run_id=tracker.run_id)
     base = replace(
@@ -162,8 +162,8 @@ def _deliver(
 
 
 def _stop_tune(notice: Any) -> bool:
-    """Have the trials keep a checkpoint, as a training does (not at Ctrl-C), and Ray Tune keep the sweep's state and
-    return; False where it does not listen yet."""
+    """Make the trials save a checkpoint (not on Ctrl-C, as in training), and Ray Tune save the sweep's state and
+    return. Returns False if Ray Tune does not handle the signal yet."""
     if not callable(signal.getsignal(signal.SIGUSR1)):
         return False
     if ending.received() != signal.SIGINT:
@@ -186,11 +186,11 @@ def _give_notice(notice: Any) -> None:
     logger.warning(f"the sweep is to end: its trials keep a checkpoint, for up to {KEEP_S:g} s")
     thread = threading.Thread(target=ask, name="notice", daemon=True)
     thread.start()
-    thread.join(KEEP_S + 5)  # in a handler of signals, where Ray is not to be asked
+    thread.join(KEEP_S + 5)  # a signal handler must not call Ray itself
 
 
 def _weights(sweep: Sweep, classes: Sequence[str]) -> dict[str, pretrained.Pretrained]:
-    """What the trials begin with, found once for all of them and tried on every network that there may be."""
+    """Find the initial weights of all trials once, and check them on the networks in the search."""
     found: dict[str, pretrained.Pretrained] = {}
     tried: set[str] = set()
     try:
@@ -212,7 +212,7 @@ def _weights(sweep: Sweep, classes: Sequence[str]) -> dict[str, pretrained.Pretr
 
 
 def _check_data(sweep: Sweep) -> tuple[Manifest, int]:
-    """What is trained on, and the epochs of a trial."""
+    """Read the training manifest and check the data; return it and the epochs of a trial."""
     base = sweep.base
     train = read_manifest(base.data.train, "data.train", base.data.root)
     val = read_manifest(base.data.val, "data.val", base.data.root)
@@ -241,7 +241,7 @@ def _place(sweep: Sweep, folder: Path) -> Shares:
     trial = cluster.place(inline)
     has = ray.cluster_resources()
     at_once = sweep.max_concurrent
-    with contextlib.suppress(OSError, ValueError):  # a sweep that is continued keeps its number
+    with contextlib.suppress(OSError, ValueError):  # a continued sweep keeps its number
         at_once = json.loads((folder / "placement.json").read_text())["concurrent"]
     return share(trial, has.get("CPU", 0.0), has.get("GPU", 0.0), sweep.num_trials, at_once)
 
@@ -252,7 +252,7 @@ def _is_complete(sweep: Sweep, folder: Path) -> bool:
 
 
 def _run_trials(job: Any, folder: Path) -> bool:
-    """Run what is left of the trials; whether a signal ended that."""
+    """Run the remaining trials; return whether a signal interrupted them."""
     from ray import tune
 
     from stm.tune.trial import Trial
@@ -263,7 +263,7 @@ def _run_trials(job: Any, folder: Path) -> bool:
             "this Ray cluster runs without its dashboard, through which Ray learns that a trial has been ended and "
             "gives its CPUs back: start the head with `ray start --head --include-dashboard=true`"
         )
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the watch says it, in our words
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # stm.tune.watch reports errors
     sweep = job.sweep
     trainable = tune.with_resources(
         tune.with_parameters(Trial, job=job), {"CPU": 0, "memory": TRIAL_MEMORY_BYTES}
@@ -314,20 +314,20 @@ def _run_trials(job: Any, folder: Path) -> bool:
 
 
 def _fit(tuner: Any) -> tuple[Any, bool]:
-    """What Ray Tune found, and whether a signal ended it.
+    """Return Ray Tune's results, and whether a signal interrupted it.
 
-    Ray Tune returns in both cases alike. But its handlers of signals put back the one of SIGINT that was there before
-    them, when they are called and only then.
+    Ray Tune returns in the same way in both cases. But its signal handlers restore the previous SIGINT handler only if
+    they were called.
     """
     if threading.current_thread() is not threading.main_thread():
-        return tuner.fit(), False  # where Ray Tune handles no signal
+        return tuner.fit(), False  # Ray Tune handles no signals here
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
     try:
         found = tuner.fit()
         return found, signal.getsignal(signal.SIGINT) is before[signal.SIGINT]
     finally:
         for number, handler in before.items():
-            if handler is not None:  # None is one that was not set from Python
+            if handler is not None:  # None: it was not set from Python
                 signal.signal(number, handler)
 
 
@@ -353,7 +353,7 @@ def _scheduler(sweep: Sweep, epochs: int) -> Any:
     chosen = sweep.scheduler
     if chosen.name == "asha":
         return schedulers.ASHAScheduler(
-            time_attr="epoch",  # the run's own: what Ray Tune counts begins anew when a trial does
+            time_attr="epoch",  # the run's own count; Ray Tune's restarts at 0 with the trial
             max_t=epochs,
             grace_period=chosen.grace_epochs or sweep.base.train.val_every_epochs,
             reduction_factor=chosen.reduction_factor,
@@ -370,7 +370,7 @@ def _scheduler(sweep: Sweep, epochs: int) -> Any:
 
 
 def _end(trial: results.TrialRecord) -> tuple[str, str]:
-    """MLflow's status of a trial, and why it ended."""
+    """Return MLflow's status of a trial, and why it ended."""
     status = {"finished": "FINISHED", "failed": "FAILED"}.get(trial.state, "KILLED")
     return status, f"{trial.state}: {trial.why}"
 

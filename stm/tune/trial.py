@@ -1,8 +1,8 @@
-"""One trial: an ordinary training run, which Ray Tune hears of once an epoch and can end at any time.
+"""One trial: an ordinary training run that reports to Ray Tune once per epoch, and that Ray Tune can end at any time.
 
-The run is named SWEEP-TRIAL and continues by that name, so a trial that is started again, after a crash or by the next
-command, goes on from its own last checkpoint. What Ray Tune counts itself (``training_iteration``) begins anew then;
-``epoch`` is the run's own and does not.
+The run is named SWEEP-TRIAL. A trial that is restarted, after a crash or by the next command, finds it by this name and
+goes on from its last checkpoint. Ray Tune's own counter (``training_iteration``) then starts at 0 again; ``epoch``, the
+run's own count, does not.
 """
 
 from __future__ import annotations
@@ -44,34 +44,34 @@ from stm.tune.settings import Sweep
 STOP_S = 60.0
 """How long a trial may take to end its training before it is killed."""
 
-# Of CUDA, of the C++ allocator, and of Ray, which kills a worker before the node's memory is full.
+# Messages of CUDA, the C++ allocator, and Ray, which kills workers before the node's memory is full.
 _OUT_OF_MEMORY = re.compile(r"out of memory|OutOfMemory|running low on memory|bad_alloc", re.I)
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every trial of a sweep has in common."""
+    """What all trials of a sweep have in common."""
 
     sweep: Sweep
     storage: str
-    """Directory or URL of the trials' runs, absolute."""
+    """Absolute directory or URL of the trials' runs."""
     epochs: int
     num_videos: int
     shares: Shares
     parent: record.Parent | None
     """The sweep's MLflow run."""
     weights: dict[str, Any] = field(default_factory=dict)
-    """Reference to what trials begin with (`Pretrained`), by `pretrained.key`."""
+    """References to the initial weights of trials (`Pretrained`), by `pretrained.key`."""
     plugin: Plugin | None = None
-    """The source of the networks' blocks, where they are the user's own."""
+    """Source of the networks' blocks, if they are the user's own."""
     notice: Any = None
-    """``stm.tune.notice``: comes when the sweep is to end."""
+    """The actor of ``stm.tune.notice``, which announces the end of the sweep."""
 
     def run_name(self, trial_id: str) -> str:
         return f"{self.sweep.name}-{trial_id}"
 
     def config_of(self, drawn: dict[str, Any], trial_id: str) -> Config:
-        """The settings of a trial's run on this cluster."""
+        """Return the settings of a trial's run on this cluster."""
         config = self.sweep.config_of(drawn, self.epochs)
         name = config.model.pretrained
         return replace(
@@ -101,12 +101,12 @@ def _absolute(path: str | None) -> str | None:
 
 
 def is_out_of_memory(message: str) -> bool:
-    """Whether an error says that memory ran out: of a GPU, of the process or of the node."""
+    """Whether an error message means that a GPU, the process or the node ran out of memory."""
     return _OUT_OF_MEMORY.search(message) is not None
 
 
 class Trial(tune.Trainable):
-    """What Ray Tune sees of a run: `step` waits for the next validated epoch, `cleanup` ends the training."""
+    """Ray Tune's interface to a run: `step` waits for the next validated epoch, `cleanup` ends the training."""
 
     def setup(self, config: dict[str, Any], job: Job) -> None:  # type: ignore[override]
         self._job = job
@@ -123,10 +123,10 @@ class Trial(tune.Trainable):
         self._held_back = False
 
     def step(self) -> dict[str, Any]:
-        """The metrics of the next epoch that is validated; ``done`` with the last.
+        """Return the metrics of the next validated epoch; the last ones have ``done``.
 
-        A run that fails for a reason that trying again would meet again ends here with ``failed``: the trial is over,
-        with the worst value there is, and the others go on. What may pass is raised, and Ray Tune tries again.
+        If a run fails and a retry would fail again, the result has ``failed`` and the worst metric: the trial ends, and
+        the others go on. Errors that may be temporary are raised, and Ray Tune retries.
         """
         if self._thread is None:
             self._begin()
@@ -146,14 +146,14 @@ class Trial(tune.Trainable):
     # ------------------------------------------------------------------ population-based training
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Copy the run's newest checkpoint, for another trial to go on from."""
+        """Copy the run's newest checkpoint, so that another trial can continue from it."""
         found = self._store.latest()
         if found is None:
             raise RuntimeError(f"trial {self.trial_id} has no checkpoint to hand on yet")
         download(found[0], Path(checkpoint_dir))
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:  # type: ignore[override]
-        """Go on from another trial's checkpoint under our own settings; our own needs no help, it is found by name."""
+        """Continue from another trial's checkpoint with our settings; skip our own, which the run finds by name."""
         meta = read_meta(checkpoint_dir)
         run = self._config_of_run()
         if meta.config["train"]["name"] == run.train.name:
@@ -164,7 +164,7 @@ class Trial(tune.Trainable):
         )
         theirs = config_of(meta).data
         if (theirs.num_segments, theirs.size) != (run.data.num_segments, run.data.size):
-            ours = replace(ours, metrics={})  # of other clips: no figure of this trial
+            ours = replace(ours, metrics={})  # measured on other clips, so not comparable
         for path, _ in self._store.checkpoints():
             self._store.remove(path)
         self._store.commit(meta.step, lambda folder: _adopt(Path(checkpoint_dir), folder, ours))
@@ -185,7 +185,7 @@ class Trial(tune.Trainable):
         self._thread.start()
 
     def _run(self) -> None:
-        """The thread of the training; everything that it reports goes into the queue."""
+        """Run the training, in a thread; put all its reports into the queue."""
         try:
             config = self._config_of_run()
             folder = working_folder(self._job.storage, str(config.train.name))
@@ -219,7 +219,7 @@ class Trial(tune.Trainable):
                 self._give_up(f"out of memory: {error}")
             else:
                 self._reports.put(error)
-        except StorageAway as error:  # may pass: Ray Tune tries again
+        except StorageAway as error:  # it may be temporary, so Ray Tune retries
             self._reports.put(error)
         except UserError as error:
             self._give_up(str(error))
@@ -241,11 +241,13 @@ class Trial(tune.Trainable):
         self._cost.count(
             started=isinstance(event, Started), kept=isinstance(event, EpochEnded | Kept)
         )
-        if self._held_back:  # until the epoch's checkpoint is written: who is ended now, keeps it
+        if (
+            self._held_back
+        ):  # report once the checkpoint is written: Ray Tune may then end the trial
             self._held_back = False
             self._reports.put(self._last)
         if isinstance(event, Failed) and is_out_of_memory(event.message):
-            # The same clips would fill the same memory again: starting anew is no cure.
+            # A restart would run out of memory again.
             self._out_of_memory = event.message
             self._abort()
         elif isinstance(event, EpochEnded) and self._job.sweep.metric in event.metrics:
@@ -264,7 +266,7 @@ class Trial(tune.Trainable):
         }
 
     def _report_what_is_known(self) -> None:
-        """Of a run that is continued, the newest epoch that a checkpoint holds: its report may have been lost."""
+        """Report the newest epoch in the checkpoints of a continued run: its report may have been lost."""
         known = [
             meta.metrics
             for _, meta in self._store.checkpoints()
@@ -290,16 +292,16 @@ class Trial(tune.Trainable):
         )
 
     def _keep(self, seconds: float) -> None:
-        """Have the workers keep a checkpoint; where they have not begun there is nothing to keep."""
+        """Ask the workers to save a checkpoint and wait for it; do nothing if they have not started."""
         if self._started.is_set():
             self._kept.clear()
             self._board.ask_for_checkpoint.remote()
             self._kept.wait(seconds)
 
     def _abort(self) -> None:
-        """End the training, each time that its workers begin: they fail without their clips, and Ray gives all back.
+        """End the training at every start of its workers: without clips they fail, and Ray frees their resources.
 
-        Neither aborted nor killed: both leave what the workers reserved, 0.5 CPU a trial in a test (Ray 2.60).
+        To abort or kill the run would leave resources reserved, 0.5 CPU per trial in a test (Ray 2.60).
         """
         if self._dealer is not None:
             with contextlib.suppress(Exception):
@@ -307,7 +309,7 @@ class Trial(tune.Trainable):
 
 
 class Cost:
-    """Seconds that a run has held its workers, times what a second costs; kept beside the run, over all its starts."""
+    """Seconds that a run has held its workers, times the cost per second; stored with the run, over all starts."""
 
     def __init__(self, run_directory: str, per_s: float) -> None:
         self._path, self._per_s = join(run_directory, "cost.json"), per_s
@@ -317,7 +319,7 @@ class Cost:
             self.total = float(json.loads(read_bytes(self._path)))
 
     def count(self, started: bool, kept: bool) -> None:
-        """An event came: the time since the one before it was spent on training."""
+        """Count the time since the previous event as training, unless the workers have just started."""
         now = time.monotonic()
         if self._mark is not None and not started:
             self.total += (now - self._mark) * self._per_s

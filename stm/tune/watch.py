@@ -1,4 +1,4 @@
-"""Takes what Ray Tune tells the driver of trials: writes their reports down, and shows the table."""
+"""Receives Ray Tune's callbacks in the driver: writes the reports of trials, and shows the table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = get_logger(__name__)
 
 
 class Watch(tune.Callback):
-    """A callback of Ray Tune; what it knows is in the file of reports, so it can be pickled and begin anew."""
+    """A callback of Ray Tune. Its state is in the file of reports, so it can be pickled and recreated."""
 
     def __init__(self, folder: Path, sweep: Sweep, epochs: int, cost_unit: str) -> None:
         self._folder, self._sweep, self._epochs = folder, sweep, epochs
@@ -28,7 +28,7 @@ class Watch(tune.Callback):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_live": None}
 
-    # ------------------------------------------------------------------ what Ray Tune tells
+    # ------------------------------------------------------------------ callbacks
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         drawn = trial.config
@@ -72,11 +72,11 @@ class Watch(tune.Callback):
         self._end(trial, "failed", last_line(trial))
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        if self._live is not None:  # leave the table as it is, and the cursor where it belongs
+        if self._live is not None:  # leave the table on screen, and restore the cursor
             self._live.stop()
             self._live = None
 
-    # ------------------------------------------------------------------ what becomes of it
+    # ------------------------------------------------------------------ reports and table
 
     def _end(self, trial: Any, state: str, why: str) -> None:
         self._note("end", trial, state=state, why=why)
@@ -107,7 +107,7 @@ class Watch(tune.Callback):
 
 
 def last_line(trial: Any) -> str:
-    """The last line of what ended a trial."""
+    """Return the last line of the error that ended a trial."""
     try:
         lines = Path(trial.error_file).read_text().strip().splitlines()
     except (OSError, TypeError):
