@@ -1,4 +1,4 @@
-"""Measuring a trained network: named protocols, exact counts, figures."""
+"""Evaluation of a trained network: named protocols, metrics and figures."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 class _Evaluate(ModuleType):
-    """``stm.evaluate(...)``: a package stands in the place of a function of its name, so it is called itself."""
+    """Makes the package callable: ``stm.evaluate(...)`` has the name of this package."""
 
     def __call__(self, checkpoint: str, manifest: str, **options: Any) -> EvaluateResult:
-        """As ``stm.evaluate.evaluate.evaluate``."""
+        """Call ``stm.evaluate.evaluate.evaluate``."""
         from stm.evaluate.evaluate import evaluate
 
         return evaluate(checkpoint, manifest, **options)

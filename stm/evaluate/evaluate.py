@@ -1,4 +1,4 @@
-"""Measure a checkpoint on a manifest, under a named protocol."""
+"""Evaluates a checkpoint on a manifest with a named protocol."""
 
 from __future__ import annotations
 
@@ -54,22 +54,23 @@ def evaluate(
     pairs: str | Sequence[tuple[str, str]] | None = None,
     tick: Callable[[int, int], None] | None = None,
 ) -> EvaluateResult:
-    """Score every video of the manifest once and report: scores, figures and a page that shows them.
+    """Score every video of the manifest once, and write the scores, the figures and a page that shows them.
 
-    They go into ``output``, by default ``evaluate-PROTOCOL-MANIFEST`` beside the checkpoint. Without ``report`` only a
-    named ``output`` is written to, and gets no page. ``tick(done, total)`` counts clips; by default the log tells.
+    They are written to ``output``, by default ``evaluate-PROTOCOL-MANIFEST`` beside the checkpoint. Without ``report``
+    no page is written, and the rest only to a given ``output``. ``tick(done, total)`` is called with the number of
+    clips; by default progress is logged.
 
-    ``num_segments``, ``sampling``, ``frame_stride`` and ``window_s`` are those of training, but for what is given.
+    ``num_segments``, ``sampling``, ``frame_stride`` and ``window_s`` default to the settings of training.
 
-    Every video must lie in the folder or URL ``root``, where one is given. Of a run directory the ``which`` checkpoint
-    is measured, ``best`` or ``last``.
+    If ``root`` is given, every video must be in this folder or URL. In a run directory, ``which`` selects the
+    checkpoint: ``best`` or ``last``.
 
-    ``frames`` are orders of each clip's frames: ``reversed``, ``shuffled``, ``still`` (one frame repeated), beside
-    ``played``, of which all figures but ``frames`` are. ``pairs`` names the classes that are each other backwards, as a
-    CSV file of two names a line or as pairs of names; None finds them from the names.
+    ``frames`` are further orders of the frames of a clip: ``reversed``, ``shuffled``, ``still`` (one frame repeated).
+    All figures but ``frames`` are for the order ``played``. ``pairs`` names classes that are the reverse of each other,
+    as a CSV file of two names per line or as pairs of names; None finds them from the names.
 
-    Without a Ray cluster it joins the one at ``address`` or $RAY_ADDRESS, or starts one on this machine. Raises
-    ``UserError`` for what the user can mend.
+    If Ray is not connected, this joins the cluster at ``address`` or $RAY_ADDRESS, or starts one on this machine.
+    Raises ``UserError`` for errors that the user can fix.
     """
     chosen, orders = named_protocol(protocol), checked(frames)
     located = find(checkpoint, which)
@@ -172,7 +173,7 @@ def evaluate(
 def _pairs(
     pairs: str | Sequence[tuple[str, str]] | None, classes: list[str]
 ) -> list[tuple[int, int]]:
-    """Labels of the classes that are each other backwards."""
+    """Return the label pairs of classes that are the reverse of each other."""
     if pairs is None:
         return reversing.backwards(classes)
     if isinstance(pairs, str):
@@ -187,15 +188,15 @@ def _record(
     protocol: str,
     result: EvaluateResult,
 ) -> None:
-    """Add the result to the MLflow run that trained the checkpoint, where its run directory is still there."""
+    """Add the result to the MLflow run that trained the checkpoint, if its run directory still exists."""
     if not (run_directory / "tracking.run_id").exists():
         return
     try:
         tracker = tracking.open_run(config, run_directory, run_directory.name)
-    except UserError as error:  # the figures are there all the same
+    except UserError as error:  # the result is valid without the record
         logger.warning(str(error))
         return
-    # A spool of its own: the run itself may be in training, and a spool has one writer.
+    # Use a separate spool: the run may still be training, and a spool has only one writer.
     tracker.spool = run_directory / f"tracking-{protocol}.jsonl"
     shown = ("top1", "top5", "mean_class_accuracy", "num_videos", "unreadable")
     named = {f"{protocol}/{name}": result[name] for name in shown}
@@ -210,7 +211,7 @@ def _record(
 def write(
     output: Path, manifest: Manifest, scores: Scores, metrics: Metrics, title: str
 ) -> dict[str, str]:
-    """Write ``scores.parquet`` (`ScoreFile`; of each other order of frames one more), tables and figures; returns their
+    """Write ``scores.parquet`` (`ScoreFile`; one more for each other order of frames), tables and figures; return their
     paths."""
     output.mkdir(parents=True, exist_ok=True)
     video_ids = manifest.table.column("video_id").to_pylist()

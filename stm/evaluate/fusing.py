@@ -1,4 +1,4 @@
-"""Score files of evaluations, and the fusion of several: two networks that err differently are better together."""
+"""Score files of evaluations, and their fusion: networks that make different errors are better together."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stm.storage import write_bytes
 
 @dataclass(frozen=True)
 class ScoreFile:
-    """What ``scores.parquet`` of an evaluation holds, in the manifest's order."""
+    """The content of ``scores.parquet`` of an evaluation, in the order of the manifest."""
 
     video_ids: list[str]
     labels_N: np.ndarray
@@ -27,11 +27,11 @@ class ScoreFile:
     readable_N: np.ndarray
     """bool [N]."""
     scores_NK: np.ndarray
-    """float32 [N, K]; zeros where nothing could be read."""
+    """float32 [N, K]; zeros for unreadable videos."""
     classes: list[str]
 
     def write(self, path: Path) -> None:
-        """Parquet: video_id, label, readable, scores: list<float> [K]; the classes are in its metadata."""
+        """Write Parquet: video_id, label, readable, scores: list<float> [K]; the classes are in its metadata."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -49,7 +49,7 @@ class ScoreFile:
 
     @classmethod
     def read(cls, path: str) -> ScoreFile:
-        """The inverse of `write`; ``UserError`` where ``path`` is no such file."""
+        """Read what `write` wrote. Raises ``UserError`` if ``path`` is not such a file."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -73,10 +73,10 @@ class ScoreFile:
 
 
 def fuse(paths: list[str], shares: list[float] | None = None) -> tuple[ScoreFile, Metrics]:
-    """The weighted mean of several score files, and its metrics.
+    """Return the weighted mean of several score files, and its metrics.
 
-    Videos are matched by id. One that some files could not read has the mean of those that could; N is that of each
-    file. ``shares`` are relative; equal by default. Raises ``UserError`` where files are not of the same videos.
+    Videos are matched by id; all files must have the same N videos. A video that is unreadable in some files gets the
+    mean of the others. ``shares`` are relative weights, equal by default. Raises ``UserError`` if the videos differ.
     """
     if len(paths) < 2:
         raise UserError("--fuse takes two score files or more")
@@ -103,7 +103,7 @@ def fuse(paths: list[str], shares: list[float] | None = None) -> tuple[ScoreFile
 def fused_result(
     paths: list[str], shares: list[float] | None, output: str | None
 ) -> dict[str, Any]:
-    """`fuse` as `stm evaluate` reports it; ``output`` is a directory for the fused scores and their tables."""
+    """Return the result of `fuse` as `stm evaluate` reports it; write scores and tables to the folder ``output``."""
     fused, metrics = fuse(paths, shares)
     files = {}
     if output:
@@ -130,7 +130,7 @@ def fused_result(
 
 
 def _in_order_of(first: ScoreFile, first_path: str, path: str, file: ScoreFile) -> ScoreFile:
-    """``file`` with its labels and scores in the order of the first file's classes, matched by name."""
+    """Return ``file`` with labels and scores in the class order of the first file; classes are matched by name."""
     match = match_classes(file.classes, first.classes)
     if match.unknown or len(file.classes) != len(first.classes):
         lacking = set(range(len(first.classes))) - set(match.labels.values())

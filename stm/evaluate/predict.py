@@ -1,4 +1,4 @@
-"""Name the action in videos: a few in this process, many through Ray Data."""
+"""Predicts the action in videos: a few in this process, many with Ray Data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from stm.storage import make_writable, write_bytes
 logger = get_logger(__name__)
 
 IN_PROCESS = 16
-"""Up to so many videos are done here: starting Ray would take longer."""
+"""Up to this many videos are predicted in this process: starting Ray would take longer."""
 
 
 def predict(
@@ -37,17 +37,17 @@ def predict(
     tracking: str | None = None,
     which: str = "best",
 ) -> PredictResult:
-    """Top-5 classes of every video, of a file or of those in a folder, or of a list of either.
+    """Predict the top-5 classes of every video. ``sources`` is a file or a folder, or a list of these.
 
-    ``checkpoint`` is a checkpoint, a run directory for its ``which`` one (``best`` or ``last``), or
+    ``checkpoint`` is a checkpoint, a run directory (``which`` selects ``best`` or ``last``), or
     ``models:/NAME@champion`` in the registry ``tracking``.
 
     With ``output`` (Parquet: path, error, classes, scores, best first) the result's list of videos is empty. More than
-    16 videos go through Ray: without a cluster it joins the one at ``address`` or $RAY_ADDRESS, or starts one on this
-    machine. Raises ``UserError`` if no video at all can be read.
+    16 videos are predicted with Ray: if it is not connected, this joins the cluster at ``address`` or $RAY_ADDRESS, or
+    starts one on this machine. Raises ``UserError`` if no video can be read.
     """
     paths = find_videos([sources] if isinstance(sources, str) else sources)
-    if output is not None:  # better now than after hours of work
+    if output is not None:  # fail now rather than after hours of work
         make_writable(os.path.dirname(output) or ".")
     located = locate(checkpoint, tracking, which)
     directory, meta = located.directory, located.meta

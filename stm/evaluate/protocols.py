@@ -3,8 +3,8 @@
 efficient   1 clip: the middle frame of each segment, centre crop (224 of 256)
 accurate    30 views: 10 random samplings x 3 crops along the long side, softmax scores averaged
 
-Of a network trained on windows (``data.sampling`` dense, seconds) the first takes the window in the middle, the second
-10 windows, each in the middle of a tenth of where windows can be.
+If a network was trained on windows (``data.sampling`` dense, seconds), ``efficient`` uses the window in the middle, and
+``accurate`` uses 10 windows: each is the middle one of a tenth of the possible positions.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ProtocolName = Literal["efficient", "accurate"]
 
 @dataclass(frozen=True)
 class Protocol:
-    """How many views of a video are averaged."""
+    """The views of a video whose scores are averaged."""
 
     num_samplings: int
     num_crops: int
@@ -31,7 +31,7 @@ class Protocol:
         return self.num_samplings * self.num_crops
 
     def clip(self, data: DataConfig) -> ClipSpec:
-        """How one sampling is drawn; its number and the seed that comes with it tell samplings apart."""
+        """Return the clip of each sampling; the samplings of a video differ by their number and seed."""
         return replace(
             ClipSpec.one_clip(data),
             num_samplings=self.num_samplings,
@@ -43,7 +43,7 @@ PROTOCOLS: dict[str, Protocol] = {"efficient": Protocol(1, 1), "accurate": Proto
 
 
 def protocol(name: str) -> Protocol:
-    """The protocol of that name; ``UserError`` for another."""
+    """Return the protocol of that name. Raises ``UserError`` if there is none."""
     if name not in PROTOCOLS:
         raise UserError(f"--protocol {name}: use {' or '.join(get_args(ProtocolName))}")
     return PROTOCOLS[name]

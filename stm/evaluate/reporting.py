@@ -1,4 +1,4 @@
-"""From an evaluation to its report: where it goes, what it is told, and that it can cost no result."""
+"""Writes the report of an evaluation. An error in the report never loses the result."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ logger = get_logger(__name__)
 
 
 def run_folder(checkpoint: str) -> Path:
-    """Where the driver of the run that wrote ``checkpoint`` keeps its record."""
+    """Return the folder in which the driver of the run that wrote ``checkpoint`` stores its record."""
     if not is_url(checkpoint):
         return Path(checkpoint).resolve().parent
     storage, _, name = checkpoint.rstrip("/").rpartition("/")[0].rpartition("/")
@@ -41,10 +41,10 @@ def output_folder(
     manifest_path: str,
     report: bool,
 ) -> Path | None:
-    """The folder to write into, made before anything is measured; None where nothing is to be written.
+    """Create and return the output folder, before the evaluation starts; None if nothing is to be written.
 
-    Raises ``UserError`` where the folder that the user named cannot be written to. A run directory that cannot costs
-    the report, not the evaluation.
+    Raises ``UserError`` if a given ``output`` is not writable. If the run directory is not writable, a warning is
+    logged, and the evaluation runs without a report.
     """
     if output is None and not report:
         return None
@@ -81,7 +81,7 @@ def write_report(
     time_use: TimeUse | None = None,
     pairs_from: str = "",
 ) -> dict[str, str]:
-    """Write the page and its figures; returns their paths. Whatever goes wrong here, what was measured is not lost."""
+    """Write the page and its figures; return their paths. Errors are logged, so that the result is not lost."""
     try:
         facts = Facts(
             protocol=protocol,
@@ -119,7 +119,7 @@ def write_report(
 def _command(
     checkpoint: str, manifest_path: str, protocol: str, num_segments: int, options: dict[str, Any]
 ) -> str:
-    """What measures the same again, from any directory."""
+    """Return the command that repeats this evaluation from any directory."""
     named = {
         "checkpoint": absolute(checkpoint),
         "manifest": absolute(manifest_path),

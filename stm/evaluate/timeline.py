@@ -1,4 +1,4 @@
-"""Name the actions in a long video or a stream, window by window: ``stm predict --window_s 2``."""
+"""Predicts the actions in a long video or a stream, window by window: ``stm predict --window_s 2``."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def read_windows(
     stream_options: list[str] | None = None,
     first: int = 0,
 ) -> WindowReader:
-    """The windows of a video file, a URL, a stream's address (rtsp://...), a device or the bytes of a file.
+    """Return a reader of the windows of a video file, a URL, a stream (rtsp://...), a device or the bytes of a file.
 
-    The options are those of `name_windows`; ``first`` is the number of the first window that is wanted. Raises
-    ``UserError`` for a value that is out of range.
+    The options are those of `name_windows`; ``first`` is the number of the first window to read. Raises ``UserError``
+    for a value that is out of range.
     """
     stride_s = window_s / 2 if stride_s is None else stride_s
     for name, seconds in (("window_s", window_s), ("stride_s", stride_s), ("stall_s", stall_s)):
@@ -83,7 +83,7 @@ def read_windows(
 def scored(
     windows: Iterator[Window], score: Callable[[np.ndarray], np.ndarray], classes: Sequence[str]
 ) -> Iterator[WindowPrediction]:
-    """What the network says of each window. ``score`` takes uint8 [1, V, T, S, S, 3] to float32 [1, K]."""
+    """Yield the prediction for each window. ``score`` maps uint8 [1, V, T, S, S, 3] to float32 [1, K]."""
     for window in windows:
         scores = None
         if window.clips is not None:
@@ -96,7 +96,7 @@ def scored(
 def best_of(
     window: Window, scores_K: np.ndarray | None, classes: Sequence[str]
 ) -> WindowPrediction:
-    """The answer to a window, of which the network says ``scores_K``; None where it was not asked."""
+    """Return the prediction for a window with scores ``scores_K``, which are None if the window has no clips."""
     place: dict[str, Any] = {
         "start_s": round(window.start_s, 6),
         "end_s": round(window.end_s, 6),
@@ -127,25 +127,25 @@ def name_windows(
     tracking: str | None = None,
     which: str = "best",
 ) -> TimelineResult:
-    """The classes of each window of a long video or a stream, and the segments that they make.
+    """Predict the classes of each window of a long video or a stream, and merge windows into segments.
 
-    Window k is [k * stride_s, k * stride_s + window_s), by the video's own time stamps; its clip is the one that
-    ``predict`` takes of a video cut there. The log has a line for each.
+    Window k is [k * stride_s, k * stride_s + window_s) by the video's own time stamps. Its clip is the one that
+    ``predict`` would use for a video cut to this window. The log has a line per window.
 
     Args:
-        checkpoint: As of ``predict``.
-        source: A video file, a URL, a stream's address (rtsp://...) or a device (/dev/video0).
-        stride_s: From the start of a window to that of the next; None is half a window.
-        output: Timeline as .parquet, .csv or .json; segments and a figure are written beside it. A run that was killed
-            is continued, where the source is a file.
-        enter, leave, min_s: As of ``stm.scoring.segments``.
-        live: Skip windows rather than fall behind; None is what a stream or a device wants. An HTTP URL is a stream
-            where it is True.
-        stall_s: A stream that gives nothing for so long has broken off.
-        reconnect_s: A stream that ends or breaks off is tried again for so long.
-        stream_options: FFmpeg's, as NAME=VALUE.
+        checkpoint: As for ``predict``.
+        source: A video file, a URL, the address of a stream (rtsp://...) or a device (/dev/video0).
+        stride_s: Seconds between the starts of consecutive windows; None is half a window.
+        output: The timeline file, .parquet, .csv or .json; segments and a figure are written beside it. If the source
+            is a file, a run that was killed is continued.
+        enter, leave, min_s: As in ``stm.scoring.segments``.
+        live: Skip windows rather than fall behind; None means True for streams and devices only. With True, an HTTP
+            URL is treated as a stream.
+        stall_s: Seconds without data after which a stream counts as interrupted.
+        reconnect_s: Seconds for which to retry a stream that ended or was interrupted.
+        stream_options: Options of FFmpeg as NAME=VALUE.
 
-    Raises ``UserError`` where the source cannot be read; with an ``output``, what was known until then is written.
+    Raises ``UserError`` if the source cannot be read; with an ``output``, the windows so far are written.
     """
     begun = time.monotonic()
     video = _only(source)
@@ -165,7 +165,7 @@ def name_windows(
             kept = "" if is_stream(video, bool(live)) else source_state(video)[0]
         except VideoError as error:
             raise UserError(str(error)) from error
-        # What must be the same for a run to go on where one was killed.
+        # A run that was killed can only be continued with the same settings.
         settings = {
             "video": redact(video), "state": kept, "checkpoint": located.label, "step": meta.step,
             "protocol": protocol, "leave": leave, "window_s": window_s, "stride_s": stride_s,
@@ -226,7 +226,7 @@ def line(window: WindowPrediction) -> str:
 
 
 class _State:
-    """What a timeline has come to; it grows with segments, not with windows."""
+    """The state of a timeline; its size grows with the number of segments, not of windows."""
 
     def __init__(self, merger: Merger) -> None:
         self._merger = merger
@@ -267,7 +267,7 @@ def _only(source: str | list[str]) -> str:
 
 
 def _finish(timeline: Timeline | None, state: _State) -> str:
-    """Write what there is, and say where."""
+    """Write the files of the timeline; return a message that says where they are."""
     state.finish()
     if timeline is None:
         return ""

@@ -1,12 +1,12 @@
-"""A timeline on disk: a journal while it grows, then the files that people read, each there whole or not at all.
+"""A timeline on disk: a journal while it grows, then the final files. Each is written completely or not at all.
 
-    timeline.parquet                  a row a window: start_s, end_s, error, classes and scores (five, best first)
-    timeline.segments.parquet         a row a segment: class, start_s, end_s, score, peak
-    timeline.png                      the segments, and the scores of the classes that were seen most
-    timeline.parquet.partial.jsonl    until these are written: one JSON object a window, on disk as soon as it is known
+    timeline.parquet                  a row per window: start_s, end_s, error, classes and scores (five, best first)
+    timeline.segments.parquet         a row per segment: class, start_s, end_s, score, peak
+    timeline.png                      the segments, and the scores of the most frequent classes
+    timeline.parquet.partial.jsonl    the journal: one JSON object per window, flushed at once; removed at the end
 
-As .csv the classes are columns, as .json windows and segments are one object in one file. A run that was killed leaves
-its journal. The same command goes on behind it where the source is a file; what was seen of a stream is never
+In .csv files the classes are columns; a .json file has windows and segments in one object. A run that was killed leaves
+its journal. If the source is a file, the same command continues from the journal. The journal of a stream is never
 overwritten.
 """
 
@@ -29,7 +29,7 @@ from stm.storage import make_writable
 
 _SUFFIXES = (".parquet", ".csv", ".json")
 _ROWS = 4096
-"""Of Parquet, written together."""
+"""Rows of Parquet that are written together."""
 _KEPT = 5
 _POINTS, _DRAWN = 1000, 8
 
@@ -38,12 +38,12 @@ class Timeline:
     """The files of one timeline.
 
     Args:
-        output: Of the windows; its suffix is the format.
-        settings: What must be the same for another run to go on behind the journal.
-        classes: The K that scores are of.
+        output: The file of the windows; its suffix gives the format.
+        settings: A run continues from the journal only if these are the same.
+        classes: The K classes of the scores.
         may_go_on: Whether the source can be read again.
 
-    Raises ``UserError`` for another suffix, for files that are there, and where nothing can be written.
+    Raises ``UserError`` for an unknown suffix, for files that exist already, and if the folder is not writable.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Timeline:
             )
 
     def known(self) -> Iterator[WindowPrediction]:
-        """The windows that a run which was killed has left."""
+        """Yield the windows in the journal of a run that was killed."""
         if not self._has_journal:
             return
         for row in self._rows():
@@ -97,10 +97,10 @@ class Timeline:
             )
 
     def add(self, window: WindowPrediction) -> None:
-        """Write a window down. Raises ``UserError`` where the disk refuses."""
+        """Append a window to the journal. Raises ``UserError`` if it cannot be written."""
         labels: list[int] = []
         if window.scores is not None:
-            # The best, and all of which segments can be made.
+            # Keep the best classes, and all that can be part of a segment.
             order = np.argsort(-window.scores, kind="stable")
             many = int((window.scores >= self._settings["leave"]).sum())
             labels = order[: max(_KEPT, many)].tolist()
@@ -125,7 +125,7 @@ class Timeline:
             ) from error
 
     def finish(self, segments: Sequence[Segment]) -> bool:
-        """Write the files, and remove the journal; False where there is no window."""
+        """Write the files and remove the journal; False if there are no windows."""
         if not self._has_journal:
             return False
         segments = sorted(segments, key=lambda each: (each.start_s, each.name))
@@ -145,7 +145,7 @@ class Timeline:
         with self.journal.open("rb") as file:
             for number, line in enumerate(file):
                 row = spool.parse(line)
-                if number and row is not None:  # the first says what the run was
+                if number and row is not None:  # the first line has the settings of the run
                     yield row
 
     def _top5(self, row: dict[str, Any]) -> list[dict[str, Any]]:
@@ -228,7 +228,7 @@ _SEGMENT = ("class", "start_s", "end_s", "score", "peak")
 
 
 def _whole(path: Path, write: Callable[[Any], None], text: bool = False) -> None:
-    """Have ``write`` fill a file, which is there whole or not at all."""
+    """Write a file with ``write``, completely or not at all."""
     partial = path.with_name(f".partial-{path.name}")
     try:
         opened: Any = (
@@ -250,7 +250,7 @@ def _plot(
     classes: Sequence[str],
     segments: Sequence[Segment],
 ) -> None:
-    """The segments of the classes that were seen most, and their scores; grey where there is no answer."""
+    """Plot the segments and scores of the most frequent classes; grey marks windows without a prediction."""
     sums = np.zeros(len(classes))
     end_s = 0.0
     for row in rows():
@@ -262,7 +262,7 @@ def _plot(
         lasting[numbers[segment.name]] += segment.end_s - segment.start_s
     drawn = np.lexsort((-sums, -lasting))[:_DRAWN]
     drawn = drawn[(lasting[drawn] > 0) | (sums[drawn] >= sums.max(initial=0.0) / _DRAWN)]
-    # Of many windows, the largest score of each part: the figure has no more points than that.
+    # For long timelines, plot the largest score in each of ``_POINTS`` parts.
     best = np.full((len(drawn), _POINTS), np.nan)
     holes = np.zeros(_POINTS, bool)
     places = {int(k): at for at, k in enumerate(drawn)}
