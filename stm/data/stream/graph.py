@@ -153,7 +153,9 @@ def put_videos(manifest: Any) -> Any:
     import ray
 
     rows = manifest.table.select(_SAMPLE_COLUMNS)
-    if len(manifest.usable) < rows.num_rows:  # else the table already has just these rows, perhaps millions
+    if (
+        len(manifest.usable) < rows.num_rows
+    ):  # else the table already has just these rows, perhaps millions
         rows = rows.take(pa.array(manifest.usable))
     return ray.put(rows.combine_chunks())
 
@@ -185,7 +187,7 @@ def build_stream(
     # This policy counts blocks that wait for a whole round of ranks as too many: 64 ranks would never get theirs.
     context.downstream_capacity_backpressure_ratio = None
     context.memory_usage_poll_interval_s = (
-        None  # else a thread in each task sums up the memory of its process
+        None  # otherwise a thread in each task measures the memory of its process
     )
     limit = spec.max_cpus and spec.max_cpus / num_streams
     cpus = limit or ray.cluster_resources().get("CPU", 1) / num_streams
@@ -438,7 +440,7 @@ class ClipBatch:
 def iterate(
     shard: Any, prefetch_blocks: int, monitor: WaitMonitor | None = None
 ) -> Iterator[ClipBatch]:
-    """The batches of a ``ray.data.DataIterator`` or ``Dataset`` of this graph, with ``prefetch_blocks`` rows prefetched.
+    """The batches of a ``ray.data.DataIterator`` or ``Dataset`` of this graph; ``prefetch_blocks`` rows are prefetched.
 
     ``monitor`` measures the wait for each batch.
     """

@@ -24,13 +24,13 @@ SHARD = "clips"
 
 
 def groups(world_size: int, num_streams: int) -> list[range]:
-    """The ranks of each stream: consecutive ranks in groups of equal size, or one fewer."""
+    """The ranks of each stream: consecutive ranks, in groups whose sizes differ by at most 1."""
     ends = [world_size * number // num_streams for number in range(num_streams + 1)]
     return [range(first, end) for first, end in itertools.pairwise(ends)]
 
 
 def how_many(world_size: int, wanted: int | None, free_cpus: float, cpus_per_task: float) -> int:
-    """Number of streams: ``wanted``, or one per `RANKS_PER_STREAM` ranks; never one without a rank or a CPU."""
+    """Number of streams: ``wanted``, or one per `RANKS_PER_STREAM` ranks; at most one per rank and decoding CPU."""
     num_streams = -(-world_size // RANKS_PER_STREAM) if wanted is None else wanted
     return max(1, min(num_streams, world_size, int(free_cpus / cpus_per_task + 1e-6)))
 
