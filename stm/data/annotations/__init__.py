@@ -40,7 +40,7 @@ def read_annotations(
     format: one of `formats.names()`.
     root: folder (or URL) of the videos.
     annotations: folder or file of the lists; None searches `root` and the usual places in it.
-    split: number of the published split (1 to 3) of ucf101, hmdb51 and lists numbered like them.
+    split: number of the published split, of three for ucf101 and hmdb51, or of numbered lists.
     val_fraction: share of each class to hold out as `val`, in whole groups, if the annotations
         have only the split `train`; `seed` draws them.
     classes: a manifest, or a file of class names, whose names and order are used; the classes of
