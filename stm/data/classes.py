@@ -1,4 +1,4 @@
-"""Classes matched by their names, where two lists of them meet: a manifest's and a network's, two score files'.
+"""Match two lists of classes by name: a manifest's and a network's, or those of two score files.
 
 match_classes(["Run", "jump_up"], ["Jump Up", "Run", "Walk"])   # {0: 1, 1: 0}, near {"jump_up": "Jump Up"}
 """
@@ -14,25 +14,25 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ClassMatch:
-    """How one list of classes stands in another."""
+    """How one list of classes maps to another."""
 
     labels: dict[int, int]
     """Label here -> label there, for the classes that both have."""
     near: dict[str, str]
-    """Name here -> name there, where they differ in case, blanks, underscores or hyphens alone."""
+    """Name here -> name there, for names that differ only in case, blanks, underscores or hyphens."""
     unknown: list[int]
     """Labels here without a class there."""
 
     def said(self) -> str:
-        """The classes that are called otherwise, in words; "" where there are none."""
+        """Describe the classes whose names differ; "" if there are none."""
         pairs = [f"{ours!r} is {theirs!r}" for ours, theirs in self.near.items()]
         more = f" and {len(pairs) - 5} more" if len(pairs) > 5 else ""
         return ", ".join(pairs[:5]) + more
 
 
 def match_classes(ours: Sequence[str], theirs: Sequence[str]) -> ClassMatch:
-    """Each of our classes that is also one of theirs: by its exact name; else by a name that differs in case, blanks,
-    underscores or hyphens alone, if just one of theirs and one of ours is left that does."""
+    """Match our classes to theirs by exact name. Names left over match if they differ only in case, blanks,
+    underscores or hyphens, and only one of ours and one of theirs does."""
     place = {name: label for label, name in enumerate(theirs)}
     labels = {label: place[name] for label, name in enumerate(ours) if name in place}
     taken = set(labels.values())

@@ -1,6 +1,6 @@
-"""Whether the paths of a manifest stay within one folder or URL, where a run names one (``data.root``).
+"""Check that the paths of a manifest stay within the folder or URL that a run names (``data.root``).
 
-A manifest is a table that somebody sent; without a root, it can name any file that the nodes can read.
+A manifest may come from an untrusted source. Without a root, it can name any file that the nodes can read.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from stm.storage import is_url, split_url
 _NAMED = 5
 _MOST_DECODINGS = 16
 _THREADS = 16
-"""Folders are listed by so many at once: on a network disk a listing waits for its answer."""
+"""Folders listed at once: on a network disk a listing spends its time waiting."""
 _PATHS_A_PART = 1024
 
 LeadsOut = Callable[[str], bool]
 
 
 def check_paths(manifest: str | os.PathLike[str], paths: Iterable[str], root: str) -> None:
-    """Raise ``UserError``, naming the first few, where a path leads out of ``root``: by ``..``, by a symbolic link (of
-    the video, above it, or a frame of a folder), as another absolute path, or as another URL.
+    """Raise ``UserError`` with the first few paths that lead out of ``root``: by ``..``, by a symbolic link (of the
+    video, above it, or a frame of a folder), as another absolute path, or as another URL.
 
-    Links are followed as they are now, on this machine; whoever can change the root's content later is not held.
+    Links are followed as they are now on this machine. Later changes to the content of the root are not checked.
     """
     leads_out = _out_of(root)
     paths = list(paths)
@@ -56,7 +56,7 @@ def _out_of(root: str) -> LeadsOut:
     scheme, folder = split_url(root)
     if scheme not in ("file", "local"):
         return _out_of_url(root)
-    # fsspec follows links, and does not undo percent-encoding: such a root is a folder.
+    # fsspec follows links and does not decode percent-encoding, so such a root is treated as a folder.
     by_name, by_folder = _out_of_url(root), _out_of_folder(folder)
     return lambda path: by_name(path) or by_folder(split_url(path)[1])
 
@@ -72,9 +72,7 @@ def _out_of_url(root: str) -> LeadsOut:
             # fsspec reads a chain of URLs at "::"; servers cut at "?", "#" and, within a name, at ";"
             if "\0" in rest or "::" in rest or ".." in re.split(r"[/\\?#;]", rest):
                 return True
-            decoded = unquote(
-                rest
-            )  # a proxy may undo one encoding, and the server behind it the next
+            decoded = unquote(rest)  # a proxy may decode once, and the server behind it once more
             if decoded == rest:
                 return False
             rest = decoded
@@ -103,11 +101,11 @@ def _out_of_folder(root: str) -> LeadsOut:
         return not real.startswith(inside) or _has_link_out(real)
 
     def _has_link_out(folder: str) -> bool:
-        """Whether ``folder`` is one, and an entry of it is a link that leaves the root."""
+        """Whether ``folder`` is a folder with an entry that is a link out of the root."""
         try:
             with os.scandir(folder) as entries:
                 links = [entry.path for entry in entries if entry.is_symlink()]
-        except OSError:  # a file, most often
+        except OSError:  # usually a file
             return False
         return any(not _real(link).startswith(inside) for link in links)
 
@@ -116,5 +114,5 @@ def _out_of_folder(root: str) -> LeadsOut:
 
 def _real(path: str) -> str:
     real = os.path.realpath(path)
-    # POSIX lets two leading slashes mean something of their own; here they do not.
+    # In POSIX two leading slashes may have a special meaning; here they have none.
     return "/" + real.lstrip("/") if real.startswith("//") else real

@@ -1,4 +1,4 @@
-"""The videos that the files and folders on a command line stand for.
+"""Find the videos that files and folders on a command line refer to.
 
 find_videos(["clip.mp4", "frames/17", "shard.parquet#3", "folder"])
 """
@@ -18,13 +18,13 @@ from stm.storage import is_url
 
 
 def find_videos(sources: list[str]) -> list[str]:
-    """The videos that ``sources`` stand for, in order, each once.
+    """The videos that ``sources`` refer to, in order, each once.
 
-    A file that is named is taken whatever it is called; rows of shards and URLs are taken as they are. Of a folder,
-    and of those below it, each video file is one, and each folder of images is one, a frame an image, as `stm index
-    --format folder` has it: images beside videos are thumbnails, and flow beside RGB frames is left out.
-    Links are followed, each folder once; what is hidden or made by a system is left out. A folder that this user may
-    not list is among them, for reading to report.
+    A named file is used whatever its name; rows of shards and URLs are used as they are. Folders are searched
+    recursively as in `stm index --format folder`: each video file is a video, and each folder of images is a video
+    with one frame per image. Images next to videos count as thumbnails, and flow next to RGB frames is skipped.
+    Links are followed, each folder once; hidden and system files are skipped. A folder that this user may not list
+    is returned too, so that reading it reports the error.
 
     Raises ``UserError`` for a path that does not exist and for a folder without videos.
     """

@@ -3,8 +3,8 @@
     with IsolatedProcess() as process:
         info = process.call(probe, "clip.mp4", deadline_s=30)
 
-A decoder written in C can loop for ever or take its process with it. Here that costs one call: the
-process is killed, the caller learns why, and the next call starts a fresh one.
+A decoder written in C can loop for ever or crash its process. Here only one call is lost: the
+process is killed, the caller gets the reason, and the next call starts a new process.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 _START_LIMIT_S = 120.0
-"""A fresh process imports a few libraries, from a network disk at worst."""
+"""Time limit for a new process to import its libraries, possibly from a network disk."""
 
 
 class CallFailed(Exception):
-    """The process had to be given up; `reason` is "deadline" or "crashed"."""
+    """The process crashed or was killed; `reason` is "deadline" or "crashed"."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(reason, detail)
@@ -44,12 +44,12 @@ class IsolatedProcess:
     """One child process, started at the first call and again after each failure.
 
     The child is a new interpreter, not a fork: a fork of a process with threads (Ray, FFmpeg) can
-    inherit a lock that nobody will release. It dies with its parent.
+    inherit a lock that is never released. The child dies with its parent.
     """
 
     def __init__(self, preload: Sequence[str] = (), *, keeps_state: bool = False) -> None:
         """`preload` names modules the child imports before its first call, outside any deadline.
-        `keeps_state`: calls build on one another, so that none is repeated in a fresh process."""
+        `keeps_state`: calls depend on earlier ones, so none is repeated in a new process."""
         self._preload, self._keeps_state = tuple(preload), keeps_state
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection[Any, Any] | None = None
@@ -70,10 +70,10 @@ class IsolatedProcess:
     ) -> Result:
         """`function(*arguments)`, computed in the child.
 
-        The function is pickled by name, so it must lie at the top of an importable module.
+        The function is pickled by name, so it must be at the top of an importable module.
 
-        Raises CallFailed where it takes longer than `deadline_s` or its process dies, RuntimeError
-        where no process can be started, and whatever the function itself raises.
+        Raises CallFailed if the call exceeds `deadline_s` or the process dies, RuntimeError if no
+        process can be started, and whatever the function itself raises.
         """
         request = pickle.dumps((function, arguments))
         while True:
@@ -89,7 +89,7 @@ class IsolatedProcess:
             except (EOFError, ConnectionError, BrokenPipeError) as error:
                 served, ending = self._num_calls, self._give_up()
                 if served and not self._keeps_state:
-                    continue  # an earlier call may have damaged its memory: this one starts afresh
+                    continue  # an earlier call may have corrupted its memory: use a new process
                 raise CallFailed("crashed", ending) from error
             self._num_calls += 1
             if succeeded:
@@ -102,17 +102,17 @@ class IsolatedProcess:
             self._give_up()
 
     def kill(self) -> None:
-        """End the child from another thread than that of the call in work, which raises CallFailed."""
+        """End the child from a thread other than the caller's; the running call raises CallFailed."""
         process = self._process
         if process is not None:
             process.kill()
 
     def _start(self) -> None:
         ours, theirs = Pipe()
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed when the child is given up)
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed when the child ends)
         environment = dict(os.environ, OMP_NUM_THREADS="1")
         environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
-        # -P: a file of the user's in this folder, such as queue.py, is no module of Python's.
+        # -P: a file in the user's folder, such as queue.py, must not shadow a standard module.
         command = [sys.executable, "-P", "-m", __name__, str(theirs.fileno()), str(os.getpid())]
         self._process = subprocess.Popen(
             [*command, *self._preload],
@@ -133,18 +133,18 @@ class IsolatedProcess:
             raise RuntimeError(f"cannot start a process to isolate calls in: {self._give_up()}")
 
     def _give_up(self) -> str:
-        """Kill the child and say how it ended."""
+        """Kill the child and return how it ended."""
         process, connection, errors = self._process, self._connection, self._errors
         self._process = self._connection = self._errors = None
         assert process is not None
         assert connection is not None
         assert errors is not None
         connection.close()
-        # A child that is dying by itself gets a moment, so that its own exit status is reported.
+        # Give a dying child a moment, so that its own exit status is reported.
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.2)
         process.kill()
-        # In a system call on a dead network disk even SIGKILL waits; we do not wait with it.
+        # In a system call on a dead network disk even SIGKILL is delayed; do not wait for it.
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(2.0)
         errors.seek(0)
@@ -160,7 +160,7 @@ class IsolatedProcess:
 def _serve(descriptor: int, parent: int, preload: Sequence[str]) -> None:
     """The child: answer calls until the parent closes the connection."""
     _die_with(parent)
-    # Ctrl-C reaches all processes of a terminal: the parent says what becomes of this one.
+    # Ctrl-C reaches all processes of a terminal; the parent decides when this one ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection: Connection[Any, Any] = Connection(descriptor)
     for name in preload:
@@ -182,7 +182,7 @@ def _serve(descriptor: int, parent: int, preload: Sequence[str]) -> None:
 
 
 def _picklable(error: Exception) -> Exception:
-    """The error itself where it survives the journey, else its words."""
+    """The error itself if it can be pickled, otherwise an error with its text."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
@@ -191,13 +191,13 @@ def _picklable(error: Exception) -> Exception:
 
 
 def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent dies, even in an endless loop (Linux)."""
+    """Make the kernel kill this process when its parent dies, even in an endless loop (Linux)."""
     if sys.platform == "linux":
         import ctypes
 
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before we asked
+    if os.getppid() != parent:  # the parent died before the call
         os._exit(1)
 
 

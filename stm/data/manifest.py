@@ -1,4 +1,4 @@
-"""The manifest: one Parquet row a video, written once by `stm index`, read by everything after it.
+"""The manifest: one Parquet row per video, written once by `stm index`, read by all later commands.
 
     python -c "from stm.data.manifest import Manifest; print(Manifest.read('index/val.parquet'))"
 
@@ -6,7 +6,7 @@
 |-------------------|---------|------------------------------------------------------------------|
 | video_id          | string  | unique name of the video within the dataset                      |
 | path              | string  | absolute path of a video file or frame folder, or an fsspec URL; |
-|                   |         | in the file, of videos below the root, what follows the root     |
+|                   |         | in the file, relative to the root for videos below it            |
 | label             | int32   | index into `classes`, 0-based                                    |
 | num_frames        | int32   | displayed frames, exact; 0 where status is not ok                |
 | fps               | float32 | mean frames per second; 0 where unknown (frame folders)          |
@@ -14,13 +14,13 @@
 | codec             | string  | name of the format (h264, mpeg4, vp9, ...); "" unless ok         |
 | status            | string  | "ok", or the code of why it cannot be used (not_found, ...)      |
 | detail            | string  | the same reason in words; "" where ok                            |
-| group             | string  | what this clip was cut from, to be kept in one split; "" unknown |
+| group             | string  | source of the clip, to keep a source in one split; "" if unknown |
 | guard             | string  | "" = decord may be trusted with this file, else why not          |
 | keyframe_interval | int32   | most frames from one key frame to the next; 0 where unknown      |
 
 Nothing is null. The schema's metadata holds, under `stm.manifest`, a JSON object with the schema
-version, the dataset's name, the class names in label order, what mirroring does to labels, and the
-root: the folder or URL of the videos, which may have moved (`stm.data.roots`). Version 1 had none.
+version, the dataset's name, the class names in label order, the labels after mirroring, and the
+root: the folder or URL of the videos, which may have moved (`stm.data.roots`). Version 1 had no root.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ logger = get_logger(__name__)
 SCHEMA_VERSION = 2
 _READ_VERSIONS = (1, 2)
 _FINGERPRINT_VERSION = 1
-"""Of what the fingerprint covers, which the root is no part of."""
+"""Version of the fingerprint's content, which does not include the root."""
 
 METADATA_KEY = b"stm.manifest"
 OK = "ok"
@@ -90,9 +90,9 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, eq=False)
 class Manifest:
-    """The videos of one split, in a fixed order, good and bad.
+    """The videos of one split, usable or not, in a fixed order.
 
-    A row number is a video's name in the sample plan: rows are never reordered or dropped.
+    The sample plan identifies videos by row number, so rows are never reordered or dropped.
     """
 
     table: pa.Table
@@ -108,12 +108,12 @@ class Manifest:
     """Whether a mirrored clip keeps its label; False where a class says left or right."""
 
     flip_map: dict[int, int] | None = field(default=None)
-    """Labels after mirroring, for training that swaps them: a becomes flip_map[a], and a label
-    that is no key may not be mirrored. With flip=False and no map, nothing may be mirrored."""
+    """Labels after mirroring: label a becomes flip_map[a], and clips whose label is no key may not
+    be mirrored. With flip=False and no map, no clip may be mirrored."""
 
     root: str | None = None
-    """Folder or URL apart from which `write` keeps the paths below it, so that they may move; None keeps them whole.
-    In `table` paths are absolute."""
+    """Folder or URL to which `write` makes paths relative, so that the videos may move; None writes absolute paths.
+    In `table` paths are always absolute."""
 
     def __repr__(self) -> str:
         return (
@@ -136,21 +136,21 @@ class Manifest:
 
     @cached_property
     def class_counts(self) -> NDArray[np.int64]:
-        """Usable videos of each class: int64 [number of classes]."""
+        """Number of usable videos per class: int64 [number of classes]."""
         labels = self.table["label"].to_numpy()[self.usable]
         return np.bincount(labels[labels >= 0], minlength=self.num_classes).astype(np.int64)
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 (hex) of what training depends on, in row order.
+        """sha256 (hex) of all that training depends on, in row order.
 
-        That is: ids, labels, lengths, which videos are usable, and the class names.
+        It covers ids, labels, lengths, which videos are usable, and the class names.
 
-        Moving the files, or writing the table with other row groups, leaves it as it is.
+        Moving the files or writing the table with other row groups does not change it.
         """
         digest = hashlib.sha256()
         digest.update(json.dumps([_FINGERPRINT_VERSION, self.classes]).encode())
-        digest.update(b"[")  # as json.dumps of the whole list, which may have millions
+        digest.update(b"[")  # like json.dumps of the whole list, which may have millions of entries
         ids, at_once = self.table["video_id"], 2**16
         for first in range(0, len(ids), at_once):
             some = json.dumps(ids.slice(first, at_once).to_pylist())[1:-1]
@@ -167,7 +167,7 @@ class Manifest:
         return [self.table[name].to_numpy()[self.usable] for name in names]
 
     def mirrored_label(self, label: int) -> int | None:
-        """The label of a mirrored clip of this class; None where it must not be mirrored."""
+        """The label of a mirrored clip of this class; None if it must not be mirrored."""
         if self.flip:
             return label
         return None if self.flip_map is None else self.flip_map.get(label)
@@ -179,13 +179,13 @@ class Manifest:
         name: str,
         of: str,
     ) -> Manifest:
-        """The same videos under another list of classes, a network's: labels are matched by class name.
+        """The same videos with the class list of a network; labels are matched by class name.
 
-        The names may come in another order, and some may be missing here. ``name`` and ``of`` are the manifest and the
-        owner of ``classes``, for messages. Names that differ in case, blanks, underscores or
-        hyphens alone count as the same, and the log says so (`stm.data.classes`).
+        The names may be in another order, and some may be missing here. ``name`` and ``of`` are the manifest and the
+        owner of ``classes``, for messages. Names that differ only in case, blanks, underscores or
+        hyphens count as the same, and the log reports them (`stm.data.classes`).
 
-        Raises UserError, naming them, where videos are of classes that are not in ``classes``.
+        Raises UserError with the class names if videos have classes that are not in ``classes``.
         """
         if tuple(classes) == self.classes:
             return self
@@ -221,7 +221,7 @@ class Manifest:
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write as Parquet, whole or not at all: a reader sees the old file or the new one.
 
-        Raises UserError where the folder cannot be written.
+        Raises UserError if the folder cannot be written.
         """
         import pyarrow.parquet as pq
 
@@ -267,12 +267,12 @@ class Manifest:
     ) -> Manifest:
         """Read and check a manifest, a file or a URL.
 
-        ``root`` is where the videos lie now, if not where they were indexed, and every video must lie in it.
-        Without it, a data set that was moved together with its manifest is looked for (`stm.data.roots`), and the log
-        says where it was found, or that the root is not on this machine.
+        ``root`` is the present folder or URL of the videos if they have moved; every video must be in it.
+        Without it, a data set that was moved together with its manifest is searched for (`stm.data.roots`). The log
+        reports where it was found, or that the root is not on this machine.
 
-        Raises UserError, naming the file and the field, where it is missing, not a manifest, of
-        another schema version, empty, or where ids repeat, labels leave the class list, no
+        Raises UserError, naming the file and the field, if the file is missing, not a manifest, of
+        another schema version or empty, or if ids repeat, labels are outside the class list, no
         video is usable, or a path leads out of the root.
         """
         import pyarrow.parquet as pq
@@ -399,39 +399,39 @@ def _some(names: Sequence[str]) -> str:
 
 @lru_cache(maxsize=64)
 def _warn_once(message: str) -> None:
-    """Once, however often a job reads the manifest."""
+    """Log a warning once, however often a job reads the manifest."""
     logger.warning(message)
 
 
 def with_paths(table: pa.Table, paths: list[str] | pa.Array | pa.ChunkedArray) -> pa.Table:
-    """The table with these in its column `path`."""
+    """The table with ``paths`` as its column `path`."""
     at = table.schema.get_field_index("path")
     column = pa.array(paths, pa.string()) if isinstance(paths, list) else paths
     return table.set_column(at, SCHEMA.field("path"), column)
 
 
 def _all_rows(file: Any) -> pa.Table:
-    """A Parquet file's table; group by group, since all at once takes half as much again."""
+    """A Parquet file's table, read by row group, since reading all at once takes half as much memory again."""
     groups = [file.read_row_group(i) for i in range(file.num_row_groups)]
     return pa.concat_tables(groups) if groups else file.read()
 
 
 def _in_one_piece(columns: list[pa.ChunkedArray]) -> pa.Table:
-    """The table of these columns of `SCHEMA`, each in as few chunks as it can be; empties the list.
+    """The table of these columns of `SCHEMA`, each in as few chunks as possible; empties the list.
 
-    Of millions of rows there is never a second copy of more than a column, if nobody else holds the columns.
+    At most one column is copied at a time, if there are no other references to the columns.
     """
     columns.reverse()
     whole = []
     while columns:
-        # As a table, since a column of more than 2 GiB of letters stays in pieces, and is an error as a column.
+        # As a table: a string column over 2 GiB stays in chunks, while combining a lone column would be an error.
         whole.append(pa.table([columns.pop()], names=["column"]).combine_chunks().column(0))
         pa.default_memory_pool().release_unused()
     return pa.table(whole, schema=SCHEMA)
 
 
 def _num_distinct(names: pa.ChunkedArray) -> int:
-    """How many different ones; counted in eighths by the last byte, for a table of all takes as much as they do."""
+    """Number of distinct names, counted in eight parts by the last byte to limit the memory of the hash table."""
     lasts = [_last_bytes(chunk) for chunk in names.chunks]
     eighths = (
         names.filter(pa.chunked_array([pa.array(last_N % 8 == part) for last_N in lasts]))
@@ -441,7 +441,7 @@ def _num_distinct(names: pa.ChunkedArray) -> int:
 
 
 def _last_bytes(names: pa.StringArray) -> NDArray[np.uint8]:
-    """uint8 [N]; 0 of an empty one."""
+    """The last byte of each name: uint8 [N]; 0 for an empty name."""
     _, ends, letters = names.buffers()
     ends_N1 = np.frombuffer(ends, np.int32, len(names) + 1, 4 * names.offset)
     last_N = np.zeros(len(names), np.uint8)

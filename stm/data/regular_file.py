@@ -1,4 +1,4 @@
-"""Open what is a file and nothing else: a FIFO waits for its writer for ever, a device has no end."""
+"""Open regular files only: a FIFO may wait for its writer for ever, and a device may have no end."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-# Without it, opening a FIFO waits. For a file it changes nothing.
+# Without it, opening a FIFO blocks. It has no effect on a regular file.
 _DO_NOT_WAIT = getattr(os, "O_NONBLOCK", 0)
 
 
 def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
-    """The file, unbuffered, to be read.
+    """Open a regular file for unbuffered reading.
 
     Raises:
-        VideoError: ``unsupported_source``, where the path is that of something else.
-        OSError: It cannot be opened.
+        VideoError: ``unsupported_source``, if the path is not a regular file.
+        OSError: If it cannot be opened.
     """
     descriptor = os.open(path, os.O_RDONLY | _DO_NOT_WAIT | getattr(os, "O_CLOEXEC", 0))
     try:
@@ -36,7 +36,7 @@ def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
 
 
 def require_regular(path: str | os.PathLike[str], found: os.stat_result) -> None:
-    """Raise ``VideoError`` ``unsupported_source`` unless this is a file."""
+    """Raise ``VideoError`` ``unsupported_source`` unless this is a regular file."""
     if not stat.S_ISREG(found.st_mode):
         kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
         raise VideoError(os.fspath(path), "unsupported_source", f"{kind}, not a file")

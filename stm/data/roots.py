@@ -1,9 +1,9 @@
-"""The folder or URL that the videos of a data set lie below, apart from their names: the data set may move.
+"""The root of a data set: the folder or URL of its videos, stored apart from their paths so that it may move.
 
     relative_to("/data/ucf/a/v.avi", "/data/ucf")   # "a/v.avi"
     joined("/mnt/ucf", "a/v.avi")                   # "/mnt/ucf/a/v.avi"
 
-A root is absolute, a local folder or a URL; so is a path that does not lie below it, and stays as it is.
+A root is an absolute local folder or a URL. Paths outside it are absolute too and stay unchanged.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ from stm.data.shards import is_shard_path, split_shard_path
 from stm.storage import URL_MARK, is_url, join
 
 IF_MOVED = "If the videos have moved, name the folder or URL where they are now with --data.root"
-"""For messages about videos that are all not found."""
+"""Hint for messages when none of the videos are found."""
 
 _SAMPLED = 16
 
 
 def absolute_root(root: str | os.PathLike[str]) -> str:
-    """As a manifest records it: an absolute folder, or a URL without a slash at its end."""
+    """The root as a manifest records it: an absolute folder, or a URL without a trailing slash."""
     root = os.fspath(root)
     return root.rstrip("/") if is_url(root) else os.path.abspath(root)
 
 
 def is_relative(path: str) -> bool:
-    """Whether a path as stored lies below the root, and was not kept whole."""
+    """Whether a stored path is relative to the root."""
     return not path.startswith("/") and not is_url(path)
 
 
 def relative_to(path: str, root: str | None) -> str:
-    """The part of ``path`` below ``root``; ``path`` itself where it does not lie there."""
+    """The part of ``path`` below ``root``; ``path`` itself if it is not below it."""
     if root is None:
         return path
     prefix = root.rstrip("/") + "/"
     rest = path.removeprefix(prefix)
-    # What could be taken for an absolute path afterwards, as the key a//b of an object store can, stays whole.
+    # A path whose relative part would look absolute, as the key a//b of an object store can, stays whole.
     return rest if rest != path and rest and is_relative(rest) else path
 
 
 def joined(root: str | None, path: str) -> str:
-    """The inverse of `relative_to`. ``..`` in ``path`` is resolved as text, for `containment` to see where it leads."""
+    """The inverse of `relative_to`. ``..`` in ``path`` is resolved as text, so that `containment` can check it."""
     if root is None or not is_relative(path):
         return path
     whole = join(root, path)
@@ -54,13 +54,13 @@ def joined(root: str | None, path: str) -> str:
 
 
 def are_relative(paths: pa.Array | pa.ChunkedArray) -> Any:
-    """`is_relative` of a column of strings: a column of booleans."""
+    """`is_relative` for a column of strings: a column of booleans."""
     absolute = pc.or_(pc.starts_with(paths, "/"), pc.match_substring(paths, URL_MARK))
     return pc.invert(absolute)
 
 
 def all_joined(root: str, paths: pa.ChunkedArray) -> pa.ChunkedArray:
-    """`joined` of a column of strings, which may have millions."""
+    """`joined` for a column of strings, which may have millions of rows."""
     return pa.chunked_array([_all_joined(root, chunk) for chunk in paths.chunks], paths.type)
 
 
@@ -74,10 +74,10 @@ def _all_joined(root: str, paths: pa.Array) -> Any:
 
 
 def root_to_use(paths: Sequence[str], recorded: str | None, wanted: str | None) -> str | None:
-    """The root for ``paths`` as stored: ``wanted``, unless they lie in it as ``recorded``.
+    """The root for stored ``paths``: ``wanted``, unless the paths are in it with the root ``recorded``.
 
-    ``wanted`` is a guard, too (`stm.data.containment`), and may be a folder around the recorded root or within it.
-    Where both would do, what is there decides: the first path below the one or the other.
+    ``wanted`` also limits access (`stm.data.containment`) and may be a folder above or below the recorded root.
+    If both are possible, the root below which the first path exists is used.
     """
     if wanted is None:
         return recorded
@@ -95,10 +95,11 @@ def root_to_use(paths: Sequence[str], recorded: str | None, wanted: str | None) 
 def root_found(
     manifest: str | os.PathLike[str], paths: pa.Array | pa.ChunkedArray, recorded: str | None
 ) -> str | None:
-    """Where the data set of a manifest lies now, if it was moved together with it; None if not, or not surely.
+    """The new root of a data set that was moved together with its manifest; None unless it is certain.
 
-    Surely: the recorded root is no folder of this machine; and the manifest's own folder, the one around it, or a
-    folder of the old root's name in either, alone holds all of up to 16 videos spread over ``paths``.
+    It is certain if the recorded root is no folder on this machine and exactly one candidate has all of up to 16
+    videos spread over ``paths``. Candidates are the manifest's folder, its parent, and a folder with the old root's
+    name in either.
     """
     if recorded is None or is_url(recorded) or os.path.isdir(recorded):
         return None

@@ -1,4 +1,4 @@
-"""Shards: many prepared videos in one Parquet file, any of them read with one seek.
+"""Shards: many prepared videos in one Parquet file, each readable with one seek.
 
     read_frames("prepared/shards/shard-00000.parquet#17", [0, 8, 16])  # of stm.data.decode: row 17
 
@@ -8,15 +8,15 @@
 | data     | binary       | a video file; only in a shard of videos                          |
 | frames   | list<binary> | image files in frame order; only in a shard of frames            |
 
-A row is a row group of its own, uncompressed, without dictionary: its payload is one stretch of the
-file, last in the row group. Where it lies is written down in the footer's metadata, under
-`stm.shard`. A footer of 2500 row groups takes 4 to 9 ms to parse and 4 MB to keep, about as long as
-decoding a clip; the places alone take 24 bytes a row, so a process parses each footer once, and
-reading a row is one `pread` (0.014 ms, where `read_row_group` of an open file takes 0.18 ms). To
-everybody else it is an ordinary Parquet file.
+Each row is its own row group, uncompressed and without dictionary, so its payload is one contiguous
+range at the end of the row group. The footer's metadata records the ranges under `stm.shard`. A
+footer of 2500 row groups takes 4 to 9 ms to parse, about as long as decoding a clip, and 4 MB to
+keep; the ranges alone take 24 bytes per row. A process therefore parses each footer once, and
+reading a row is one `pread` (0.014 ms; `read_row_group` of an open file takes 0.18 ms). For other
+readers it is an ordinary Parquet file.
 
-Images are followed by a table of their ends, int32, which lies between two row groups, where other
-readers of Parquet do not look. A clip of 8 frames reads this and its 8 images, a tenth of the row.
+Images are followed by an int32 table of their ends. It lies between two row groups, where other
+Parquet readers do not look. A clip of 8 frames reads this and its 8 images, a tenth of the row.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ Payload = bytes | list[bytes]
 """A video file, or the image files of a frame folder."""
 
 VERSION = 2
-"""Of the layout; shards of another are refused."""
+"""Version of the layout; shards of another version are refused."""
 _METADATA_KEY = "stm.shard"
 _END = np.dtype("<i4")
-_LENGTH_BYTES = 4  # Parquet's PLAIN encoding: each value after its length, little-endian
+_LENGTH_BYTES = 4  # Parquet's PLAIN encoding puts a little-endian length before each value
 MOST_ROW_BYTES = 2**31 - 2**20
-"""A Parquet page counts its bytes in int32."""
+"""Limit of a row, because a Parquet page counts its bytes in int32."""
 
 _ROW = re.compile(r"(.*\.parquet)#(\d+)", re.DOTALL)
 _VIDEO_ID = pa.field("video_id", pa.string(), nullable=False)
@@ -63,13 +63,13 @@ _SCHEMAS = {
 
 @dataclass(frozen=True)
 class _Index:
-    """Where the rows of a shard lie."""
+    """The byte ranges of the rows of a shard."""
 
     column: str
     places: NDArray[np.int64]
-    """[N, 3]: first byte, number of bytes, and number of images, which a video file has none of."""
+    """[N, 3]: first byte, number of bytes, and number of images (0 for a video file)."""
     state: tuple[int, int] | None
-    """Size and time of last change of the file; None behind a URL."""
+    """Size and modification time of the file; None behind a URL."""
 
 
 _MOST_ROWS_KEPT = 2**21  # 48 MiB of places
@@ -99,7 +99,7 @@ def holds_frames(source: Any) -> bool:
     """Whether a source of `stm.data.decode` names a row of image files.
 
     Raises:
-        VideoError: As `read_row`.
+        VideoError: As in `read_row`.
     """
     if not is_shard_path(source):
         return False
@@ -129,10 +129,10 @@ def read_images(path: str) -> list[bytes]:
 
 
 def read_some_images(path: str, wanted: Sequence[int]) -> tuple[dict[int, bytes], int]:
-    """The image files with the numbers ``wanted``, as far as there are such, and how many the row holds.
+    """The image files with the numbers ``wanted`` that exist, and the number of images in the row.
 
-    As `read_images`, but nothing else is read from a disk; behind a URL, where it is requests that
-    cost, the row is read whole. Raises as `read_row`.
+    Unlike `read_images`, it reads only these images from a disk. Behind a URL it reads the whole row,
+    because requests are the main cost. Raises as `read_row`.
     """
     if is_url(path):
         images = read_images(path)
@@ -148,14 +148,16 @@ def read_some_images(path: str, wanted: Sequence[int]) -> tuple[dict[int, bytes]
 
 
 def read_row(path: str) -> Payload:
-    """What the row holds.
+    """The payload of the row.
 
     Raises:
-        VideoError: ``not_found``, ``permission_denied``; ``not_a_shard``, if the file was written
-            by something else; ``bad_row``; ``unreadable``, if it is cut short.
+        VideoError: ``not_found``, ``permission_denied``; ``not_a_shard``, if the file was not
+            written by `write_shard`; ``bad_row``; ``unreadable``, if it is cut short.
     """
     with _open_row(path) as row:
-        data = row.read(0, row.end)  # with the table: behind a URL each read is a request
+        data = row.read(
+            0, row.end
+        )  # including the table, because behind a URL each read is a request
         if row.column == "data":
             return data
         places = row.places_of_images(data[row.num_bytes :], range(row.num_images))
@@ -163,7 +165,7 @@ def read_row(path: str) -> Payload:
 
 
 def num_bytes_of_row(path: str) -> int:
-    """Bytes of what the row holds, images with four bytes for each length; raises as `read_row`."""
+    """Bytes of the payload, plus four bytes for the length of each image; raises as `read_row`."""
     with _open_row(path) as row:
         return row.num_bytes
 
@@ -180,7 +182,7 @@ class _OpenRow:
     num_images: int
 
     def read(self, start: int, end: int) -> bytes:
-        """Bytes ``start`` to ``end``; raises VideoError ``unreadable`` where the file ends before."""
+        """Bytes ``start`` to ``end``; raises VideoError ``unreadable`` if the file ends earlier."""
         self.file.seek(self.start + start)
         data: bytes = self.file.read(end - start)
         if len(data) != end - start:
@@ -189,11 +191,11 @@ class _OpenRow:
 
     @property
     def end(self) -> int:
-        """Where the table of images ends, which a video file does without."""
+        """End of the payload and of the table of images; a video file has no table."""
         return self.num_bytes + self.num_images * _END.itemsize
 
     def places_of_images(self, table: bytes, wanted: Sequence[int]) -> list[tuple[int, int]]:
-        """(start, end) of each of the images ``wanted``, by the table behind the payload."""
+        """(start, end) of each of the images ``wanted``, from the table after the payload."""
         ends = np.frombuffer(table, _END)
         places = [(int(ends[k - 1]) if k else 0, int(ends[k])) for k in wanted]
         places = [(before + _LENGTH_BYTES, end) for before, end in places]
@@ -214,13 +216,13 @@ def _open_row(path: str) -> Iterator[_OpenRow]:
 
 
 def write_shard(path: str | os.PathLike[str], rows: Iterable[tuple[str, Payload]]) -> int:
-    """Write (video_id, payload) rows, all of one kind, and read each back; returns their number.
+    """Write (video_id, payload) rows of one kind and read each back; returns their number.
 
-    The file is synced but not renamed: the caller decides when it exists.
+    The file is synced but not renamed: the caller does that.
 
     Raises:
         OSError: If it cannot be written.
-        ValueError: If there is no row, a payload is empty or of the other kind, or over 2 GiB.
+        ValueError: If there are no rows, or a payload is empty, of the other kind, or over 2 GiB.
         RuntimeError: If a row read back differs from what was written.
     """
     import pyarrow.parquet as pq
@@ -271,7 +273,7 @@ def write_shard(path: str | os.PathLike[str], rows: Iterable[tuple[str, Payload]
 
 
 def _measure(payload: Payload) -> tuple[int, bytes, int]:
-    """(bytes of the payload as it lies in the file, table behind it, CRC-32 of both)."""
+    """(bytes of the payload in the file, table after it, CRC-32 of both)."""
     if isinstance(payload, bytes):
         return len(payload), b"", zlib.crc32(payload)
     checksum = 0
@@ -303,7 +305,7 @@ def _open(path: str, file: str) -> Any:
 
 
 def _index(path: str, file: str, opened: Any) -> _Index:
-    """The places of the rows, from the footer or as kept from an earlier call."""
+    """The byte ranges of the rows, from the footer or cached by an earlier call."""
     state = None
     if not is_url(file):
         stat = os.fstat(opened.fileno())

@@ -1,8 +1,8 @@
-"""Whether the source of a video is still what it was, and how many bytes it has.
+"""Detect whether the source of a video has changed, and measure its size.
 
     source_state("frames/17")  # ("40:512331:8f0c...", 512331)
 
-Indexing and preparing both go by it: what has the state of before is neither probed nor made again.
+Indexing and preparing skip sources whose state is unchanged.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from stm.data.video import VideoError, naming_failures
 from stm.storage import StorageError, filesystem, info, is_url
 
 _CHANGED = ("ETag", "etag", "LastModified", "mtime")
-"""What file systems behind a URL call a mark of the last change."""
+"""Names that file systems behind a URL use for a mark of the last change."""
 
 
 def source_state(path: str) -> tuple[str, int]:
-    """(a string that changes when the source does, "" where there is none or it cannot be told; bytes).
+    """(state, bytes). The state is a string that changes when the source does; "" if it is missing or unknown.
 
-    A file changes in size or time; a link also when it is made to point elsewhere; a folder with the name, size or time
-    of any file in it, since a frame that is overwritten leaves the folder's own time as it was; a row with its shard.
-    Nothing is opened but a shard's footer. A folder costs one listing and one `stat` a file.
+    The state of a file covers its size and time; that of a link also its target. The state of a folder covers the
+    name, size and time of each file, since overwriting a frame does not change the folder's own time. The state of a
+    row is that of its shard. Only the footer of a shard is opened. A folder costs one listing and one `stat` per file.
 
-    Where the source lies is no part of it: a copy that keeps its times has the same state.
+    The location is not part of the state: a copy that keeps its times has the same state.
 
     Raises:
-        VideoError: As `shards.num_bytes_of_row`, and where a URL cannot be asked: `unsupported_url`, or what its file
-            system says.
+        VideoError: As in `shards.num_bytes_of_row`. For a URL that cannot be accessed: `unsupported_url`, or the error
+            of its file system.
     """
     with naming_failures(path):
         return _source_state(path)
@@ -67,7 +67,7 @@ def _state_of_folder(path: str, found: os.stat_result) -> tuple[str, int]:
                     continue
                 target = entry.stat()
                 link = entry.stat(follow_symlinks=False).st_mtime_ns if entry.is_symlink() else 0
-            except FileNotFoundError:  # a link to nowhere
+            except FileNotFoundError:  # a broken link
                 files.append((name, -1, 0, 0))
                 continue
             files.append((name, target.st_size, target.st_mtime_ns, link))

@@ -1,8 +1,8 @@
-"""Short H.264 videos whose classes only time can tell apart: the demo's data, and the tests'.
+"""Short H.264 videos whose classes differ only in the order of frames, for the demo and the tests.
 
 A handwritten digit (scikit-learn's 8x8 images, which ship in the package) moves over a textured background. The eight
-classes are four pairs, and one of a pair is the other played backwards: the set of frames is the same, only their
-order differs. A network that is blind to time cannot do better than guess within a pair: 50 %.
+classes form four pairs, and one class of a pair is the other played backwards: the frames are the same, only their
+order differs. A network without temporal information can only guess within a pair: 50 %.
 
 Try: ``python -c "from stm.data.synthetic import write_videos; write_videos('videos', num_train=16, num_test=8)"``
 """
@@ -49,7 +49,7 @@ def write_videos(
                 generator = np.random.default_rng([seed, split_number, number, pair])
                 frames = draw_video(pair, generator, size=size, num_frames=num_frames)
                 backwards = frames[::-1]
-                if split == "train":  # the two of a pair share nothing but the kind of motion
+                if split == "train":  # the two videos of a pair share only the kind of motion
                     other = np.random.default_rng([seed, split_number, number, pair, 1])
                     backwards = draw_video(pair, other, size=size, num_frames=num_frames)[::-1]
                 for name, clip in zip(
@@ -85,8 +85,8 @@ def draw_video(
 def draw_opacity(
     pair: int, generator: np.random.Generator, *, size: int, num_frames: int
 ) -> np.ndarray:
-    """Where ``draw_video`` puts the digit: float32 [num_frames, size, size], 1 where it covers the background, 0 where
-    it is not. Draws from ``generator`` as ``draw_video`` does, and pastes a white digit on black."""
+    """Opacity of the digit in ``draw_video``: float32 [num_frames, size, size], 1 where it covers the background.
+    Draws from ``generator`` as ``draw_video`` does and pastes a white digit on black."""
     digit = digits()[generator.integers(len(digits()))]
     generator.random(3)  # the tint
     black = np.zeros_like(texture(size, generator))

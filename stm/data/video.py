@@ -1,4 +1,4 @@
-"""What a video is to the rest of the program: its facts, and the one error it can fail with."""
+"""The types that describe a video: its facts, its limits, and the error for reading failures."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from stm.config import DataConfig
 
 @dataclass(frozen=True)
 class Limits:
-    """What a video may take: beyond it, it is refused as ``too_large``."""
+    """Limits of a video; one that exceeds them is refused as ``too_large``."""
 
     max_pixels: int = DataConfig.max_pixels
-    """Of a frame; 8K video has half as many."""
+    """Pixels per frame; 8K video has half as many."""
 
     memory_bytes: int = DataConfig.decode_mib * 2**20
-    """By which decoding may make the process grow (``stm.data.decode.memory``)."""
+    """Memory that decoding may add to the process (``stm.data.decode.memory``)."""
 
 
 DEFAULT_LIMITS = Limits()
@@ -29,12 +29,12 @@ Source: TypeAlias = "str | bytes | IO[bytes]"
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo:
-    """Facts of one video, the same whichever decoder will read it."""
+    """Facts of one video, independent of the decoder."""
 
     num_frames: int
-    """Frames that decoding in sequence gives: edit lists applied, missing data not counted."""
+    """Frames from sequential decoding: edit lists are applied, and missing data is not counted."""
     fps: float
-    """Average frames a second; 0.0 where nothing states it (a frame folder)."""
+    """Mean frames per second; 0.0 if unknown (a frame folder)."""
     width: int
     """Pixels, as displayed: after rotation."""
     height: int
@@ -44,16 +44,16 @@ class VideoInfo:
     container: str
     """FFmpeg's name of the container, such as "mov,mp4,m4a,3gp,3g2,mj2"; "folder" for a folder."""
     keyframe_interval: int
-    """Packets in the longest run from one key frame to the next: what a random access may cost."""
+    """Most packets from one key frame to the next: the cost of a random access."""
     rotation: int
     """Degrees (0, 90, 180, 270) counter-clockwise by which frames are turned for display."""
     guard: str
-    """Empty where decord may be trusted with this file, else why not."""
+    """Empty if decord may be trusted with this file, else the reason why not."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """What a manifest says of a video, and what a clip of it was planned with."""
+    """Length, size and rate of a video as in the manifest, with which its clips are planned."""
 
     num_frames: int
     width: int
@@ -61,7 +61,7 @@ class Geometry:
     height: int
     """Pixels, as displayed."""
     fps: float = 0.0
-    """Mean frames a second; 0.0 where nobody asks for times."""
+    """Mean frames per second; 0.0 if times are not needed."""
 
     def check_length(self, name: str, num_frames: int) -> None:
         """Raise ``VideoError`` ``changed`` if the video has another number of frames."""
@@ -93,11 +93,11 @@ class VideoError(Exception):
             length that the clip was planned with), ``too_large`` (more pixels or memory
             than ``Limits`` allow), ``unsupported_url``, ``unsupported_source``, ``failed`` (anything
             else that a library raised).
-        detail: The rest, for a person.
+        detail: Details for a person to read.
     """
 
     def __init__(self, path: str, reason: str, detail: str = "") -> None:
-        # Names of files that are not UTF-8 come as surrogates, which Arrow and terminals refuse.
+        # File names that are not UTF-8 contain surrogates, which Arrow and terminals refuse.
         detail = detail.encode(errors="backslashreplace").decode()
         super().__init__(path, reason, detail)  # exactly these: that is what makes it picklable
         self.path = path
@@ -114,11 +114,11 @@ class VideoError(Exception):
 
 
 class StoreAway(VideoError):
-    """The store that holds the video does not answer: nothing is said of the video itself. Reason ``unreadable``."""
+    """The store of the video does not respond; the video itself may be fine. Reason ``unreadable``."""
 
 
 def label(source: object) -> str:
-    """How a source is called in messages."""
+    """The name of a source in messages."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         return "<bytes>"
     if hasattr(source, "read"):
@@ -130,15 +130,15 @@ def label(source: object) -> str:
 def naming_failures(source: object, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Turn whatever the block raises about ``source`` into a ``VideoError``.
 
-    This is the one boundary between the libraries that read, decode and cut pictures, which raise
-    anything, and their callers, for whom one bad video is no reason to lose the others.
+    This is the only boundary between the libraries that read, decode and crop pictures, which may
+    raise any exception, and their callers, which must continue after one bad video.
 
     Args:
-        source: What is read, for the message.
-        passing: Exceptions that are the caller's own mistake and leave as they are.
+        source: The source, for the message.
+        passing: Exceptions caused by the caller, which are not converted.
 
     Raises:
-        VideoError: With the reason; one that is raised inside passes unchanged.
+        VideoError: With the reason; a VideoError from the block passes unchanged.
     """
     try:
         yield
@@ -157,7 +157,7 @@ def _reason_and_detail(error: Exception) -> tuple[str, str]:
         return "permission_denied", "this user may not read it"
     try:
         said = str(error).strip().splitlines()
-    except Exception:  # an error may fail to say what it is
+    except Exception:  # str() of an error may itself fail
         said = []
     detail = f"{type(error).__name__}: {said[0]:.200}" if said else type(error).__name__
     # PyTorch reports a failed allocation as a RuntimeError.

@@ -1,4 +1,4 @@
-"""Annotation readers: one file for each published format, all with the same result.
+"""Annotation readers: one file per published format, all with the same type of result.
 
     from stm.data.annotations import read_annotations
     annotations = read_annotations("ucf101", "/data/ucf101", split=1)
@@ -35,20 +35,20 @@ def read_annotations(
     classes: str | os.PathLike[str] | None = None,
     split_folders: str = "auto",
 ) -> Annotations:
-    """Read a dataset's lists: no video is opened, and one that does not exist is kept.
+    """Read a dataset's lists. No video is opened, and missing videos are kept.
 
     format: one of `formats.names()`.
     root: folder (or URL) of the videos.
-    annotations: folder or file of the lists; None looks in `root` and the usual places in it.
-    split: which of the three published splits of ucf101 and hmdb51, and of lists numbered so.
-    val_fraction: share of each class to hold out as `val`, whole groups at a time, where the
-        annotations have no split but `train`; `seed` draws them.
-    classes: a manifest, or a file of class names, whose names and order are taken; the classes of
+    annotations: folder or file of the lists; None searches `root` and the usual places in it.
+    split: number of the published split, of three for ucf101 and hmdb51, or of numbered lists.
+    val_fraction: share of each class to hold out as `val`, in whole groups, if the annotations
+        have only the split `train`; `seed` draws them.
+    classes: a manifest, or a file of class names, whose names and order are used; the classes of
         the annotations are matched to it by name.
-    split_folders: for the format folder: `yes`, the folders of root are splits; `no`, they are
-        classes; `auto`, told by their names, or asked for where these leave it open.
+    split_folders: for the format folder: with `yes` the folders of root are splits, with `no` they
+        are classes; `auto` decides by their names, and raises UserError if they are ambiguous.
 
-    Raises UserError naming file, line and text where a line is malformed, an id or a path is
+    Raises UserError naming file, line and text if a line is malformed, an id or a path is
     listed twice (in one split or two), or a split is empty.
     """
     if format not in formats.names():
@@ -104,7 +104,7 @@ def read_annotations(
 
 
 def _printable(entry: Entry) -> Entry:
-    """The entry with what is shown and stored of it as text; its path stays as the disk has it."""
+    """The entry with displayed and stored fields as printable text; its path is unchanged."""
     return dataclasses.replace(
         entry,
         video_id=printable(entry.video_id),
@@ -148,7 +148,7 @@ def _hold_out(
 
 
 def _missing_classes(classes: tuple[str, ...], splits: dict[str, list[Entry]]) -> list[str]:
-    """A warning for each split without any video of some classes: often a misspelt label."""
+    """A warning for each split that lacks videos of some classes, often due to a misspelt label."""
     warnings = []
     for name, entries in splits.items():
         counts = Counter(entry.label for entry in entries)

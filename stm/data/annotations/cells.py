@@ -21,7 +21,7 @@ EXPECTED = "`path,label` or `path label` (label a name or a number), or a table 
 NUMBER = r"-?\d+(?:\.0*)?(?:[eE][+-]?\d+)?"
 SAMPLE = 200
 _MARKS = ("\t", ",", ";", "|")
-"""What separates cells; else blanks do."""
+"""Cell separators; without any of them, cells are separated by blanks."""
 
 _MEDIA = "|".join(sorted(extension[1:] for extension in VIDEO_EXTENSIONS))
 # A path up to its last suffix of a video, then the rest.
@@ -42,7 +42,7 @@ class Cells:
 
 
 def read_cells(file: Path, is_video: IsVideo, class_names: frozenset[str]) -> Cells:
-    """The cells of a file, as in `stm.data.annotations.tables.read_table`; none of an empty file."""
+    """The cells of a file, as in `stm.data.annotations.tables.read_table`; an empty file has none."""
     if file.suffix.lower() in (".json", ".jsonl", ".ndjson"):
         return _read_json(file)
     lines = list(read_lines(file, EXPECTED))
@@ -53,7 +53,7 @@ def read_cells(file: Path, is_video: IsVideo, class_names: frozenset[str]) -> Ce
 
 
 def _without_comments(lines: list[Line], is_video: IsVideo) -> list[Line]:
-    """The lines that are no comments; a header behind a `#` loses it."""
+    """The lines without comments; a `#` before a header is removed."""
     kept: list[Line] = []
     for number, text in lines:
         if text.startswith("#") and not _begins_with_video(text, is_video):
@@ -74,7 +74,7 @@ def _begins_with_video(text: str, is_video: IsVideo) -> bool:
 
 
 def _cut(file: Path, lines: list[Line], is_video: IsVideo, class_names: frozenset[str]) -> Cells:
-    """The file cut by the separator under which most lines are a video and something else."""
+    """Split the file by the separator that gives the most lines with a video and another cell."""
     sample = lines[:SAMPLE]
     best, best_score = "", (0.0, 0.0)
     for mark in (*_MARKS, ""):
@@ -122,7 +122,7 @@ def _without_empty_columns(rows: list[list[str]]) -> list[list[str]]:
 
 
 def _unquoted(rows: list[list[str]]) -> list[list[str]]:
-    """Without single quotes, where all cells but numbers are in them."""
+    """Remove single quotes if all cells except numbers have them."""
     marked = [c for row in rows for c in row if not re.fullmatch(NUMBER, c)]
     if not marked or not all(len(c) > 1 and c[0] == c[-1] == "'" for c in marked):
         return rows
@@ -191,7 +191,7 @@ def _trailing_numbers(cut: list[str]) -> int:
 
 
 def _at_blanks(text: str, class_names: frozenset[str]) -> list[str] | None:
-    """Path (in one piece where that is clear) and what follows it; None where it cannot be told."""
+    """Path (in one piece if that is clear) and the rest of the line; None if unclear."""
     if text.startswith('"'):
         quoted = re.fullmatch(r'"([^"]+)"\s+(.+)', text)
         path, rest = quoted.groups() if quoted else (text, "")
@@ -215,7 +215,7 @@ def _at_blanks(text: str, class_names: frozenset[str]) -> list[str] | None:
 
 
 def _read_json(file: Path) -> Cells:
-    """JSON objects, one a line or in a list, as cells under a header of their keys."""
+    """JSON objects, one per line or in a list, as cells with their keys as the header."""
     expected = 'objects such as {"file_name": "a.mp4", "label": "run"}, one a line'
     items: list[tuple[int, Any]] = []
     try:

@@ -1,4 +1,4 @@
-"""Class names in files of their own: beside a list of numbers, or given by `--classes`.
+"""Read class names from separate files: next to a list of numbers, or given by `--classes`.
 
     classes = read_class_list(Path("label_map.txt"))
     classes.names  # ("abseiling", "air drumming", ...)
@@ -42,10 +42,10 @@ class ClassList:
     file: Path
     names: tuple[str, ...]
     numbers: tuple[int, ...]
-    """Number of each class as the file gives it; 0, 1, ... where it gives none."""
+    """Number of each class in the file; 0, 1, ... if the file has no numbers."""
 
     numbered: bool
-    """Whether the file itself gives the numbers."""
+    """Whether the file contains the numbers."""
 
     def of_numbers(self, found: Mapping[int, str]) -> dict[int, int]:
         """The labels, from 0, that the numbers of a list stand for.
@@ -83,7 +83,7 @@ class ClassList:
 def read_class_list(path: Path) -> ClassList:
     """Read a class list in any form of the module's text, or a manifest's.
 
-    Raises UserError naming file and line where it is none, or a class is listed twice.
+    Raises UserError naming file and line if it is not a class list or lists a class twice.
     """
     if path.suffix.lower() == ".parquet":
         from stm.data.manifest import Manifest
@@ -169,7 +169,7 @@ def match_classes(read: Annotations, given: ClassList) -> Annotations:
 
 
 def look_alike(classes: Sequence[str]) -> None:
-    """Warn of class names that differ in letter case, blanks and marks alone."""
+    """Warn of class names that differ only in letter case, blanks and marks."""
     alike: dict[str, list[str]] = {}
     for name in classes:
         alike.setdefault(plain(name), []).append(name)

@@ -1,4 +1,4 @@
-"""What every annotation reader shares: its result, and where the listed videos lie."""
+"""Shared parts of the annotation readers: their result, and finding the listed videos."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ VIDEO_EXTENSIONS = frozenset(
         *(".mjpeg", ".mjpg", ".h264", ".264", ".avc", ".h265", ".265", ".hevc", ".vc1", ".obu"),
     }
 )
-"""Suffixes, in lower case, of files that are taken for videos. What else FFmpeg reads but is mostly
-no video (.dat, .bin, .raw) is not among them, and is read where a list names it."""
+"""Suffixes, in lower case, of files that count as videos. Other suffixes that FFmpeg reads but that
+are rarely videos (.dat, .bin, .raw) are not included; such files are read if a list names them."""
 
 
 _OF_THE_SYSTEM = frozenset(
@@ -34,16 +34,16 @@ _OF_THE_SYSTEM = frozenset(
         *("__macosx", "__pycache__"),
     }
 )
-"""Folders, in lower case, that network storage, systems and archives make beside people's own."""
+"""Folders, in lower case, that network storage, operating systems and archivers create."""
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is none of the data set's: hidden, or made by a system."""
+    """Whether a file or folder is hidden or made by a system, and so not part of the data set."""
     return name.startswith(".") or name.casefold() in _OF_THE_SYSTEM
 
 
 def is_folder(item: os.DirEntry[str]) -> bool:
-    """As ``item.is_dir()``; a link that leads in a circle or nowhere is none."""
+    """Like ``item.is_dir()``, but False for a circular or broken link."""
     try:
         return item.is_dir()
     except OSError:
@@ -52,7 +52,7 @@ def is_folder(item: os.DirEntry[str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One video as the annotations name it. The file need not exist: indexing finds out."""
+    """One video as the annotations name it. The file need not exist; indexing checks that."""
 
     video_id: str
     """Unique within the dataset."""
@@ -64,10 +64,10 @@ class Entry:
     """Index into the classes, 0-based."""
 
     group: str
-    """What the clip was cut from; "" where the annotations do not say."""
+    """Source of the clip; "" if the annotations do not name it."""
 
     line: str
-    """Where it is listed, as `file:line`; for a folder, the path itself."""
+    """Position in the lists as `file:line`; for a folder, the path itself."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,10 @@ class Annotations:
     """As in `stm.data.manifest.Manifest`."""
 
     warnings: tuple[str, ...] = ()
-    """What the user should know though it stops nothing."""
+    """Warnings for the user."""
 
     notes: tuple[str, ...] = ()
-    """How the lists were read, where a reader found that out by itself."""
+    """How the lists were read, if the reader detected it."""
 
 
 def join(root: str, name: str) -> str:
@@ -100,7 +100,7 @@ def join(root: str, name: str) -> str:
 
 
 def class_index(path: Path, names: Iterable[tuple[int, str]]) -> dict[str, int]:
-    """Class names as listed, one a line, to labels from 0. A repeated name is refused."""
+    """Map class names, listed one per line, to labels from 0. A repeated name is refused."""
     labels: dict[str, int] = {}
     for number, name in names:
         if name in labels:
@@ -124,10 +124,10 @@ def find_list(folders: Iterable[Path], names: Iterable[str]) -> Path | None:
 def annotation_folder(
     root: str, annotations: str | None, *landmarks: str, inside: str = ""
 ) -> Path:
-    """The folder that holds the lists: the one named, else `root` or a usual place in it.
+    """The folder of the lists: the named one, else `root` or a usual place in it.
 
-    `landmarks` are files (or globs) of which such a folder has one; `inside` is a subfolder name
-    the publisher uses. Raises UserError, naming the places looked at.
+    Such a folder has at least one of the files (or globs) in `landmarks`; `inside` is a subfolder
+    name that the publisher uses. Raises UserError with the folders searched.
     """
     if annotations is not None:
         places = [Path(annotations), Path(annotations) / inside]

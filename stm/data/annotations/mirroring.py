@@ -1,4 +1,4 @@
-"""What mirroring a clip does to its label, read off the words of the class names."""
+"""Derive the label of a mirrored clip from the words of the class names."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _OPPOSITE |= {b: a for a, b in _OPPOSITE.items()}
 def flip_rules(classes: Sequence[str]) -> tuple[bool, dict[int, int] | None]:
     """(flip, flip_map) of a class list, as `stm.data.manifest.Manifest` holds them.
 
-    Where no class names a side, a mirrored clip keeps its label: (True, None). Else (False, map):
-    a class that names none maps to itself, one that does to the class whose name has the sides
-    swapped, and one whose swapped name is no class is left out: its clips must not be mirrored.
+    If no class names a side, a mirrored clip keeps its label: (True, None). Else (False, map): a
+    class without a side maps to itself, and one with a side to the class with swapped sides. If
+    there is no such class, it is left out, and its clips must not be mirrored.
     """
     words = [words_of(name) for name in classes]
     by_words = {name: label for label, name in enumerate(words)}

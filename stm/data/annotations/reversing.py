@@ -1,11 +1,11 @@
-"""Pairs of classes that are each other played backwards, read off the words of the class names, or from a file.
+"""Find pairs of classes that are each other's reversal, from the words of the class names or from a file.
 
 backwards(["Opening something", "Holding something", "Closing something"])      # [(0, 2)]
 
-A name becomes a row of words in which each that has a direction ("opening", "out of") stands as an axis and a sign.
-Two classes are a pair if turning every sign of the one gives the other: "Pulling something from left to right" is not
-"Pulling something from right to left" backwards, for which the hand would have to be on the other side, but "Pushing
-something from right to left".
+A name becomes a sequence of words in which each word with a direction ("opening", "out of") is an axis and a sign.
+Two classes are a pair if flipping every sign of one gives the other. Reversed, "Pulling something from left to right"
+is "Pushing something from right to left". It is not "Pulling something from right to left", because the hand would be
+on the other side.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ _PHRASE = re.compile(
     r"\b(closer to|away from|(out|off) of|zoom(ing)? (in|out)|turn(ing)? (on|off))\b"
 )
 _SAME = {"approaching": "moving towards", "away": "out"}
-"""What says the same in words that have an opposite; "away" is what is left of "away from"."""
+"""Synonyms made of words that have an opposite; "away" is the rest of "away from"."""
 _SAME_CLASS = {"covering something with something": "covering something"}
 _ONE_WAY = re.compile(
     r"(pour|spill|drop|throw|toss|tear|break|pretend|fail|try|thumb)\w*|without|not|t"
 )
-"""What cannot happen backwards, what did not happen, and what does not move; "t" is the end of "doesn't"."""
+"""Words for what is irreversible, did not happen or does not move; "t" is the end of "doesn't"."""
 _NOT_ALONE = {"push", "inside", "upon"}
-"""Axes that make no pair without another: push-ups are not pull-ups backwards."""
+"""Axes that do not suffice for a pair: push-ups are not reversed pull-ups."""
 
 
 def backwards(classes: Sequence[str]) -> list[tuple[int, int]]:
-    """Labels of the classes that are each other backwards, as far as their names tell; each is in one pair at most."""
+    """Labels of the classes that are each other's reversal by their names; each class is in at most one pair."""
     rows: dict[tuple[object, ...], list[int]] = {}
     known = {word for name in classes for word in words_of(name)}
     undone = {word[2:]: word for word in known if word.startswith("un") and word[2:] in known}
@@ -90,7 +90,7 @@ def _turned(row: tuple[object, ...]) -> tuple[object, ...]:
 
 
 def read_pairs(path: str, classes: Sequence[str]) -> list[tuple[int, int]]:
-    """Labels of the pairs that a file names: CSV, two class names a line. Raises ``UserError`` with the line."""
+    """Labels of the pairs in a CSV file with two class names per line. Raises ``UserError`` with the line."""
     try:
         with Path(path).open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)

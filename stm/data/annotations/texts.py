@@ -1,4 +1,4 @@
-"""Lists are text of any origin: their encodings, their lines, what is said about them."""
+"""Read text lists from any source: their encodings, their lines, and warnings about them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _said: ContextVar[_Said] = ContextVar("said")
 
 @contextlib.contextmanager
 def listening() -> Iterator[_Said]:
-    """Collect what `warn` and `note` are told inside, each text once."""
+    """Collect the texts passed to `warn` and `note` inside the block, each once."""
     said = _Said()
     token = _said.set(said)
     try:
@@ -43,14 +43,14 @@ def listening() -> Iterator[_Said]:
 
 
 def warn(text: str) -> None:
-    """Tell the user of something that may be wrong. For readers: `Annotations.warnings`."""
+    """Warn the user of a possible error. Readers use it; the result is in `Annotations.warnings`."""
     said = _said.get(None)
     if said is not None and text not in said.warnings:
         said.warnings.append(text)
 
 
 def note(text: str) -> None:
-    """Tell the user how something was read. For readers: `Annotations.notes`."""
+    """Tell the user how a list was read. Readers use it; the result is in `Annotations.notes`."""
     said = _said.get(None)
     if said is not None and text not in said.notes:
         said.notes.append(text)
@@ -73,7 +73,7 @@ def _escaped(character: str) -> str:
 
 
 def is_utf8(path: str) -> bool:
-    """Whether a path, as Python holds it, is text: names on Linux may be any bytes."""
+    """Whether a path is valid UTF-8; names on Linux may be any bytes."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -84,8 +84,8 @@ def is_utf8(path: str) -> bool:
 def read_text(path: Path, expected: str) -> str:
     """A text file, whatever its encoding: byte-order mark, UTF-8, else Windows-1252 with a warning.
 
-    `expected` says what the file should hold, for the UserError raised where it cannot be read or
-    is no text.
+    `expected` describes the expected content, for the UserError if the file cannot be read or is
+    not text.
     """
     try:
         content = path.read_bytes()
@@ -136,7 +136,7 @@ def _decoded(path: Path, content: bytes) -> str:
             "out wrong, save it as UTF-8"
         )
         text = content.decode("cp1252", errors="surrogateescape")
-        # Five bytes mean nothing there; Latin-1 has control characters for them.
+        # Five bytes are undefined in Windows-1252; Latin-1 has control characters for them.
         return re.sub("[\udc80-\udcff]", lambda found: chr(ord(found.group()) - 0xDC00), text)
 
 

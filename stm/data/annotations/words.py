@@ -1,4 +1,4 @@
-"""The words by which people name splits, and the columns of a table."""
+"""The usual names of splits and of the columns of a table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SPLIT_WORDS = {
     "test": {"test", "testing", "tst", "testset"},
 }
 _SPLIT_OF = {word: name for name, words in _SPLIT_WORDS.items() for word in words}
-# Words that say nothing of their own beside the word for a split: train_set, val_videos, 01_test.
+# Words without meaning next to the word for a split: train_set, val_videos, 01_test.
 _FILLERS = frozenset(
     {"set", "split", "data", "video", "videos", "clips", "frames", "images", "rawframes", "list"}
 )
@@ -26,7 +26,7 @@ def split_of(word: str) -> str | None:
 
 
 def splits_in(name: str) -> set[str]:
-    """The splits that the words of a file's or folder's name name."""
+    """The splits named in a file's or folder's name."""
     return {split for word in _words(name) if (split := _split_of_word(word))}
 
 
@@ -37,8 +37,8 @@ def split_of_folder(name: str) -> str | None:
 
 
 def splits_of_folders(names: Iterable[str]) -> dict[str, str]:
-    """Folder -> split, of those whose whole names stand for one; else of those that differ in the
-    word for the split alone, such as ucf_train beside ucf_test."""
+    """Folder -> split, for folders whose whole name is a split; else for folders that differ only in
+    the word for the split, such as ucf_train and ucf_test."""
     named = {name: split for name in names if (split := split_of_folder(name))}
     if named:
         return named
@@ -60,7 +60,7 @@ def _split_and_rest(name: str) -> tuple[str | None, tuple[str, ...]]:
 
 
 def _split_of_word(word: str) -> str | None:
-    """As `split_of`; also of a word with a filler at its end: traindata, trainlist."""
+    """Like `split_of`, but also for a word with a filler at its end: traindata, trainlist."""
     fillers = [filler for filler in _FILLERS if word.endswith(filler)]
     bare = [word, *(word.removesuffix(filler) for filler in fillers)]
     return next((split for each in bare if (split := split_of(each))), None)
@@ -94,6 +94,6 @@ _ROLE_OF = {word: role for role, words in _COLUMNS.items() for word in words.spl
 
 
 def column_role(cell: str) -> str | None:
-    """What a column headed so holds: path, id, label, number (of the class), split, group, ignored,
-    part (of a video); None where the word is no usual one."""
+    """The content of a column with this header: path, id, label, number (of the class), split, group,
+    ignored, part (of a video); None for an unusual word."""
     return _ROLE_OF.get(re.sub(r"[\W_]+", "", cell).casefold())

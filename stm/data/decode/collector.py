@@ -1,4 +1,4 @@
-"""Where decoded frames go: one array of the parts of them that are wanted."""
+"""Collect the wanted parts of decoded frames in one array."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from stm.data.video import Geometry, VideoError
 BoxesOfFrame = Callable[[int, int], list[PixelBox]]
 
 _AT_ONCE_BYTES = 2**26
-"""Pixels up to so many are resized together, which is faster; more of them frame by frame."""
+"""Clips up to this size are resized at once, which is faster; larger ones frame by frame."""
 
 
 class Collector:
     """Copies the wanted part of each frame, as it is decoded, into one array.
 
-    The part is the smallest rectangle around the boxes, so that a frame costs one copy of what is
-    used of it and nothing else. Of large frames not even that is kept: each is cut and resized as
-    it comes, so that memory does not grow with their number.
+    The part is the smallest rectangle around the boxes, so only the used pixels of a frame are
+    copied, once. Large frames are cropped and resized one by one as they arrive, so that memory
+    does not grow with their number.
 
     Args:
-        name: Of the source, for errors.
-        num_frames: K, how many will be put.
-        boxes_in_frame: From the size of a frame to its V boxes in whole pixels.
+        name: Name of the source, for errors.
+        num_frames: K, the number of frames to be put.
+        boxes_in_frame: Function from the size of a frame to its V boxes in whole pixels.
         size: Side of the square that each box is resized to; None keeps the pixels of one box.
-        expected: What the frames must be like; None takes them as they are.
+        expected: Required geometry of the frames; None accepts any.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Collector:
             return self._resized
         if self._size is None:
             return self._pixels[None]
-        if len(self._boxes) == 1:  # nothing but the box was kept
+        if len(self._boxes) == 1:  # only the box was kept
             return resize_clip(self._pixels, self._size)[None]
         parts = [self._pixels[:, y0:y1, x0:x1] for x0, y0, x1, y1 in self._boxes]
         return np.stack([resize_clip(part, self._size) for part in parts])

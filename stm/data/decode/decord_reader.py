@@ -1,7 +1,7 @@
-"""decord, for the files it can be trusted with: given paths only, one thread, opened and dropped.
+"""Read with decord the files it can be trusted with: from paths only, with one thread.
 
-Two habits guard against what decord 0.6.0 is known for: it is never given bytes (damaged ones crash
-the process), and one reader serves one clip (a reader opened before a fork hangs after it).
+Two rules avoid known faults of decord 0.6.0: it never gets bytes (damaged ones crash the process),
+and each reader is used for one clip only (a reader opened before a fork hangs after it).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from stm.data.video import VideoError, label
 
 
 def is_installed() -> bool:
-    """Whether decord can be had on this machine; it has no wheel for ARM."""
+    """Whether decord is installed on this machine; it has no wheel for ARM."""
     return importlib.util.find_spec("decord") is not None
 
 
@@ -23,7 +23,7 @@ def read(source: str | os.PathLike[str], wanted: list[int], collector: Collector
     """Fill ``collector`` with the wanted frames (distinct, ascending) and return it.
 
     Raises:
-        VideoError: If decord cannot read them; ``no_decoder`` where it is not installed.
+        VideoError: If decord cannot read them; ``no_decoder`` if it is not installed.
     """
     name = label(source)
     if not is_installed():

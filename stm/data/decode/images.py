@@ -1,12 +1,11 @@
-"""One image file -> RGB as displayed: the pixels that Pillow gives, whatever was read before.
+"""Decode one image file to RGB as displayed, with the same pixels as Pillow.
 
     read_image("frames/00001.png")  # uint8 [height, width, 3]
 
-Each image is decoded by itself; nothing is kept between two of them. JPEG goes to libjpeg-turbo
-(simplejpeg), with the transform and the upsampling that Pillow's copy of it uses: equal to the bit,
-half as long, and strict, so that a damaged image is refused where Pillow shows grey or shifted
-blocks. Everything else goes to Pillow. The orientation that EXIF or XMP states is applied, all eight
-values; no other side data matters, and none that is broken stops an image.
+Each image is decoded independently. JPEG is decoded by libjpeg-turbo (simplejpeg) with the transform
+and upsampling of Pillow's copy: the result is bit-exact and takes half the time. It is strict: a
+damaged image is refused where Pillow shows grey or shifted blocks. Pillow decodes everything else.
+All eight orientations from EXIF or XMP are applied; other side data is ignored, even if broken.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ _TURNS = {
 def read_image(
     image: str | bytes, max_pixels: int = DEFAULT_LIMITS.max_pixels
 ) -> NDArray[np.uint8]:
-    """An image, by its path or its bytes: uint8 [height, width, 3], RGB, turned as it is displayed.
+    """Read an image from a path or bytes: uint8 [height, width, 3], RGB, oriented for display.
 
     Raises:
         VideoError: ``unreadable``, ``permission_denied``, ``not_found``, ``too_large``, or another
@@ -76,9 +75,7 @@ def _decode(name: str, data: bytes, max_pixels: int) -> tuple[NDArray[np.uint8],
     if data.startswith(_JPEG_MAGIC):
         try:
             height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        except (
-            ValueError
-        ):  # a sampling that it does not know, or damage, which Pillow finds as well
+        except ValueError:  # an unsupported sampling, or damage, which Pillow also finds
             height, width, colours = 0, 0, ""
         check_pixels(name, width, height, max_pixels)
         if colours in ("RGB", "YCbCr", "Gray"):
@@ -114,14 +111,14 @@ def _orientation_of_bytes(data: bytes) -> int:
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             return _orientation(image)
-    except Exception:  # metadata that cannot be read states nothing
+    except Exception:  # ignore unreadable metadata
         return 1
 
 
 def _orientation(image: Any) -> int:
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # broken EXIF states nothing, and is no reason to lose the pixels
+    except Exception:  # ignore broken EXIF and keep the pixels
         return 1
 
 
@@ -135,7 +132,7 @@ def _turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 
 
 def _without_side_data(png: bytes) -> bytes:
-    """The chunks of a PNG that matter. Pillow refuses an image for its texts: too long, or damaged."""
+    """The relevant chunks of a PNG, because Pillow refuses images with damaged or long text chunks."""
     kept = [_PNG_MAGIC]
     at = len(_PNG_MAGIC)
     while at + 12 <= len(png):

@@ -1,9 +1,9 @@
-"""A limit on the memory that decoding may take, since a few bytes can announce gigabytes of pictures.
+"""Limit the memory of decoding, since a few bytes can declare gigabytes of pictures.
 
     with memory_limit(4 * 2**30):
-        decode()  # MemoryError, FFmpeg's or NumPy's, where it takes more than it had and 4 GiB
+        decode()  # MemoryError from FFmpeg or NumPy if the process grows by more than 4 GiB
 
-Linux alone counts what is counted here (RLIMIT_DATA); elsewhere nothing is limited.
+The limit (RLIMIT_DATA) works only on Linux; other systems have no limit.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _limit_outside = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 def memory_limit(num_bytes: int) -> Iterator[None]:
     """Let this process grow by ``num_bytes`` at most while the block runs.
 
-    The limit is the process's: of blocks that run in several threads at once the first sets it and
-    the last takes it away. A lower one that is there already stays.
+    The limit applies to the process. If blocks run in several threads at once, the first sets it and
+    the last removes it. An existing lower limit stays.
     """
     global _num_inside, _limit_outside
     with _lock:

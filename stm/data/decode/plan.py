@@ -1,9 +1,9 @@
-"""The packet plan: which packets hold the wanted frames, known before anything is decoded.
+"""The packet plan: it maps wanted frames to packets before anything is decoded.
 
 The number of a frame is the rank of its packet's presentation time among the packets that are not
 flagged discard. That is exact for edit lists, variable frame rates and open GOPs, and gives the
-true length. Where presentation times cannot be relied on, ``PacketPlan.doubt`` says why, and only
-decoding in sequence and counting is right.
+true length. If presentation times are unreliable, ``PacketPlan.doubt`` gives the reason, and frames
+must be decoded sequentially and counted.
 """
 
 from __future__ import annotations
@@ -80,23 +80,23 @@ class PacketPlan:
     packets: list[Any] = field(default_factory=list)
     """PyAV packets in file order; empty if the file was too large to keep them."""
     head: bytes = b""
-    """How the first packet begins."""
+    """The first bytes of the first packet."""
     doubt: str = ""
-    """Why frame numbers cannot be known without decoding; empty where they are exact."""
+    """Why frame numbers cannot be known without decoding; empty if they are exact."""
     guard: str = ""
-    """Why decord cannot be trusted with this file; empty where it can."""
+    """Why decord cannot be trusted with this file; empty if it can."""
     can_skip: bool = False
     """Whether pictures that no other picture refers to may be left undecoded."""
     matrix: Matrix | None = None
-    """How all frames are turned, where the stream says so (``orientation``)."""
+    """Orientation of all frames, if the stream states it (``orientation``)."""
     has_checksums: bool = False
-    """Whether packets say by themselves if they are whole (FFV1)."""
+    """Whether packets have checksums (FFV1)."""
     may_hold_fields: bool = False
     """Whether a packet may hold half a picture, every other line of it, if it is interlaced."""
 
     @property
     def num_frames(self) -> int:
-        """The true length; an estimate where there is doubt."""
+        """The true length, or an estimate if there is doubt."""
         return len(self.shown)
 
     @property
@@ -136,7 +136,7 @@ class PacketPlan:
         return self.has_checksums and not ffv1.is_whole(bytes(packet))
 
     def check_orientation(self, frame: Any) -> None:
-        """Raise ``VideoError`` where a frame replaces the orientation that the stream has stated."""
+        """Raise ``VideoError`` if a frame changes the orientation that the stream has stated."""
         if self.matrix is not None and display_matrix(frame) not in (UPRIGHT, self.matrix):
             detail = "its frames are turned in different ways"
             raise VideoError(self.video.name, "unreadable", detail)
@@ -309,8 +309,8 @@ def _doubt(plan: PacketPlan, found: _Found, ordered: bool) -> str:
 def _guard(plan: PacketPlan, found: _Found, formats: frozenset[str]) -> str:
     """Why decord 0.6.0 may hang on this file or return other frames than it should, or "".
 
-    A list of what was seen to go wrong, so it may be incomplete: the tests compare decord with
-    decoding in sequence on every kind of file that passes here.
+    The list of known faults may be incomplete, so the tests compare decord with sequential decoding
+    on every kind of file that passes.
     """
     video = plan.video
     if video.num_video_streams > 1:

@@ -1,4 +1,4 @@
-"""From a source and frame numbers to arrays: choose a decoder, collect, cut, resize."""
+"""Turn a source and frame numbers into arrays: choose a decoder, collect, crop and resize."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ Frames = Numbers | Callable[[NDArray[np.float64]], Numbers]
 def probe(source: Any, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
     """The facts of a video, from one pass over its packets and the decoding of one frame.
 
-    Where packets cannot tell how many frames there are (see ``plan.py``), all are decoded and
+    If packets do not give the number of frames (see ``plan.py``), all frames are decoded and
     counted.
 
     Raises:
-        VideoError: If no frame can be had from the source, or it takes more than
-            ``limits``; ``reason`` says why.
+        VideoError: If no frame of the source can be decoded, or it exceeds ``limits``; ``reason``
+            says why.
     """
     with naming_failures(source), memory_limit(limits.memory_bytes):
         if is_frames(source):
@@ -65,7 +65,7 @@ def read_frames(
         source: Local path, frame folder, fsspec URL, bytes or binary file object.
         indices: Frame numbers from 0, in any order, repeats allowed.
         decoder: One of ``DECODERS``.
-        limits: What takes more is refused.
+        limits: A source that exceeds them is refused.
 
     Returns:
         uint8 [K, height, width, 3], RGB, in the order of ``indices``.
@@ -86,7 +86,7 @@ def read_clip(
     decoder: str = "auto",
     limits: Limits = DEFAULT_LIMITS,
 ) -> NDArray[np.uint8]:
-    """One box cut out of the wanted frames and resized once, straight from source pixels.
+    """Crop one box from the wanted frames and resize it once, directly from source pixels.
 
     Args:
         source: As in ``read_frames``.
@@ -115,22 +115,21 @@ def read_views(
     expected: Geometry | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> NDArray[np.uint8]:
-    """Several boxes out of the same frames, decoded once: the crops of a test protocol.
+    """Crop several boxes from the same frames, decoded once: the crops of a test protocol.
 
     Args:
         source, size, decoder, limits: As in ``read_clip``.
-        indices: As in ``read_frames``; or a function that chooses them by the times at which the file says that they
-            appear. Where it says nothing reliable, and in a folder, they appear at the rate of ``expected``, which
-            this needs.
-        boxes: V of them.
-        expected: What the boxes and indices were planned with. Where the video has another size or
-            another number of frames, larger or smaller, that is a ``VideoError`` ``changed``.
+        indices: As in ``read_frames``, or a function that chooses frames by their times in the file. Without reliable
+            times, and for a folder, frames appear at the rate of ``expected``, which is then required.
+        boxes: V boxes.
+        expected: The geometry with which boxes and indices were planned. A video of another size or
+            number of frames raises ``VideoError`` ``changed``.
 
     Returns:
-        uint8 [V, K, size, size, 3]: for each of the V boxes what ``read_clip`` returns for it.
+        uint8 [V, K, size, size, 3]: the result of ``read_clip`` for each of the V boxes.
 
     Raises:
-        As ``read_clip``.
+        As in ``read_clip``.
     """
     if not len(boxes):
         raise ValueError("boxes is empty: name at least one (left, top, width, height)")
@@ -145,7 +144,7 @@ def read_views(
 
 
 class _Wanted:
-    """Frame numbers: distinct and ascending for a decoder, and in the order in which they were asked for."""
+    """Frame numbers, distinct and ascending for a decoder, and in the requested order."""
 
     def __init__(self, frames: Frames) -> None:
         self._choose = frames if callable(frames) else None
@@ -162,7 +161,7 @@ class _Wanted:
         self._numbers: list[int] = asked.tolist()
 
     def numbers(self, times_s: Callable[[], NDArray[np.float64]]) -> list[int]:
-        """Distinct and ascending; the times are asked for only where the choice depends on them."""
+        """Distinct ascending numbers; ``times_s`` is called only if the choice depends on times."""
         if self._choose is not None:
             self._take(self._choose(times_s()))
         return self._numbers
@@ -180,7 +179,7 @@ def _as_box(box: Sequence[float]) -> Box:
 
 @dataclass(frozen=True)
 class _Request:
-    """What is asked of a source, but for the frames."""
+    """A request to a source, without the frame numbers."""
 
     source: Any
     decoder: str
@@ -235,7 +234,7 @@ class _Request:
                 return collector
             except packets.Unsure as unsure:
                 numbers_hold = unsure.numbers_hold
-        # Opened anew: after damage, flushing a decoder does not bring it back to its first state.
+        # Reopen it: after damage, flushing a decoder does not restore its initial state.
         with open_video(self.source, self.limits.max_pixels) as video:
             return self._decode_in_sequence(scan(video), wanted, count=not numbers_hold)
 
@@ -254,7 +253,7 @@ class _Request:
 
         collector = self._collector(wanted)
         emit = self._emit(plan, wanted, collector)
-        # Where frames are counted, only their end tells whether there are as many as planned with.
+        # If frames are counted, only the end of the video shows whether their number is the planned one.
         to_the_end = count and self.expected is not None
         num_frames = sequential.decode(plan, wanted, emit, count=count, to_the_end=to_the_end)
         if to_the_end:
@@ -283,7 +282,7 @@ class _Request:
 
 
 def is_frames(source: Any) -> bool:
-    """Whether it is a folder of images, or the row of a shard that holds images."""
+    """Whether the source is a folder of images or a shard row with images."""
     if is_shard_path(source):
         return holds_frames(source)
     return isinstance(source, (str, os.PathLike)) and os.path.isdir(source)

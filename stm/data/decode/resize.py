@@ -1,4 +1,4 @@
-"""Cut a box out of a clip and resize it, once, straight from source pixels."""
+"""Crop a box from a clip and resize it once, directly from source pixels."""
 
 from __future__ import annotations
 

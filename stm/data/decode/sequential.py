@@ -1,4 +1,4 @@
-"""Decode from the first frame on: slow, and right where the packet plan is unsure."""
+"""Decode from the first frame on: slow, but correct where the packet plan is unsure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stm.data.video import VideoError
 
 @dataclass(frozen=True)
 class _Picture:
-    """What is remembered of a decoded picture, to trace what damage reached."""
+    """Facts of a decoded picture, to trace the spread of damage."""
 
     decoded_at: int
     """Its place in decoding order."""

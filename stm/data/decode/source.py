@@ -1,8 +1,8 @@
 """Open a path, URL, bytes or file object as one video stream, and name every way that can fail.
 
-This is the one place where FFmpeg opens a file. It is told beforehand which containers it may read:
-those that hold their pictures themselves. A playlist (HLS, ffconcat, DASH) or a description of a
-stream (SDP) names other files or addresses, and FFmpeg would open them.
+Only this module opens files with FFmpeg. It allows only containers that hold their own pictures. A
+playlist (HLS, ffconcat, DASH) or a stream description (SDP) names other files or addresses, which
+FFmpeg would open.
 """
 
 from __future__ import annotations
@@ -108,14 +108,14 @@ class OpenVideo:
 
 @dataclass(frozen=True)
 class Stream:
-    """How a stream or a device is opened, which has no end that is known and may fall silent."""
+    """How to open a stream or device, which has no known end and may stop sending."""
 
     open_s: float
-    """For it to answer."""
+    """Time limit for it to respond."""
     stall_s: float
-    """Without a packet: it has broken off."""
+    """Time without a packet after which it counts as broken off."""
     options: tuple[tuple[str, str], ...] = ()
-    """FFmpeg's, such as ("rtsp_transport", "udp") or ("framerate", "30")."""
+    """FFmpeg options, such as ("rtsp_transport", "udp") or ("framerate", "30")."""
 
 
 def is_stream(source: object, is_live: bool = False) -> bool:
@@ -142,8 +142,8 @@ def open_video(
 ) -> Iterator[OpenVideo]:
     """Yield the source's video stream, ready to demux and decode; close everything afterwards.
 
-    Of several video streams it is the one that the ``ffmpeg`` command takes (``_rank``). With ``stream``
-    the source is a stream's address or a device (`is_stream`).
+    With several video streams it is the one that the ``ffmpeg`` command selects (``_rank``). With
+    ``stream`` the source is the address of a stream, or a device (`is_stream`).
 
     Raises:
         VideoError: With the reason, if there is no video stream to read, its container is not in
@@ -261,7 +261,7 @@ def _rewind(opened: Any) -> None:
 
 @contextlib.contextmanager
 def _open_bytes_or_path(source: Any) -> Iterator[Any]:
-    """What ``av.open`` is given: a path that is surely a file, or a seekable file object."""
+    """The argument for ``av.open``: a path that is certainly a file, or a seekable file object."""
     if is_shard_path(source):
         source = read_video(source)
     if isinstance(source, (bytes, bytearray, memoryview)):

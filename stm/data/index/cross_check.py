@@ -1,7 +1,7 @@
-"""A second opinion while indexing: decord and the packet plan read the same frames of some files.
+"""A check while indexing: decord and the packet plan read the same frames of some files.
 
-The guard of a file is a rule about its packets; this is a trial. It costs two decodes a file, so it
-is made on a sample, of every codec in turn.
+The guard of a file is a rule about its packets; this check decodes them. It costs two decodes per
+file, so it uses a sample with files of every codec in turn.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from stm.data.manifest import OK
 from stm.storage import is_url
 
 _SAME_FRAME = 1.0
-"""Mean difference, of 255, up to which two decoders show the same frame. On real clips equal frames
-differ by less than 0.001, and frames a third of a clip apart by 3 to 60."""
+"""Maximum mean difference, out of 255, for two decoders to show the same frame. On real clips equal
+frames differ by less than 0.001, and frames a third of a clip apart by 3 to 60."""
 
 _FILES_A_TASK = 10
 
@@ -28,7 +28,7 @@ _FILES_A_TASK = 10
 def sample_files(results: pa.Table, most: int) -> list[tuple[str, int]]:
     """(path, num_frames) of up to `most` usable files that decord may be trusted with.
 
-    Each codec in turn, so that a rare one has its file; within a codec by a hash of the path.
+    Codecs take turns, so that rare ones are included; within a codec files are ordered by a hash of the path.
     results: schema of `stm.data.index.probe_store`.
     """
     columns = ("status", "guard", "codec", "path", "num_frames")
@@ -48,9 +48,9 @@ def sample_files(results: pa.Table, most: int) -> list[tuple[str, int]]:
 
 
 def compare_decoders(path: str, num_frames: int) -> str:
-    """How decord differs from the packet plan in this file; "" where it does not.
+    """Describe how decord differs from the packet plan in this file; "" if it does not.
 
-    Four frames are compared: the first, the last and two between.
+    Four frames are compared: the first, the last and two in between.
     """
     import decord
 
@@ -79,7 +79,7 @@ def cross_check_decoders(
 ) -> tuple[dict[str, str], int]:
     """({path: disagreement}, number of files compared), on the connected cluster.
 
-    results: schema of `stm.data.index.probe_store`. Compares nothing where decord is not installed.
+    results: schema of `stm.data.index.probe_store`. Compares nothing if decord is not installed.
     """
     files = sample_files(results, most)
     if not files or importlib.util.find_spec("decord") is None:
@@ -94,7 +94,7 @@ def cross_check_decoders(
 
 
 def check_files(files: list[tuple[str, int]], deadline_s: float) -> dict[str, str]:
-    """{path: disagreement} of some (path, num_frames), compared in a process that may hang."""
+    """{path: disagreement} for (path, num_frames) pairs, compared in a process that may hang."""
     disagreements = {}
     with IsolatedProcess(preload=["decord", "stm.data.decode.probing"]) as process:
         for path, num_frames in files:
@@ -104,7 +104,7 @@ def check_files(files: list[tuple[str, int]], deadline_s: float) -> dict[str, st
                 said = f"decoders disagree: reading with decord ended in {error}"
             except decode.VideoError as error:
                 said = f"decoders disagree: the packet plan fails ({error.reason}: {error.detail})"
-            except Exception as error:  # a fact about this file, and no end to the job
+            except Exception as error:  # an error of this file must not end the job
                 said = f"decoders disagree: comparing them failed ({type(error).__name__}: {error})"
             if said:
                 disagreements[path] = said

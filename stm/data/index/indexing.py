@@ -1,19 +1,19 @@
-"""Probe every video of a dataset on the cluster and write down what each one is, good or bad.
+"""Probe every video of a dataset on the cluster and record the facts of each, usable or not.
 
     from stm.data.annotations import read_annotations
     manifests, summary = index_videos(read_annotations("ucf101", "/data/ucf101"))
 
-N videos in, N rows out, in the order listed, whatever the files do to the decoder: each is probed
-in a process that may hang or die (`stm.data.isolation`). One Ray Data row of the job:
+N videos give N rows in the order listed, even if files hang or crash the decoder: each is probed in
+a separate process (`stm.data.isolation`). A Ray Data row of the job:
 
 | column    | dtype  | meaning                                                                    |
 |-----------|--------|----------------------------------------------------------------------------|
 | row       | int64  | place in the job                                                           |
 | path      | string | as in the manifest                                                         |
-| known     | string | state of the file when an earlier job probed it; "" where it has to be     |
+| known     | string | state of the file when an earlier job probed it; "" to probe it            |
 
-and the same row afterwards: `row`, `unchanged` (bool: state is `known`, nothing was probed), and
-the columns of `stm.data.index.probe_store`, empty where unchanged.
+The resulting row has `row`, `unchanged` (bool: the state is `known`, nothing was probed), and the
+columns of `stm.data.index.probe_store`, which are empty if unchanged.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ _INT16_MAX = int(np.iinfo(np.int16).max)
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What indexing found, over all splits. Counts are of videos."""
+    """The results of indexing over all splits. Counts are numbers of videos."""
 
     num_videos: int
     num_probed: int
-    """The others were known from an earlier job and have not changed."""
+    """Videos probed now; the others are unchanged since an earlier job."""
 
     status: dict[str, int]
     codec: dict[str, int]
@@ -66,14 +66,14 @@ class Summary:
 
     size: dict[str, int]
     guard: dict[str, int]
-    """By reason why decord may not be trusted; "" may."""
+    """Usable videos by the reason why decord may not be trusted; "" if it may."""
 
     num_frames: dict[str, float]
     """Quantiles of the usable videos' lengths in frames: min, 10%, 50%, 90%, max."""
 
     num_cross_checked: int
     disagreements: dict[str, str]
-    """Path -> what decord did otherwise than the packet plan, among the files cross-checked."""
+    """Path -> how decord differs from the packet plan, among the cross-checked files."""
 
     seconds: float
 
@@ -94,14 +94,14 @@ def index_videos(
 ) -> tuple[dict[str, Manifest], Summary]:
     """Probe the videos of all splits in one Ray Data job on the connected cluster.
 
-    root: folder or URL of the videos, kept apart from their paths in the manifests and in `work_dir`,
+    root: folder or URL of the videos, stored apart from their paths in the manifests and in `work_dir`,
         so that the data set may move.
-    work_dir: where results are kept block by block, so that an interrupted job goes on where it
-        was and a later one probes only what is new or changed; None keeps nothing.
-    deadline_s: seconds a file may take; one that takes longer has status `deadline`, one that
-        takes its process with it `crashed`, any other the reason of its VideoError.
-    cross_check: up to this many usable files are read by decord, too, and compared.
-    limits: a file that takes more has status `too_large`.
+    work_dir: folder for the results of each block, so that an interrupted job can resume and a later
+        one probes only new or changed files; None stores nothing.
+    deadline_s: time limit per file. A slower file has status `deadline`, one that crashes its
+        process `crashed`, and any other failure the reason of its VideoError.
+    cross_check: up to this many usable files are also read by decord and compared.
+    limits: a file that exceeds them has status `too_large`.
     probe: the function that examines a file, at the top of an importable module; None is
         `decode.probe` with the `limits`.
     progress: called with (videos done, all videos) after every block.
@@ -110,7 +110,7 @@ def index_videos(
     """
     begun = time.perf_counter()
     entries = [entry for listed in annotations.splits.values() for entry in listed]
-    # Arrow's strings are text, and so is a manifest's path: other names are listed as bad.
+    # Arrow strings and manifest paths are UTF-8 text: files with other names are listed as bad.
     paths = [printable_path(entry.path) for entry in entries]
     root = None if root is None else absolute_root(root)
     store = ProbeStore(None if work_dir is None else Path(work_dir), root)
@@ -119,7 +119,7 @@ def index_videos(
     states = tables[0]["state"].to_pylist()
     known = [states[known_rows[path]] if path in known_rows else "" for path in paths]
 
-    # Where the result of each video lies in the concatenation of `tables`.
+    # Row of each video's result in the concatenation of `tables`.
     places = np.full(len(entries), -1, np.int64)
     num_stored, num_done, num_probed = tables[0].num_rows, 0, 0
     unnamed = [row for row, entry in enumerate(entries) if entry.path != paths[row]]
@@ -170,12 +170,12 @@ def index_videos(
 
 
 def printable_path(path: str) -> str:
-    """`path` itself where it is text (UTF-8), else with the other bytes as escapes."""
+    """`path` itself if it is UTF-8 text, else with its other bytes escaped."""
     return path if is_utf8(path) else printable(path)
 
 
 def _bad_names(paths: Sequence[str], deadline_s: float) -> pa.Table:
-    """The results, schema PROBED, of files that are not opened since their names are no text."""
+    """The results, schema PROBED, of files that are not opened because their names are not UTF-8."""
     detail = "its name, or that of a folder above it, is not UTF-8; rename it"
     facts = {**_BLANK, "status": "bad_name", "detail": detail}
     rows = [{**facts, "path": path, "state": "", "deadline_s": deadline_s} for path in paths]
@@ -183,9 +183,9 @@ def _bad_names(paths: Sequence[str], deadline_s: float) -> pa.Table:
 
 
 def _blocks(rows: NDArray[np.int64], paths: Sequence[str], known: Sequence[str]) -> list[pa.Table]:
-    """The job's rows, cut so that all CPUs have work and a task is worth its start.
+    """The job's rows in blocks that keep all CPUs busy and are large enough to justify starting a task.
 
-    Files that are known are looked at and, as a rule, not opened: a task takes many more of them.
+    Known files are usually checked without opening them, so a task has many more of them.
     """
     import ray
 
@@ -245,10 +245,10 @@ def _probe_block(block: pa.Table, *, probe: Probe, deadline_s: float) -> pa.Tabl
 def _unchanged(
     process: IsolatedProcess, items: list[dict[str, Any]], deadline_s: float
 ) -> set[int]:
-    """The rows whose files are known and still what they were, as far as one call can tell.
+    """The rows with known files that have not changed.
 
-    One call for all, since asking the child costs more than looking at a file does. Where that fails, for whichever
-    of them, none is said to be unchanged: each is then examined by itself.
+    One call checks all files, because calling the child costs more than checking a file. If the call fails for any
+    file, none counts as unchanged, and each is examined separately.
     """
     known = [item for item in items if item["known"]]
     if not known:
@@ -270,10 +270,10 @@ def _states(paths: list[str]) -> list[str]:
 def _examine(
     process: IsolatedProcess, path: str, known: str, probe: Probe, deadline_s: float
 ) -> tuple[str, dict[str, Any] | None]:
-    """(state of the file, its facts), the facts None where the state is the known one."""
+    """(state of the file, its facts); the facts are None if the state is the known one."""
     state = ""
     try:
-        # In the child as well: looking at a file on a dead network disk hangs.
+        # Also in the child, because a stat on a dead network disk hangs.
         state, _ = process.call(source_state, path, deadline_s=deadline_s)
         if state and state == known:
             return state, None
@@ -283,7 +283,7 @@ def _examine(
     except CallFailed as error:
         return state, {"status": error.reason, "detail": error.detail}
     except Exception as error:
-        # Whatever a decoder invents to raise is a fact about this file, and no end to the job.
+        # Any exception from a decoder is an error of this file and must not end the job.
         return state, {"status": "probe_failed", "detail": f"{type(error).__name__}: {error}"}
 
 

@@ -1,9 +1,9 @@
-"""What earlier, perhaps interrupted, indexing found, kept so that no file is probed twice.
+"""Stored results of earlier, perhaps interrupted, indexing, so that no file is probed twice.
 
 | column     | dtype   | meaning                                                                  |
 |------------|---------|--------------------------------------------------------------------------|
 | path       | string  | as in a manifest's file: relative to the root, if below it               |
-| state      | string  | size and time of last change when it was probed; "" where not to be had  |
+| state      | string  | size and modification time when it was probed; "" if not available       |
 | deadline_s | float32 | deadline of that probe                                                   |
 | FACTS      |         | status to keyframe_interval, as in the manifest                          |
 """
@@ -35,29 +35,29 @@ PROBED = pa.schema(
         *(SCHEMA.field(name) for name in FACTS),
     ]
 )
-# Chmod, a mount, a repair or a wider limit can mend these without a change of size or time.
+# Chmod, a mount, a repair or a higher limit can fix these without a change of size or time.
 _NOT_REMEMBERED = frozenset({"not_found", "permission_denied", "no_decoder", "too_large"})
 
 _VERSION = 2
-"""Of what a probe finds: raised when the same file gets other facts than before."""
+"""Version of the probe results: increased when the same file gets different facts."""
 
 
 class ProbeStore:
-    """Results in a folder, one Parquet file for each block, each written whole or not at all."""
+    """Results in a folder, one Parquet file per block; each is written atomically."""
 
     def __init__(self, folder: Path | None, root: str | None = None) -> None:
-        """`folder` is made at the first write; None remembers nothing.
+        """`folder` is created at the first write; None stores nothing.
 
-        Paths below `root` are stored relative to it: a data set that has moved is known by its new root.
+        Paths below `root` are stored relative to it, so results stay valid when the data set moves.
         """
         self._folder = folder
         self._root = None if root is None else absolute_root(root)
         self._stamp = {b"stm.probes": _decoder_version().encode()}
 
     def load(self) -> pa.Table:
-        """Everything stored by the same versions of the decoders, schema PROBED.
+        """All results stored with the same decoder versions, schema PROBED.
 
-        Files of other versions, and files that cannot be read, are passed over.
+        Files of other versions and unreadable files are skipped.
         """
         import pyarrow.parquet as pq
 
@@ -102,10 +102,10 @@ class ProbeStore:
 def remembered(
     known: pa.Table, deadline_s: float, max_pixels: int = DEFAULT_LIMITS.max_pixels
 ) -> dict[str, int]:
-    """Path -> row of `known` whose result still counts while the file's state is the same.
+    """Path -> row of `known` whose result is valid while the file's state is the same.
 
-    A file that once missed a shorter deadline gets another chance, one with larger frames than
-    `max_pixels` none.
+    A file that missed a shorter deadline is probed again; one with larger frames than
+    `max_pixels` is not.
     """
     rows: dict[str, int] = {}
     names = ("path", "state", "status", "deadline_s", "width", "height")
@@ -124,7 +124,7 @@ def _stamp_of(table: pa.Table) -> dict[bytes, bytes]:
 
 
 def _decoder_version() -> str:
-    """What a probe's result depends on besides the file."""
+    """The versions on which a probe's result depends besides the file."""
     names = [f"probes {_VERSION}"]
     for package in ("stm", "av"):
         try:

@@ -1,7 +1,7 @@
 """Write the pictures of a prepared video: H.264 in an mp4, or JPEG images in a shard of one row.
 
-Both take pictures that are scaled already, in `pix_fmt` and `color_range`, and exist whole once
-`finish` has returned.
+Both expect scaled pictures in `pix_fmt` and `color_range`. The output is complete once `finish`
+has returned.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from stm.data.decode import VideoError
 from stm.data.shards import MOST_ROW_BYTES, write_shard
 
 _X264 = {"bf": "2", "tune": "fastdecode", "crf": "23", "a53cc": "0"}  # no captions
-# Quantiser, 2 to 31. On real clips 36.8 dB against the source, where crf 23 has 39 with a key frame
-# every 16 frames and 35.5 where every frame is one.
+# Quantiser, 2 to 31. On real clips it gives 36.8 dB against the source; crf 23 gives 39 dB with a key
+# frame every 16 frames and 35.5 dB with only key frames.
 _JPEG = {"qmin": "8", "qmax": "8"}
 
 
 class OutputFailed(Exception):
-    """The result cannot be written, which is no fault of the video."""
+    """The result cannot be written, for a reason unrelated to the video."""
 
 
 class Writer(Protocol):
-    """Takes the pictures of one video in order."""
+    """Writes the pictures of one video in order."""
 
     pix_fmt: str
     color_range: ColorRange
     colorspace: Colorspace | None
-    """Matrix that pictures must have; None: any, since the file says which."""
+    """Colour matrix that pictures must have; None allows any, because the file records it."""
 
     def open(self, colorspace: int, primaries: int | None, transfer: int | None) -> None: ...
     def write(self, frame: Any) -> None: ...
@@ -42,7 +42,7 @@ class Writer(Protocol):
 
 
 class Mp4Writer:
-    """H.264, its index at the front."""
+    """H.264 in an mp4 with its index at the front."""
 
     pix_fmt = "yuv420p"
     color_range = ColorRange.MPEG
@@ -56,7 +56,7 @@ class Mp4Writer:
 
     def open(self, colorspace: int, primaries: int | None, transfer: int | None) -> None:
         try:
-            with open(self._target, "wb"):  # PyAV itself opens it only when packets come out
+            with open(self._target, "wb"):  # PyAV opens it only when it writes packets
                 pass
         except OSError as error:
             raise OutputFailed(f"{self._target}: {error.strerror}") from error
@@ -82,16 +82,16 @@ class Mp4Writer:
 
     def abandon(self) -> None:
         if self._container is not None:
-            with contextlib.suppress(av.error.FFmpegError):  # the first error is the one to tell
+            with contextlib.suppress(av.error.FFmpegError):  # the first error is the one to report
                 self._container.close()
 
 
 class JpegWriter:
-    """JPEG images, in memory until the last is there."""
+    """JPEG images, kept in memory until the last one."""
 
     pix_fmt = "yuvj420p"
     color_range = ColorRange.JPEG
-    colorspace: Colorspace | None = Colorspace.ITU601  # JFIF knows no other
+    colorspace: Colorspace | None = Colorspace.ITU601  # JFIF allows no other
 
     def __init__(self, source: str, target: str, size: tuple[int, int]) -> None:
         self._source, self._target, self._size = source, target, size
@@ -122,7 +122,7 @@ class JpegWriter:
 def write_images(source: str, target: str, images: list[bytes]) -> int:
     """Write images as a shard of one row; returns their bytes.
 
-    Raises VideoError where they are too many for a row, OutputFailed where it cannot be written.
+    Raises VideoError if they are too large for a row, OutputFailed if the shard cannot be written.
     """
     num_bytes = sum(map(len, images))
     if num_bytes > MOST_ROW_BYTES:

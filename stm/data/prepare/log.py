@@ -1,7 +1,7 @@
-"""What earlier, perhaps interrupted, preparing finished, so that nothing is made twice.
+"""Log of the results of earlier, perhaps interrupted, preparing, so that nothing is made twice.
 
-A folder of JSON lines. Whoever finishes a video writes its line at once, each task to a file of its
-own, so a job that is killed loses at most the videos it was at. A line cut short is passed over.
+The log is a folder of JSON lines. Each task has its own file and writes a line as soon as a video is
+done, so a killed job loses at most the videos in progress. Truncated lines are skipped.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 NO_GAIN = "no_gain"
-"""Reason of a video that is as good as it is."""
+"""Reason of a video that would not gain enough from preparing."""
 
-# A chmod, a mount, more memory, a new version can mend these without a change of size or time.
+# A chmod, a mount, more memory or a new version can fix these without a change of size or time.
 _NOT_REMEMBERED = frozenset({"not_found", "permission_denied", "crashed", "failed"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What came of one video: a result, or the reason why there is none."""
+    """The outcome for one video: a result, or the reason for its failure."""
 
     key: str
-    """Stands for the source, its state and the settings: another key is another result."""
+    """Hash of the source, its state and the settings: a different key is a different result."""
 
     source: str
     """Path below the manifest's root."""
 
     result: str = ""
-    """Path below the output folder, perhaps of a row of a shard; "" where it failed."""
+    """Path below the output folder, perhaps of a row of a shard; "" if the video failed."""
 
     reason: str = ""
     detail: str = ""
-    """Why it failed, or was left alone (`NO_GAIN`): code and words."""
+    """Code and text of why the video failed or was left alone (`NO_GAIN`)."""
 
     deadline_s: float = 0.0
     width: int = 0
@@ -48,10 +48,10 @@ class Record:
     bytes_before: int = 0
     bytes_after: int = 0
     written: float = field(default_factory=time.time)
-    """Seconds since 1970: of two records of a key, the later counts."""
+    """Seconds since 1970; the latest record of a key counts."""
 
     def is_final(self, deadline_s: float) -> bool:
-        """Whether to go by this record, as long as its result is there, and not try again."""
+        """Whether to use this record instead of a new try, as long as its result exists."""
         if self.result:
             return True
         gave_up_early = self.reason == "deadline" and self.deadline_s < deadline_s
@@ -62,19 +62,19 @@ class Record:
 
     @classmethod
     def from_json(cls, line: str) -> Record:
-        """Raises ValueError or TypeError where the line is none of ours."""
+        """Parse a line; raises ValueError or TypeError if it is not a record."""
         return cls(**json.loads(line))
 
 
 class PrepareLog:
-    """Records in a folder; `add` makes a file of its own for each instance."""
+    """Records in a folder; each instance that uses `add` creates its own file."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._name = f"{uuid.uuid4().hex}.jsonl"
 
     def add(self, record: Record) -> None:
-        """Write a record, whole and at once."""
+        """Write a whole record immediately."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with open(self._folder / self._name, "a") as file:
             file.write(record.to_json() + "\n")

@@ -1,4 +1,4 @@
-"""Gather prepared videos into shards: stage two of preparing, where the layout is shards."""
+"""Pack prepared videos into shards: the second stage of preparing with the layout "shards"."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stm.data.shards import Payload, read_images, shard_path, write_shard
 from stm.errors import UserError
 
 Staged = tuple[int, str, Record]
-"""Row of the manifest, video id, and the record whose result waits to be packed."""
+"""Row of the manifest, video id, and the record whose result is to be packed."""
 
 
 def pack(
@@ -21,10 +21,10 @@ def pack(
 ) -> dict[int, Record]:
     """Write new shards of about `shard_bytes` in the order given, on the connected cluster.
 
-    Shards are never rewritten: a manifest that names them stays right. Their rows are recorded when
-    the shard is whole, and only then is what was packed deleted.
+    Shards are never rewritten, so manifests that name them stay valid. The rows of a shard are
+    recorded when it is complete, and only then are the packed files deleted.
 
-    Returns the new record of each row. Raises UserError where a shard cannot be written.
+    Returns the new record of each row. Raises UserError if a shard cannot be written.
     """
     import ray
 
@@ -58,7 +58,7 @@ def pack(
 
 
 def _groups(staged: list[Staged], shard_bytes: int) -> Iterator[list[Staged]]:
-    """Runs of one kind, videos or images, each the last that keeps within `shard_bytes`."""
+    """Runs of one kind, videos or images, each as long as fits in `shard_bytes`."""
     for suffix in (".mp4", ".parquet"):
         group: list[Staged] = []
         num_bytes = 0
@@ -76,7 +76,7 @@ def _groups(staged: list[Staged], shard_bytes: int) -> Iterator[list[Staged]]:
 
 
 def _write(target: str, temporary: str, rows: list[tuple[str, str]]) -> None:
-    """Write (video_id, path of what was made) rows as one shard that exists whole or not at all."""
+    """Write (video_id, path of the result) rows atomically as one shard."""
     write_shard(temporary, ((video_id, _payload(path)) for video_id, path in rows))
     os.replace(temporary, target)
 

@@ -2,22 +2,22 @@
 
     prepared, summary = prepare_videos(Manifest.read("manifests/train.parquet"), Path("prepared"))
 
-Every row of the manifest has its row in the new one, in order; a video that cannot be prepared is
-named with the reason. Ray Data does the work; its row is one video:
+The new manifest has the same rows in the same order. A video that cannot be prepared is reported
+with the reason. Ray Data does the work; each of its rows is one video:
 
 | column    | dtype  | meaning                                                                   |
 |-----------|--------|---------------------------------------------------------------------------|
 | row       | int64  | place in the manifest                                                     |
-| known     | string | JSON {key: JSON of a record}: those that hold if the key is still the same |
-| source    | string | path below the manifest's root, by which a record knows a video           |
+| known     | string | JSON {key: JSON of a record}: records that are valid for an unchanged key |
+| source    | string | path below the manifest's root, which identifies a video in a record      |
 |           |        | and the manifest's video_id, path, num_frames, fps, width, height, codec  |
 
-and afterwards `row`, `record` (JSON of a `prepare_log.Record`), `unchanged` (bool: an earlier record
-holds), `fatal` (string: why nothing can be written; "" all is well).
+The resulting row has `row`, `record` (JSON of a `prepare_log.Record`), `unchanged` (bool: an earlier
+record is valid) and `fatal` (string: why nothing can be written; "" without an error).
 
     OUTPUT/videos/3f/<video id>-<key>.mp4        layout "files"
     OUTPUT/shards/shard-00000.parquet            layout "shards"; see stm.data.shards
-    OUTPUT/.prepare/                             records, results on their way into shards
+    OUTPUT/.prepare/                             records, and results not yet packed into shards
 """
 
 from __future__ import annotations
@@ -68,19 +68,19 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What preparing did. Counts are of videos that were usable before."""
+    """The results of preparing. Counts are numbers of videos that were usable before."""
 
     num_videos: int
     num_made: int
-    """Made now, or measured and left alone; the others are known from an earlier job, unchanged."""
+    """Videos made now, or measured and left alone; the others are unchanged since an earlier job."""
 
     failures: list[Failure]
     left_alone: list[Failure]
-    """Videos that would not gain enough (`Settings.min_gain`): their rows are as they were."""
+    """Videos that would not gain enough (`Settings.min_gain`); their rows are unchanged."""
 
     bytes_before: int
     bytes_after: int
-    """Of the videos that were prepared."""
+    """Total size of the prepared videos."""
 
     seconds: float
 
@@ -109,17 +109,17 @@ def prepare_videos(
 ) -> tuple[Manifest, Summary]:
     """Prepare the usable videos on the connected cluster, each in a process that may hang or die.
 
-    output: folder that every node of the cluster sees under this name. The same call again makes
-        only what is not there or whose source has changed in size or time.
-    layout: "files", one mp4 a video, or "shards", Parquet files of about `shard_bytes`.
-    keep_source_on_failure: a video that fails keeps its row as it was; else its status says so.
-    deadline_s, deadline_s_per_frame: a video may take the one, and the other for each of its frames.
-    make: what makes one result, at the top of an importable module.
+    output: folder that every node of the cluster sees under this name. A repeated call makes only
+        results that are missing or whose source has changed in size or time.
+    layout: "files", one mp4 per video, or "shards", Parquet files of about `shard_bytes`.
+    keep_source_on_failure: a video that fails keeps its row unchanged; else its status shows the failure.
+    deadline_s, deadline_s_per_frame: time limit of a video, plus an allowance for each of its frames.
+    make: function that makes one result, at the top of an importable module.
     progress: called with (videos done, all usable videos) after every video.
 
     Returns the new manifest, not yet written, and a summary.
 
-    Raises UserError where `output` cannot be written or another job is at work in it.
+    Raises UserError if `output` cannot be written or another job is using it.
     """
     begun = time.perf_counter()
     if layout not in LAYOUTS:
@@ -183,7 +183,7 @@ def _make_all(
     records: dict[int, Record] = {}
     num_made = 0
     context = ray.data.DataContext.get_current().copy()
-    # Any row exceeds one byte, so each leaves its task as it is done and not with the last of it.
+    # Any row exceeds one byte, so each leaves its task as soon as it is done.
     context.target_max_block_size = 1
     context.enable_progress_bars = False
     with ray.data.DataContext.current(context):
@@ -207,7 +207,7 @@ def _make_all(
 
 
 def _blocks(manifest: Manifest, job: Job, known: dict[str, Record]) -> list[pa.Table]:
-    """The job's rows, cut so that all CPUs have work to the end and a task is worth its start."""
+    """The job's rows in blocks that keep all CPUs busy and are large enough to justify a task."""
     import ray
 
     of_source: dict[str, list[Record]] = {}
@@ -230,7 +230,7 @@ def _blocks(manifest: Manifest, job: Job, known: dict[str, Record]) -> list[pa.T
     table = table.append_column("known", pa.array(held, pa.string())).combine_chunks()
     num_cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
     num_rows = min(_MOST_ROWS_A_TASK, max(4, table.num_rows // (4 * num_cpus)))
-    # take: a slice would carry the buffers of the whole table to every task.
+    # take: a slice would send the buffers of the whole table to every task.
     return [
         table.take(np.arange(start, min(start + num_rows, table.num_rows)))
         for start in range(0, table.num_rows, num_rows)
@@ -263,7 +263,7 @@ def _new_manifest(
             for name in ("width", "height", "codec", "keyframe_interval", "guard"):
                 values[name] = getattr(record, name)
         elif record.reason != NO_GAIN and not keep_source:
-            # As in a manifest of `stm index`: nothing is claimed of what cannot be used.
+            # As in a manifest of `stm index`: unusable videos have no facts.
             values = {"num_frames": 0, "fps": 0, "width": 0, "height": 0, "codec": ""}
             values |= {"guard": "", "keyframe_interval": 0}
             values |= {"status": FAILED, "detail": f"{record.reason}: {record.detail}"}
@@ -282,7 +282,7 @@ def _new_manifest(
 
 @contextlib.contextmanager
 def _only_one(work: Path) -> Iterator[None]:
-    """Hold the folder's lock; the kernel lets go of it when the process ends, however it ends."""
+    """Hold the folder's lock; the kernel releases it when the process ends for any reason."""
     try:
         work.mkdir(parents=True, exist_ok=True)
         lock = open(work / "lock", "w")  # noqa: SIM115  (closed below)
@@ -299,5 +299,5 @@ def _only_one(work: Path) -> Iterator[None]:
                     f"{work.parent}: another `stm prepare` is at work there. Wait for it, or name "
                     "another output folder."
                 ) from error
-            # A file system without locks: going without is better than not going.
+            # The file system has no locks: continue without one.
         yield

@@ -28,7 +28,7 @@ from stm.data.source_state import source_state
 Make = Callable[[VideoFacts, str, Settings], Prepared]
 
 SOURCE_COLUMNS = ("video_id", "path", "num_frames", "fps", "width", "height", "codec")
-"""What a task is told of a video, by their names in the manifest."""
+"""Manifest columns that a task gets for each video."""
 
 _VERSION = 1  # part of every key: results of another version are made again
 _FRAMES = "jpeg-folder"  # the codec of frame folders
@@ -44,7 +44,7 @@ _ROWS_OUT = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a task has to know."""
+    """The settings of a task."""
 
     output: Path
     temporary: Path
@@ -87,7 +87,7 @@ def prepare_block(block: pa.Table, job: Job) -> Iterator[pa.Table]:
 def _prepare(process: IsolatedProcess, item: dict[str, Any], job: Job) -> tuple[Record, bool]:
     """(record of one video, whether it is an earlier one).
 
-    Raises OSError or OutputFailed where the result cannot be written.
+    Raises OSError or OutputFailed if the result cannot be written.
     """
     deadline_s = job.deadline(item["num_frames"])
     facts = VideoFacts(
@@ -103,7 +103,7 @@ def _prepare(process: IsolatedProcess, item: dict[str, Any], job: Job) -> tuple[
     temporary = job.temporary / (uuid.uuid4().hex + suffix)
     record = Record(key=key_of(item, "", job), source=item["source"], deadline_s=deadline_s)
     try:
-        # In the child as well: looking at a file on a dead network disk hangs.
+        # Also in the child, because a stat on a dead network disk hangs.
         state, num_bytes = process.call(source_state, facts.path, deadline_s=job.deadline_s)
         record = replace(record, key=key_of(item, state, job), bytes_before=num_bytes)
         known = json.loads(item["known"]).get(record.key) if state else None
@@ -121,7 +121,7 @@ def _prepare(process: IsolatedProcess, item: dict[str, Any], job: Job) -> tuple[
         temporary.unlink(missing_ok=True)
         return replace(record, reason=error.reason, detail=error.detail), False
     except Exception as error:
-        # Whatever a decoder invents to raise is a fact about this file, and no end to the job.
+        # Any exception from a decoder is an error of this file and must not end the job.
         temporary.unlink(missing_ok=True)
         detail = f"{type(error).__name__}: {error}"
         return replace(record, reason="failed", detail=detail), False
@@ -134,21 +134,21 @@ def _prepare(process: IsolatedProcess, item: dict[str, Any], job: Job) -> tuple[
 
 
 def key_of(item: dict[str, Any], state: str, job: Job) -> str:
-    """Stands for all that a result depends on, and for the manifest's name of it."""
+    """Hash of everything that a result depends on and of the video's name in the manifest."""
     source = {name: item[name] for name in SOURCE_COLUMNS}
-    source["path"] = item["source"]  # what has moved is the same source
+    source["path"] = item["source"]  # a moved file is the same source
     settings = asdict(job.settings)
     if item["codec"] != _FRAMES:
-        settings["keep_jpeg"] = False  # it changes nothing for them
+        settings["keep_jpeg"] = False  # it has no effect on video files
     layout = [job.layout, shards.VERSION] if job.layout == "shards" else job.layout
     whole = [_VERSION, source, state, settings, layout]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _result_path(video_id: str, key: str, layout: str, suffix: str) -> str:
-    """Below the output: the id as far as file systems agree on it, and the key, which is unique.
+    """Path below the output: the id in characters that are safe in file names, and the unique key.
 
-    Another key is another file, so a manifest that is in use keeps what it names.
+    A different key gives a different file, so files that a manifest in use names are never replaced.
     """
     readable = re.sub(r"[^A-Za-z0-9._-]+", "_", video_id)[-80:].lstrip("._-")
     folder = "videos" if layout == "files" else ".prepare/staged"

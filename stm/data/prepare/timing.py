@@ -1,7 +1,7 @@
-"""How long a clip takes before and after preparing, measured and not assumed.
+"""Measure how long a clip takes to decode before and after preparing.
 
-CPU time of a process with one thread: what other work on the machine, or a slow disk, adds to the
-clock is no part of it.
+The measure is the CPU time of a process with one thread. It excludes waits for a slow disk and for
+other work on the machine.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _COLUMNS = ("path", "num_frames", "width", "height")
 
 @dataclass(frozen=True)
 class Timing:
-    """CPU milliseconds to decode a clip: the mean over videos of medians."""
+    """CPU milliseconds to decode a clip: the mean over videos of the median per video."""
 
     num_videos: int
     before_ms: float
@@ -41,7 +41,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Timings:
-    """Before and after, over all videos of the sample and by the codec they had before."""
+    """Times before and after preparing, over all videos of the sample and by original codec."""
 
     overall: Timing
     by_codec: dict[str, Timing]
@@ -50,10 +50,10 @@ class Timings:
 
 
 def time_clips(before: Manifest, after: Manifest, most: int) -> Timings | None:
-    """Decode the same clip of up to `most` videos from both manifests; None if there is none.
+    """Decode the same clip of up to `most` videos from both manifests; None if there are none.
 
-    The videos are spread over the manifest, both sides take turns, and what counts is the median of
-    three rounds, in a process of its own with one thread. A video that fails is left out.
+    The videos are spread over the manifest. Both versions take turns in a separate process with one
+    thread, and the median of three rounds counts. A video that fails is left out.
     """
     both = np.intersect1d(before.usable, after.usable)
     rows = both[np.unique(np.linspace(0, len(both) - 1, min(most, len(both))).astype(int))]
@@ -94,10 +94,10 @@ def clip_ms(path: str, num_frames: int, width: int, height: int) -> float:
 
 
 def compare_ms(before: str, after: str, num_frames: int) -> tuple[float, float]:
-    """CPU milliseconds to decode the frames of a clip from two videos of the same frames, here.
+    """CPU milliseconds to decode a clip from two videos of the same frames, in this process.
 
-    Medians of rounds, as in `time_clips`. Whole frames: what follows, cutting and resizing, is no
-    slower for the smaller pictures of a prepared video, and would import torch.
+    The times are medians of rounds, as in `time_clips`. Only whole frames are decoded: cropping and
+    resizing is no slower for the smaller pictures of a prepared video, and would import torch.
     """
     indices = sampling.centre_indices(num_frames, CLIP.num_segments).tolist()
     rounds = [[_decode_ms(path, indices) for path in (before, after)] for _ in range(1 + _ROUNDS)]

@@ -1,12 +1,12 @@
-"""Make one video cheap to decode, and prove by decoding that nothing of it was lost.
+"""Transcode one video to be cheap to decode, and verify the result by decoding it.
 
     facts = VideoFacts("clip.avi", num_frames=75, fps=25.0, width=320, height=240)
     make_video(facts, "clip.mp4", Settings())
 
-Every displayed frame of the source appears once, in order, at a constant rate, turned as it is
-displayed. What makes the result cheap: few pixels, many key frames, B-frames that nobody refers to
-and that need not be decoded, no CABAC and no deblocking (``tune fastdecode``). Or JPEG images, of
-which only those that are wanted are looked at.
+Every displayed frame of the source appears once, in order, at a constant rate, rotated for display.
+The result is cheap to decode because it has few pixels, many key frames, B-frames that are not
+references and can be skipped, no CABAC and no deblocking (``tune fastdecode``). The alternative is
+JPEG images, of which only the wanted ones are read.
 """
 
 from __future__ import annotations
@@ -49,44 +49,44 @@ __all__ = [
 CODECS = ("h264", "jpeg")
 
 SAME_CELLS = 4.0
-"""Mean absolute difference, of 255, of the means over 8 x 8 cells, up to which two frames show the
-same. Encoding hardly moves a mean over a thousand pixels: real clips stay under 0.6, tiny synthetic
-ones under 1.8, where mirrored, turned and other frames of moving clips differ by 5 to 100."""
+"""Maximum mean absolute difference, out of 255, between the means over 8 x 8 cells of two equal
+frames. Encoding hardly changes a mean over a thousand pixels: real clips stay under 0.6, tiny synthetic
+ones under 1.8. Mirrored, rotated and other frames of moving clips differ by 5 to 100."""
 
 SAME_PIXELS = 20.0
-"""The same over single pixels, to notice a picture without detail. Real clips stay under 4; white
-noise, the worst there is, comes to 15."""
+"""The same for single pixels, to detect a picture that lost its detail. Real clips stay under 4;
+white noise, the worst case, reaches 15."""
 
 _GRID = 8
 _FRAMES_COMPARED = 3
-_UNKNOWN_FPS = 25.0  # frame folders state none; nothing here depends on it
+_UNKNOWN_FPS = 25.0  # frame folders have no rate; nothing here depends on it
 _LARGEST_SIDE = 2**15 - 1  # int16 in the manifest
 _CANNOT_WRITE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
 
 
 class NoGain(Exception):
-    """The result would not be cheap enough beside the source, which had better stay."""
+    """The result would not be cheap enough compared to the source, so the source is kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a result looks like. Results made with other settings are made again."""
+    """Settings of a result. Results made with other settings are made again."""
 
     short_side: int = 256
     """Pixels; a smaller video is not enlarged."""
 
     codec: str = "h264"
-    """"h264", or "jpeg": an image a frame, which only a shard can hold."""
+    """"h264", or "jpeg": one image per frame, which only a shard can hold."""
 
     gop: int = 16
-    """Frames from one key frame of H.264 to the next; 1: every frame is one."""
+    """Frames from one H.264 key frame to the next; with 1 every frame is a key frame."""
 
     keep_jpeg: bool = False
-    """Pack the images of a frame folder as they are, instead of making a video of them."""
+    """Pack the images of a frame folder unchanged instead of encoding a video."""
 
     min_gain: float = 0.0
-    """A video whose result does not decode so many times as fast is left alone; 0: none is. Images
-    that are kept are packed in any case."""
+    """A video is left alone unless its result decodes at least this many times as fast; with 0 all
+    videos are prepared. Images that are kept are always packed."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class VideoFacts:
 
     @property
     def limits(self) -> Limits:
-        """What indexing has let through is let through here."""
+        """Limits that accept every video that indexing has accepted."""
         largest = max(DEFAULT_LIMITS.max_pixels, self.width * self.height)
         return replace(DEFAULT_LIMITS, max_pixels=largest)
 
@@ -121,7 +121,7 @@ class Prepared:
 
 
 def prepared_size(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """(width, height) of the result: even, the short side at most `short_side`, shape kept."""
+    """(width, height) of the result: even, short side at most `short_side`, same aspect ratio."""
     short = min(short_side, width, height) // 2 * 2 or 2
     scale = short / min(width, height)
     even_width, even_height = (max(2, round(side * scale / 2) * 2) for side in (width, height))
@@ -129,11 +129,11 @@ def prepared_size(width: int, height: int, short_side: int) -> tuple[int, int]:
 
 
 def make_video(facts: VideoFacts, target: str, settings: Settings) -> Prepared:
-    """Write the result at `target`: an mp4, or, where it is images, a shard of one row (.parquet).
+    """Write the result at `target`: an mp4, or a shard of one row (.parquet) for images.
 
     Raises:
-        VideoError: If a frame of the source cannot be decoded, the source is no longer what the
-            manifest says (``changed``), or the result does not show the source (``not_verified``).
+        VideoError: If a frame of the source cannot be decoded, the source differs from the
+            manifest (``changed``), or the result does not match the source (``not_verified``).
         NoGain: If the result is not `settings.min_gain` times as fast to decode as the source.
         OutputFailed: If the result cannot be written.
     """
@@ -157,19 +157,19 @@ def _make(facts: VideoFacts, target: str, settings: Settings) -> Prepared:
         if settings.min_gain:
             _check_gain(facts, result, settings.min_gain)
         with open(target, "rb") as file:
-            os.fsync(file.fileno())  # network disks tell only now that they are full
+            os.fsync(file.fileno())  # network disks report only now that they are full
         num_bytes = os.path.getsize(target) if result == target else num_bytes_of_row(result)
         return Prepared(
             info.width, info.height, info.codec, info.keyframe_interval, info.guard, num_bytes
         )
-    except OSError as error:  # PyAV's errors of the system are OSErrors, too
+    except OSError as error:  # PyAV's system errors are OSErrors, too
         if error.errno in _CANNOT_WRITE:
             raise OutputFailed(f"{target}: {error.strerror}") from error
         raise
 
 
 class _Encoder:
-    """Frames in, in order, and scaled, to a writer; a context manager that finishes its file."""
+    """Scales frames and passes them to a writer in order; a context manager that finishes the file."""
 
     def __init__(self, facts: VideoFacts, target: str, settings: Settings) -> None:
         self._facts = facts
@@ -177,7 +177,7 @@ class _Encoder:
         if max(self.size) > _LARGEST_SIDE:
             detail = f"it would be {self.size[0]}x{self.size[1]} pixels"
             raise VideoError(facts.path, "too_large", detail)
-        # A rate beyond reason, as damaged headers state, would not fit the mp4's clock.
+        # An extreme rate from a damaged header would not fit the mp4's time base.
         fps = facts.fps if 0.1 <= facts.fps <= 1000 else _UNKNOWN_FPS
         self._rate = Fraction(fps).limit_denominator(1001)
         self._writer: Writer
@@ -200,7 +200,7 @@ class _Encoder:
             self._writer.abandon()
 
     def add(self, frame: Any) -> None:
-        """Encode a decoded frame, its colours named as the source names them where that is possible."""
+        """Encode a decoded frame; colour tags are those of the source if possible."""
         if not self.luma:
             self._colorspace = frame.colorspace
             self._writer.open(frame.colorspace, frame.color_primaries, frame.color_trc)
@@ -236,7 +236,7 @@ class _Encoder:
 
     def _encode(self, frame: Any) -> None:
         frame.pts, frame.time_base = len(self.luma), 1 / self._rate
-        frame.pict_type = 0  # else x264 would take over the source's key frames
+        frame.pict_type = 0  # else x264 would copy the source's key frames
         self.luma.append(_luma_grid(frame))
         self._writer.write(frame)
 
@@ -251,7 +251,7 @@ def _each_frame(facts: VideoFacts, encoder: _Encoder) -> None:
         return
     with open_video(facts.path, facts.limits.max_pixels) as video:
         plan = scan(video)
-        # As in probing: what packets cannot number is counted, and so are pictures of two packets.
+        # As in probing: frames that packets cannot number are counted, and so are pictures of two packets.
         count = bool(plan.doubt) or plan.num_frames != info.num_frames
         find_matrix(plan)
         to_rgb = RgbConverter(video.name, video.width, video.height, plan.matrix)
@@ -276,7 +276,7 @@ def _check_unchanged(facts: VideoFacts, num_frames: int, width: int, height: int
 
 
 def _is_plain(frame: Any, facts: VideoFacts) -> bool:
-    """Whether the frame can go to the encoder without becoming RGB on the way."""
+    """Whether the frame can be encoded without conversion to RGB."""
     return (
         frame.format.name == "yuv420p"
         and frame.color_range != ColorRange.JPEG
@@ -287,7 +287,7 @@ def _is_plain(frame: Any, facts: VideoFacts) -> bool:
 
 
 def _compare_all(facts: VideoFacts, target: str, expected: list[NDArray[np.float32]]) -> None:
-    """Decode the result from end to end: its frames, in order, are those that were encoded."""
+    """Decode the whole result and check that its frames are the encoded ones, in order."""
     num_frames = 0
     failures: list[sequential.Failure] = []
     for grid in _grids_of_result(target, failures):
@@ -305,7 +305,7 @@ def _compare_all(facts: VideoFacts, target: str, expected: list[NDArray[np.float
 def _grids_of_result(
     target: str, failures: list[sequential.Failure]
 ) -> Iterator[NDArray[np.float32]]:
-    """`_grid` of the luma of each frame; infinity where the decoder reports damage."""
+    """`_grid` of the luma of each frame; infinity if the decoder reports damage."""
     if is_shard_path(target):
         for image in folder.list_frames(target):
             yield _grid(simplejpeg.decode_jpeg(image, "GRAY"))
@@ -316,7 +316,7 @@ def _grids_of_result(
 
 
 def _compare_some(facts: VideoFacts, target: str) -> None:
-    """Read frames of both as training would: the result shows the source."""
+    """Read frames of both as training would and check that the result matches the source."""
     wanted = np.unique(np.linspace(0, facts.num_frames - 1, _FRAMES_COMPARED).round()).astype(int)
     frames = decode.read_frames(target, wanted.tolist())
     for k, frame, original in zip(
@@ -336,7 +336,7 @@ def _compare_some(facts: VideoFacts, target: str) -> None:
 
 
 def _check_gain(facts: VideoFacts, result: str, min_gain: float) -> None:
-    """Raise NoGain unless frames of the result decode `min_gain` times as fast as of the source."""
+    """Raise NoGain unless frames of the result decode `min_gain` times as fast as the source's."""
     before_ms, after_ms = compare_ms(facts.path, result, facts.num_frames)
     if before_ms < min_gain * after_ms:
         raise NoGain(
@@ -377,7 +377,7 @@ def _pack_images(facts: VideoFacts, target: str) -> Prepared:
 
 
 class _SizeCheck:
-    """Takes decoded images and looks at their size alone."""
+    """Receives decoded images and checks only their size."""
 
     def __init__(self, facts: VideoFacts) -> None:
         self._facts = facts

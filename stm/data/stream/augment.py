@@ -1,11 +1,11 @@
-"""What training does to the pixels of a clip, beside its crop: drawn from the sample's seed, the same for all frames.
+"""Pixel augmentations of training clips. They are drawn from the sample's seed and are the same for all frames.
 
     drawn = Augmentation(color_jitter=0.4, randaugment=2).draw(seed)     # [Operation("rotate", -27.0), ...]
     clip = apply(clip, drawn)                                            # uint8 [T, S, S, 3] -> the same
 
-Each kind of augmentation draws from a generator of its own, so that switching one on or off leaves the others, the
-frames and the crop as they were. Pillow does the arithmetic, on uint8. What looks at single pixels is done to all
-frames at once, as to one picture, so that a mean or a histogram is the clip's, and nothing flickers.
+Each kind of augmentation has its own random generator, so switching one on or off does not change the others, the
+frames or the crop. Pillow does the arithmetic on uint8. Operations on single pixels treat all frames as one picture:
+means and histograms are those of the clip, so nothing flickers.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 GREY = (124, 116, 104)
-"""Where a turned picture leaves nothing: ImageNet's mean, 0 to the network."""
+"""Fill colour outside a rotated picture: ImageNet's mean, which the network sees as 0."""
 FULL_MAGNITUDE = 10.0
-"""Of RandAugment, as timm and the papers on video count."""
+"""Upper end of RandAugment's magnitude scale, as in timm and the papers on video."""
 BLUR_PX = (0.1, 2.0)
 ERASED_SHARE, ERASED_RATIO = (0.02, 1 / 3), (0.3, 1 / 0.3)
 _TRIES = 10
-"""For a box that lies inside the picture."""
+"""Attempts to draw a box that lies inside the picture."""
 
 
 class Operation(NamedTuple):
-    """One thing done to a clip."""
+    """One operation on a clip."""
 
     name: str
     strength: float = 0.0
     box: tuple[int, int, int, int] | None = None
-    """What is erased: left, top, right, bottom in px."""
+    """The erased box: left, top, right, bottom in px."""
     seed: int = 0
-    """Of the noise that it is erased with."""
+    """Seed of the noise that fills the erased box."""
 
     def __str__(self) -> str:
         if self.box is not None:
@@ -59,7 +59,7 @@ def draws(seed: int, kind: str) -> np.random.Generator:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is drawn; the fields are those of ``stm.config.DataConfig``."""
+    """The augmentations to draw; the fields are those of ``stm.config.DataConfig``."""
 
     color_jitter: float = 0.0
     hue: float = 0.0
@@ -70,7 +70,7 @@ class Augmentation:
     erasing: float = 0.0
 
     def draw(self, seed: int, size: int) -> list[Operation]:
-        """What happens to a clip of ``size`` px, in order."""
+        """Draw the operations for a clip of ``size`` px, in order."""
         found: list[Operation] = []
         if self.randaugment:
             found += self._randaugment(draws(seed, "randaugment"))
@@ -85,7 +85,7 @@ class Augmentation:
         return found
 
     def _randaugment(self, generator: np.random.Generator) -> list[Operation]:
-        """``randaugment`` of the 14 operations of Cubuk et al. (NeurIPS 2020), each with a fair sign."""
+        """Draw ``randaugment`` of the 14 operations of Cubuk et al. (NeurIPS 2020), each sign equally likely."""
         share = self.randaugment_magnitude / FULL_MAGNITUDE
         found = []
         for which, sign in generator.random((self.randaugment, 2)).tolist():
@@ -134,7 +134,7 @@ def _between(low: float, high: float, place: float) -> float:
 
 
 def apply(clip: np.ndarray, operations: list[Operation]) -> np.ndarray:
-    """Do them in turn: uint8 [T, S, S, 3] -> uint8 [T, S, S, 3], another array unless there are none."""
+    """Apply the operations in order: uint8 [T, S, S, 3] -> the same shape; a new array unless there are none."""
     for of_pixels, group in itertools.groupby(operations, lambda each: each.name in _OF_PIXELS):
         if of_pixels:
             clip = _as_one(clip, list(group))
@@ -165,7 +165,7 @@ def _each(clip: np.ndarray, change: Callable[[Image, float], Image], strength: f
 
 
 def _erased(clip: np.ndarray, box: tuple[int, int, int, int], seed: int) -> np.ndarray:
-    """The same noise in all frames, so that nothing seems to move."""
+    """Fill the box with the same noise in all frames, so that nothing seems to move."""
     left, top, right, bottom = box
     noise = np.random.Generator(np.random.PCG64(seed)).integers(
         0, 256, (bottom - top, right - left, 3), np.uint8
@@ -176,7 +176,7 @@ def _erased(clip: np.ndarray, box: tuple[int, int, int, int], seed: int) -> np.n
 
 
 def _stretched(image: Image, factor: float, middle: float) -> Image:
-    """Each level goes ``factor`` times as far from the middle."""
+    """Move each level to ``factor`` times its distance from ``middle``."""
     levels = np.clip(np.floor(middle + factor * (np.arange(256) - middle) + 0.5), 0, 255)
     return image.point(levels.astype(int).tolist() * 3)
 
@@ -187,7 +187,7 @@ def _contrast(image: Image, factor: float) -> Image:
 
 
 def _mixed(image: Image, matrix: np.ndarray) -> Image:
-    """``matrix``: [3, 3], from the channels to the channels."""
+    """Mix the channels with ``matrix`` [3, 3]."""
     rows = np.concatenate([matrix, np.zeros((3, 1))], 1)
     return image.convert("RGB", tuple(rows.ravel().tolist()))
 
@@ -272,7 +272,7 @@ _OF_PIXELS: dict[str, Callable[[Image, float], Image]] = {
     "solarize": _solarized,
     "posterize": _posterized,
 }
-"""What makes of a pixel, whatever stands beside it."""
+"""Operations on single pixels, independent of their neighbours."""
 _OF_FRAMES: dict[str, Callable[[Image, float], Image]] = {
     "sharpness": _sharpness,
     "blur": _blurred,

@@ -1,9 +1,9 @@
-"""Balanced sampling: rare classes are shown more often. A pure function of (seed, epoch) like the plan it is part of.
+"""Balanced sampling: rare classes are shown more often. Like the plan, it is a pure function of (seed, epoch).
 
 An epoch keeps its length n, and class c gets a fixed number of its samples: in proportion to n_c ** (1 - strength),
-rounded so that the numbers add up to n. Strength 0 is the manifest as it is, 1/2 the square roots of the classes'
-sizes, 1 all classes equally often. A class goes through its own videos in an order of its own, anew each time it has
-been through: a video is shown again when all others of its class were shown as often, across the ends of epochs, too.
+rounded so that the numbers add up to n. Strength 0 keeps the manifest's frequencies, 1/2 weights classes by the square
+root of their size, and 1 shows all classes equally often. Each class cycles through its videos and is reshuffled after
+each pass. A video repeats only after all others of its class were shown as often, also across epochs.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ def quotas(class_counts: np.ndarray, strength: float) -> np.ndarray:
     wanted = np.where(counts > 0, np.maximum(counts, 1) ** (1.0 - strength), 0.0)
     wanted *= counts.sum() / wanted.sum()
     whole = np.floor(wanted).astype(np.int64)
-    # The largest remainders get one more; of equal ones the first class, so that every machine rounds alike.
+    # The largest remainders get one more. Ties go to the first class, so every machine rounds alike.
     most = np.argsort(-np.round(wanted - whole, 9), kind="stable")
     whole[most[: counts.sum() - whole.sum()]] += 1
     return whole
 
 
 class Balanced:
-    """Who is drawn at each place of an epoch, for videos of these ``labels`` (int64 [n])."""
+    """The video drawn at each position of an epoch, for videos with these ``labels`` (int64 [n])."""
 
     def __init__(self, labels: np.ndarray, strength: float) -> None:
         self._of_class = np.argsort(labels, kind="stable")

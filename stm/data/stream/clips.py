@@ -28,7 +28,7 @@ class ClipSpec:
     window_s: float = DataConfig.window_s
     folder_fps: float = DataConfig.folder_fps
     augment: bool = False
-    """Training: random frames, random crop, mirror image, and what else is set. Testing: as the fields below say."""
+    """True in training: random frames and crop, and the augmentations set below. False in testing."""
     crop: Crop = DataConfig.crop
     scales: tuple[float, ...] = (1.0,)
     crop_area: tuple[float, float] = (0.08, 1.0)
@@ -38,18 +38,18 @@ class ClipSpec:
     reverse: bool = False
     """Play half the training clips backwards; their labels stay."""
     reverse_map: dict[int, int] | None = None
-    """As ``flip_map``, of clips that are played backwards."""
+    """Like ``flip_map``, for clips that are played backwards."""
     flip: bool = False
     """Mirror half the training clips; their labels stay."""
     flip_map: dict[int, int] | None = None
-    """Where labels do not stay: what a label becomes when mirrored; one that is no key is never mirrored."""
+    """Maps a label to the label of its mirror image. Clips whose label is no key are never mirrored."""
     num_samplings: int = 1
-    """Testing: 1 takes segment centres, or the window in the middle. Of more, as the 30-view protocol has them, each
-    draws its frames at random from the segments, and windows are spread evenly."""
+    """Testing: 1 uses segment centres, or the window in the middle. With more, as in the 30-view protocol, each
+    sampling draws random frames from the segments; windows are spread evenly."""
     num_crops: int = 1
-    """Testing: 1 is the centre crop (224 of 256), more are squares along the long side."""
+    """Testing: 1 is the centre crop (224 of 256); more are squares along the long side."""
     limits: decode.Limits = decode.DEFAULT_LIMITS
-    """A video that takes more is refused."""
+    """A video that exceeds these limits is refused."""
 
     @classmethod
     def training(
@@ -83,7 +83,7 @@ class ClipSpec:
 
     @classmethod
     def one_clip(cls, config: DataConfig) -> ClipSpec:
-        """The `efficient` protocol: segment centres or the window in the middle, centre crop."""
+        """The `efficient` protocol: segment centres or the middle window, with the centre crop."""
         return cls(
             num_segments=config.num_segments,
             size=config.size,
@@ -96,8 +96,8 @@ class ClipSpec:
         )
 
     def window(self, num_frames: int, place: float = 0.5, pace: float = 1.0) -> decode.Frames:
-        """The frames of the window at ``place``, ``pace`` times as long; of segments their centres, wherever. A
-        function of the times at which frames appear, where they depend on them."""
+        """The frames of the window at ``place``, stretched by ``pace``. Segments give their centres at any place.
+        Returns a function of the frame times where the frames depend on them."""
         if self.sampling == "dense":
             stride = self.frame_stride * pace
             return sampling.dense_indices(num_frames, self.num_segments, stride, place)
@@ -111,7 +111,7 @@ class ClipSpec:
         return sampling.centre_indices(num_frames, self.num_segments)
 
     def rate(self, fps: float) -> float:
-        """Frames a second of a video of which ``fps`` is known, 0.0 for nothing."""
+        """Frames per second of a video; ``fps`` is 0.0 if unknown."""
         return float(np.float32(fps)) or self.folder_fps  # a manifest keeps float32
 
     @property
@@ -121,7 +121,7 @@ class ClipSpec:
 
 
 def reversal(config: DataConfig, classes: Sequence[str]) -> str:
-    """Which training clips are played backwards, in words."""
+    """Describe which training clips are played backwards."""
     pairs, said = backwards(classes), f"--data.reverse {config.reverse}:"
     if not pairs:
         return f"{said} half the clips of all {len(classes)} classes are played backwards"
@@ -133,7 +133,7 @@ def reversal(config: DataConfig, classes: Sequence[str]) -> str:
 
 
 def limits_of(config: DataConfig) -> decode.Limits:
-    """What a video of a run may take."""
+    """The limits on the videos of a run."""
     return decode.Limits(config.max_pixels, config.decode_mib * 2**20)
 
 
@@ -150,13 +150,13 @@ def load_views(
 ) -> tuple[np.ndarray, int]:
     """Decode the views that ``seed`` draws from a video.
 
-    ``fps`` is the manifest's; ``sampling_number``, from 0, is which of ``spec.num_samplings`` it is.
+    ``fps`` comes from the manifest; ``sampling_number`` counts the ``spec.num_samplings`` samplings from 0.
 
-    Returns (uint8 [V, T, size, size, 3], label); V is 1, or ``spec.num_crops`` of the same frames. The label differs
-    from the one given only where the clip was mirrored or reversed, and the spec's maps say so.
+    Returns (uint8 [V, T, size, size, 3], label). V is 1, or ``spec.num_crops`` crops of the same frames. The label
+    changes only if the clip was mirrored or reversed and the spec's maps give it another one.
 
-    Raises ``decode.VideoError``, and nothing else: where a wanted frame cannot be had, where the video no longer has
-    the length and size given (``changed``), and for whatever else goes wrong on the way.
+    Raises ``decode.VideoError`` and nothing else: if a wanted frame cannot be decoded, if the length or size of the
+    video has changed (``changed``), or on any other failure.
     """
     with naming_failures(path):
         planned = Geometry(num_frames, width, height, spec.rate(fps))
@@ -185,7 +185,7 @@ def _load_views(
 
 
 def boxes_of_test(width: int, height: int, spec: ClipSpec) -> list[transforms.Box]:
-    """The crops of a test clip, of a picture of that size."""
+    """The crops of a test clip, for frames of ``width`` x ``height`` px."""
     if spec.num_crops == 1:
         return [transforms.centre_box(width, height)]
     return transforms.long_side_boxes(width, height, spec.num_crops)
@@ -194,7 +194,7 @@ def boxes_of_test(width: int, height: int, spec: ClipSpec) -> list[transforms.Bo
 def frames_of_test(
     num_frames: int, seed: int, spec: ClipSpec, sampling_number: int
 ) -> decode.Frames:
-    """The frames of a test clip, of so many; as ``ClipSpec.window`` where they depend on their times."""
+    """The frames of a test clip of a ``num_frames`` video; a function of times as in ``ClipSpec.window``."""
     if spec.sampling == "segments" and spec.num_samplings > 1:
         generator = np.random.Generator(np.random.PCG64(seed))
         return sampling.random_indices(num_frames, spec.num_segments, generator)
@@ -204,22 +204,22 @@ def frames_of_test(
 
 @dataclass(frozen=True)
 class Drawn:
-    """What the seed of a training clip has drawn."""
+    """The random choices for one training clip."""
 
     frames: decode.Frames
     box: transforms.Box
     is_mirrored: bool
     is_reversed: bool
     label: int
-    """What it is after mirroring and reversal."""
+    """Label after mirroring and reversal."""
     operations: list[Operation]
-    """Done to the pixels, in order."""
+    """Operations on the pixels, in order."""
     pace: float = 1.0
-    """Length of the window, or of the stretch that segments cover, to what it is without jitter."""
+    """Length of the window, or of the part that segments cover, relative to no jitter."""
 
 
 def draw(num_frames: int, width: int, height: int, label: int, seed: int, spec: ClipSpec) -> Drawn:
-    """Draw a training clip. The frames, the crop and the mirror image come from one generator, all else from others."""
+    """Draw a training clip. One generator draws frames, crop and mirroring; the others have their own."""
     generator = np.random.Generator(np.random.PCG64(seed))
     pace, place = _pace(seed, spec)
     frames: decode.Frames
@@ -255,7 +255,7 @@ def draw(num_frames: int, width: int, height: int, label: int, seed: int, spec: 
 
 
 def _pace(seed: int, spec: ClipSpec) -> tuple[float, float]:
-    """How long the window is for its length, and where the stretch of a video lies that segments cover."""
+    """The pace of the clip, and the place of the part of the video that segments cover."""
     if not spec.temporal_jitter:
         return 1.0, 0.0
     speed, place = draws(seed, "pace").random(2).tolist()

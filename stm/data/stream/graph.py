@@ -1,20 +1,19 @@
-"""The Ray Data graph: sample plan -> decode -> batches that each rank takes in order.
+"""The Ray Data graph: sample plan -> decode -> batches that each rank consumes in order.
 
     plan task (one, 0 CPU)  ->  decode tasks (as many as there are CPUs)  ->  split, round robin  ->  ranks
 
-A row of the graph is one rank's share of K successive steps of an epoch, and every row is a block of its own: row i
-belongs to rank i % world size, so ranks stay aligned whatever finishes first. K is 1 unless the stream may pack steps
-(`StreamSpec.block_bytes`): what a block costs beside decoding hardly depends on its size. The plan is produced while
-it is consumed, for all the epochs that are left: an epoch's end is no boundary for the executor, and memory does not
-grow with the data. Validation is part of the same sequence, after the epochs it belongs to. A stream of its own would
-compete with this one for the CPUs to decode on, and where there is only one, wait for ever: a task that is held back
-keeps its CPU.
+A row of the graph is one rank's share of K successive steps of an epoch, and every row is its own block. Row i
+belongs to rank i % world size, so ranks stay aligned in whatever order tasks finish. K is 1 unless the stream may pack
+steps (`StreamSpec.block_bytes`); the overhead of a block hardly depends on its size. The plan for all remaining epochs
+is produced while it is consumed, so the executor runs across the ends of epochs, and memory does not grow with the
+data. Validation follows its epoch in the same sequence. A separate stream would compete with this one for CPUs. With
+a single CPU it would wait for ever, because a task under backpressure keeps its CPU.
 
-One executor is a limit of its own. So large worlds have several streams (`split`): each is this graph for a group of
-ranks, with an executor, a plan and a split of its own. The plan is a pure function, so they agree without a word.
+A single executor limits throughput, so large worlds have several streams (`split`). Each is this graph for a group of
+ranks, with its own executor, plan and split. The plan is a pure function, so streams agree without communication.
 
-Row that leaves the plan task: a column `plan`, this dictionary as JSON (as columns of lists it took Ray
-six times as long to send). A list has one entry for each of U x K x B samples, U shares of B samples a step:
+A row from the plan task has one column `plan`: this dictionary as JSON (Ray took six times as long to send it as
+columns of lists). A list has one entry for each of U x K x B samples: U shares, K steps, B samples per share and step.
 
     key         entries    meaning
     epoch       int        [U] epoch of the share
@@ -24,7 +23,7 @@ six times as long to send). A list has one entry for each of U x K x B samples, 
     validation  bool       [1] whether the shares belong to a validation
     video_id, path, label, num_frames, width, height, fps: the manifest's, None for padding
 
-Row that leaves a decode task (B samples a step, V views a sample):
+A row from a decode task (B samples per step, V views per sample):
 
     column      dtype and shape              bytes
     clips       uint8 [K B, V, T, S, S, 3]   K x B x V x T x S x S x 3
@@ -34,8 +33,8 @@ Row that leaves a decode task (B samples a step, V views a sample):
     epoch       int32
     offset_end  int64 [K]
     validation  bool
-    failures    string                       JSON list of {video_id, path, reason, detail}, and of K > 1 the number of
-                                             the sample; "[]" when all is well
+    failures    string                       JSON list of {video_id, path, reason, detail}, for K > 1 with the number
+                                             of the sample; "[]" without failures
 """
 
 from __future__ import annotations
@@ -65,17 +64,17 @@ if TYPE_CHECKING:
     import ray.data
 
 BORROWED = 2.0
-"""CPUs that one of several streams may take, as a multiple of its share."""
+"""CPUs that one of several streams may use, as a multiple of its share."""
 
 _SAMPLE_COLUMNS = ("video_id", "path", "label", "num_frames", "width", "height", "fps")
 
 
 BLOCK_BYTES = 2**26
-"""Up to which steps are packed in training."""
+"""Maximum size of a block of packed steps in training."""
 
 
 def steps_per_block(clip: ClipSpec, local_batch: int, clips_per_task: int, block_bytes: int) -> int:
-    """Steps of ``local_batch`` samples that a block holds, so that it has a task's clips and no more than the bytes."""
+    """Steps of ``local_batch`` samples per block: as many as fit ``clips_per_task`` and ``block_bytes``."""
     samples = min(clips_per_task // clip.num_crops, block_bytes // clip.clip_bytes)
     return max(1, samples // local_batch)
 
@@ -93,45 +92,45 @@ class StreamSpec:
     num_epochs: int = 1
     shuffle: bool = False
     balance: float = 0.0
-    """How far classes are shown equally often, 0 to 1 (``stm.data.stream.balance``)."""
+    """Strength of class balancing, 0 to 1 (``stm.data.stream.balance``)."""
     clips_per_task: int = 64
-    """Clips that one decoding task makes: enough that starting a task costs nothing beside it."""
+    """Clips per decoding task: enough to make the cost of starting a task negligible."""
     block_bytes: int = 0
-    """Steps of a rank are packed into one block up to this size and to ``clips_per_task``; 0 leaves each apart."""
+    """Steps of a rank are packed into one block up to this size and ``clips_per_task``; with 0 none are packed."""
     cpus_per_task: float = 1.0
     prefetch_batches: int = 2
-    """Batches each rank holds ready; memory is bounded by this, the batch and the tasks at work."""
+    """Batches that each rank prefetches. They, the batch in use and the running tasks bound memory."""
     decode_deadline_s: float = 60.0
-    """A clip that takes longer is given up (``stm.data.stream.guarded``)."""
+    """Deadline per clip; slower clips fail (``stm.data.stream.guarded``)."""
     store_patience_s: float = 0.0
-    """How long a store that holds videos is waited for, where it does not answer."""
+    """How long to wait for a video store that does not respond."""
     max_cpus: float | None = None
-    """CPUs that decoding may take in all; None takes what is free."""
+    """CPUs that decoding may use in total; None uses all free CPUs."""
     quarantine: Any = None
-    """Actor that remembers videos which hung or crashed a decoder, or None."""
+    """Actor that records videos which hung or crashed a decoder, or None."""
     views: Views | None = None
-    """What decodes a clip; None is ``load_views``. ``stm bench scale`` takes one that costs nothing."""
+    """Function that decodes a clip; None is ``load_views``. ``stm bench scale`` uses one without cost."""
 
     def local_batch(self, world_size: int) -> int:
-        """Samples of a rank in a step: B."""
+        """Samples per rank and step: B."""
         return -(-self.global_batch // world_size)
 
     def steps_per_block(self, world_size: int) -> int:
-        """Steps that a block holds once the stream runs: K."""
+        """Steps per block after the start of the stream: K."""
         return steps_per_block(
             self.clip, self.local_batch(world_size), self.clips_per_task, self.block_bytes
         )
 
     def shares_per_task(self, world_size: int) -> int:
-        """Ranks whose shares of a block one task decodes, where there are as many."""
+        """The most ranks whose shares of a block one task decodes."""
         share = self.steps_per_block(world_size) * self.local_batch(world_size)
         return max(1, self.clips_per_task // (share * self.clip.num_crops))
 
     def buffer_bytes(self, world_size: int, num_ranks: int, num_tasks: int) -> int:
-        """Object store that the stream may fill, twice what it needs, of which Ray lets decoding have half.
+        """Object store bytes that the stream may use: twice its need, because Ray gives decoding half of them.
 
-        A rank holds the blocks that it has fetched ahead, the one in use and the next, and two wait in the executor:
-        one to be asked for and one until all ranks have as many.
+        Each rank holds its prefetched blocks, the block in use and the next one. Two more per rank wait in the
+        executor: one until the rank requests it, and one until all ranks have as many.
         """
         steps = self.steps_per_block(world_size)
         block = steps * self.local_batch(world_size)
@@ -142,10 +141,10 @@ class StreamSpec:
 
 @dataclass(frozen=True)
 class Validation:
-    """The validations inside a training stream: one pass in manifest order after every ``every_epochs`` epochs."""
+    """Validation within a training stream: one pass in manifest order after every ``every_epochs`` epochs."""
 
     stream: StreamSpec
-    """One epoch, not shuffled, of the training stream's global batch."""
+    """One unshuffled epoch with the global batch of the training stream."""
     every_epochs: int = 1
 
 
@@ -154,7 +153,9 @@ def put_videos(manifest: Any) -> Any:
     import ray
 
     rows = manifest.table.select(_SAMPLE_COLUMNS)
-    if len(manifest.usable) < rows.num_rows:  # else they are there already, millions perhaps
+    if (
+        len(manifest.usable) < rows.num_rows
+    ):  # else the table already has just these rows, perhaps millions
         rows = rows.take(pa.array(manifest.usable))
     return ray.put(rows.combine_chunks())
 
@@ -169,8 +170,8 @@ def build_stream(
 ) -> ray.data.Dataset:
     """The graph above for ``ranks`` (None is all), from ``start`` to the end of the last epoch; rows in plan order.
 
-    Of ``num_streams`` streams each may take its share of the CPUs; where ``spec.max_cpus`` sets no bound, it may borrow
-    as much again from those that are ahead and wait for their ranks.
+    Each of ``num_streams`` streams may use its share of the CPUs. Unless ``spec.max_cpus`` sets a limit, it may borrow
+    as many again from streams that are ahead and wait for their ranks.
     """
     import ray
     from ray.data import DataContext, ExecutionResources
@@ -180,13 +181,13 @@ def build_stream(
     ranks = range(world_size) if ranks is None else ranks
     context = DataContext.get_current().copy()
     context.execution_options.preserve_order = True
-    # Any row exceeds one byte, so every row becomes a block of its own and none is cut: that is the alignment.
+    # Any row exceeds one byte, so every row becomes its own block and none is cut. This keeps ranks aligned.
     context.target_max_block_size = 1
     context.enable_progress_bars = False
-    # Blocks that wait for a whole round of ranks count as too many for this policy: 64 ranks would never get theirs.
+    # This policy counts blocks that wait for a whole round of ranks as too many: 64 ranks would never get theirs.
     context.downstream_capacity_backpressure_ratio = None
     context.memory_usage_poll_interval_s = (
-        None  # else a thread in each task sums up the memory of its process
+        None  # otherwise a thread in each task measures the memory of its process
     )
     limit = spec.max_cpus and spec.max_cpus / num_streams
     cpus = limit or ray.cluster_resources().get("CPU", 1) / num_streams
@@ -206,7 +207,7 @@ def build_stream(
     )
     with DataContext.current(context):
         source = _plan_source(spec, world_size, start, validation, ranks)
-        # The plan reserves no CPU: it sleeps most of the time, and must never keep a decoder out.
+        # The plan reserves no CPU: it sleeps most of the time and must never block a decoder.
         plan = ray.data.read_datasource(source, override_num_blocks=1, num_cpus=0)
         return plan.map_batches(
             decode_shares,
@@ -244,7 +245,7 @@ def _plan_source(
             return None
 
         def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
-            del parallelism  # one sequence has one reader
+            del parallelism  # a single sequence needs a single reader
             return [
                 ReadTask(
                     read,
@@ -264,7 +265,7 @@ def _sequence(
     validation: Validation | None,
     ranks: range,
 ) -> Iterator[pa.Table]:
-    """The rows of all epochs from ``start`` on, and of the validations after those that have one."""
+    """The rows of all epochs from ``start`` on, each followed by its validation if it has one."""
     import ray
 
     videos = ray.get(spec.videos)
@@ -299,10 +300,10 @@ def plan_rows(
     begins: bool = True,
     validation: bool = False,
 ) -> Iterator[pa.Table]:
-    """The plan of ``ranks`` as one-row tables (first table of the module docstring), a decoding task's work in each.
+    """The plan of ``ranks`` as one-row tables, one per decoding task (first table of the module docstring).
 
-    Where a stream ``begins``, its first blocks hold a step each, and later ones twice as many as those before, up to
-    ``spec.steps_per_block``: the first step does not wait for the clips of those after it.
+    When a stream ``begins``, its first blocks hold one step, and the number doubles up to ``spec.steps_per_block``.
+    The first step thus does not wait for the clips of later steps.
     """
     steps = spec.steps_per_block(world_size)
 
@@ -332,7 +333,7 @@ def plan_rows(
 def _plan_row(videos: pa.Table, each: Round, ranks: slice, validation: bool) -> pa.Table:
     numbers_UKB = each.videos[ranks]
     num_shares, numbers = len(numbers_UKB), numbers_UKB.ravel()
-    # A null row number takes a null row: padding has no path.
+    # A null row number gives a null row: padding has no path.
     rows = videos.take(pa.array(numbers, mask=numbers < 0))
     plan = {name: rows.column(name).to_pylist() for name in _SAMPLE_COLUMNS}
     plan["epoch"] = [each.epoch] * num_shares
@@ -344,12 +345,12 @@ def _plan_row(videos: pa.Table, each: Round, ranks: slice, validation: bool) -> 
 
 
 def packed(plan: dict[str, list[Any]]) -> pa.Table:
-    """A row of the plan, as `decode_shares` takes it (first table of the module docstring)."""
+    """A row of the plan as `decode_shares` expects it (first table of the module docstring)."""
     return pa.table({"plan": pa.array([json.dumps(plan)], pa.large_string())})
 
 
 def unpacked(row: pa.Table) -> dict[str, list[Any]]:
-    """What `packed` was given."""
+    """The inverse of `packed`."""
     plan: dict[str, list[Any]] = json.loads(row.column("plan")[0].as_py())
     return plan
 
@@ -363,16 +364,16 @@ def decode_shares(
     patience_s: float = 0.0,
     views: Views | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Decode the shares of one plan row, one at a time: (second table of the module docstring).
+    """Decode the shares of one plan row, one at a time (second table of the module docstring).
 
-    A video that cannot be decoded leaves a clip of zeros with weight 0 and its reason; it is never replaced. Where its
-    store does not answer, it is tried again for ``patience_s``.
+    A video that cannot be decoded gives a clip of zeros with weight 0 and the reason; it is never replaced. If its
+    store does not respond, decoding is retried for ``patience_s``.
     """
     plan = unpacked(row)
     with uninterrupted():
         import torch
 
-    # One task, one core. Ray sees to that for tasks that reserve whole CPUs, unless the environment says otherwise.
+    # One core per task. Ray ensures this for tasks that reserve whole CPUs, unless the environment overrides it.
     torch.set_num_threads(1)
     (validation,) = plan["validation"]
     if validation:
@@ -394,7 +395,7 @@ def decode_shares(
                     continue
                 path, seed, labels[i] = plan["path"][j], plan["seeds"][j], plan["label"][j]
                 size = (plan["num_frames"][j], plan["width"][j], plan["height"][j])
-                epoch = plan["epoch"][share]  # of an evaluation the number of a sampling
+                epoch = plan["epoch"][share]  # in an evaluation: the number of the sampling
                 drawn = (int(labels[i]), seed, plan["fps"][j], epoch)
                 load = partial(decoder.load, path, *size, *drawn)
                 try:
@@ -439,9 +440,9 @@ class ClipBatch:
 def iterate(
     shard: Any, prefetch_blocks: int, monitor: WaitMonitor | None = None
 ) -> Iterator[ClipBatch]:
-    """The batches of a ``ray.data.DataIterator`` or ``Dataset`` of this graph, ``prefetch_blocks`` rows fetched ahead.
+    """The batches of a ``ray.data.DataIterator`` or ``Dataset`` of this graph; ``prefetch_blocks`` rows are prefetched.
 
-    ``monitor`` is told when a batch is waited for.
+    ``monitor`` measures the wait for each batch.
     """
     rows = iter(
         shard.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=prefetch_blocks)

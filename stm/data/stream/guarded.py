@@ -1,12 +1,12 @@
-"""Decoding that a bad file cannot stop: a deadline for each clip, a second try in a child process, quarantine.
+"""Decoding that survives bad files: a deadline for each clip, a second try in a child process, and a quarantine.
 
-    first try    in the task itself, as fast as it gets. A watchdog thread ends the process when a clip takes longer
-                 than its deadline (FFmpeg cannot be interrupted otherwise); a crash ends it by itself.
-    second try   Ray runs the task again. Now each video is decoded in a child process, which may hang or die: the
-                 video that did it is found, named, and put into quarantine.
-    afterwards   what is in quarantine fails at once, with the reason it had.
+    first try    Clips are decoded in the task itself, which is fastest. A watchdog thread ends the process when a clip
+                 exceeds its deadline (FFmpeg cannot be interrupted otherwise). A crash also ends the process.
+    second try   Ray runs the task again. Each video is now decoded in a child process, which may hang or die. The
+                 video that caused it is reported and quarantined.
+    afterwards   A quarantined video fails at once with the same reason.
 
-The price of the first try is one thread a task.
+The first try costs one extra thread per task.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from stm.redaction import one_line
 Result = TypeVar("Result")
 
 Views = Callable[..., tuple[np.ndarray, int]]
-"""``load_views``, or what takes its place: a function at the top of an importable module."""
+"""``load_views`` or a replacement for it: a function at the top of an importable module."""
 
 EXIT_STATUS = 77
-"""Of a process whose clip took too long; shows in Ray's logs."""
+"""Exit status of a process whose clip exceeded its deadline; Ray's logs show it."""
 
 
 PRELOAD = ("torch", "stm.data.stream.clips", "stm.data.decode.reader", "stm.data.decode.resize")
-"""What decoding imports: no clip's deadline should pay for it."""
+"""Modules that decoding imports. They are loaded first, so that importing does not count towards a deadline."""
 
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold an interrupt back until the end of the block: of an import, say, that cannot be begun a second time.
+    """Delay interrupts until the end of the block, for example during an import, which cannot be restarted.
 
-    Ray interrupts the tasks of a stream that is left early, and gives their processes to the next one.
+    Ray interrupts the tasks of a stream that is left early and reuses their processes for the next stream.
     """
-    if threading.current_thread() is not threading.main_thread():  # which alone is interrupted
+    if threading.current_thread() is not threading.main_thread():  # only that one is interrupted
         yield
         return
     held: list[int] = []
@@ -72,7 +72,7 @@ class Watchdog:
 
     @contextlib.contextmanager
     def guard(self, what: str) -> Iterator[None]:
-        """Bound the time of the block; ``what`` is named where it takes too long."""
+        """Limit the time of the block; the error names ``what``."""
         self._what, self._until = what, time.monotonic() + self._deadline_s
         try:
             yield
@@ -109,7 +109,7 @@ class _Quarantine:
 
 
 def quarantine() -> Any:
-    """A new, empty quarantine: an actor handle that streams of one run share."""
+    """Create an empty quarantine: an actor handle that the streams of one run share."""
     import ray
 
     return ray.remote(num_cpus=0)(_Quarantine).remote()
@@ -118,8 +118,8 @@ def quarantine() -> Any:
 class GuardedDecoder:
     """Decodes clips for one task, by the rules above.
 
-    ``isolated``: in a child process from the start, where nobody would try a second time. ``views``: what takes the
-    place of ``load_views``, with its arguments and its result.
+    ``isolated``: use a child process from the start, for callers without a second try. ``views``: a replacement for
+    ``load_views`` with the same arguments and result.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class GuardedDecoder:
         fps: float = 0.0,
         sampling_number: int = 0,
     ) -> tuple[np.ndarray, int]:
-        """As ``stm.data.stream.clips.load_views``; a hang or a crash is a ``VideoError`` too."""
+        """Like ``stm.data.stream.clips.load_views``, but a hang or a crash also raises ``VideoError``."""
         planned = (path, num_frames, width, height, label, seed)
         return self.call(
             path, self._views or load_views, *planned, self._spec, fps, sampling_number
@@ -165,9 +165,9 @@ class GuardedDecoder:
     def call(
         self, path: str, function: Callable[..., Result], *arguments: Any, num_clips: float = 1
     ) -> Result:
-        """``function(*arguments)``, which reads ``path``, guarded likewise.
+        """Call ``function(*arguments)``, which reads ``path``, with the same protection.
 
-        ``num_clips``: it may take the deadline so many times. ``function`` lies at the top of an importable module.
+        The call may take ``num_clips`` times the deadline. ``function`` is at the top of an importable module.
         """
         deadline_s = num_clips * self._deadline_s
         if path in self._known:
@@ -192,5 +192,5 @@ def _ask(quarantine: Any) -> dict[str, tuple[str, str]]:
 
     try:
         return dict(ray.get(quarantine.all.remote(), timeout=30))
-    except Exception:  # its node left: the videos are found again
+    except Exception:  # its node left; the bad videos will be detected again
         return {}

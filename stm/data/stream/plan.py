@@ -1,9 +1,9 @@
-"""The sample plan: which video is trained on when, with which seed. A pure function of (seed, epoch), without I/O.
+"""The sample plan: the order of the videos and their seeds. It is a pure function of (seed, epoch), without I/O.
 
 Order. The k-th sample of an epoch is ``permute(k)``: a keyed permutation of 0..n-1 that is computed one element at a
-time, so no epoch's order is ever stored, any worker can ask for any part of it, and a manifest of ten million videos
-starts as fast as one of ten. It is a Feistel network over the smallest even number of bits that holds n, walked
-along its cycle until it lands below n (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002).
+time. No epoch's order is ever stored, any worker can compute any part of it, and a manifest of ten million videos
+starts as fast as one of ten. It is a Feistel network over the smallest even number of bits that holds n, iterated
+until the value is below n (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002).
 
 Steps. A position is (epoch, samples consumed). Step s of an epoch takes the samples s*G .. (s+1)*G - 1, G the global
 batch, whatever the number of workers; rank r takes the r-th contiguous share of them. The last step of an epoch is
@@ -55,15 +55,15 @@ def permute(
     seed: int | np.ndarray,
     epoch: int | np.ndarray,
 ) -> np.ndarray:
-    """Where each of ``positions`` (0 .. num_videos-1) of an epoch falls in the manifest: int64, same shape.
+    """The manifest row at each of ``positions`` (0 .. num_videos-1) of an epoch: int64, same shape.
 
-    Each position may have a number of videos, a seed and an epoch of its own (arrays of the same shape).
+    ``num_videos``, ``seed`` and ``epoch`` may also be arrays of the same shape, with a value for each position.
     """
     values = np.asarray(positions, dtype=np.int64).astype(np.uint64)
     size = np.asarray(num_videos, dtype=np.uint64)
     if (values >= size).any():
         raise ValueError(f"position {int(values.max())} of an epoch of {num_videos} videos")
-    bits = np.frexp(np.maximum(size, 2) - np.uint64(1))[1]  # that hold the largest position
+    bits = np.frexp(np.maximum(size, 2) - np.uint64(1))[1]  # enough for the largest position
     half = ((bits + 1) // 2).astype(np.uint64)
     keys = [mix(seed, epoch, round_number) for round_number in range(_ROUNDS)]
 
@@ -89,7 +89,7 @@ def sample_seed(videos: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
 
 
 def steps_per_epoch(num_videos: int, global_batch: int) -> int:
-    """Steps of a whole epoch, the padded one included."""
+    """Steps of a whole epoch, including the padded one."""
     return -(-num_videos // global_batch)
 
 
@@ -101,17 +101,17 @@ def step_of(position: Position, num_videos: int, global_batch: int) -> int:
 
 
 def validates(epochs_done: int, every_epochs: int, num_epochs: int) -> bool:
-    """Whether validation follows the end of an epoch: every so many epochs, and always after the last."""
+    """Whether validation follows the end of an epoch: every ``every_epochs`` epochs and always after the last."""
     return epochs_done % every_epochs == 0 or epochs_done == num_epochs
 
 
 @dataclass(frozen=True)
 class Share:
-    """What one rank does in one step; every array has the local batch B = ceil(G / world size) as its length."""
+    """The samples of one rank in one step. Every array has the length of the local batch B = ceil(G / world size)."""
 
     epoch: int
     offset_end: int
-    """Samples of the epoch consumed once this step is taken; the number of videos at the epoch's end."""
+    """Samples of the epoch consumed after this step; at the epoch's end the number of videos."""
     videos: np.ndarray
     """int64 [B]: row numbers among the usable videos; -1 is padding."""
     seeds: np.ndarray
@@ -125,13 +125,13 @@ class Share:
 
 @dataclass(frozen=True)
 class Round:
-    """What some ranks do in k successive steps of one epoch; B is the local batch, ceil(G / world size)."""
+    """The samples of some ranks in k successive steps of one epoch. The local batch is B = ceil(G / world size)."""
 
     epoch: int
     offset_ends: np.ndarray
-    """int64 [k]: samples of the epoch consumed once each step is taken; at the epoch's end the number of videos."""
+    """int64 [k]: samples of the epoch consumed after each step; at the epoch's end the number of videos."""
     videos: np.ndarray
-    """int64 [R, k, B]: row numbers among the usable videos, of R ranks; -1 is padding."""
+    """int64 [R, k, B]: row numbers among the usable videos, for R ranks; -1 is padding."""
     seeds: np.ndarray
     """uint64 [R, k, B]."""
 
@@ -149,11 +149,11 @@ def rounds(
     ranks: range | None = None,
     num_steps: Callable[[int], int] = lambda number: 1,
 ) -> Iterator[Round]:
-    """The plan from ``start`` to the end of the last epoch, for the ``ranks`` (None is all), some steps at a time.
+    """The plan from ``start`` to the end of the last epoch for ``ranks`` (None is all), several steps at a time.
 
-    Round n has ``num_steps(n)`` steps, and fewer where the epoch ends. Nothing is computed for other ranks. Where
+    Round n has ``num_steps(n)`` steps, or fewer at the epoch's end. Nothing is computed for other ranks. If
     ``world_size`` does not divide ``global_batch``, the last ranks get padding; the samples of a step stay the same.
-    ``draw`` (`Balanced.draw`) takes the place of order and seeds.
+    ``draw`` (`Balanced.draw`) replaces the order and the seeds.
     """
     local_batch = -(-global_batch // world_size)
     ranks = range(world_size) if ranks is None else ranks
@@ -187,9 +187,9 @@ def rounds(
 def shares(
     num_videos: int, *, global_batch: int, world_size: int, seed: int, **order: Any
 ) -> Iterator[Share]:
-    """Every rank's share of every step: those of `rounds`, whose arguments it takes, one by one.
+    """Yield every rank's share of every step, one by one; the arguments are those of `rounds`.
 
-    They come step by step and, within a step, rank by rank: share i belongs to rank i % world_size.
+    Shares are ordered by step and then by rank: share i belongs to rank i % world_size.
     """
     # Hashing thousands of numbers costs little more than hashing one.
     at_once = max(1, 4096 // global_batch)

@@ -1,11 +1,11 @@
-"""Which frames of a video make a clip of T.
+"""Choose the T frames of a clip from a video.
 
-    segments    one of each of T equal parts of the whole video (paper, section 4.1; TSN's sparse sampling)
-    dense       T frames at a stride: a window of so many frames, as Kinetics' practice (8x8, 16x4)
-    seconds     T frames of a window of so much time, so that frame rates do not matter
+    segments    one frame from each of T equal parts of the whole video (paper, section 4.1; TSN's sparse sampling)
+    dense       T frames at a fixed stride, as is usual for Kinetics (8x8, 16x4)
+    seconds     T frames from a window of fixed duration, so that the frame rate does not matter
 
-A window lies at a ``place`` from 0 (the first there is) to 1 (the last); a video that is shorter than it is looped, as
-TSM and mmaction2 do.
+The ``place`` of a window runs from 0 (the first possible window) to 1 (the last). A video shorter than the window is
+looped, as in TSM and mmaction2.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def dense_indices(
 ) -> NDArray[np.int64]:
     """``num_segments`` frames, each ``stride`` after the one before, in a window at ``place``.
 
-    Each of the starts that there are stands for an equal part of [0, 1]. Returns int64 [T]; rising, unless the video
-    is shorter than the window and begins again.
+    Every possible start corresponds to an equal part of [0, 1]. Returns int64 [T], rising unless the video is shorter
+    than the window and is looped.
     """
     offsets = (np.arange(num_segments) * stride).astype(np.int64)
     starts = max(num_frames - int(offsets[-1]), 1)
@@ -62,11 +62,11 @@ def timed_indices(
     """The frames shown in the middle of each of ``num_segments`` equal parts of a window of time at ``place``.
 
     Args:
-        times_s: float64 [N], rising from 0: when each frame of the video appears. The last is shown as long as the
-            others are on average, the only frame of a video for ever.
+        times_s: float64 [N], rising from 0: when each frame of the video appears. The last frame is shown for the
+            mean duration of the others. A single frame is shown for ever.
 
     Returns:
-        int64 [T]; rising, unless the video is shorter than the window and begins again.
+        int64 [T], rising unless the video is shorter than the window and is looped.
     """
     num_frames = len(times_s)
     duration_s = times_s[-1] * num_frames / (num_frames - 1) if num_frames > 1 else np.inf

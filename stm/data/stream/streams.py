@@ -1,10 +1,10 @@
 """The streams of a world: which ranks share one, where each runs, and how they end.
 
-Each group of ranks has a stream of its own (``stm.data.stream.graph``). Its executor runs on the node of its first
-rank, and its decoding tasks there first. Every executor may take twice its share of the CPUs, and what is not free
-waits in Ray, in turn: so one that falls behind takes what others, whose ranks hold enough, do not ask for.
+Each group of ranks has its own stream (``stm.data.stream.graph``). Its executor runs on the node of its first rank,
+and its decoding tasks prefer that node. Each executor may use up to twice its share of the CPUs; requests for more
+CPUs than are free wait in Ray's queue. A slow stream can thus use CPUs that streams with full buffers do not request.
 
-A stream whose process dies ends its ranks, and Ray Train starts all of them and all streams anew from the last
+If the process of a stream dies, its ranks end. Ray Train then restarts all ranks and all streams from the last
 checkpoint.
 """
 
@@ -20,17 +20,17 @@ from stm.data.stream.plan import Position
 from stm.ray_compat import end_together
 
 SHARD = "clips"
-"""The name under which a rank asks Ray Train for its part of its stream."""
+"""The dataset name under which a rank gets its part of its stream from Ray Train."""
 
 
 def groups(world_size: int, num_streams: int) -> list[range]:
-    """The ranks of each stream: neighbours, as many in each as in the others, or one fewer."""
+    """The ranks of each stream: consecutive ranks, in groups whose sizes differ by at most 1."""
     ends = [world_size * number // num_streams for number in range(num_streams + 1)]
     return [range(first, end) for first, end in itertools.pairwise(ends)]
 
 
 def how_many(world_size: int, wanted: int | None, free_cpus: float, cpus_per_task: float) -> int:
-    """Streams for a world: as many as ``wanted``, or one for `RANKS_PER_STREAM`; none without a rank or a CPU."""
+    """Number of streams: ``wanted``, or one per `RANKS_PER_STREAM` ranks; at most one per rank and decoding CPU."""
     num_streams = -(-world_size // RANKS_PER_STREAM) if wanted is None else wanted
     return max(1, min(num_streams, world_size, int(free_cpus / cpus_per_task + 1e-6)))
 
@@ -43,9 +43,9 @@ def split(
     num_streams: int = 1,
     node_ids: Sequence[str] | None = None,
 ) -> list[Any]:
-    """A ``ray.data.DataIterator`` for each rank, out of so many streams; ``node_ids`` is the node of each rank.
+    """A ``ray.data.DataIterator`` for each rank, from ``num_streams`` streams; ``node_ids`` is the node of each rank.
 
-    They end with the calling process.
+    The streams end with the calling process.
     """
     splits = []
     for ranks in groups(world_size, num_streams):
@@ -58,7 +58,7 @@ def split(
 
 
 class _Dealer:
-    """Actor: an executor runs on the node where its dataset is split, so this one splits it there."""
+    """Actor that splits a dataset on its own node, because the executor runs where the dataset is split."""
 
     def split(self, stream: Any, count: int) -> list[Any]:
         return list(stream.streaming_split(count, equal=True))
@@ -76,7 +76,7 @@ def _split_on(node_id: str | None, stream: Any, count: int) -> list[Any]:
     shards: list[Any] = ray.get(dealer.split.remote(stream, count))
     for shard in shards:
         shard.dealer = (
-            dealer  # the executor lives as long as this actor, which lives as long as it is known
+            dealer  # the executor lives as long as this actor, which lives as long as its handle
         )
     return shards
 
@@ -88,13 +88,13 @@ def plan_data_config(
     cpus_per_worker: float,
     num_streams: int | None = None,
 ) -> Any:
-    """A ``ray.train.DataConfig`` that builds the streams for the world as it is at every (re)start.
+    """A ``ray.train.DataConfig`` that builds the streams for the current world size at every (re)start.
 
-    Ray calls ``configure`` anew, with the real world size, each time it starts the workers; ``latest_position`` is
-    asked then, so a run that was interrupted goes on from its last checkpoint, on any number of workers.
-    ``num_streams`` None lets the world decide (`how_many`).
+    Ray calls ``configure`` with the actual world size each time it starts the workers. It then calls
+    ``latest_position``, so an interrupted run resumes from its last checkpoint on any number of workers.
+    With ``num_streams`` None, `how_many` decides.
 
-    Workers that leave no CPU to decode with would wait for ever: that is a ``RuntimeError`` with the sum.
+    Raises ``RuntimeError`` with the CPU counts if the workers leave no CPU for decoding: they would wait for ever.
     """
     from ray.train import DataConfig
 
@@ -107,7 +107,7 @@ def plan_data_config(
             worker_node_ids: Sequence[str] | None = None,
             **_: Any,
         ) -> list[dict[str, Any]]:
-            del datasets  # a placeholder that tells Ray Train the name of the shard
+            del datasets  # a placeholder that gives Ray Train the name of the shard
             del worker_handles
             free = _free_cpus(world_size, cpus_per_worker, train.cpus_per_task)
             count = how_many(world_size, num_streams, train.max_cpus or free, train.cpus_per_task)
@@ -118,7 +118,7 @@ def plan_data_config(
 
 
 def _free_cpus(world_size: int, cpus_per_worker: float, cpus_per_task: float) -> float:
-    """The cluster may have changed since the start: an elastic run takes the nodes there are."""
+    """CPUs left for decoding now; an elastic run uses the nodes that are up, so the cluster may have changed."""
     import ray
 
     cpus = ray.cluster_resources().get("CPU", 0.0)

@@ -1,4 +1,4 @@
-"""Crops and flips of a clip, as boxes in the pixels of the source; nothing here touches a pixel.
+"""Crops and flips of a clip, as boxes in source pixels; nothing here touches a pixel.
 
 The TSN practice resizes a video to short side 256, crops, and resizes the crop to 224. Both resizes and the crop are
 one affine map, so a crop is a box (left, top, width, height) in source pixels and the video is resampled once.
@@ -20,7 +20,7 @@ TEST_CROP = 224 / 256
 
 
 class View(NamedTuple):
-    """Which part of the picture a clip shows."""
+    """The part of the picture that a clip shows."""
 
     box: Box
     flip: bool
@@ -31,7 +31,7 @@ PLACES = (
     *((0.0, 0.5), (1.0, 0.5), (0.5, 0.0), (0.5, 1.0)),
     *((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75)),
 )
-"""Of a crop, as shares of its room: corners and centre; the middles of the sides; half-way to each corner."""
+"""Crop positions, as shares of the free space: corners and centre; middles of the sides; half-way to the corners."""
 
 
 def random_view(
@@ -42,11 +42,11 @@ def random_view(
     generator: np.random.Generator,
     num_places: int = 5,
 ) -> View:
-    """Corner crop with scale jitter, and a mirror image half the time where ``flip`` allows it.
+    """Corner crop with scale jitter, mirrored half the time if ``flip`` allows it.
 
     Both sides of the crop are drawn from ``scales`` of the short side, at most one step of the list apart, as in
-    TSN; it sits in one of the first ``num_places`` of `PLACES`. Consumes four draws of ``generator`` whatever the
-    settings, so that switching one setting leaves the other draws as they were.
+    TSN. The crop is at one of the first ``num_places`` of `PLACES`. Always consumes four draws of ``generator``, so
+    changing one setting does not change the other draws.
     """
     short_side = min(width, height)
     ordered = sorted(scales, reverse=True)
@@ -74,8 +74,8 @@ def random_resized_box(
     ratios: tuple[float, float],
     generator: np.random.Generator,
 ) -> Box:
-    """A box anywhere: its area is a share of the picture's drawn from ``areas``, its aspect from ``ratios``, on
-    a scale of logarithms. If ten in turn leave the picture, it is the largest in the centre whose aspect is allowed.
+    """A random box. Its share of the picture's area is drawn from ``areas``, its aspect from ``ratios`` on a log
+    scale. After ten boxes that leave the picture, it is the largest centred box with an allowed aspect.
     """
     for area, ratio, x, y in generator.random((_TRIES, 4)).tolist():
         share = areas[0] + (areas[1] - areas[0]) * area
@@ -88,13 +88,13 @@ def random_resized_box(
 
 
 def sides_of(area: float, ratios: tuple[float, float], place: float) -> tuple[float, float]:
-    """(width, height) of a box whose aspect lies at ``place`` between ``ratios``, on a scale of logarithms."""
+    """(width, height) of a box whose aspect lies at ``place`` between ``ratios`` on a log scale."""
     ratio = ratios[0] * (ratios[1] / ratios[0]) ** place
     return math.sqrt(area * ratio), math.sqrt(area / ratio)
 
 
 def centre_box(width: int, height: int, share: float = TEST_CROP) -> Box:
-    """The centre square with a side of ``share`` of the short side."""
+    """The centre square whose side is ``share`` of the short side."""
     side = min(width, height) * share
     return ((width - side) / 2, (height - side) / 2, side, side)
 

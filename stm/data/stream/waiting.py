@@ -1,4 +1,4 @@
-"""A wait that lasts is told, with what it waits for: silence is the worst error message."""
+"""Report long waits and what they wait for."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 
 
 class WaitMonitor:
-    """Calls ``on_wait(seconds waited)`` when a ``waiting()`` block has lasted ``after_s``, and again when that has
-    doubled, or after another five minutes.
+    """Calls ``on_wait(seconds waited)`` when a ``waiting()`` block has lasted ``after_s``, and again when that time
+    has doubled or after another five minutes.
 
-    ``on_wait`` runs in a thread of the monitor, while the block still waits; what it raises is dropped.
+    ``on_wait`` runs in a thread of the monitor while the block still waits; its exceptions are dropped.
     """
 
     def __init__(self, on_wait: Callable[[float], None], after_s: float = 60.0) -> None:

@@ -1,9 +1,9 @@
-"""Cut a sequence of frames into windows of time, and draw each window's clips as those of a video cut there.
+"""Cut a sequence of frames into windows of time, and draw each window's clips as if it were a video of its own.
 
 Window k holds the frames that appear in [k * stride, k * stride + window), in seconds from the first frame of the
-video. Its clips are those that ``stm predict`` takes of a video of exactly these frames: the checkpoint's own sampling,
-applied to their number and their times. Times are kept as whole ticks and compared as fractions, so that no frame falls
-on the wrong side of a border by rounding.
+video. Its clips are those of ``stm predict`` for a video of exactly these frames: the checkpoint's sampling, applied
+to their number and times. Times are whole ticks and are compared as fractions, so rounding never moves a frame into
+another window.
 """
 
 from __future__ import annotations
@@ -20,37 +20,37 @@ from stm.data.stream.clips import ClipSpec, frames_of_test
 from stm.data.stream.plan import sample_seed
 
 Picture = Callable[[], np.ndarray] | str
-"""What makes the views of a frame, uint8 [V, S, S, 3]; or why it cannot be used."""
+"""Function that returns the views of a frame, uint8 [V, S, S, 3]; or the reason why it cannot be used."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """One window, or a stretch of windows without an answer."""
+    """One window, or several consecutive windows without clips."""
 
     number: int
     """k, from 0."""
     next_number: int
-    """Of the window behind it: k + 1, but for a stretch of several windows."""
+    """Number of the following window: k + 1, or more for several windows."""
     start_s: float
     end_s: float
-    """Seconds from the first frame; of a shorter last window the end of the video."""
+    """Seconds from the first frame; the end of the video for a shorter last window."""
     clips: np.ndarray | None
-    """uint8 [N, V, T, S, S, 3]: N samplings of V crops; None where there are none."""
+    """uint8 [N, V, T, S, S, 3]: N samplings of V crops; None without clips."""
     why: str = ""
-    """Why there are none, as "REASON: DETAIL"."""
+    """Why there are no clips, as "REASON: DETAIL"."""
     num_frames: int = 0
-    """That appear in it."""
+    """Frames that appear in the window."""
 
 
 class Cutter:
-    """Takes frames in the order in which they appear, and gives windows as soon as they are whole.
+    """Receives frames in display order and yields windows as soon as they are complete.
 
     Args:
         spec: How clips are drawn.
         window_s, stride_s: Seconds; exact as they are written in decimals.
-        time_base: Seconds a tick.
-        offset_s: When tick 0 is, in seconds from the first frame of the video.
-        first: The first window that is wanted.
+        time_base: Seconds per tick.
+        offset_s: Time of tick 0 in seconds from the first frame of the video.
+        first: Number of the first wanted window.
     """
 
     def __init__(
@@ -71,21 +71,21 @@ class Cutter:
         self._last_ticks = 0
         self._num_pushed = 0
         self.number = first
-        """The window that is next."""
+        """Number of the next window."""
         self._given_until = self._end(first - 1) if first else Fraction(-1)
 
     def __len__(self) -> int:
-        """Frames that are held."""
+        """Number of frames held."""
         return len(self._frames)
 
     def wants(self, ticks: int) -> bool:
-        """Whether a frame of this time is part of any window that is still to come."""
+        """Whether a frame of this time is part of any later window."""
         time = self._seconds(ticks)
         begun = math.floor(time / self._stride)
         return begun >= self.number and time < self._end(begun)
 
     def push(self, ticks: int, picture: Picture) -> Iterator[Window]:
-        """Take the next frame; it is not kept where no window wants it."""
+        """Add the next frame; it is dropped if no window needs it."""
         time = self._seconds(ticks)
         while time >= self._end(self.number):
             yield self._next(time)
@@ -96,20 +96,20 @@ class Cutter:
             self._frames.append((ticks, picture))
 
     def finish(self) -> Iterator[Window]:
-        """The windows that the end of the video cuts short: each that has frames which no window before it had."""
+        """The windows that the end of the video cuts short, if they have frames that no earlier window had."""
         end = self.duration_s()
         while self._frames and self._seconds(self._frames[-1][0]) >= self._given_until:
             yield self._whole(min(self._end(self.number), max(end, self._start(self.number))))
 
     def duration_s(self) -> Fraction:
-        """When the last frame so far ends, in seconds: it is shown as long as the others are on average."""
+        """End of the last frame so far, in seconds; its duration is the mean of the others."""
         if self._first_ticks is None or self._num_pushed < 2:
             return self._end(self.number)
         mean = Fraction(self._last_ticks - self._first_ticks, self._num_pushed - 1)
         return self._seconds(self._last_ticks) + mean * self._time_base
 
     def _next(self, time: Fraction) -> Window:
-        """The next window, which ends before ``time``; or a stretch of windows without frames."""
+        """The next window that ends before ``time``, or several windows without frames."""
         if self._frames:
             return self._whole(self._end(self.number))
         following = max(math.floor((time - self._window) / self._stride) + 1, self.number + 1)
@@ -132,7 +132,7 @@ class Cutter:
             return None, "no_frames: no frame appears in it"
         clips = []
         for sampling in range(self._spec.num_samplings):
-            # As of the only video on a command line.
+            # The same as for a single video on a command line.
             seed = int(sample_seed(np.asarray(0), seed=0, epoch=sampling))
             chosen = frames_of_test(len(frames), seed, self._spec, sampling)
             if callable(chosen):

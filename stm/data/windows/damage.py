@@ -1,11 +1,11 @@
-"""Which frames of a stream damage has reached: the rule of ``stm.data.decode.sequential``, as frames come."""
+"""Find frames that damage has reached, by the rule of ``stm.data.decode.sequential``, while a stream is decoded."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 _KEYS_KEPT = 8
-"""Key frames that are remembered: no picture refers past two of them."""
+"""Number of key frames remembered: no picture refers past two of them."""
 
 
 class _At(NamedTuple):
@@ -14,20 +14,20 @@ class _At(NamedTuple):
 
 
 class Damage:
-    """What is known of damage and of key frames, by their places in decoding order."""
+    """Damage and key frames by their positions in decoding order."""
 
     def __init__(self) -> None:
         self._keys: list[_At] = []
         self._damages: list[_At] = []
 
     def key(self, order: int, pts: int) -> None:
-        """A key frame came out: what is stored after it refers to nothing before it, unless it is shown before it."""
+        """Record a key frame. Pictures stored after it refer to none before it, unless they are shown before it."""
         self._keys = sorted([*self._keys, _At(order, pts)])[-_KEYS_KEPT:]
         self._damages = [each for each in self._damages if each.order >= self._keys[0].order]
 
     def add(self, order: int, pts: int | None) -> None:
-        """The picture stored there is missing, or not whole."""
-        # One that reaches this one reaches all that this one does.
+        """Record that the picture at this position is missing or incomplete."""
+        # Damage that reaches this picture also reaches every picture that this one reaches.
         if not self.has_reached(order, pts) or self._is_leading(_At(order, pts)):
             self._damages.append(_At(order, pts))
 
@@ -51,7 +51,7 @@ class Damage:
         return self._leads(at) is not None
 
     def _leads(self, at: _At) -> int | None:
-        """When the key frame is shown that a picture is stored after and shown before; None where there is none."""
+        """Presentation time of the key frame that a picture is stored after and shown before; None if there is none."""
         before = [key for key in self._keys if key.order < at.order]
         if not before or at.pts is None or before[-1].pts is None or at.pts >= before[-1].pts:
             return None

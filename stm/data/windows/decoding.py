@@ -1,13 +1,12 @@
-"""A source's frames as windows, decoded in sequence: what runs in the child process of ``reader``.
+"""Decode a source sequentially into windows; this runs in the child process of ``reader``.
 
-    packets -> frames in the order they are shown -> times -> RGB, cut and resized -> windows
+    packets -> frames in display order -> times -> RGB, cropped and resized -> windows
 
-The video's own time stamps decide when a frame appears. Where there are none, or none that can be relied on (pictures
-that are stored in another order than they are shown, in a container that does not say when), frames are counted at the
-rate that the file states.
+The video's time stamps decide when a frame appears. If they are missing or unreliable (pictures stored out of display
+order in a container without presentation times), frames are counted at the rate that the file states.
 
-A frame that damage has taken or reached is told apart from one that is whole: a window whose clip wants it has no
-answer, as ``stm predict`` has none, and the next ones go on behind the next key frame.
+Frames that are damaged or refer to damage are detected. A window whose clip needs such a frame has no clips, as in
+``stm predict``; the next windows resume after the next key frame.
 """
 
 from __future__ import annotations
@@ -40,42 +39,42 @@ _DAMAGED = "unreadable: damage has taken or reached a frame that its clip wants"
 _CRASHED = "crashed: the decoder dies or hangs at a packet in it"
 
 _MOST_FAILURES = 16
-"""Failures to read in a row: then that is the end."""
+"""Consecutive read failures after which the source counts as ended."""
 _BEHIND_S = 5.0
-"""How far decoding may be behind a stream; beyond it, packets are left out until it has caught up."""
+"""Maximum delay of decoding behind a stream; beyond it, packets are skipped until it has caught up."""
 _DRIFT = 1e-3
-"""By which a camera's clock may differ from ours."""
+"""Relative rate by which a camera's clock may differ from this machine's."""
 _MOST_WAITING_BYTES = 64 * 2**20
-"""Of packets behind a key frame that wait to be decoded."""
+"""Maximum bytes of packets after a key frame that wait to be decoded."""
 _MOST_KEPT_BYTES = 256 * 2**20
-"""Of a window's frames, as they were decoded. Up to so many only those are made RGB that a clip wants."""
+"""Maximum bytes of a window's decoded frames. Up to this size, only frames that a clip needs are converted to RGB."""
 _NEAR_S = 60
-"""A packet that cannot be decoded and whose time is farther from that of others is not to be trusted with its time."""
+"""The time of an undecodable packet is ignored if it is farther than this from the times of others."""
 _RATE = Fraction(25)
-"""Frames a second of a source that states nothing."""
+"""Frames per second of a source that states no rate."""
 
 Place = tuple[int | None, int | None]
-"""A packet's decoding time and place in the file, by which it is known again."""
+"""A packet's decoding time and position in the file, which identify it."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """What the first frame has told, for a decoder that begins later in the same source."""
+    """Facts from the first frame, for a decoder that starts later in the same source."""
 
     origin: int
-    """Its presentation time, in ticks."""
+    """Presentation time of the first frame, in ticks."""
     width: int
     height: int
-    """Of it, as displayed."""
+    """Height of the first frame, as displayed."""
     matrix: Matrix | None
-    """How the stream says that all frames are turned; None: each frame says it."""
+    """Orientation of all frames as stated by the stream; None if each frame has its own."""
     has_times: bool = True
-    """Whether the time of a frame follows from its packet alone; else all before it must be decoded as well."""
+    """Whether the time of a frame follows from its packet alone; if not, all earlier frames must be decoded too."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is decoded, and from where on."""
+    """The source to decode and where to start."""
 
     source: Any
     spec: ClipSpec
@@ -84,33 +83,33 @@ class Job:
     stream: Stream | None = None
     """None for a file."""
     first: int = 0
-    """Number of the first window that is wanted."""
+    """Number of the first wanted window."""
     known: Known | None = None
-    """Of a file that was begun before."""
+    """Facts of a file that was opened before."""
     offset_s: float = 0.0
-    """When the first frame appears, in the time of the windows."""
+    """Time of the first frame on the clock of the windows."""
     avoided: frozenset[Place] = frozenset()
-    """The packets behind these are not decoded: they have ended the decoder."""
+    """Packets right after these places are not decoded, because they crashed the decoder."""
 
 
 @dataclass
 class Batch:
-    """What one call has come to."""
+    """The result of one call."""
 
     windows: list[Window] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     known: Known | None = None
     place: Place = (None, None)
-    """Of the packet before the one that is decoded next."""
+    """Place of the packet before the next one to decode."""
     reached_s: float = 0.0
-    """Up to which time frames were seen."""
+    """Time of the latest frame seen."""
     num_live: int = 0
-    """Frames that were held at most."""
+    """Maximum number of frames held."""
     num_decoded: int = 0
-    """Frames that the decoder has given in this process."""
+    """Frames decoded in this process."""
     ended: bool = False
     broke: str = ""
-    """Why a stream has broken off."""
+    """Why the stream broke off."""
 
 
 _decoding: Decoding | None = None
@@ -125,13 +124,13 @@ def begin(job: Job) -> None:
 
 
 def go_on(budget_s: float) -> Batch:
-    """Decode until a window is whole, the source has ended, or ``budget_s`` are over. Raises ``VideoError``."""
+    """Decode until a window is complete, the source ends, or ``budget_s`` have passed. Raises ``VideoError``."""
     assert _decoding is not None, "begin() comes first"
     return _decoding.go_on(budget_s)
 
 
 class Decoding:
-    """One source, open."""
+    """One open source."""
 
     def __init__(self, job: Job) -> None:
         self._job, self._known = job, job.known
@@ -193,7 +192,7 @@ class Decoding:
     # ------------------------------------------------------------------ packets
 
     def _run(self) -> Iterator[None]:
-        """A step before every packet; then what the decoder has left, and the windows that the end cuts short."""
+        """Yield before every packet; then flush the decoder and finish the windows that the end cuts short."""
         for packet, before, dropped in self._chosen():
             self._place = before
             yield
@@ -210,7 +209,7 @@ class Decoding:
         self._batch.windows += self._cutter.finish()
 
     def _chosen(self) -> Iterator[tuple[Any, Place, str]]:
-        """Each packet that is of use, the place of the one before it, and why it is not decoded, or ""."""
+        """Each useful packet, the place of the one before it, and the reason not to decode it, or ""."""
         dropped, lag = "", _Lag() if self._job.stream is not None else None
         for packet, before in self._from_where_it_matters():
             if before in self._job.avoided:
@@ -228,7 +227,7 @@ class Decoding:
             yield packet, before, dropped
 
     def _from_where_it_matters(self) -> Iterator[tuple[Any, Place]]:
-        """The packets, from the last key frame before the first window that is wanted, with the places before them."""
+        """The packets from the last key frame before the first wanted window, each with the place before it."""
         packets = self._packets()
         if self._known is None or not self._known.has_times or not self._job.first:
             yield from packets
@@ -250,7 +249,7 @@ class Decoding:
         yield from packets
 
     def _packets(self) -> Iterator[tuple[Any, Place]]:
-        """The packets that hold data, all but a last one that is cut short: its picture is not there."""
+        """The packets that hold data, except a truncated last one, whose picture is missing."""
         held, before = None, (None, None)
         for packet in self._demuxed():
             if held is not None:
@@ -261,7 +260,7 @@ class Decoding:
             yield held, before
 
     def _demuxed(self) -> Iterator[Any]:
-        """What FFmpeg reads. A failure to read is told, and reading goes on where it can."""
+        """The packets from FFmpeg. A read failure is recorded, and reading continues if possible."""
         failures = 0
         while True:
             try:
@@ -270,7 +269,7 @@ class Decoding:
                         failures = 0
                         yield packet
                 return
-            except IndexError:  # PyAV at the end of a stream that turned up midway
+            except IndexError:  # PyAV raises it at the end if a stream appeared midway
                 return
             except av.error.MemoryError:
                 raise
@@ -316,7 +315,7 @@ class Decoding:
         self._has_checksums = context.name == "ffv1" and ffv1.is_whole(bytes(packet))
 
     def _lose(self, packet: Any, why: str, order: int | None = None) -> None:
-        """A packet shows nothing: a frame of its time is missing."""
+        """Record that a packet gives no picture, so the frame of its time is missing."""
         if order is None:
             order = self._num_packets
             self._num_packets += 1
@@ -362,7 +361,7 @@ class Decoding:
             if not self._keeps_frames:
                 picture()
         self._wait(ticks, order, frame.pts, picture)
-        # A reference may come out after the pictures that refer to it, and only then say that it is damaged.
+        # A reference may come out after the pictures that refer to it, so its damage may be known only then.
         self._settle(MOST_REORDERED if self._video.context.has_b_frames else 0)
 
     def _look_at_first_frame(self, frame: Any) -> None:
@@ -383,7 +382,7 @@ class Decoding:
         ]
 
     def _ticks_of(self, frame: Any) -> int:
-        """When a frame appears, in ticks from the first one; later than the one before."""
+        """Time of a frame in ticks from the first one; always later than the frame before."""
         last, raw = self._last_ticks, frame.pts
         if last is None and (raw is None or self._counts):
             ticks = 0
@@ -420,7 +419,7 @@ class Decoding:
         insort(self._pending, (ticks, order, pts, picture), key=lambda each: each[:2])
 
     def _settle(self, num_waiting: int) -> None:
-        """Hand the frames on of which nothing more can become known."""
+        """Pass on the frames whose damage is finally known."""
         while len(self._pending) > num_waiting:
             ticks, order, pts, picture = self._pending.pop(0)
             if ticks <= self._pushed_ticks:
@@ -445,7 +444,7 @@ class Decoding:
 
 
 class _Views:
-    """The views of a frame, made when they are first asked for; then the frame itself is let go."""
+    """The views of a frame, computed at first use; the frame itself is then released."""
 
     def __init__(self, make: Callable[[Any], np.ndarray], frame: Any) -> None:
         self._make, self._frame = make, frame
@@ -458,14 +457,14 @@ class _Views:
 
 
 class _Lag:
-    """How far what is read is behind the clock, by the best that was seen."""
+    """Delay of the stream behind the clock, relative to the smallest delay seen."""
 
     def __init__(self) -> None:
         self._best: float | None = None
         self._asked_at = 0.0
 
     def of(self, stream_s: float, now_s: float) -> float:
-        """Seconds; ``stream_s`` is the time of the packet, ``now_s`` that of a clock."""
+        """Delay in seconds; ``stream_s`` is the time of the packet, ``now_s`` that of a clock."""
         late = now_s - stream_s
         if self._best is None:
             self._best = late
@@ -482,7 +481,7 @@ def _why_broken(error: av.error.FFmpegError, stream: Stream) -> str:
 
 
 def clock(seconds: float) -> str:
-    """``1:02:03.4`` of so many seconds."""
+    """Format seconds as ``1:02:03.4``."""
     tenths = round(seconds * 10)
     whole, tenth = divmod(tenths, 10)
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}.{tenth}"

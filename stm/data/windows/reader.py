@@ -1,13 +1,13 @@
-"""Windows of a long video, decoded in a child process that may hang or die, ahead of whoever takes them.
+"""Windows of a long video, decoded ahead in a child process that may hang or die.
 
     with WindowReader(Job("match.mp4", spec, window_s=2, stride_s=1)) as windows:
         for window in windows:
             ...
 
-A file waits for its reader, and a crash of the decoder costs the pictures up to the next key frame: the place is
-looked for packet by packet, and passed. A live stream does not wait: windows that nobody has taken in time are skipped,
-which a window without clips says, so that memory stays bounded and answers stay young. A stream that breaks off is
-opened again for as long as was asked for; its windows go on by the clock.
+Decoding of a file waits for its consumer. After a crash of the decoder, the bad packet is searched for packet by packet
+and skipped, which costs the pictures up to the next key frame. A live stream does not wait: windows that are not
+consumed in time are skipped and replaced by a window without clips, so memory stays bounded and results stay current.
+A stream that breaks off is reopened for up to ``reconnect_s``; its windows continue by the clock.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from stm.log import get_logger
 logger = get_logger(__name__)
 
 _AHEAD = 4
-"""Windows that wait to be taken."""
+"""Maximum number of windows that wait to be consumed."""
 _STEP_S = 1.0
-"""So often decoding tells how far it is."""
+"""Interval at which decoding reports its position."""
 _MOST_CRASHES = 10
 _CAREFUL_S = 60.0
-"""Of video, behind the place that was last told before a crash, that are decoded packet by packet."""
+"""Seconds of video after the last position reported before a crash that are decoded packet by packet."""
 _RETRY_S = 1.0
 
 
 class WindowReader:
-    """The windows of a source, in order. Iterate once; ``close`` ends what is at work.
+    """The windows of a source, in order. Iterate once; ``close`` stops decoding.
 
     Args:
-        job: What is read.
-        deadline_s: For opening, and for each packet of a file.
-        is_live: Windows are skipped rather than waited for.
-        reconnect_s: A stream that ends or breaks off is tried again for so long; 0 is never.
+        job: The source and its settings.
+        deadline_s: Deadline for opening and for each packet of a file.
+        is_live: Skip windows instead of waiting for the consumer.
+        reconnect_s: How long to retry a stream that ends or breaks off; 0 disables retries.
 
-    Iterating raises ``VideoError`` where the source cannot be read, or not further.
+    Iterating raises ``VideoError`` if the source cannot be read, or can be read no further.
     """
 
     def __init__(
@@ -64,14 +64,14 @@ class WindowReader:
         self._done = self._closed = False
         self._next_number = job.first
         self.num_skipped = 0
-        """Windows that nobody had taken in time."""
+        """Windows that were not consumed in time."""
         self.num_live = 0
-        """Frames that were held at most."""
+        """Maximum number of frames held."""
         self._num_before = self.num_decoded = 0
-        """Frames that were decoded."""
+        """Frames decoded."""
         self.ended_by = ""
-        """Why a stream has ended that broke off."""
-        # One thread for its life: the kernel ends the child with the thread that started it.
+        """Why a stream broke off."""
+        # One thread for the child's lifetime: the kernel ends the child with the thread that started it.
         self._thread = threading.Thread(target=self._run, name="windows", daemon=True)
 
     def __enter__(self) -> WindowReader:
@@ -85,7 +85,7 @@ class WindowReader:
         while True:
             with self._change:
                 while not (self._waiting or self._done):
-                    # In pieces, for a signal is only served between them.
+                    # Wait in short intervals, because signals are handled only between them.
                     self._change.wait(0.2)
                 if not self._waiting:
                     break
@@ -96,7 +96,7 @@ class WindowReader:
             raise self._over
 
     def close(self) -> None:
-        """End decoding."""
+        """Stop decoding."""
         with self._change:
             self._closed = True
             self._change.notify_all()
@@ -113,7 +113,7 @@ class WindowReader:
                 self._read_file()
             else:
                 self._read_stream()
-        except Exception as error:  # raised where windows are taken
+        except Exception as error:  # raised again in the consumer
             over = error
         finally:
             self._process.close()
@@ -157,7 +157,7 @@ class WindowReader:
             raise VideoError(self._name, failure.reason, failure.detail) from failure
 
     def _read_stream(self) -> None:
-        """As a file, but that its time goes on while it is away."""
+        """Read a stream like a file, but its time continues while it is disconnected."""
         stream = self._job.stream
         assert stream is not None
         job, reached_s, last_at = self._job, 0.0, time.monotonic()
@@ -194,7 +194,7 @@ class WindowReader:
             job = self._later(reached_s + time.monotonic() - last_at)
 
     def _later(self, offset_s: float) -> Job:
-        """The stream once more, whose first frame appears at ``offset_s``."""
+        """The job for a reopened stream whose first frame appears at ``offset_s``."""
         first = max(math.ceil(offset_s / self._job.stride_s), self._next_number)
         return replace(self._job, first=first, offset_s=offset_s)
 
@@ -205,7 +205,7 @@ class WindowReader:
     # ------------------------------------------------------------------ between both
 
     def _take(self, batch: Batch) -> bool:
-        """Pass on what a batch holds; whether that was any window."""
+        """Pass on the windows of a batch; returns whether there were any."""
         for note in batch.notes:
             logger.warning(f"  {note}")
         self.num_live = max(self.num_live, batch.num_live)
@@ -218,7 +218,7 @@ class WindowReader:
         return bool(batch.windows)
 
     def _away(self, number: int) -> Window:
-        """The windows that a stream's absence has taken."""
+        """The windows lost while a stream was disconnected."""
         first, stride_s = self._next_number, self._job.stride_s
         end_s = (number - 1) * stride_s + self._job.window_s
         return Window(first, number, first * stride_s, end_s, None, "away: the stream was away")
@@ -235,7 +235,7 @@ class WindowReader:
             self._change.notify_all()
 
     def _skip_oldest(self) -> None:
-        """Put a window without clips in the place of the oldest that waits."""
+        """Replace the oldest waiting window by one without clips."""
         at = next(k for k, each in enumerate(self._waiting) if each.clips is not None)
         old = self._waiting[at]
         self.num_skipped += 1
