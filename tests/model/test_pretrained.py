@@ -233,7 +233,7 @@ def test_files_that_are_no_state_dict_are_refused(tmp_path, monkeypatch):
 
 def test_a_file_cut_short_is_refused(imagenet):
     imagenet.write_bytes(imagenet.read_bytes()[:-5000])
-    assert "cut short" in refusal(make(), imagenet)
+    assert "may be incomplete" in refusal(make(), imagenet)
 
 
 # ---------------------------------------------------------------------- other people's names
