@@ -121,10 +121,9 @@ class StreamSpec:
             self.clip, self.local_batch(world_size), self.clips_per_task, self.block_bytes
         )
 
-    def shares_per_task(self, world_size: int) -> int:
-        """The most ranks whose shares of a block one task decodes."""
-        share = self.steps_per_block(world_size) * self.local_batch(world_size)
-        return max(1, self.clips_per_task // (share * self.clip.num_crops))
+    def shares_per_task(self, num_samples: int) -> int:
+        """Shares of ``num_samples`` samples each that one task decodes, if there are as many."""
+        return max(1, self.clips_per_task // (num_samples * self.clip.num_crops))
 
     def buffer_bytes(self, world_size: int, num_ranks: int, num_tasks: int) -> int:
         """Object store bytes that the stream may use: twice its need, because Ray gives decoding half of them.
@@ -191,9 +190,8 @@ def build_stream(
     )
     limit = spec.max_cpus and spec.max_cpus / num_streams
     cpus = limit or ray.cluster_resources().get("CPU", 1) / num_streams
-    task_clips = spec.steps_per_block(world_size) * spec.local_batch(world_size)
-    task_clips *= min(len(ranks), spec.shares_per_task(world_size))
-    pause = pause_s(cpus, task_clips)
+    share = spec.steps_per_block(world_size) * spec.local_batch(world_size)
+    pause = pause_s(cpus, share * min(len(ranks), spec.shares_per_task(share)))
     if num_streams > 1:
         near_the_caller(context)  # where the stream's ranks are
         if limit is None:
@@ -324,8 +322,7 @@ def plan_rows(
         ranks=ranks,
         num_steps=num_steps,
     ):
-        share = each.videos[0].size * spec.clip.num_crops
-        shares_per_task = max(1, spec.clips_per_task // share)
+        shares_per_task = spec.shares_per_task(each.videos[0].size)
         for first in range(0, len(each.videos), shares_per_task):
             yield _plan_row(videos, each, slice(first, first + shares_per_task), validation)
 
