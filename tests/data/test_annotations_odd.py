@@ -375,3 +375,9 @@ def test_something_v2_is_read_in_utf16(tmp_path: Path) -> None:
     }
     root = make(tmp_path, files, "1.webm|2.webm")
     assert set(found(read_annotations("something-v2", root), root)) == {"train", "val"}
+
+
+def test_a_root_that_is_a_file_is_called_one(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    with pytest.raises(UserError, match="is a file, not a folder"):
+        read_annotations("folder", tmp_path / "a.mp4")

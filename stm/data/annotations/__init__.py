@@ -66,7 +66,8 @@ def read_annotations(
     if not is_utf8(root):
         raise UserError(f"--root {printable(root)}: its name is not UTF-8. Rename the folder.")
     if not is_url(root) and not os.path.isdir(root):
-        raise UserError(f"--root {root}: no such folder. It names the folder of the videos.")
+        wrong = "is a file, not a folder" if os.path.exists(root) else "no such folder"
+        raise UserError(f"--root {root}: {wrong}. It names the folder of the videos.")
     named = None if annotations is None else os.fspath(annotations)
     if named is not None and not os.path.exists(named):
         raise UserError(f"--annotations {named}: no such file or folder.")
