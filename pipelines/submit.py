@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from stm import __version__, ending
 from stm.errors import UserError
 from stm.jobs.package import MIB, commit_of, pack
 from stm.plural import counted
+from stm.storage import scratch
 
 LOCK = "requirements.lock"
 
@@ -57,8 +57,8 @@ def submit(
         dry_run: check the command, list what would be sent, and send nothing
     """
     here = Path.cwd()
-    with tempfile.TemporaryDirectory(prefix="stm-submit-") as folder:
-        package = pack(here, Path(folder) / "code.zip", exclude, int(max_mib * MIB), include)
+    with scratch() as folder:
+        package = pack(here, folder / "code.zip", exclude, int(max_mib * MIB), include)
         job = check(list(command), name, package.files)
         pip = _locked(here) if install else None
         entrypoint = job.entrypoint(json)

@@ -25,7 +25,7 @@ from stm.checkpoint import format as checkpoints
 from stm.checkpoint.locate import find
 from stm.errors import UserError
 from stm.log import get_logger
-from stm.storage import on_this_machine
+from stm.storage import on_this_machine, whole_file, write_bytes
 from stm.version import DISTRIBUTION, __version__
 
 if TYPE_CHECKING:
@@ -84,21 +84,18 @@ def export(
         "torch_export": (_write_program, _read_program),
         "safetensors": (_write_weights, _read_weights),
     }[kind]
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}.pt2")
     logger.info(f"writing {kind} from {directory}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with quiet():
-            write(model, metadata, unfinished)
-            difference = parity(model, read(unfinished), metadata)
-        if kind == "torch_export":
-            _write_beside(target, metadata)
-        unfinished.replace(target)
+        with whole_file(target, ".pt2") as unfinished:
+            with quiet():
+                write(model, metadata, unfinished)
+                difference = parity(model, read(unfinished), metadata)
+            if kind == "torch_export":
+                beside = target.with_name(f"{target.name}.json")
+                write_bytes(str(beside), json.dumps(metadata, indent=1).encode())
     except OSError as error:
         raise UserError(f"--output {output}: cannot be written: {error}") from error
-    finally:
-        with contextlib.suppress(OSError):  # the first error is the one to tell
-            unfinished.unlink()
     return {
         "output": output,
         "format": kind,
@@ -198,17 +195,6 @@ def _read_program(path: Path) -> Run:
     import torch
 
     return torch.export.load(path).module()
-
-
-def _write_beside(target: Path, metadata: dict[str, Any]) -> None:
-    beside = target.with_name(f"{target.name}.json")
-    unfinished = beside.with_name(f".{beside.name}.{os.getpid()}")
-    try:
-        unfinished.write_text(json.dumps(metadata, indent=1))
-        unfinished.replace(beside)
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
 
 
 def write_onnx(model: VideoResNet, metadata: dict[str, Any], path: Path) -> None:

@@ -218,12 +218,26 @@ def write_bytes(path: str, content: bytes) -> None:
         found, name = _store(path)
         found.pipe_file(name, content)
         return
-    target = Path(path)
-    # Of its own name, in short: with that itself it might be too long.
-    own = hashlib.blake2b(os.fsencode(target.name), digest_size=8).hexdigest()
-    partial = target.with_name(f"{_PARTIAL}{own}")
-    partial.write_bytes(content)
-    os.replace(partial, target)
+    with whole_file(Path(path)) as partial:
+        partial.write_bytes(content)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path, suffix: str = "") -> Iterator[Path]:
+    """The name, with that suffix, under which to write a local file: it becomes ``path`` when the block ends, and is
+    removed when the block raises."""
+    # The file's own name is in it, in short: with that itself it might be too long.
+    name = hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
+    remove_partial(str(path.parent), name)
+    partial = _partial(path.parent, name, suffix)
+    try:
+        yield partial
+        _flush(partial)
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
 
 
 @_patiently("listed")
@@ -259,14 +273,14 @@ def write_folder(
     Raises ``OSError`` (a full disk), of a store `StorageError`.
     """
     if is_url(path):
-        with tempfile.TemporaryDirectory(prefix="stm-upload-") as temporary:
-            write(Path(temporary))
+        with scratch() as temporary:
+            write(temporary)
             check()
-            _upload(path, Path(temporary), last, check)
+            _upload(path, temporary, last, check)
         return
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{_PARTIAL}{target.name}-{me()}-{uuid.uuid4().hex[:8]}")
+    partial = _partial(target.parent, target.name)
     try:
         partial.mkdir()
         write(partial)
@@ -332,18 +346,41 @@ def _remove_folder(path: str) -> None:
         found.rm(escape(name), recursive=True)
 
 
+def _partial(folder: Path, name: str, suffix: str = "") -> Path:
+    """A name that nobody else has, of what is to become ``folder/name``; `remove_partial` knows whose it was."""
+    return folder / f"{_PARTIAL}{name}-{me()}-{uuid.uuid4().hex[:8]}{suffix}"
+
+
 def remove_partial(folder: str, pattern: str) -> None:
-    """Remove what `write_folder` left of folders of that name when it was killed: the writer's process is dead, or on
+    """Remove what was left of files and folders of that name when their writer was killed: its process is dead, or on
     another machine and silent for an hour. An object store has nothing such."""
     if is_url(folder):
         return
-    for partial in Path(folder).glob(f"{_PARTIAL}{pattern}"):
+    for partial in Path(folder).glob(f"{_PARTIAL}{pattern}-*"):
         with contextlib.suppress(OSError):  # its writer was quicker
             living = lives(partial.name.rpartition("-")[0].rpartition("-")[2])
             if living is None:
                 living = _clock_of(folder) - partial.stat().st_mtime < _OLD_S
-            if not living:
+            if not living and partial.is_dir():
                 shutil.rmtree(partial, ignore_errors=True)
+            elif not living:
+                partial.unlink()
+
+
+@contextlib.contextmanager
+def scratch(folder: Path | None = None, name: str = "stm") -> Iterator[Path]:
+    """A folder in ``folder``, by default the system's for temporary files, which is removed when the block ends.
+
+    What killed processes left of that name is removed first. Raises ``OSError``.
+    """
+    folder = folder or Path(tempfile.gettempdir())
+    remove_partial(str(folder), name)
+    path = _partial(folder, name)
+    path.mkdir(mode=0o700)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _clock_of(folder: str) -> float:

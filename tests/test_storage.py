@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import errno
 import http.server
 import io
 import json
 import os
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 import types
@@ -341,6 +344,74 @@ def test_what_another_machine_is_writing_stays_whatever_the_clock_of_the_disk(
     storage.remove_partial(str(tmp_path), "checkpoint-*")
     assert not old.exists()
     assert new.exists()
+
+
+WRITES = """
+import sys
+from stm import storage
+letter, path = sys.argv[1:]
+for _ in range(100):
+    storage.write_bytes(path, letter.encode() * 2**20)
+"""
+
+
+def test_a_file_that_two_processes_write_at_once_is_always_whole(tmp_path):
+    path = tmp_path / "file"
+    writers = [subprocess.Popen([sys.executable, "-c", WRITES, each, str(path)]) for each in "ab"]
+    while any(writer.poll() is None for writer in writers):
+        if path.exists():
+            content = path.read_bytes()
+            assert content in (b"a" * 2**20, b"b" * 2**20)
+    assert [writer.returncode for writer in writers] == [0, 0]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+STOPS = """
+import sys, time
+from pathlib import Path
+from stm import storage
+here = Path(sys.argv[1])
+with storage.whole_file(here / "file") as partial, storage.scratch() as folder:
+    partial.write_text("half")
+    (folder / "weights").write_text("half")
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_what_a_killed_process_left_is_removed_when_the_next_one_writes(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+
+    def left():
+        """The files and folders whose names say that they are unfinished."""
+        return [each.name for each in tmp_path.iterdir() if each.name.startswith(".")]
+
+    def write():
+        with storage.scratch():
+            storage.write_bytes(str(tmp_path / "file"), b"whole")
+
+    with subprocess.Popen(
+        [sys.executable, "-c", STOPS, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        write()
+        assert len(left()) == 2, "the process lives and goes on"
+        process.kill()
+    assert len(left()) == 2
+    write()
+    assert not left()
+    assert (tmp_path / "file").read_bytes() == b"whole"
+
+
+def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with contextlib.suppress(RuntimeError), storage.whole_file(path) as partial:
+        partial.write_bytes(b"half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == b"old"
 
 
 def test_a_disk_is_asked_for_its_clock(tmp_path):

@@ -14,8 +14,6 @@ import contextlib
 import logging
 import os
 import re
-import shutil
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,7 @@ from stm.checkpoint.format import Meta
 from stm.checkpoint.store import CheckpointStore, best, best_whole, validated, validated_on
 from stm.errors import UserError
 from stm.log import get_logger
-from stm.storage import is_url
+from stm.storage import is_url, scratch
 
 logger = get_logger(__name__)
 
@@ -230,23 +228,23 @@ def _fetched(uri: str, location: str, label: str, model_id: str) -> str:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stm" / "models"
     target = cache / model_id
     if not (target / checkpoints.META).exists():
-        partial = cache / f".partial-{model_id}-{uuid.uuid4().hex[:8]}"
         try:
-            partial.mkdir(parents=True)
-            folder = mlflow.artifacts.download_artifacts(
-                artifact_uri=f"{location}/{DATA}",
-                dst_path=str(partial),
-                tracking_uri=uri,
-                registry_uri=uri,
-            )
-            checkpoints.read_meta(folder)  # UserError where it is no package of ours
-            try:
-                os.replace(folder, target)
-            except OSError:
-                if not (target / checkpoints.META).exists():  # another process was quicker, or not
-                    raise
+            cache.mkdir(parents=True, exist_ok=True)
+            with scratch(cache, model_id) as partial:
+                folder = mlflow.artifacts.download_artifacts(
+                    artifact_uri=f"{location}/{DATA}",
+                    dst_path=str(partial),
+                    tracking_uri=uri,
+                    registry_uri=uri,
+                )
+                checkpoints.read_meta(folder)  # UserError where it is no package of ours
+                try:
+                    os.replace(folder, target)
+                except OSError:
+                    if not (
+                        target / checkpoints.META
+                    ).exists():  # another process was quicker, or not
+                        raise
         except OSError as error:
             raise UserError(f"{label} cannot be kept in {cache}: {error}") from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     return str(target)

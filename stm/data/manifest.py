@@ -28,7 +28,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -54,7 +53,7 @@ from stm.data.roots import (
 from stm.errors import UserError
 from stm.log import get_logger
 from stm.plural import counted
-from stm.storage import StorageError, is_url, read_bytes
+from stm.storage import StorageError, is_url, read_bytes, whole_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -241,19 +240,11 @@ class Manifest:
         table = with_paths(self.table.select(SCHEMA.names).cast(SCHEMA), paths)
         table = table.replace_schema_metadata(metadata)
         target = Path(path)
-        temporary = None
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-            with os.fdopen(handle, "wb") as stream:
-                pq.write_table(table, stream, compression="zstd")
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.chmod(temporary, 0o644)  # mkstemp makes it private; a manifest is shared
-            os.replace(temporary, target)
+            with whole_file(target) as partial:
+                pq.write_table(table, partial, compression="zstd")
         except OSError as error:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
             raise UserError(
                 f"{target}: cannot write the manifest ({error.strerror or error}). "
                 "Choose an --output folder you may write to, with free space."

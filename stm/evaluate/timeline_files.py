@@ -25,7 +25,7 @@ from stm import spool
 from stm.errors import UserError
 from stm.figures import INK, MUTED, new_figure, plain, save
 from stm.results import Segment, WindowPrediction
-from stm.storage import make_writable
+from stm.storage import make_writable, whole_file
 
 _SUFFIXES = (".parquet", ".csv", ".json")
 _ROWS = 4096
@@ -229,8 +229,7 @@ _SEGMENT = ("class", "start_s", "end_s", "score", "peak")
 
 def _whole(path: Path, write: Callable[[Any], None], text: bool = False) -> None:
     """Write a file with ``write``, completely or not at all."""
-    partial = path.with_name(f".partial-{path.name}")
-    try:
+    with whole_file(path) as partial:
         opened: Any = (
             partial.open("w", encoding="utf-8", errors="backslashreplace", newline="")
             if text
@@ -238,10 +237,6 @@ def _whole(path: Path, write: Callable[[Any], None], text: bool = False) -> None
         )
         with opened as file:
             write(file)
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def _plot(

@@ -16,7 +16,6 @@ from __future__ import annotations
 import base64
 import importlib.metadata
 import io
-import tempfile
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ import numpy as np
 
 from stm.checkpoint import format as checkpoints
 from stm.checkpoint.locate import DATA
+from stm.storage import scratch
 
 TOP_K = 5
 """Classes that a package answers with, unless it is asked for another number."""
@@ -49,8 +49,8 @@ def save_package(
     """Write the package (see this file's head) as the folder ``path``, which must not exist."""
     import mlflow.pyfunc
 
-    with tempfile.TemporaryDirectory(prefix="stm-package-") as temporary:
-        data = Path(temporary) / Path(DATA).name
+    with scratch() as temporary:
+        data = temporary / Path(DATA).name
         data.mkdir()
         plugin = [checkpoints.PLUGIN] if meta.plugin else []
         for file in (checkpoints.MODEL, checkpoints.META, *plugin):

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from stm.checkpoint import format as checkpoints
 from stm.log import get_logger
 from stm.packing.card import model_card
 from stm.packing.contents import pinned_requirements, save_package
+from stm.storage import scratch
 
 logger = get_logger(__name__)
 
@@ -71,8 +70,8 @@ def log_package(
         model_type="video-classifier",
     )
     try:
-        with tempfile.TemporaryDirectory(prefix="stm-model-") as temporary:
-            path = Path(temporary) / "model"
+        with scratch() as temporary:
+            path = temporary / "model"
             model = Model(
                 artifact_path=logged.artifact_location,
                 run_id=run_id,

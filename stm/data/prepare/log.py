@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 import uuid
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+from stm.storage import write_bytes
 
 NO_GAIN = "no_gain"
 """Reason of a video that would not gain enough from preparing."""
@@ -95,8 +96,7 @@ class PrepareLog:
         """Replace all files by one that holds `records`."""
         self._folder.mkdir(parents=True, exist_ok=True)
         old = list(self._folder.glob("*.jsonl"))
-        temporary = self._folder / f".{self._name}.tmp"
-        temporary.write_text("".join(record.to_json() + "\n" for record in records))
-        os.replace(temporary, self._folder / f"all-{self._name}")
+        text = "".join(record.to_json() + "\n" for record in records)
+        write_bytes(str(self._folder / f"all-{self._name}"), text.encode())
         for path in old:
             path.unlink(missing_ok=True)
