@@ -30,10 +30,12 @@ _SLOW = {"torch": "PyTorch", "ray": "Ray", "mlflow": "MLflow"}
 """Libraries that take seconds to load."""
 
 
-_SPACE, _RIGHT, _FILES = (
+_SPACE, _RIGHT, _FILES, _THREADS, _MEMORY = (
     "make room (`df` shows which disk is full)",
     "name a place where this user can write",
     "allow more open files (`ulimit -n 4096`)",
+    "allow more processes and threads (`ulimit -u 65536`, `docker run --pids-limit -1`)",
+    "use less memory (see `free`): fewer workers or decoding tasks, or smaller batches",
 )
 _OF_THE_MACHINE: dict[int | None, str] = {
     errno.ENOSPC: _SPACE,
@@ -42,6 +44,8 @@ _OF_THE_MACHINE: dict[int | None, str] = {
     errno.EACCES: _RIGHT,
     errno.EMFILE: _FILES,
     errno.ENFILE: _FILES,
+    errno.EAGAIN: _THREADS,
+    errno.ENOMEM: _MEMORY,
     errno.EIO: "its disk is failing (see `dmesg`)",
 }
 """Errors of the system that any verb may meet and that are not defects of stm, and what to do."""
@@ -50,7 +54,9 @@ _OF_THE_MACHINE: dict[int | None, str] = {
 _OF_RAY = {
     "OutOfDiskError": "make room on the disk of its folder (RAY_TMPDIR, else /tmp; see `df`), or in /dev/shm",
     "ObjectStoreFullError": "make room in /dev/shm, or enlarge it (`docker run --shm-size`)",
-    "OutOfMemoryError": "use less memory (see `free`): fewer workers or decoding tasks, or smaller batches",
+    "OutOfMemoryError": _MEMORY,
+    "ActorUnschedulableError": "Ray's workers do not start: look at raylet.err in Ray's folder "
+    "(RAY_TMPDIR, else /tmp, ray/session_latest/logs), at the free memory (`free`) and at `ulimit -u`",
     "LocalRayletDiedError": "its raylet died, perhaps because memory or a disk is full (see `dmesg` and `df`)",
 }
 """What Ray raises when the machine runs out of a resource, and what to do."""
@@ -110,13 +116,22 @@ def _run_verb(module: ModuleType, argv: list[str]) -> int:
         print(f"{prog}: {harmless(redact(said))}", file=sys.stderr)
         return 2
     except Exception as error:
-        if (of_ray := _said_by_ray(error)) is None:
+        if (said := _said_by_python(error) or _said_by_ray(error)) is None:
             raise
-        print(f"{prog}: {harmless(redact(of_ray))}", file=sys.stderr)
+        print(f"{prog}: {harmless(redact(said))}", file=sys.stderr)
         return 2
     if (leave := getattr(module, "leave", None)) is not None:
         leave(status)
     return status
+
+
+def _said_by_python(error: BaseException) -> str | None:
+    """One message where Python itself runs out of a resource; None for other errors."""
+    if isinstance(error, MemoryError):
+        return f"there is no memory left: {_MEMORY}"
+    if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
+        return f"no thread can be started: {_THREADS}"
+    return None
 
 
 def _said_by_ray(error: BaseException | None) -> str | None:

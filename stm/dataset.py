@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from stm.config import DataConfig
 from stm.errors import UserError
 from stm.log import get_logger
+from stm.plural import counted
 from stm.results import IndexResult
 from stm.storage import make_writable, on_this_machine, write_bytes
 from stm.ticker import Ticker
@@ -201,7 +202,6 @@ def _table(annotations: Annotations, manifests: dict[str, Manifest], summary: Su
     """What was found, as lines of name and value."""
     splits = ", ".join(f"{len(manifest)} {name}" for name, manifest in manifests.items())
     lengths = ", ".join(f"{name} {value:.0f}" for name, value in summary.num_frames.items())
-    num_trusted = summary.guard.get("", 0)
     sides = "a mirrored clip keeps its label"
     if not annotations.flip:
         sides = "left and right matter: a mirrored clip may have another label"
@@ -213,11 +213,35 @@ def _table(annotations: Annotations, manifests: dict[str, Manifest], summary: Su
         "size": _shares(summary.size),
         "frames": lengths,
         "mirroring": sides,
-        "decord": f"may be trusted with {num_trusted} of {sum(summary.guard.values())}; "
-        f"{summary.num_cross_checked} compared, {len(summary.disagreements)} differ",
+        "decord": _decord(summary),
     }
-    lines = [f"{name:<10}{value}" for name, value in rows.items()]
-    return "\n".join([*lines, *(f"  {k}: {v}" for k, v in summary.disagreements.items())])
+    return "\n".join(f"{name:<10}{value}" for name, value in rows.items())
+
+
+def _decord(summary: Summary) -> str:
+    """Which videos decord can read, and how those that were compared differ: a line a reason, with an example."""
+    from stm.redaction import one_line
+
+    num_differ, num_compared = len(summary.disagreements), summary.num_cross_checked
+    readable = (
+        f"can read {summary.guard.get('', 0)} of {counted(sum(summary.guard.values()), 'video')}"
+    )
+    if not num_compared:
+        return readable
+    line = f"{readable}; of {num_compared} that were compared, {num_differ or 'none'} differ"
+    if num_differ:
+        line += ", so keep --data.decoder packets, which is the default"
+    by_reason: dict[str, list[str]] = {}
+    for path, reason in summary.disagreements.items():
+        by_reason.setdefault(reason, []).append(path)
+    ranked = sorted(by_reason.items(), key=lambda item: -len(item[1]))
+    lines = [
+        one_line(f"  {counted(len(paths), 'video')}, such as {paths[0]}: {reason}")
+        for reason, paths in ranked[:_SHOWN_BAD]
+    ]
+    if len(ranked) > _SHOWN_BAD:
+        lines.append(f"  and {sum(len(paths) for _, paths in ranked[_SHOWN_BAD:])} other videos")
+    return "\n".join([line, *lines])
 
 
 def _shares(counts: dict[str, int], most: int = 6) -> str:

@@ -8,11 +8,15 @@ Ray keeps its session below ``RAY_TMPDIR``, else ``TMPDIR``, else ``/tmp``.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import resource
 import shutil
 import sys
 from pathlib import Path
+
+import psutil
 
 from stm.errors import UserError
 from stm.log import get_logger
@@ -29,6 +33,10 @@ _ROOM_BYTES = 100 * 2**20
 _MAPPED_BYTES = 8 * 2**30
 """A worker maps so much when it has imported torch, most of which it never touches."""
 _FILES = 64
+_THREADS = 400
+"""A training with one worker on two CPUs hangs with 350, and an index crashes with 200."""
+_THREADS_A_CPU = 50
+"""Ray may keep a worker a CPU, each with some 30 threads of Ray and a few of other libraries."""
 
 
 def look() -> None:
@@ -95,6 +103,64 @@ def _look_at_limits() -> None:
         raise UserError(
             f"`ulimit -n` allows a process {files} open files, but Ray needs more: run `ulimit -n 4096`"
         )
+    _look_at_threads()
+
+
+def _look_at_threads() -> None:
+    """Too few threads end Ray's processes in the middle, with a crash or without a word."""
+    wanted = _THREADS + _THREADS_A_CPU * (os.cpu_count() or 1)
+    limits = (
+        (_threads_of_user(wanted), "`ulimit -u`", "raise the limit (`ulimit -u 65536`)"),
+        (
+            _threads_of_cgroup(),
+            "the container's pids.max",
+            "raise the limit (`docker run --pids-limit -1`)",
+        ),
+    )
+    for room, limit, todo in limits:
+        if room < wanted:
+            needs = f"{limit} leaves room for {max(0, room):.0f} processes and threads, but Ray "
+            if room < _THREADS:
+                raise UserError(f"{needs}needs {_THREADS} or more: {todo}")
+            logger.warning(f"{needs}may need {wanted} on {os.cpu_count()} CPUs: {todo}")
+
+
+def _threads_of_user(enough: int) -> float:
+    """How many more threads this user may have; infinite for root."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    if limit == resource.RLIM_INFINITY or os.getuid() == 0:
+        return math.inf
+    if limit > 20 * enough:  # else counting costs a look at every process
+        return float(limit)
+    mine = (
+        process.info["num_threads"]
+        for process in psutil.process_iter(["uids", "num_threads"])
+        if process.info["uids"] and process.info["uids"].real == os.getuid()
+    )
+    return float(limit - sum(mine))
+
+
+def _threads_of_cgroup() -> float:
+    """How many more threads the control group of this process, or one above it, may have."""
+    room = math.inf
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:  # not Linux
+        return room
+    for line in lines:  # `8:pids:/a/b` of version 1, `0::/a/b` of version 2
+        _, kinds, path = line.split(":", 2)
+        if kinds not in ("", "pids"):
+            continue
+        root = Path("/sys/fs/cgroup", kinds)
+        folder = root / path.lstrip("/")
+        while folder.is_relative_to(root):
+            with contextlib.suppress(OSError, ValueError):  # not there, or "max"
+                limit, used = (
+                    int((folder / f"pids.{name}").read_text()) for name in ("max", "current")
+                )
+                room = min(room, limit - used)
+            folder = folder.parent
+    return room
 
 
 def _mb(num_bytes: float) -> str:

@@ -137,6 +137,67 @@ def test_a_limit_that_ray_cannot_live_with_is_told(limit, said):
     assert f"stm.errors.UserError: `{said}` allows a process" in done.stderr
 
 
+LOOK = """
+import logging
+from stm import starting
+logging.basicConfig(format="%(message)s")
+starting.look()
+"""
+NOT_ROOT = [
+    *("setpriv", "--reuid", "12345", "--clear-groups", "--inh-caps=-all,+dac_override"),
+    *("--ambient-caps=+dac_override", "--bounding-set=-sys_resource,-sys_admin"),
+]
+"""The limit does not hold for root; what root may read stays readable."""
+
+
+def looked_with(*command):
+    """What `starting.look` says in a process that ``command`` starts."""
+    done = subprocess.run(
+        [*command, sys.executable, "-c", LOOK],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_TMPDIR": tempfile.gettempdir()},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [
+        (100, "UserError: `ulimit -u` leaves room for"),
+        (440, "but Ray may need"),
+        ("hard", ""),
+    ],
+)
+def test_too_few_threads_for_ray_are_told(limit, said):
+    before = NOT_ROOT if os.getuid() == 0 else []
+    if before and (
+        not shutil.which("setpriv") or subprocess.run([*before, "true"], check=False).returncode
+    ):
+        pytest.skip("needs another user, or setpriv to become one")
+    found = looked_with(*before, "bash", "-c", f'ulimit -u {limit} && exec "$@"', "bash")
+    assert said in found
+    assert bool(said) == bool(found)
+
+
+@pytest.mark.parametrize(("limit", "said"), [(30, "UserError: the container's"), ("max", "")])
+def test_too_few_threads_in_a_container_are_told(limit, said):
+    """The control group of a container, which `docker run --pids-limit` or a Kubernetes node has made."""
+    group = Path("/sys/fs/cgroup/pids/stm-test")
+    try:
+        group.mkdir()
+        (group / "pids.max").write_text(str(limit))
+    except OSError:
+        pytest.skip("needs the right to make a control group, of version 1")
+    try:
+        found = looked_with("bash", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "bash")
+    finally:
+        group.rmdir()
+    assert said in found
+    assert bool(said) == bool(found)
+
+
 def test_an_object_store_on_a_disk_is_told(caplog):
     room = shutil.disk_usage("/dev/shm").free
     starting.slow_store(room / 2)
@@ -358,6 +419,10 @@ def test_a_head_that_does_not_take_us_is_asked_once(joined, tmp_path, before, en
             "use less memory",
         ),
         ("LocalRayletDiedError()", "its raylet died"),
+        ("ActorUnschedulableError('The actor is not schedulable')", "raylet.err in Ray's folder"),
+        ("MemoryError()", "no memory left: use less memory"),
+        ("RuntimeError(\"can't start new thread\")", "allow more processes and threads"),
+        ("OSError(11, 'Resource temporarily unavailable')", "allow more processes and threads"),
     ],
 )
 def test_a_machine_that_has_no_more_is_told_without_a_traceback(capsys, raised, todo):
@@ -371,7 +436,7 @@ def test_a_machine_that_has_no_more_is_told_without_a_traceback(capsys, raised, 
     module.connect = connect
     assert run_verb(module, []) == 2
     said = capsys.readouterr().err
-    assert "connect: Ray cannot go on: " in said
+    assert said.startswith("stm connect: ")
     assert todo in said
     assert "Traceback" not in said
 

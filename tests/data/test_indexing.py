@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,10 +15,11 @@ import pytest
 from stm.data.annotations import Annotations, Entry, read_annotations
 from stm.data.decode import DEFAULT_LIMITS, Limits, probe
 from stm.data.index.cross_check import check_files, sample_files
-from stm.data.index.indexing import _probe_block, index_videos
+from stm.data.index.indexing import Summary, _probe_block, index_videos
 from stm.data.index.probe_store import PROBED, ProbeStore, remembered
 from stm.data.manifest import Manifest
 from stm.data.source_state import source_state
+from stm.dataset import _decord
 from tests.data.probes import probe_and_log, probe_or_misbehave
 from tests.videos import cut_by_copying_packets, write_frame_folder, write_video
 
@@ -319,6 +321,26 @@ def test_decoders_that_disagree_are_told_apart(tmp_path: Path) -> None:
     cut = cut_by_copying_packets(path, tmp_path / "cut.mp4", 17)
     info = probe(str(cut))
     assert info.guard
-    said = check_files([(str(path), 60), (str(cut), info.num_frames)], deadline_s=20)
-    assert list(said) == [str(cut)]
+    # At a width of 72 decord fails within its own copying.
+    narrow = [tmp_path / "narrow1.mp4", tmp_path / "narrow2.mp4"]
+    for each in narrow:
+        write_video(each, num_frames=8, width=72, height=72)
+    files = [(str(path), 60), (str(cut), info.num_frames), *((str(each), 8) for each in narrow)]
+    said = check_files(files, deadline_s=20)
+    assert list(said) == [str(each) for each in (cut, *narrow)]
     assert said[str(cut)].startswith("decoders disagree: ")
+    assert said[str(narrow[0])].startswith("decoders disagree: decord refuses the file (Check")
+
+    summary = Summary(
+        num_videos=4, num_probed=4, status={"ok": 4}, codec={"h264": 4}, size={}, guard={"": 1}, num_frames={},
+        num_cross_checked=4, disagreements=said, seconds=1.0,
+    )  # fmt: skip
+    told = _decord(summary).splitlines()
+    assert "of 4 that were compared, 3 differ" in told[0]
+    assert "keep --data.decoder packets" in told[0]
+    assert told[1].startswith(f"  2 videos, such as {narrow[0]}: decoders disagree: decord refuses")
+    assert told[2].startswith(f"  1 video, such as {cut}: decoders disagree: ")
+    assert len(told) == 3
+    assert (
+        _decord(replace(summary, num_cross_checked=0, disagreements={})) == "can read 1 of 1 video"
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import re
 from collections import Counter
 
 import numpy as np
@@ -23,6 +24,7 @@ _SAME_FRAME = 1.0
 frames differ by less than 0.001, and frames a third of a clip apart by 3 to 60."""
 
 _FILES_A_TASK = 10
+_WHERE_IN_DECORD = re.compile(r"^\[[\d:]+\] \S+: ")
 
 
 def sample_files(results: pa.Table, most: int) -> list[tuple[str, int]]:
@@ -62,7 +64,8 @@ def compare_decoders(path: str, num_frames: int) -> str:
             return f"decoders disagree: decord counts {len(reader)} frames, not {num_frames}"
         frames = reader.get_batch(wanted).asnumpy()
     except (decord.DECORDError, RuntimeError, IndexError) as error:
-        return f"decoders disagree: decord refuses the file ({str(error).splitlines()[0]})"
+        reason = _WHERE_IN_DECORD.sub("", str(error).splitlines()[0])
+        return f"decoders disagree: decord refuses the file ({reason})"
     if frames.shape != expected.shape:
         height, width = frames.shape[1:3]
         return f"decoders disagree: decord gives {width}x{height} pixels"
