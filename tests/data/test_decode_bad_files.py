@@ -63,7 +63,7 @@ def test_what_is_no_video_is_named(tmp_path, name, content, reason):
 def test_a_pointer_of_git_lfs_is_called_so(tmp_path):
     path = tmp_path / "a.mp4"
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 12345678\n")
-    with pytest.raises(VideoError, match="not_a_video: a pointer of Git LFS"):
+    with pytest.raises(VideoError, match="not_a_video: a Git LFS pointer"):
         probe(path)
 
 
