@@ -293,7 +293,7 @@ def test_a_damaged_image_of_a_folder_is_named(tmp_path):
 def test_images_of_different_sizes_in_a_folder_are_an_error(tmp_path):
     folder = write_frame_folder(tmp_path / "frames", num_frames=2)
     write_jpeg(folder / "00003.jpg", numbered_frame(2, 128, 96))
-    with pytest.raises(VideoError, match="160x96 and of 128x96"):
+    with pytest.raises(VideoError, match="160x96 and 128x96"):
         read_frames(folder, [0, 2])
 
 
