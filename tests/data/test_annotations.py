@@ -504,7 +504,7 @@ def test_holding_out_loses_nothing_and_splits_no_group(
 
 
 def test_val_fraction_is_refused_where_it_cannot_be_had(tmp_path: Path) -> None:
-    refused("ucf101", ucf(tmp_path / "a"), "train, val already", val_fraction=0.2)
+    refused("ucf101", ucf(tmp_path / "a"), "already have the splits train, val", val_fraction=0.2)
     root = write(tmp_path / "b", {"run/film/a.mp4": "", "run/film/b.mp4": ""})
     refused("folder", root, "too few groups", val_fraction=0.5)
     refused("folder", root, "between 0 and 1", val_fraction=1.5)
