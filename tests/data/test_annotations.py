@@ -410,7 +410,11 @@ def test_kinetics400_refuses_a_video_listed_twice(published: Path, tmp_path: Pat
     write(tmp_path, {"train_videos.list": "\n".join([*lines, lines[0]])})
     shutil.copy(published / "kinetics400/label_list.txt", tmp_path)
     lists = tmp_path / "train_videos.list"
-    twice = (f"{lists}:{len(lines) + 1}", repr(lines[0].split()[0]), f"already listed at {lists}:1.")
+    twice = (
+        f"{lists}:{len(lines) + 1}",
+        repr(lines[0].split()[0]),
+        f"already listed at {lists}:1.",
+    )
     refused("kinetics400", "/", *twice, annotations=lists)
 
 
