@@ -121,7 +121,7 @@ def test_videofolder_lists_are_read_with_their_class_names(
         "train": [("20bn/1", "Closing something"), ("20bn/2", "Opening something")],
         "val": [("20bn/3", "Opening something")],
     }
-    assert any("left out, since all of its 6 videos have the label 0" in w for w in read.warnings)
+    assert any("left out, because all of its 6 videos have the label 0" in w for w in read.warnings)
 
 
 def test_of_numbered_splits_one_is_read_and_of_two_lists_that_whose_videos_exist(
@@ -194,8 +194,8 @@ REFUSED = [
     ("C:\\data\\a.mp4 0\nC:\\data\\b.mp4 1\n", "absolute path of Windows"),
     ("f1 drinking water\nf2 run\n", "1 column where 2 belong"),
     ("a.mp4,x\n./a.mp4,x\n", "listed at"),
-    ("path,split\na.mp4,train\n", "have no label (its header is `path,split`)"),
-    ("path,label\n", "no video in it"),
+    ("path,split\na.mp4,train\n", "have no labels (its header is `path,split`)"),
+    ("path,label\n", "it lists no videos"),
     (b"PK\x03\x04", "save the sheet as CSV"),
     (b"PAR1....", "Parquet"),
     (b"a.mp4\0 1", "no text"),

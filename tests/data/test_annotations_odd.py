@@ -199,8 +199,8 @@ def test_numbers_are_read_as_tables_write_them(tmp_path: Path, labels: tuple[str
     [
         ("path,label\nv/a.mp4,wave\nv/b.mp4,nan\n", "no label but 'nan'"),
         ("v/a.mp4,[3]\nv/b.mp4,[1]\n", "holds a list"),
-        ("path,label\nstring,string\nv/a.mp4,wave\nv/b.mp4,jump\n", "'string' is no video"),
-        ("datei;klasse\nv/a.mp4;x\nv/c.mp4;x\ndatei;klasse\nv/b.mp4;x\n", "'datei' is no video"),
+        ("path,label\nstring,string\nv/a.mp4,wave\nv/b.mp4,jump\n", "'string' is not a video"),
+        ("datei;klasse\nv/a.mp4;x\nv/c.mp4;x\ndatei;klasse\nv/b.mp4;x\n", "'datei' is not a video"),
         ("gloss;v\nwave;v/a.mp4\njump;v/b.mp4\n", "is it a header, or is 'v' a video?"),
         ("path,label,is_train\nv/a.mp4,wave,1\nv/b.mp4,jump,0\n", "the column is_train"),
         ("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 1\n", "git lfs pull"),
@@ -277,7 +277,7 @@ def test_listed_videos_are_found_beside_links_in_circles_and_in_closed_folders(
     forbid_listing(monkeypatch, root / "v")
     read = read_annotations("list", root)
     assert found(read, root) == AB
-    assert warned(read, "cannot list it (Permission denied)")
+    assert warned(read, "cannot list this folder (Permission denied)")
 
 
 def test_names_in_two_unicode_spellings_are_warned_of(tmp_path: Path) -> None:
