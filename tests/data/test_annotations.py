@@ -169,7 +169,7 @@ def test_csv_refuses_each_malformed_line_by_number(tmp_path: Path) -> None:
     check("a.mp4,-1\n", "the videos have no label")
     check('a.mp4,"run\n', "list.csv:1", "expected")
     check("path,label,split\na.mp4,run,hidden\n", "list.csv:2", "'hidden'", "train, val or test")
-    check("a.mp4,0\nb.mp4,90000\n", "labels reach 90000")
+    check("a.mp4,0\nb.mp4,90000\n", "the highest label is 90000")
     check("path,label\n", "it lists no videos")
 
 

@@ -307,7 +307,7 @@ def test_ucf101_is_found_as_copies_as_frames_and_in_other_letter_case(
         "val": [("HandstandPushups/v_HandStandPushups_g02_c01", "HandstandPushups")],
     }
     (told,) = (w for w in read.warnings if "letter case" in w)
-    assert told.startswith("1 listed video spelt")
+    assert told.startswith("the letter case on disk differs for 1 listed video,")
 
 
 def test_hmdb51_is_found_as_copies_and_as_frames(tmp_path: Path) -> None:

@@ -232,7 +232,7 @@ def test_folds_and_a_first_class_without_videos_are_warned_of(tmp_path: Path) ->
     files: dict[str, str | bytes] = {"train.csv": text, "category.txt": "A\nB\nC\n"}
     read = read_annotations("list", make(tmp_path, files, "v/a.mp4|v/b.mp4"))
     assert warned(read, "folds is not used")
-    assert warned(read, "no label is 0", "so that 1 is 'B'")
+    assert warned(read, "no label is 0", "so label 1 is 'B'")
 
 
 def test_each_list_finds_its_videos_in_the_folder_of_its_split(tmp_path: Path) -> None:

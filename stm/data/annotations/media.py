@@ -109,7 +109,7 @@ class Media:
         if self._by_case:
             name, path = self._by_case[0]
             warn(
-                f"{counted(len(self._by_case), 'listed video')} with other letter case on disk, such as "
+                f"the letter case on disk differs for {counted(len(self._by_case), 'listed video')}, such as "
                 f"{name!r}, which is read from {printable(path)}"
             )
 
