@@ -191,7 +191,7 @@ REFUSED = [
     ("f 0 12 3\ng 0 12 1\n", "3 numbers after the path"),
     ("video,class,category\na.mp4,run,x\nb.mp4,jump,y\n", "class and category"),
     ("a.mp4,1.5\nb.mp4,2\n", "label 1.5"),
-    ("C:\\data\\a.mp4 0\nC:\\data\\b.mp4 1\n", "absolute path of Windows"),
+    ("C:\\data\\a.mp4 0\nC:\\data\\b.mp4 1\n", "absolute Windows path"),
     ("f1 drinking water\nf2 run\n", "1 column where 2 belong"),
     ("a.mp4,x\n./a.mp4,x\n", "listed at"),
     ("path,split\na.mp4,train\n", "have no labels (its header is `path,split`)"),
