@@ -160,7 +160,7 @@ def test_csv_refuses_each_malformed_line_by_number(tmp_path: Path) -> None:
         write(tmp_path, {"list.csv": text})
         refused("csv", tmp_path, *parts, annotations=tmp_path / "list.csv")
 
-    check("path,label\na.mp4,run\nb.mp4\n", "list.csv:3", "b.mp4", "1 column where 2 belong")
+    check("path,label\na.mp4,run\nb.mp4\n", "list.csv:3", "b.mp4", "1 column instead of 2")
     check("a.mp4,run,x\n", "list.csv:1", "3 columns")
     check("b.mp4,run\na.mp4,\n", "list.csv:2", "empty label")
     check("a.mp4,\n", "the videos have no label")
@@ -251,7 +251,7 @@ def test_ucf101_refuses_each_malformed_line_by_number(tmp_path: Path) -> None:
 def test_a_group_in_two_splits_is_warned_of(tmp_path: Path) -> None:
     root = ucf(tmp_path, testlist01_txt="Run/v_Run_g01_c07.avi\n")
     (warning,) = (w for w in read_annotations("ucf101", root).warnings if "group" in w)
-    assert "both train and val" in warning
+    assert "train and val share 1 group" in warning
     assert "'Run/g01'" in warning
 
 

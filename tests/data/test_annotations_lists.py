@@ -186,13 +186,13 @@ def test_a_class_list_beside_the_list_names_the_numbers(
 
 REFUSED = [
     ("foo,bar,baz\na.mp4,x,1\nb.mp4,y,2\n", "Call it `label`"),
-    ("foo,action\n12,x\n13,y\n", "is it a header"),
+    ("foo,action\n12,x\n13,y\n", "is this a header"),
     ("a.mp4,x,1\nb.mp4,y,2\n", "Write a first line that names the columns"),
     ("f 0 12 3\ng 0 12 1\n", "3 numbers after the path"),
     ("video,class,category\na.mp4,run,x\nb.mp4,jump,y\n", "class and category"),
     ("a.mp4,1.5\nb.mp4,2\n", "label 1.5"),
     ("C:\\data\\a.mp4 0\nC:\\data\\b.mp4 1\n", "absolute Windows path"),
-    ("f1 drinking water\nf2 run\n", "1 column where 2 belong"),
+    ("f1 drinking water\nf2 run\n", "1 column instead of 2"),
     ("a.mp4,x\n./a.mp4,x\n", "listed at"),
     ("path,split\na.mp4,train\n", "have no labels (its header is `path,split`)"),
     ("path,label\n", "it lists no videos"),

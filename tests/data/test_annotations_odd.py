@@ -197,11 +197,11 @@ def test_numbers_are_read_as_tables_write_them(tmp_path: Path, labels: tuple[str
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,label\nv/a.mp4,wave\nv/b.mp4,nan\n", "no label but 'nan'"),
-        ("v/a.mp4,[3]\nv/b.mp4,[1]\n", "holds a list"),
+        ("path,label\nv/a.mp4,wave\nv/b.mp4,nan\n", "'nan' is not a label"),
+        ("v/a.mp4,[3]\nv/b.mp4,[1]\n", "is a list"),
         ("path,label\nstring,string\nv/a.mp4,wave\nv/b.mp4,jump\n", "'string' is not a video"),
         ("datei;klasse\nv/a.mp4;x\nv/c.mp4;x\ndatei;klasse\nv/b.mp4;x\n", "'datei' is not a video"),
-        ("gloss;v\nwave;v/a.mp4\njump;v/b.mp4\n", "is it a header, or is 'v' a video?"),
+        ("gloss;v\nwave;v/a.mp4\njump;v/b.mp4\n", "is this a header, or is 'v' a video?"),
         ("path,label,is_train\nv/a.mp4,wave,1\nv/b.mp4,jump,0\n", "the column is_train"),
         ("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 1\n", "git lfs pull"),
     ],
