@@ -306,7 +306,7 @@ def test_something_v1_refuses_each_malformed_line_by_number(tmp_path: Path) -> N
         refused("something-v1", root, *parts)
 
     check("1 10 0\n2 10 2\n", "train_videofolder.txt:2", "label 2", "2 classes 0 to 1")
-    check("1 10 0\n2 0\n3 9 1\n", "train_videofolder.txt:2", "columns where")
+    check("1 10 0\n2 0\n3 9 1\n", "train_videofolder.txt:2", "2 columns instead of 3")
     check("1 10 0\n2 10 0\n1 10 1\n", "train_videofolder.txt:3", "'1'", "train_videofolder.txt:1")
 
 

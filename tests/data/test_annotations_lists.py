@@ -198,7 +198,7 @@ REFUSED = [
     ("path,label\n", "it lists no videos"),
     (b"PK\x03\x04", "save the sheet as CSV"),
     (b"PAR1....", "Parquet"),
-    (b"a.mp4\0 1", "no text"),
+    (b"a.mp4\0 1", "is not text"),
     ('path,label\n"a\nb.mp4",x\n', "a quote is not closed"),
     ("id,number,action\n1,3,run\n1,4,run\n", "listed at"),
     ("path,label_id,label\na.mp4,0,run\nb.mp4,1,run\n", "class 'run' has number 1"),
