@@ -372,7 +372,7 @@ def test_a_question_is_asked_where_all_class_folders_are_words_for_splits(tmp_pa
 
 def test_folders_that_are_no_classes_are_refused(tmp_path: Path) -> None:
     root = make(tmp_path, {}, "UCF-101/run/a.mp4|UCF-101/jump/b.mp4")
-    with pytest.raises(UserError, match="name that as --root"):
+    with pytest.raises(UserError, match="give that as --root"):
         read_annotations("folder", root)
     root = make(tmp_path / "2", {}, "rgb/run/1.jpg|flow/run/1.jpg")
     with pytest.raises(UserError, match="are kinds of images"):

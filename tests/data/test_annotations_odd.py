@@ -115,7 +115,7 @@ def test_split_folders_are_known_by_compounds_beside_strays_and_unlabelled_video
     assert read.classes == ("jump", "wave")
     assert tuple(read.splits) == splits
     assert "stray" not in media or warned(read, "train itself and in no class folder", "stray.mp4")
-    assert splits != ("train",) or warned(read, "test: left out", "in no class folder")
+    assert splits != ("train",) or warned(read, "test: left out", "not in class folders")
 
 
 def test_videos_beside_class_folders_are_named(tmp_path: Path) -> None:
@@ -127,8 +127,8 @@ def test_videos_beside_class_folders_are_named(tmp_path: Path) -> None:
     ("media", "message"),
     [
         ("rawframes/jump/a/1.jpg|videos/jump/a.mp4|annotations/x.txt", "kinds of images or videos"),
-        ("rawframes/jump/a/1.jpg|rawframes/wave/b/1.jpg|annotations/x.txt", "name that as --root"),
-        ("jump/1.jpg|jump/2.jpg|wave/1.jpg", "jump itself: those of one video need"),
+        ("rawframes/jump/a/1.jpg|rawframes/wave/b/1.jpg|annotations/x.txt", "give that as --root"),
+        ("jump/1.jpg|jump/2.jpg|wave/1.jpg", "jump itself: those of each video need"),
         ("jump/a|wave/b", "There are 2 without an extension"),
         ("jump/v/flow_x/1.jpg|jump/v/flow_y/1.jpg", "flow_x without RGB frames"),
     ],
@@ -147,7 +147,7 @@ def test_a_picture_above_videos_does_not_make_a_video_of_their_folder(tmp_path: 
     read = read_annotations("folder", root)
     assert [path for path, _ in found(read, root)["train"]] == videos
     assert [os.path.relpath(path, root) for path in find_videos([str(root)])] == videos
-    assert any("taken for groups" in text and "group 'p1/v1'" in text for text in read.notes)
+    assert any("read as groups" in text and "group 'p1/v1'" in text for text in read.notes)
 
 
 def test_an_image_beside_links_in_circles_is_a_video(tmp_path: Path) -> None:
