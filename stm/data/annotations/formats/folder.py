@@ -43,7 +43,9 @@ def read(
     """
     del split
     if annotations is not None:
-        raise UserError("--annotations: the format `folder` does not use it; the folders are the labels.")
+        raise UserError(
+            "--annotations: the format `folder` does not use it; the folders are the labels."
+        )
     if is_url(root):
         raise UserError(
             f"--root {root}: the format `folder` lists a local or mounted folder; for a URL write "
@@ -106,7 +108,9 @@ def read(
         )
     if ignored:
         kinds = _shown(ignored)
-        warn(f"{ignored.total()} files under {base} are ignored, because they are not videos: {kinds}")
+        warn(
+            f"{ignored.total()} files under {base} are ignored, because they are not videos: {kinds}"
+        )
     links.warn()
     look_alike(classes)
     return Annotations(classes, splits, os.path.basename(base))
@@ -155,7 +159,9 @@ def _check_classes(
         for name in ("metadata.csv", "metadata.jsonl", "train.csv"):
             if os.path.isfile(os.path.join(base, name)):
                 hint = f" There is {name}: use --format list."
-        raise UserError(f"{base}: it contains no class folder. Expected {base}/CLASS/video.mp4.{hint}")
+        raise UserError(
+            f"{base}: it contains no class folder. Expected {base}/CLASS/video.mp4.{hint}"
+        )
     names = sorted({name for _, name in used})
     for name in names:
         if not is_utf8(name):
@@ -190,9 +196,7 @@ def _check_splits(
             of_images = next((p for _, p in _subfolders(folders[name]) if is_frame_folder(p)), None)
             hint = f" There are {_shown(ignored)}." if ignored else ""
             if of_images is not None:
-                hint = (
-                    f" There are images in {of_images} itself: those of each video need their own folder."
-                )
+                hint = f" There are images in {of_images} itself: those of each video need their own folder."
             raise UserError(
                 f"{folders[name]}: its class folders contain no videos. Expected CLASS/video.mp4, or "
                 f"CLASS/video/00001.jpg.{hint}"

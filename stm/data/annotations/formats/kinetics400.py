@@ -26,7 +26,9 @@ from stm.errors import UserError
 from stm.storage import is_url
 
 _HEADER = ["label", "youtube_id", "time_start", "time_end", "split"]
-_EXPECTED = "`label,youtube_id,time_start,time_end,split`, with the label in quotes if it has a comma"
+_EXPECTED = (
+    "`label,youtube_id,time_start,time_end,split`, with the label in quotes if it has a comma"
+)
 
 
 @dataclass(frozen=True, slots=True)
