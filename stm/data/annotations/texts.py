@@ -82,8 +82,7 @@ def is_utf8(path: str) -> bool:
 
 
 def read_text(path: Path, expected: str) -> str:
-    """Return the content of a text file, decoded by its byte-order mark, or as UTF-8 or UTF-16, or else as
-    Windows-1252 with a warning.
+    """Return the content of a text file in UTF-8, UTF-16, UTF-32, or else Windows-1252 with a warning.
 
     `expected` describes the expected content, for the UserError if the file cannot be read or is
     not text.

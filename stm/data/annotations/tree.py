@@ -37,7 +37,7 @@ def list_folder(folder: str) -> list[os.DirEntry[str]] | None:
 
 
 def is_video_file(item: os.DirEntry[str]) -> bool:
-    """Return whether an entry is a video file, or a broken link to one, which indexing reports."""
+    """Return whether an entry is a video file. A broken link is one, so that indexing reports it."""
     return os.path.splitext(item.name)[1].lower() in VIDEO_EXTENSIONS and not is_folder(item)
 
 

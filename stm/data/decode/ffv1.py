@@ -14,7 +14,7 @@ _MIRRORED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
 def is_whole(packet: bytes) -> bool:
     """Return whether the packet consists of slices without gaps, each with the right checksum.
 
-    It is always False for a stream without checksums, which some encoder settings write.
+    The result is always False for a stream without checksums, which some encoder settings write.
     """
     end = len(packet)
     while end >= _FOOTER_BYTES:

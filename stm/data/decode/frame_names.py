@@ -123,7 +123,7 @@ def pick_series(names: Iterable[str]) -> list[str]:
         shown = ", ".join(f"{key} ({len(found)})" for key, found in most[:6])
         more = f" and {len(most) - 6} more" if len(most) > 6 else ""
         raise ValueError(
-            f"several series of images, and it is not clear which is the video: {shown}{more}; "
+            f"there are several series of images, and it is not clear which is the video: {shown}{more}; "
             "keep one series in each folder"
         )
     (chosen,) = series.values() or ([],)

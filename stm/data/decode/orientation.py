@@ -23,7 +23,7 @@ _SYNTAX = {
 
 
 def find_matrix(plan: PacketPlan) -> None:
-    """Set ``plan.matrix`` if the stream states the orientation. Only then is one frame decoded."""
+    """Set ``plan.matrix`` if the stream states the orientation. This costs one decoded frame."""
     context = plan.video.context
     if states_orientation(context.name, context.extradata or b"", plan.head):
         first = sequential.first_frame(plan)

@@ -1,4 +1,4 @@
-"""Decode from the first frame on: slow, but correct if the packet plan is unsure."""
+"""Decode from the first frame on: slow, but right even if the packet plan is unsure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The formats of annotations. Each module here is a format with the module's name, with - for _.
+"""The formats of annotations. Each module here is a format, named after the module with - for _.
 
 A module has ``read(root, annotations, split) -> Annotations``: root is the folder or URL of the videos, annotations a
 folder or file of the lists (None searches the root), and split the number of a published split. It may have

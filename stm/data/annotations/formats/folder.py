@@ -56,7 +56,7 @@ def read(
         os.listdir(base)
     except OSError as error:
         raise UserError(
-            f"{base}: cannot list this folder ({error.strerror}). Give this user permission to, or "
+            f"{base}: cannot list this folder ({error.strerror}). Give this user permission, or "
             "choose another --root."
         ) from error
     by_split = _split_folders(base, split_folders)
