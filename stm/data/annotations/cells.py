@@ -141,6 +141,7 @@ def _media_share(rows: Sequence[Sequence[str]]) -> float:
 
 
 def has_suffix(cell: str) -> bool:
+    """Return whether a cell ends in a video suffix."""
     return os.path.splitext(cell)[1].lower() in VIDEO_EXTENSIONS
 
 

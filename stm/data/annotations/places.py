@@ -130,7 +130,7 @@ class Places:
         return list(dict.fromkeys([*bases, *self._learned.get(file, [])]))
 
     def locate(self, row: Row) -> str:
-        """Return the absolute path or URL of a row's video; if it does not exist, where it should be.
+        """Return the absolute path or URL of a row's video, even if it does not exist.
 
         Raises UserError for an absolute Windows path, or a path that matches several videos.
         """

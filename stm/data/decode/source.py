@@ -98,6 +98,7 @@ class OpenVideo:
 
     @property
     def context(self) -> Any:
+        """PyAV's codec context of the stream."""
         return self.stream.codec_context
 
     @property

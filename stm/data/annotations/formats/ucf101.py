@@ -87,6 +87,7 @@ class Videos:
         return self._find([*own, *others], name)
 
     def tell(self) -> None:
+        """Warn once of videos whose letter case on disk differs from the list."""
         self._media.tell()
 
 
