@@ -59,7 +59,7 @@ def test_the_reader_of_a_data_set_makes_splits_groups_and_classes(module, tmp_pa
     assert [(e.label, e.group) for e in found.splits["train"]] == [(5, "person02")] * 2
     with pytest.raises(UserError, match="KTH has no list"):
         read_annotations("kth", tmp_path, annotations=tmp_path / "00sequences.txt")
-    with pytest.raises(UserError, match=r"nonsense: unknown; there are .*kth"):
+    with pytest.raises(UserError, match=r"nonsense: unknown format\. Choose one of .*kth"):
         read_annotations("nonsense", tmp_path)
 
 

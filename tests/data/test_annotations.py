@@ -160,7 +160,7 @@ def test_csv_refuses_each_malformed_line_by_number(tmp_path: Path) -> None:
         write(tmp_path, {"list.csv": text})
         refused("csv", tmp_path, *parts, annotations=tmp_path / "list.csv")
 
-    check("path,label\na.mp4,run\nb.mp4\n", "list.csv:3", "b.mp4", "1 column where 2 belong")
+    check("path,label\na.mp4,run\nb.mp4\n", "list.csv:3", "b.mp4", "1 column instead of 2")
     check("a.mp4,run,x\n", "list.csv:1", "3 columns")
     check("b.mp4,run\na.mp4,\n", "list.csv:2", "empty label")
     check("a.mp4,\n", "the videos have no label")
@@ -169,8 +169,8 @@ def test_csv_refuses_each_malformed_line_by_number(tmp_path: Path) -> None:
     check("a.mp4,-1\n", "the videos have no label")
     check('a.mp4,"run\n', "list.csv:1", "expected")
     check("path,label,split\na.mp4,run,hidden\n", "list.csv:2", "'hidden'", "train, val or test")
-    check("a.mp4,0\nb.mp4,90000\n", "labels reach 90000")
-    check("path,label\n", "no video in it")
+    check("a.mp4,0\nb.mp4,90000\n", "the highest label is 90000")
+    check("path,label\n", "it lists no videos")
 
 
 # ucf101
@@ -251,7 +251,7 @@ def test_ucf101_refuses_each_malformed_line_by_number(tmp_path: Path) -> None:
 def test_a_group_in_two_splits_is_warned_of(tmp_path: Path) -> None:
     root = ucf(tmp_path, testlist01_txt="Run/v_Run_g01_c07.avi\n")
     (warning,) = (w for w in read_annotations("ucf101", root).warnings if "group" in w)
-    assert "both train and val" in warning
+    assert "train and val share 1 group" in warning
     assert "'Run/g01'" in warning
 
 
@@ -306,7 +306,7 @@ def test_something_v1_refuses_each_malformed_line_by_number(tmp_path: Path) -> N
         refused("something-v1", root, *parts)
 
     check("1 10 0\n2 10 2\n", "train_videofolder.txt:2", "label 2", "2 classes 0 to 1")
-    check("1 10 0\n2 0\n3 9 1\n", "train_videofolder.txt:2", "columns where")
+    check("1 10 0\n2 0\n3 9 1\n", "train_videofolder.txt:2", "2 columns instead of 3")
     check("1 10 0\n2 10 0\n1 10 1\n", "train_videofolder.txt:3", "'1'", "train_videofolder.txt:1")
 
 
@@ -410,7 +410,11 @@ def test_kinetics400_refuses_a_video_listed_twice(published: Path, tmp_path: Pat
     write(tmp_path, {"train_videos.list": "\n".join([*lines, lines[0]])})
     shutil.copy(published / "kinetics400/label_list.txt", tmp_path)
     lists = tmp_path / "train_videos.list"
-    twice = (f"{lists}:{len(lines) + 1}", repr(lines[0].split()[0]), f"{lists}:1 already")
+    twice = (
+        f"{lists}:{len(lines) + 1}",
+        repr(lines[0].split()[0]),
+        f"already listed at {lists}:1.",
+    )
     refused("kinetics400", "/", *twice, annotations=lists)
 
 
@@ -504,7 +508,7 @@ def test_holding_out_loses_nothing_and_splits_no_group(
 
 
 def test_val_fraction_is_refused_where_it_cannot_be_had(tmp_path: Path) -> None:
-    refused("ucf101", ucf(tmp_path / "a"), "train, val already", val_fraction=0.2)
+    refused("ucf101", ucf(tmp_path / "a"), "already have the splits train, val", val_fraction=0.2)
     root = write(tmp_path / "b", {"run/film/a.mp4": "", "run/film/b.mp4": ""})
     refused("folder", root, "too few groups", val_fraction=0.5)
     refused("folder", root, "between 0 and 1", val_fraction=1.5)

@@ -121,7 +121,7 @@ def test_videofolder_lists_are_read_with_their_class_names(
         "train": [("20bn/1", "Closing something"), ("20bn/2", "Opening something")],
         "val": [("20bn/3", "Opening something")],
     }
-    assert any("left out, since all of its 6 videos have the label 0" in w for w in read.warnings)
+    assert any("left out, because all of its 6 videos have the label 0" in w for w in read.warnings)
 
 
 def test_of_numbered_splits_one_is_read_and_of_two_lists_that_whose_videos_exist(
@@ -186,19 +186,19 @@ def test_a_class_list_beside_the_list_names_the_numbers(
 
 REFUSED = [
     ("foo,bar,baz\na.mp4,x,1\nb.mp4,y,2\n", "Call it `label`"),
-    ("foo,action\n12,x\n13,y\n", "is it a header"),
+    ("foo,action\n12,x\n13,y\n", "is this a header"),
     ("a.mp4,x,1\nb.mp4,y,2\n", "Write a first line that names the columns"),
     ("f 0 12 3\ng 0 12 1\n", "3 numbers after the path"),
     ("video,class,category\na.mp4,run,x\nb.mp4,jump,y\n", "class and category"),
     ("a.mp4,1.5\nb.mp4,2\n", "label 1.5"),
-    ("C:\\data\\a.mp4 0\nC:\\data\\b.mp4 1\n", "absolute path of Windows"),
-    ("f1 drinking water\nf2 run\n", "1 column where 2 belong"),
+    ("C:\\data\\a.mp4 0\nC:\\data\\b.mp4 1\n", "absolute Windows path"),
+    ("f1 drinking water\nf2 run\n", "1 column instead of 2"),
     ("a.mp4,x\n./a.mp4,x\n", "listed at"),
-    ("path,split\na.mp4,train\n", "have no label (its header is `path,split`)"),
-    ("path,label\n", "no video in it"),
+    ("path,split\na.mp4,train\n", "have no labels (its header is `path,split`)"),
+    ("path,label\n", "it lists no videos"),
     (b"PK\x03\x04", "save the sheet as CSV"),
     (b"PAR1....", "Parquet"),
-    (b"a.mp4\0 1", "no text"),
+    (b"a.mp4\0 1", "is not text"),
     ('path,label\n"a\nb.mp4",x\n', "a quote is not closed"),
     ("id,number,action\n1,3,run\n1,4,run\n", "listed at"),
     ("path,label_id,label\na.mp4,0,run\nb.mp4,1,run\n", "class 'run' has number 1"),
@@ -307,7 +307,7 @@ def test_ucf101_is_found_as_copies_as_frames_and_in_other_letter_case(
         "val": [("HandstandPushups/v_HandStandPushups_g02_c01", "HandstandPushups")],
     }
     (told,) = (w for w in read.warnings if "letter case" in w)
-    assert told.startswith("1 listed video spelt")
+    assert told.startswith("the letter case on disk differs for 1 listed video,")
 
 
 def test_hmdb51_is_found_as_copies_and_as_frames(tmp_path: Path) -> None:
@@ -372,7 +372,7 @@ def test_a_question_is_asked_where_all_class_folders_are_words_for_splits(tmp_pa
 
 def test_folders_that_are_no_classes_are_refused(tmp_path: Path) -> None:
     root = make(tmp_path, {}, "UCF-101/run/a.mp4|UCF-101/jump/b.mp4")
-    with pytest.raises(UserError, match="name that as --root"):
+    with pytest.raises(UserError, match="give that as --root"):
         read_annotations("folder", root)
     root = make(tmp_path / "2", {}, "rgb/run/1.jpg|flow/run/1.jpg")
     with pytest.raises(UserError, match="are kinds of images"):

@@ -115,7 +115,7 @@ def test_split_folders_are_known_by_compounds_beside_strays_and_unlabelled_video
     assert read.classes == ("jump", "wave")
     assert tuple(read.splits) == splits
     assert "stray" not in media or warned(read, "train itself and in no class folder", "stray.mp4")
-    assert splits != ("train",) or warned(read, "test: left out", "in no class folder")
+    assert splits != ("train",) or warned(read, "test: left out", "not in class folders")
 
 
 def test_videos_beside_class_folders_are_named(tmp_path: Path) -> None:
@@ -127,8 +127,8 @@ def test_videos_beside_class_folders_are_named(tmp_path: Path) -> None:
     ("media", "message"),
     [
         ("rawframes/jump/a/1.jpg|videos/jump/a.mp4|annotations/x.txt", "kinds of images or videos"),
-        ("rawframes/jump/a/1.jpg|rawframes/wave/b/1.jpg|annotations/x.txt", "name that as --root"),
-        ("jump/1.jpg|jump/2.jpg|wave/1.jpg", "jump itself: those of one video need"),
+        ("rawframes/jump/a/1.jpg|rawframes/wave/b/1.jpg|annotations/x.txt", "give that as --root"),
+        ("jump/1.jpg|jump/2.jpg|wave/1.jpg", "jump itself: those of each video need"),
         ("jump/a|wave/b", "There are 2 without an extension"),
         ("jump/v/flow_x/1.jpg|jump/v/flow_y/1.jpg", "flow_x without RGB frames"),
     ],
@@ -147,7 +147,7 @@ def test_a_picture_above_videos_does_not_make_a_video_of_their_folder(tmp_path: 
     read = read_annotations("folder", root)
     assert [path for path, _ in found(read, root)["train"]] == videos
     assert [os.path.relpath(path, root) for path in find_videos([str(root)])] == videos
-    assert any("taken for groups" in text and "group 'p1/v1'" in text for text in read.notes)
+    assert any("read as groups" in text and "group 'p1/v1'" in text for text in read.notes)
 
 
 def test_an_image_beside_links_in_circles_is_a_video(tmp_path: Path) -> None:
@@ -197,11 +197,11 @@ def test_numbers_are_read_as_tables_write_them(tmp_path: Path, labels: tuple[str
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,label\nv/a.mp4,wave\nv/b.mp4,nan\n", "no label but 'nan'"),
-        ("v/a.mp4,[3]\nv/b.mp4,[1]\n", "holds a list"),
-        ("path,label\nstring,string\nv/a.mp4,wave\nv/b.mp4,jump\n", "'string' is no video"),
-        ("datei;klasse\nv/a.mp4;x\nv/c.mp4;x\ndatei;klasse\nv/b.mp4;x\n", "'datei' is no video"),
-        ("gloss;v\nwave;v/a.mp4\njump;v/b.mp4\n", "is it a header, or is 'v' a video?"),
+        ("path,label\nv/a.mp4,wave\nv/b.mp4,nan\n", "'nan' is not a label"),
+        ("v/a.mp4,[3]\nv/b.mp4,[1]\n", "is a list"),
+        ("path,label\nstring,string\nv/a.mp4,wave\nv/b.mp4,jump\n", "'string' is not a video"),
+        ("datei;klasse\nv/a.mp4;x\nv/c.mp4;x\ndatei;klasse\nv/b.mp4;x\n", "'datei' is not a video"),
+        ("gloss;v\nwave;v/a.mp4\njump;v/b.mp4\n", "is this a header, or is 'v' a video?"),
         ("path,label,is_train\nv/a.mp4,wave,1\nv/b.mp4,jump,0\n", "the column is_train"),
         ("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 1\n", "git lfs pull"),
     ],
@@ -232,7 +232,7 @@ def test_folds_and_a_first_class_without_videos_are_warned_of(tmp_path: Path) ->
     files: dict[str, str | bytes] = {"train.csv": text, "category.txt": "A\nB\nC\n"}
     read = read_annotations("list", make(tmp_path, files, "v/a.mp4|v/b.mp4"))
     assert warned(read, "folds is not used")
-    assert warned(read, "no label is 0", "so that 1 is 'B'")
+    assert warned(read, "no label is 0", "so label 1 is 'B'")
 
 
 def test_each_list_finds_its_videos_in_the_folder_of_its_split(tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ def test_listed_videos_are_found_beside_links_in_circles_and_in_closed_folders(
     forbid_listing(monkeypatch, root / "v")
     read = read_annotations("list", root)
     assert found(read, root) == AB
-    assert warned(read, "cannot list it (Permission denied)")
+    assert warned(read, "cannot list this folder (Permission denied)")
 
 
 def test_names_in_two_unicode_spellings_are_warned_of(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_what_is_no_video_is_named(tmp_path, name, content, reason):
 def test_a_pointer_of_git_lfs_is_called_so(tmp_path):
     path = tmp_path / "a.mp4"
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 12345678\n")
-    with pytest.raises(VideoError, match="not_a_video: a pointer of Git LFS"):
+    with pytest.raises(VideoError, match="not_a_video: a Git LFS pointer"):
         probe(path)
 
 
@@ -293,7 +293,7 @@ def test_a_damaged_image_of_a_folder_is_named(tmp_path):
 def test_images_of_different_sizes_in_a_folder_are_an_error(tmp_path):
     folder = write_frame_folder(tmp_path / "frames", num_frames=2)
     write_jpeg(folder / "00003.jpg", numbered_frame(2, 128, 96))
-    with pytest.raises(VideoError, match="160x96 and of 128x96"):
+    with pytest.raises(VideoError, match="160x96 and 128x96"):
         read_frames(folder, [0, 2])
 
 

@@ -80,10 +80,10 @@ def test_a_file_names_pairs_and_commas_stand_in_quotes(tmp_path):
     ("text", "message"),
     [
         ("rise,fall\njump,sink\n", "line 2: the network has no class 'sink'"),
-        ("rise\n", "line 1: two class names are one pair, and here are 1"),
-        ("rise,fall,rise\n", "line 1: .* here are 3"),
-        ("rise,rise\n", "line 1: 'rise' is in .*line 1, too"),
-        ("rise,fall\nfall,jump\n", "line 2: 'fall' is in .*line 1, too"),
+        ("rise\n", "line 1: a pair has two class names, not 1"),
+        ("rise,fall,rise\n", "line 1: .* not 3"),
+        ("rise,rise\n", "line 1: 'rise' is also in .*line 1;"),
+        ("rise,fall\nfall,jump\n", "line 2: 'fall' is also in .*line 1;"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_told_with_its_line(tmp_path, text, message):

@@ -258,7 +258,7 @@ def test_a_stream_over_http_without_a_length_is_one_where_that_is_said(tmp_path)
         assert is_stream(url, is_live=True)
         assert not is_stream(url)
         windows, _ = read(live(url, options=()))
-        with pytest.raises(VideoError, match="does not say how long it is"):
+        with pytest.raises(VideoError, match="does not report its length"):
             read(Job(url, SPEC, 1.0, 1.0))
         server.shutdown()
     assert [w.num_frames for w in windows] == [25, 25, 25, 25]

@@ -1,4 +1,4 @@
-"""Annotation readers: one file per published format, all with the same type of result.
+"""Read annotations: one module for each published format, all with the same type of result.
 
     from stm.data.annotations import read_annotations
     annotations = read_annotations("ucf101", "/data/ucf101", split=1)
@@ -40,19 +40,21 @@ def read_annotations(
     format: one of `formats.names()`.
     root: folder (or URL) of the videos.
     annotations: folder or file of the lists; None searches `root` and the usual places in it.
-    split: number of the published split, of three for ucf101 and hmdb51, or of numbered lists.
-    val_fraction: share of each class to hold out as `val`, in whole groups, if the annotations
-        have only the split `train`; `seed` draws them.
-    classes: a manifest, or a file of class names, whose names and order are used; the classes of
-        the annotations are matched to it by name.
-    split_folders: for the format folder: with `yes` the folders of root are splits, with `no` they
-        are classes; `auto` decides by their names, and raises UserError if they are ambiguous.
+    split: number of the published split (1 to 3 for ucf101 and hmdb51), or of numbered lists.
+    val_fraction: share of each class to hold out as `val`, in whole groups drawn with `seed`. The
+        annotations must have only the split `train`.
+    classes: a manifest or a file of class names. Its names and order are used, and the classes of
+        the annotations are matched to them by name.
+    split_folders: for the format `folder`: `yes` if the folders of root are splits, `no` if they are
+        classes; `auto` decides by their names and contents.
 
-    Raises UserError naming file, line and text if a line is malformed, an id or a path is
-    listed twice (in one split or two), or a split is empty.
+    Raises UserError, with file, line and text, if a line is malformed or ambiguous, an id or a path
+    is listed twice (in one split or two), or a split is empty.
     """
     if format not in formats.names():
-        raise UserError(f"--format {format}: unknown; there are {', '.join(formats.names())}.")
+        raise UserError(
+            f"--format {format}: unknown format. Choose one of {', '.join(formats.names())}."
+        )
     reader = formats.module(format)
     num_splits = getattr(reader, "NUM_SPLITS", 1)
     if not 1 <= split <= num_splits:
@@ -61,13 +63,13 @@ def read_annotations(
     if split_folders not in ("auto", "yes", "no"):
         raise UserError(f"--split_folders {split_folders}: must be auto, yes or no.")
     if split_folders != "auto" and format != "folder":
-        raise UserError("--split_folders: is for --format folder alone.")
+        raise UserError("--split_folders: works only with --format folder.")
     root = os.fspath(root)
     if not is_utf8(root):
         raise UserError(f"--root {printable(root)}: its name is not UTF-8. Rename the folder.")
     if not is_url(root) and not os.path.isdir(root):
         wrong = "is a file, not a folder" if os.path.exists(root) else "no such folder"
-        raise UserError(f"--root {root}: {wrong}. It names the folder of the videos.")
+        raise UserError(f"--root {root}: {wrong}. Give the folder of the videos.")
     named = None if annotations is None else os.fspath(annotations)
     if named is not None and not os.path.exists(named):
         raise UserError(f"--annotations {named}: no such file or folder.")
@@ -83,7 +85,7 @@ def read_annotations(
         read = reader.read(root, named, split, *more)
         for name, entries in read.splits.items():
             if not entries:
-                raise UserError(f"split {name!r} of --root {root} lists no video.")
+                raise UserError(f"split {name!r} of --root {root} lists no videos.")
         _refuse_duplicates(read.splits)
         if classes is not None:
             read = match_classes(read, read_class_list(Path(classes)))
@@ -105,7 +107,7 @@ def read_annotations(
 
 
 def _printable(entry: Entry) -> Entry:
-    """The entry with displayed and stored fields as printable text; its path is unchanged."""
+    """The entry with its displayed and stored texts made printable; its path is unchanged."""
     return dataclasses.replace(
         entry,
         video_id=printable(entry.video_id),
@@ -122,34 +124,36 @@ def _refuse_duplicates(splits: dict[str, list[Entry]]) -> None:
             for kind, value in (("video", entry.video_id), ("path", entry.path)):
                 earlier = first.setdefault((kind, value), entry)
                 if earlier is not entry:
-                    repeated.append(f"{entry.line}: {kind} {value!r} is listed at {earlier.line}")
+                    repeated.append(
+                        f"{entry.line}: {kind} {value!r} is already listed at {earlier.line}"
+                    )
                     break
     if repeated:
         more = f" ({len(repeated)} such lines)" if len(repeated) > 1 else ""
-        raise UserError(f"{repeated[0]} already{more}. List each video once, in one split.")
+        raise UserError(f"{repeated[0]}{more}. List each video only once, in one split.")
 
 
 def _hold_out(
     splits: dict[str, list[Entry]], val_fraction: float, seed: int
 ) -> dict[str, list[Entry]]:
     if not 0 < val_fraction < 1:
-        raise UserError(f"--val_fraction {val_fraction:g}: must lie between 0 and 1.")
+        raise UserError(f"--val_fraction {val_fraction:g}: must be between 0 and 1.")
     if set(splits) != {"train"}:
         raise UserError(
-            f"--val_fraction: the annotations have the splits {', '.join(splits)} already; "
-            "leave it out, or give annotations with one split."
+            f"--val_fraction: the annotations already have the splits {', '.join(splits)}; "
+            "omit the option, or give annotations with only the split train."
         )
     train, val = hold_out(splits["train"], val_fraction, seed)
     if not train or not val:
         raise UserError(
-            f"--val_fraction {val_fraction:g}: {len(splits['train'])} videos in too few groups "
-            "leave nothing for one side. Give more groups, or another fraction."
+            f"--val_fraction {val_fraction:g}: {len(splits['train'])} videos have too few groups "
+            "to fill both train and val. Give more groups, or another fraction."
         )
     return {"train": train, "val": val}
 
 
 def _missing_classes(classes: tuple[str, ...], splits: dict[str, list[Entry]]) -> list[str]:
-    """A warning for each split that lacks videos of some classes, often due to a misspelt label."""
+    """A warning for each split that has no videos of some class. Often a label is misspelt."""
     warnings = []
     for name, entries in splits.items():
         counts = Counter(entry.label for entry in entries)

@@ -1,4 +1,4 @@
-"""The text of a list -> cells: its separator, its quotes, its comments; JSON objects likewise."""
+"""Split the text of a list, or its JSON objects, into cells, by separators, quotes and comments."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ from stm.data.annotations.texts import bad_line, read_lines, read_text
 from stm.data.annotations.words import column_role
 from stm.errors import UserError
 
-EXPECTED = "`path,label` or `path label` (label a name or a number), or a table with a header"
+EXPECTED = (
+    "`path,label` or `path label` (the label is a name or a number), or a table with a header"
+)
 NUMBER = r"-?\d+(?:\.0*)?(?:[eE][+-]?\d+)?"
 SAMPLE = 200
 _MARKS = ("\t", ",", ";", "|")
 """Cell separators; without any of them, cells are separated by blanks."""
 
 _MEDIA = "|".join(sorted(extension[1:] for extension in VIDEO_EXTENSIONS))
-# A path up to its last suffix of a video, then the rest.
+# A path up to its last video suffix, then the rest.
 _PATH_AND_REST = re.compile(rf"(.+\.(?:{_MEDIA}))\s+(.+)", re.IGNORECASE)
 
 IsVideo = Callable[[str], bool]
@@ -33,16 +35,16 @@ Line = tuple[int, str]
 
 @dataclass(frozen=True)
 class Cells:
-    """A file cut into cells, before its columns are known."""
+    """A file split into cells, before its columns are known."""
 
     lines: list[Line]
     cells: list[list[str]]
     mark: str
-    """The separator, "" for blanks, "{" for JSON."""
+    """The separator: "" for blanks, "{" for JSON."""
 
 
 def read_cells(file: Path, is_video: IsVideo, class_names: frozenset[str]) -> Cells:
-    """The cells of a file, as in `stm.data.annotations.tables.read_table`; an empty file has none."""
+    """Return the cells of a file; an empty file has none. The arguments are those of `tables.read_table`."""
     if file.suffix.lower() in (".json", ".jsonl", ".ndjson"):
         return _read_json(file)
     lines = list(read_lines(file, EXPECTED))
@@ -109,7 +111,7 @@ def _cut(file: Path, lines: list[Line], is_video: IsVideo, class_names: frozense
         ]
     if best == "\t" and len({len(cut) for cut in found}) > 1:
         aligned = [[cell for cell in cut if cell] for cut in found]
-        if len({len(cut) for cut in aligned}) == 1:  # several tabs, so that columns look straight
+        if len({len(cut) for cut in aligned}) == 1:  # several tabs that align the columns
             found = aligned
     return Cells(lines, _unquoted(_without_empty_columns(found)), best)
 
@@ -130,7 +132,7 @@ def _unquoted(rows: list[list[str]]) -> list[list[str]]:
 
 
 def _media_share(rows: Sequence[Sequence[str]]) -> float:
-    """The largest share of a column whose cells have a suffix of videos."""
+    """The largest share of cells with a video suffix among the columns."""
     shares = [
         sum(has_suffix(row[k]) for row in rows if len(row) > k) / len(rows)
         for k in range(max((len(row) for row in rows), default=0))
@@ -139,6 +141,7 @@ def _media_share(rows: Sequence[Sequence[str]]) -> float:
 
 
 def has_suffix(cell: str) -> bool:
+    """Return whether a cell ends in a video suffix."""
     return os.path.splitext(cell)[1].lower() in VIDEO_EXTENSIONS
 
 
@@ -153,7 +156,7 @@ def _cells(text: str, mark: str) -> list[str] | None:
 def _cut_at_blanks(
     file: Path, lines: list[Line], is_video: IsVideo, class_names: frozenset[str]
 ) -> list[list[str] | None]:
-    """[path, label] or [path, num_frames, label] of each line; the path may hold blanks."""
+    """[path, label] or [path, num_frames, label] of each line; the path may contain blanks."""
     found = [_at_blanks(text, class_names) for _, text in lines]
     numbers = [_trailing_numbers(cut) for cut in found if cut is not None]
     if not numbers:
@@ -170,7 +173,7 @@ def _cut_at_blanks(
             file,
             number,
             text,
-            f"{count} numbers after the path: parts of videos and several labels are not read",
+            f"{count} numbers after the path: parts of videos and several labels are not supported",
             "`path label` or `folder num_frames label`",
         )
     cuts: list[list[str] | None] = []
@@ -233,7 +236,7 @@ def _read_json(file: Path) -> Cells:
     keys: dict[str, None] = {}
     for number, item in items:
         if not isinstance(item, dict):
-            raise bad_line(file, number, json.dumps(item), "no object", expected)
+            raise bad_line(file, number, json.dumps(item), "not an object", expected)
         keys.update(dict.fromkeys(item))
     cells = [list(keys)]
     for number, item in items:
@@ -241,7 +244,7 @@ def _read_json(file: Path) -> Cells:
         for key in keys:
             value = item.get(key, "")
             if isinstance(value, list | dict) and column_role(key) not in (None, "ignored", "part"):
-                problem = f"{key} holds several values; a video has one label"
+                problem = f"{key} has several values, but a video has one label"
                 raise bad_line(file, number, json.dumps(item), problem, expected)
             row.append("" if value is None or isinstance(value, list | dict) else str(value))
         cells.append(row)

@@ -1,10 +1,10 @@
-"""Read class names from separate files: next to a list of numbers, or given by `--classes`.
+"""Read class names from separate files: beside a list of numbers, or given with `--classes`.
 
     classes = read_class_list(Path("label_map.txt"))
     classes.names  # ("abseiling", "air drumming", ...)
 
-Read are one name a line; `NUMBER name`, `NUMBER,name` or `name NUMBER` lines; JSON lists of names, and objects
-from name to number or from number to name; and manifests, for their class list.
+A class list has one name per line, or lines of `NUMBER name`, `NUMBER,name` or `name NUMBER`. It may also be a JSON
+list of names, a JSON object from name to number or from number to name, or a manifest.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from stm.data.annotations.texts import bad_line, note, read_lines, read_text, wa
 from stm.data.annotations.words import column_role
 from stm.errors import UserError
 
-_EXPECTED = "one class name a line, or `NUMBER name`"
+_EXPECTED = "one class name per line, or `NUMBER name`"
 _NAMES = re.compile(
     r"(.*_)?(label_?map|category|categories|class_?ind|class_?index|classes|class_?names?|class_?list"
     r"|labels|label_?list|label_?names|class_?to_?idx|id2label|label2id|actions)(_.*)?"
@@ -37,7 +37,7 @@ _NAMES = re.compile(
 
 @dataclass(frozen=True)
 class ClassList:
-    """Class names in order, each with the number that stands for it in lists."""
+    """Class names in order, each with the number that means it in lists."""
 
     file: Path
     names: tuple[str, ...]
@@ -48,11 +48,11 @@ class ClassList:
     """Whether the file contains the numbers."""
 
     def of_numbers(self, found: Mapping[int, str]) -> dict[int, int]:
-        """The labels, from 0, that the numbers of a list stand for.
+        """Return the label, from 0, of each number that occurs in a list.
 
-        Numbers as the file gives them; else from 0, or from 1 where the list has no 0 and the
-        highest is the number of classes. Raises UserError, beginning with where the number is (the
-        values of `found`), where a number stands for no class.
+        The list uses the numbers of this file. If some are not in it, the list may count from 1 while
+        the file counts from 0, or the reverse. `found` maps each number to its place in the list.
+        Raises UserError, which begins with this place, if a number has no class.
         """
         labels = {number: label for label, number in enumerate(self.numbers)}
         used = sorted(set(found))
@@ -67,8 +67,8 @@ class ClassList:
             ):
                 labels = shifted
                 note(
-                    f"labels count from {1 - first}: {used[0]} is "
-                    f"{self.names[labels[used[0]]]!r} of {self.file}"
+                    f"labels count from {1 - first}: label {used[0]} is "
+                    f"{self.names[labels[used[0]]]!r} in {self.file}"
                 )
             else:
                 wrong = next(number for number in used if number not in labels)
@@ -81,9 +81,9 @@ class ClassList:
 
 
 def read_class_list(path: Path) -> ClassList:
-    """Read a class list in any form of the module's text, or a manifest's.
+    """Read a class list in any form that the module's docstring names.
 
-    Raises UserError naming file and line if it is not a class list or lists a class twice.
+    Raises UserError, with file and line, if it is not a class list or lists a class twice.
     """
     if path.suffix.lower() == ".parquet":
         from stm.data.manifest import Manifest
@@ -94,7 +94,7 @@ def read_class_list(path: Path) -> ClassList:
         return _from_json(path)
     lines = without_header(path, list(read_lines(path, _EXPECTED)))
     if not lines:
-        raise UserError(f"{path}: no class in it. Expected {_EXPECTED}.")
+        raise UserError(f"{path}: it contains no classes. Expected {_EXPECTED}.")
     pairs = _numbered_lines(lines)
     numbered = pairs is not None
     if pairs is None:
@@ -108,19 +108,19 @@ def read_class_list(path: Path) -> ClassList:
 
 
 def without_header(path: Path, lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
-    """The lines of class names in a CSV file without a first one such as `label` or `name`."""
+    """Return the lines of a class list, without the header `label`, `name` or similar of a CSV file."""
     if len(lines) > 1 and path.suffix.lower() == ".csv":
         first = lines[0][1].strip('"')
         if column_role(first) == "label" or first.casefold() in ("name", "names"):
-            note(f"{path}: its first line, {first!r}, is taken for a header")
+            note(f"{path}: its first line, {first!r}, is read as a header")
             return lines[1:]
     return lines
 
 
 def find_class_list(folders: Iterable[Path], exclude: Iterable[Path]) -> list[ClassList]:
-    """The class lists, known by name, in the first of `folders` that has any.
+    """Return the class lists in the first of `folders` that has any, recognised by their file names.
 
-    Files in `exclude`, and files whose lines name videos, are none.
+    Files in `exclude`, and files whose lines name videos, are skipped.
     """
     left_out = {path.resolve() for path in exclude}
     for folder in folders:
@@ -130,7 +130,7 @@ def find_class_list(folders: Iterable[Path], exclude: Iterable[Path]) -> list[Cl
                 try:
                     listed = read_class_list(path)
                 except UserError:
-                    continue  # labels.json and labels.txt may be anything
+                    continue  # labels.json and labels.txt may have any content
                 if not any(_names_video(name) for name in listed.names):
                     found.append(listed)
         if found:
@@ -139,12 +139,12 @@ def find_class_list(folders: Iterable[Path], exclude: Iterable[Path]) -> list[Cl
 
 
 def match_classes(read: Annotations, given: ClassList) -> Annotations:
-    """`read` with the names and the order of `given`, classes matched by name.
+    """Return `read` with the names and the order of `given`. Classes are matched by name.
 
-    Where all classes of `read` are called by numbers and those of `given` are not, a number stands
-    for a class of `given` as in `ClassList.of_numbers`, and a note says so.
+    If all classes of `read` are numbers and `given` has none of them as a name, the numbers are
+    positions in `given`, as in `ClassList.of_numbers`. A note reports this.
 
-    Raises UserError naming the classes that `given` lacks.
+    Raises UserError, with the names, if `given` does not have all classes of `read`.
     """
     numbers = [int(name) for name in read.classes if re.fullmatch(r"\d+", name)]
     labels: dict[int, int]
@@ -154,7 +154,7 @@ def match_classes(read: Annotations, given: ClassList) -> Annotations:
         shown = ", ".join(
             f"{number} is {given.names[by_number[number]]!r}" for number in sorted(numbers)[:3]
         )
-        note(f"labels are numbers, taken for places in {given.file}: {shown}")
+        note(f"labels are numbers, read as positions in {given.file}: {shown}")
     else:
         places = {name: label for label, name in enumerate(given.names)}
         missing = [name for name in read.classes if name not in places]
@@ -169,18 +169,18 @@ def match_classes(read: Annotations, given: ClassList) -> Annotations:
 
 
 def look_alike(classes: Sequence[str]) -> None:
-    """Warn of class names that differ only in letter case, blanks and marks."""
+    """Warn of class names that differ only in letter case, blanks and punctuation."""
     alike: dict[str, list[str]] = {}
     for name in classes:
         alike.setdefault(plain(name), []).append(name)
     for names in alike.values():
         if len(names) > 1:
             shown = " and ".join(repr(name) for name in names)
-            warn(f"{shown} are different classes though their names are nearly the same")
+            warn(f"{shown} are different classes, although their names are nearly the same")
 
 
 def plain(name: str) -> str:
-    """A class name without letter case, blanks and marks: publishers spell one class variously."""
+    """Return a class name without letter case, blanks and punctuation, which vary between publishers."""
     name = unicodedata.normalize("NFKC", name)
     return re.sub(r"[\W_]+", "", name).casefold() or name
 
@@ -198,7 +198,7 @@ def _missing_message(missing: list[str], given: ClassList) -> str:
     more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
     return (
         f"--classes {given.file}: lacks {len(missing)} class(es) of the annotations: "
-        f"{', '.join(shown)}{more}. Spell them as there, or leave their videos out."
+        f"{', '.join(shown)}{more}. Spell them as in this file, or remove their videos."
     )
 
 
@@ -208,7 +208,7 @@ def _names_video(name: str) -> bool:
 
 
 def _numbered_lines(lines: list[tuple[int, str]]) -> list[tuple[int, str]] | None:
-    """(number, name) of each line where all lines hold both, else None; a header is passed over."""
+    """(number, name) of each line if all lines have both, else None; a header is skipped."""
     for form in (
         r"(?P<number>\d+)\s*[\s,;:\t]\s*(?P<name>.+)",
         r"(?P<name>.+?)\s*[\s,;:\t]\s*(?P<number>\d+)",
@@ -218,7 +218,7 @@ def _numbered_lines(lines: list[tuple[int, str]]) -> list[tuple[int, str]] | Non
             found = found[1:]
         pairs = [(int(m["number"]), _unquoted(m["name"])) for m in found if m is not None]
         numbers = sorted(number for number, _ in pairs)
-        # "2 people dancing" is a name: numbers of classes go up from 0 or 1 without a gap.
+        # "2 people dancing" is a name: class numbers start at 0 or 1 and have no gaps.
         if len(pairs) == len(found) and numbers in (
             list(range(len(numbers))),
             list(range(1, len(numbers) + 1)),
@@ -236,7 +236,9 @@ def _unquoted(name: str) -> str:
 def _ordered(path: Path, pairs: Sequence[tuple[int, str]], numbered: bool) -> ClassList:
     repeated = [n for n, count in Counter(number for number, _ in pairs).items() if count > 1]
     if repeated:
-        raise UserError(f"{path}: two classes have the number {repeated[0]}. Give each its own.")
+        raise UserError(
+            f"{path}: two classes have the number {repeated[0]}. Give each its own number."
+        )
     ordered = sorted(pairs)
     return ClassList(
         path, tuple(name for _, name in ordered), tuple(n for n, _ in ordered), numbered
@@ -264,7 +266,7 @@ def _from_json(path: Path) -> ClassList:
                 re.fullmatch(r"\d+", str(n)) and isinstance(name, str) and not isinstance(n, bool)
                 for n, name in pairs
             ):
-                # Files of one benchmark hold names in a second pair of quotes.
+                # Files of one benchmark have the names in a second pair of quotes.
                 numbered = [(int(str(n)), name.strip('"')) for n, name in pairs]
                 return _ordered(path, numbered, numbered=True)
     raise UserError(expected)

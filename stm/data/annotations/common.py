@@ -1,4 +1,4 @@
-"""Shared parts of the annotation readers: their result, and finding the listed videos."""
+"""Shared parts of the annotation readers: their result, and how they find lists."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ VIDEO_EXTENSIONS = frozenset(
         *(".mjpeg", ".mjpg", ".h264", ".264", ".avc", ".h265", ".265", ".hevc", ".vc1", ".obu"),
     }
 )
-"""Suffixes, in lower case, of files that count as videos. Other suffixes that FFmpeg reads but that
-are rarely videos (.dat, .bin, .raw) are not included; such files are read if a list names them."""
+"""Suffixes, in lower case, of files that count as videos. Suffixes that FFmpeg reads but that are
+rarely a video's (.dat, .bin, .raw) are not included; such files are read if a list names them."""
 
 
 _OF_THE_SYSTEM = frozenset(
@@ -38,7 +38,7 @@ _OF_THE_SYSTEM = frozenset(
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is hidden or made by a system, and so not part of the data set."""
+    """Return whether a file or folder is hidden or created by a system, so not part of the data set."""
     return name.startswith(".") or name.casefold() in _OF_THE_SYSTEM
 
 
@@ -52,7 +52,7 @@ def is_folder(item: os.DirEntry[str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One video as the annotations name it. The file need not exist; indexing checks that."""
+    """One video of the annotations. The file need not exist; indexing checks that."""
 
     video_id: str
     """Unique within the dataset."""
@@ -64,7 +64,7 @@ class Entry:
     """Index into the classes, 0-based."""
 
     group: str
-    """Source of the clip; "" if the annotations do not name it."""
+    """Source of the video; "" if the annotations do not give it."""
 
     line: str
     """Position in the lists as `file:line`; for a folder, the path itself."""
@@ -72,13 +72,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Annotations:
-    """A dataset as published: classes, and the videos of each split in listed order."""
+    """A dataset as published: its classes, and the videos of each split in the listed order."""
 
     classes: tuple[str, ...]
     splits: dict[str, list[Entry]]
     dataset: str
     flip: bool = True
-    """Whether a mirrored clip keeps its label, for every class."""
+    """Whether a mirrored clip keeps its label in every class."""
 
     flip_map: dict[int, int] | None = None
     """As in `stm.data.manifest.Manifest`."""
@@ -87,11 +87,11 @@ class Annotations:
     """Warnings for the user."""
 
     notes: tuple[str, ...] = ()
-    """How the lists were read, if the reader detected it."""
+    """How the lists were understood, if the reader had to find out."""
 
 
 def join(root: str, name: str) -> str:
-    """The absolute path or URL of `name` under `root`; an absolute name stays as it is."""
+    """Return the absolute path or URL of `name` under `root`; an absolute `name` stays unchanged."""
     if is_url(name):
         return name
     if is_url(root):
@@ -100,19 +100,19 @@ def join(root: str, name: str) -> str:
 
 
 def class_index(path: Path, names: Iterable[tuple[int, str]]) -> dict[str, int]:
-    """Map class names, listed one per line, to labels from 0. A repeated name is refused."""
+    """Map class names, as (line, name) in order, to labels from 0. A repeated name raises UserError."""
     labels: dict[str, int] = {}
     for number, name in names:
         if name in labels:
             raise bad_line(path, number, name, "class listed twice", "each class once")
         labels[name] = len(labels)
     if not labels:
-        raise UserError(f"{path}: no class in it. Expected one class name a line.")
+        raise UserError(f"{path}: it contains no classes. Expected one class name per line.")
     return labels
 
 
 def find_list(folders: Iterable[Path], names: Iterable[str]) -> Path | None:
-    """The first of `names` that exists in the first folder that has any of them."""
+    """Return the first of `names` that exists, in the first folder that has any of them."""
     names = list(names)
     for folder in folders:
         for name in names:
@@ -124,15 +124,15 @@ def find_list(folders: Iterable[Path], names: Iterable[str]) -> Path | None:
 def annotation_folder(
     root: str, annotations: str | None, *landmarks: str, inside: str = ""
 ) -> Path:
-    """The folder of the lists: the named one, else `root` or a usual place in it.
+    """Return the folder of the lists: in `annotations` if given, else in `root` or a usual folder of it.
 
-    Such a folder has at least one of the files (or globs) in `landmarks`; `inside` is a subfolder
-    name that the publisher uses. Raises UserError with the folders searched.
+    This folder has at least one of the files (or globs) in `landmarks`. `inside` is a subfolder's
+    name in the published download. Raises UserError with the folders that were searched.
     """
     if annotations is not None:
         places = [Path(annotations), Path(annotations) / inside]
     elif is_url(root):
-        raise UserError(f"--root {root} is a URL: name the folder of the lists with --annotations.")
+        raise UserError(f"--root {root} is a URL: give the folder of the lists with --annotations.")
     else:
         places = [Path(root), Path(root) / inside, Path(root) / "annotations"]
     places = list(dict.fromkeys(places))
@@ -141,5 +141,5 @@ def annotation_folder(
             return place
     looked = ", ".join(str(place) for place in places)
     raise UserError(
-        f"no {' or '.join(landmarks)} in {looked}. Name the folder of the published lists with --annotations."
+        f"no {' or '.join(landmarks)} in {looked}. Give the folder of the published lists with --annotations."
     )

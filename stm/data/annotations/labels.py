@@ -1,4 +1,4 @@
-"""What the labels of a list mean: names, numbers, or both, and the class list beside the file."""
+"""Interpret the labels of a list: names, numbers or both, with the class list beside the file."""
 
 from __future__ import annotations
 
@@ -13,13 +13,18 @@ from stm.errors import UserError
 def class_labels(
     rows: list[Row], class_lists: list[ClassList]
 ) -> tuple[tuple[str, ...], dict[str, int]]:
-    """Class names, and the label of each label text."""
+    """Return the class names, and the label, from 0, of each label text.
+
+    Raises UserError, with the line, if the labels are inconsistent or not in the class list.
+    """
     texts = list(dict.fromkeys(row.label for row in rows))
     if any(row.class_name for row in rows):
         return _numbers_with_names(rows)
     for listed in class_lists:
         if set(texts) <= set(listed.names):
-            note(f"classes: the {len(listed.names)} names of {listed.file}, in its order")
+            note(
+                f"classes: the {len(listed.names)} names of {listed.file}, in the order of the file"
+            )
             places = {name: label for label, name in enumerate(listed.names)}
             return listed.names, {text: places[text] for text in texts}
     by_text = {text: _number(text) for text in texts}
@@ -27,12 +32,12 @@ def class_labels(
     if not numbers:
         for listed in class_lists:
             lacking = next(text for text in texts if text not in listed.names)
-            warn(f"{listed.file} is not used: the label {lacking!r} is not in it")
+            warn(f"{listed.file} is not used, because it does not contain the label {lacking!r}")
         classes = tuple(sorted(texts))
         return classes, {name: label for label, name in enumerate(classes)}
     _check_numbers(rows, by_text)
     if any(re.search("[.,eE]", text) for text in texts):
-        note("labels are written with a decimal point, and read as whole numbers")
+        note("labels have a decimal point or an exponent, and are read as whole numbers")
     if class_lists:
         listed = _only(class_lists)
         first = {by_text[row.label]: f"{row.file}:{row.number}" for row in reversed(rows)}
@@ -40,16 +45,16 @@ def class_labels(
         note(f"classes: the {len(listed.names)} names of {listed.file} for the numbers")
         if not listed.numbered and 0 not in numbers and max(numbers) < len(listed.names):
             warn(
-                f"{rows[0].file}: no label is 0, and none {len(listed.names)}: numbers are taken to "
-                f"count from 0, so that {min(numbers)} is {listed.names[min(numbers)]!r}. If they "
+                f"{rows[0].file}: no label is 0 or {len(listed.names)}; labels are assumed to "
+                f"count from 0, so label {min(numbers)} is {listed.names[min(numbers)]!r}. If they "
                 f"count from 1, write `NUMBER name` in {listed.file}"
             )
         return listed.names, {t: labels[n] for t, n in by_text.items() if n is not None}
     found = sorted(set(numbers))
     if found != list(range(len(found))):
         note(
-            f"classes: {len(found)}, called by their numbers {found[0]} to {found[-1]}; numbers "
-            "that do not occur are no classes"
+            f"classes: {len(found)}, named by their numbers {found[0]} to {found[-1]}; numbers "
+            "that do not occur are not classes"
         )
     places_of = {number: label for label, number in enumerate(found)}
     return (
@@ -59,7 +64,7 @@ def class_labels(
 
 
 def _numbers_with_names(rows: list[Row]) -> tuple[tuple[str, ...], dict[str, int]]:
-    """Classes of a table with a column for the number and one for the name."""
+    """Classes of a table with a column for numbers and one for names."""
     names: dict[int, Row] = {}
     by_name: dict[str, int] = {}
     for row in rows:
@@ -85,14 +90,14 @@ def _only(class_lists: list[ClassList]) -> ClassList:
     if len({listed.names for listed in class_lists}) > 1:
         shown = " and ".join(listed.file.name for listed in class_lists)
         raise UserError(
-            f"{class_lists[0].file.parent}: {shown} name the classes differently. Keep the one "
-            "that belongs to the labels there."
+            f"{class_lists[0].file.parent}: {shown} have different class names. Keep only the "
+            "one that belongs to the labels."
         )
     return class_lists[0]
 
 
 def _number(text: str) -> int | None:
-    """A label text as an integer, 3.0 as 3; None for a name."""
+    """A label text as an integer, such as 3 for 3.0; None for a name."""
     if not re.fullmatch(r"[+-]?\d{1,15}([.,]0*)?(?:[eE][+-]?\d{1,2})?", text):
         return None
     value = float(text.replace(",", "."))
@@ -100,7 +105,7 @@ def _number(text: str) -> int | None:
 
 
 def _check_numbers(rows: list[Row], by_text: dict[str, int | None]) -> None:
-    """Refuse names among numbers, numbers below 0, and numbers that can be no classes."""
+    """Refuse names among numbers, negative numbers, and numbers that are too high for classes."""
     first = next(row for row in rows if by_text[row.label] is not None)
     for row in rows:
         number = by_text[row.label]
@@ -111,13 +116,13 @@ def _check_numbers(rows: list[Row], by_text: dict[str, int | None]) -> None:
                 f"label {row.label!r} is a name, while {first.file}:{first.number} has the number "
                 f"{first.label}"
             )
-            expected = "names throughout, or integers throughout"
+            expected = "only names, or only integers"
             raise bad_line(row.file, row.number, row.text, problem, expected)
         if number < 0:
             raise bad_line(row.file, row.number, row.text, f"label {number}", "integers from 0")
     highest = max(number for number in by_text.values() if number is not None)
     if highest >= 2 * len(by_text) + 1000:
         raise UserError(
-            f"{rows[0].file}: labels reach {highest} but only {len(by_text)} of them occur. Number "
-            "the classes from 0 without gaps, or write their names."
+            f"{rows[0].file}: the highest label is {highest}, but the number of labels is {len(by_text)}. "
+            "Number the classes from 0 without gaps, or write their names."
         )

@@ -1,4 +1,4 @@
-"""Which files of a folder are the lists to read: by words for splits, else the only one there."""
+"""Find the lists of a folder: files with the name of a split, else the only list in it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _PLACES = ("", "annotations", "lists", "labels", "splits", "annotation")
 
 
 def list_files(root: str, annotations: str | None, split: int) -> list[Path]:
-    """The lists to read: the file named, or those in the folder named or in a usual place of root.
+    """Return the lists to read: the given file, or those in the given folder or in a usual folder of root.
 
-    Raises UserError where there is none, or where it is not clear which to take.
+    Raises UserError if there is no list, or if it is unclear which one to read.
     """
     if annotations is None and is_url(root):
-        raise UserError(f"--root {root} is a URL: name the list with --annotations FILE.")
+        raise UserError(f"--root {root} is a URL: give the list with --annotations FILE.")
     place = Path(annotations if annotations is not None else root)
     if place.is_file():
         return [place]
@@ -35,9 +35,9 @@ def list_files(root: str, annotations: str | None, split: int) -> list[Path]:
             files = files or _only_list(root, folder, refused)
             if files:
                 return files
-    why = f" Not read: {'; '.join(refused[:3])}" if refused else ""
+    why = f" Not readable as lists: {'; '.join(refused[:3])}" if refused else ""
     raise UserError(
-        f"{place}: there is no list (train.csv, val.txt, metadata.csv, ...) in this folder. Name the "
+        f"{place}: there is no list (train.csv, val.txt, metadata.csv, ...) in this folder. Give the "
         f"list with --annotations FILE.{why}"
     )
 
@@ -48,7 +48,7 @@ def _files_of_splits(folder: Path, split: int) -> list[Path]:
     if any(numbers.values()):
         kept = [path for path in found if numbers[path] in (0, split)]
         if len(kept) < len(found):
-            note(f"{folder}: of several published splits number {split} is read (--split)")
+            note(f"{folder}: it has several published splits; number {split} is read (--split)")
         found = kept
     return sorted(found, key=lambda path: (min(map(_SPLITS.index, splits_in(path.stem))), path))
 
@@ -59,7 +59,7 @@ def _split_number(stem: str) -> int:
 
 
 def _metadata(folder: Path) -> list[Path]:
-    """Hugging Face's metadata.csv or metadata.jsonl, in the folder or in one for each split."""
+    """Hugging Face's metadata.csv or metadata.jsonl, in the folder or in its folders of splits."""
     places = [folder, *sorted(p for p in folder.iterdir() if split_of_folder(p.name))]
     for name in ("metadata.csv", "metadata.jsonl", "metadata.tsv"):
         found = [place / name for place in places if (place / name).is_file()]
@@ -69,9 +69,9 @@ def _metadata(folder: Path) -> list[Path]:
 
 
 def _only_list(root: str, folder: Path, refused: list[str]) -> list[Path]:
-    """The one file in a folder that reads as a list, whatever its name.
+    """The only file in a folder that can be read as a list, whatever its name.
 
-    `refused` gets what is wrong with those that do not.
+    The problems of the other files are appended to `refused`.
     """
     where = Places(root)
     found, with_header = [], []
@@ -87,13 +87,13 @@ def _only_list(root: str, folder: Path, refused: list[str]) -> list[Path]:
         elif table.labelled and table.rows and table.header:
             with_header.append(path)
         elif table.rows:
-            refused.append(f"{path}: no video that it lists is there, or they have no label.")
+            refused.append(f"{path}: none of its videos exists, or they have no labels.")
     found = found or with_header
     if len(found) > 1:
         shown = ", ".join(path.name for path in found[:6])
         raise UserError(
-            f"{folder}: several lists and no word for a split in their names: {shown}. "
-            "Name one with --annotations FILE, or call them train.csv and val.csv."
+            f"{folder}: there are several lists without a split in their names: {shown}. "
+            "Give one with --annotations FILE, or rename them to train.csv and val.csv."
         )
     return found
 

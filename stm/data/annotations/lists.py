@@ -1,7 +1,7 @@
-"""Format `list`: files that name a video and its class on each line, in whichever form they came.
+"""Format `list`: files with a video and its class on each line, in any form.
 
-`stm.data.annotations.tables` says which forms there are; this says which files are read, which
-split each is, what their labels mean and where their videos lie.
+`stm.data.annotations.tables` names the forms. This module chooses the files to read, assigns their
+splits and labels, and finds their videos.
 """
 
 from __future__ import annotations
@@ -28,9 +28,12 @@ _SPLITS = ("train", "val", "test")
 def read(root: str, annotations: str | None, split: int) -> Annotations:
     """Read one list, or the lists train, val and test of a folder.
 
-    Paths are relative to `root`, else to the list's own folder. A split column decides the split;
-    else the file's name does; else it is train. Labels are names, sorted, or the order of a class
-    list beside the file; or numbers, whose names the class list gives, and else are the numbers.
+    Paths are relative to `root`, or else to the list's own folder. The split comes from a split
+    column, or else from the file's name, or else is train. If labels are names, the classes are in
+    the order of a class list beside the file, or else sorted. If labels are numbers, the class list
+    gives the names, or else the numbers are the names.
+
+    Raises UserError, with file and line, if a list is ambiguous or malformed.
     """
     files = list_files(root, annotations, split)
     where = Places(root)
@@ -45,7 +48,7 @@ def read(root: str, annotations: str | None, split: int) -> Annotations:
         note(f"{table.file}: read as {table.form}; {len(table.rows)} videos")
     rows = [row for table in tables for row in table.rows]
     if not rows:
-        raise UserError(f"{files[0]}: no video in it. Expected {EXPECTED}.")
+        raise UserError(f"{files[0]}: it lists no videos. Expected {EXPECTED}.")
     by_split = _without_blank_test(_by_split(tables))
     rows = [row for listed in by_split.values() for row in listed]
     classes, labels = class_labels(rows, class_lists)
@@ -67,24 +70,24 @@ def read(root: str, annotations: str | None, split: int) -> Annotations:
     where.tell()
     look_alike(classes)
     if len(labels) == len(rows) > 3:
-        warn(f"each of the {len(rows)} videos has a class of its own: is it the right column?")
+        warn(f"each of the {len(rows)} videos has a class of its own: is this the right column?")
     return Annotations(classes, splits, files[0].resolve().parent.name)
 
 
 def _refuse_stray_lines(rows: list[Row], where: Places) -> None:
-    """Refuse a line that is no video, unlike most, and whose label no video has: units, totals."""
+    """Refuse a line, such as units or totals, that is not a video and whose label no video has."""
     bare = [row for row in rows if not has_suffix(row.path)]
     if not 0 < 2 * len(bare) < len(rows):
         return
     of_videos = {row.label for row in rows if has_suffix(row.path)}
     for row in bare:
         if row.label not in of_videos and not where.looks_for(row.file)(row.path):
-            problem = f"{row.path!r} is no video, and the only one with the label {row.label!r}"
+            problem = f"{row.path!r} is not a video, and no video has the label {row.label!r}"
             raise bad_line(row.file, row.number, row.text, problem, EXPECTED)
 
 
 def known_group(path: str) -> str:
-    """What a clip was cut from, where its name says so as UCF-101's and Kinetics' do; else ""."""
+    """Return the source of a video if its name has the form of UCF-101 or Kinetics; else ""."""
     parts = re.split(r"[\\/]", path.rstrip("\\/"))
     stem, extension = os.path.splitext(parts[-1])
     if extension.lower() not in VIDEO_EXTENSIONS:
@@ -97,22 +100,22 @@ def known_group(path: str) -> str:
 
 
 def _labelled(tables: list[Table]) -> list[Table]:
-    """The lists that have labels; one without is left out with a word, unless there is no other."""
+    """The lists that have labels. Lists without labels are left out with a warning, if others remain."""
     without = [table for table in tables if not table.labelled]
     if len(without) == len(tables) and without:
         table = without[0]
         header = f" (its header is `{','.join(table.header)}`)" if table.header else ""
-        raise UserError(f"{table.file}: the videos have no label{header}. Expected {EXPECTED}.")
+        raise UserError(f"{table.file}: the videos have no labels{header}. Expected {EXPECTED}.")
     for table in without:
-        warn(f"{table.file}: left out, since its {len(table.rows)} videos have no label")
+        warn(f"{table.file}: left out, because its {len(table.rows)} videos have no labels")
     for table in tables:
         if not table.rows:
-            raise UserError(f"{table.file}: no video in it. Expected {EXPECTED}.")
+            raise UserError(f"{table.file}: it lists no videos. Expected {EXPECTED}.")
     return [table for table in tables if table.labelled]
 
 
 def _one_a_split(tables: list[Table], where: Places) -> list[Table]:
-    """One list for each split: of two, that whose videos are there."""
+    """One list for each split: of several, the one whose videos exist."""
     by_split: dict[str, list[Table]] = {}
     for table in tables:
         name = "" if all(row.split for row in table.rows) else _split_of_file(table.file)
@@ -122,13 +125,13 @@ def _one_a_split(tables: list[Table], where: Places) -> list[Table]:
         there = [t for t in listed if any(where.is_exactly_there(row) for row in t.rows[:50])]
         if len(listed) > 1 and len(there) == 1 and name:
             others = ", ".join(table.file.name for table in listed if table is not there[0])
-            note(f"{there[0].file}: taken for {name}, since the videos of {others} are not there")
+            note(f"{there[0].file}: read as {name}, because the videos of {others} do not exist")
             listed = there
         if len(listed) > 1 and name:
             shown = " and ".join(table.file.name for table in listed)
             raise UserError(
                 f"{listed[0].file.parent}: {shown} are both lists of {name}. Put the lists to read "
-                "into a folder of their own and name it with --annotations."
+                "into a separate folder and give it with --annotations."
             )
         kept.extend(listed)
     return kept
@@ -138,7 +141,7 @@ def _split_of_file(file: Path) -> str:
     named = splits_in(file.stem)
     if len(named) > 1:
         raise UserError(
-            f"{file}: its name has words for the splits {' and '.join(sorted(named))}. Rename it, "
+            f"{file}: its name contains the splits {' and '.join(sorted(named))}. Rename it, "
             "or give it a header with a column `split`."
         )
     if not named and file.stem == "metadata":
@@ -160,13 +163,13 @@ def _by_split(tables: list[Table]) -> dict[str, list[Row]]:
 
 
 def _without_blank_test(splits: dict[str, list[Row]]) -> dict[str, list[Row]]:
-    """Without a test split of label 0 alone: TSM's scripts write 0 where no label is published."""
+    """Leave out a test split with only label 0: TSM's scripts write 0 if no labels are published."""
     test = splits.get("test", [])
     elsewhere = {row.label for name, rows in splits.items() if name != "test" for row in rows}
     if len(test) >= 5 and {row.label for row in test} == {"0"} and len(elsewhere) > 1:
         warn(
-            f"{test[0].file}: left out, since all of its {len(test)} videos have the label 0, as "
-            "lists have where no labels are published"
+            f"{test[0].file}: left out, because all of its {len(test)} videos have the label 0, as "
+            "in lists without published labels"
         )
         return {name: rows for name, rows in splits.items() if name != "test"}
     return splits

@@ -1,7 +1,7 @@
-"""Where listed videos lie: under another suffix, as frames, in other letter case, in a subfolder.
+"""Find listed videos, also with another suffix, as frame folders, in other letter case or in a subfolder.
 
-Folders are listed once each and nothing is opened: a quarter of a million names in one folder cost
-one listing, not as many look-ups.
+Each folder is listed once and no file is opened: a folder with very many files costs one listing
+instead of a look-up for each name.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from stm.plural import counted
 from stm.storage import is_url
 
 _MOST_SUBFOLDERS = 64
-"""With more of them they are videos themselves, and none of the wanted ones."""
+"""Folders with more subfolders than this hold frame folders, so only the first ones are searched."""
 
 
 class _Folder:
-    """One folder's names, and its videos and folders by stem."""
+    """The names in a folder, and its videos and folders by stem."""
 
     def __init__(self, path: str) -> None:
         self.is_folder: dict[str, bool] = {}
@@ -32,10 +32,12 @@ class _Folder:
             pass
         except OSError as error:
             self.is_listed = False
-            warn(f"{path}: cannot list it ({error.strerror}): its videos are looked for as listed")
+            warn(
+                f"{path}: cannot list this folder ({error.strerror}): its videos are assumed to be as listed"
+            )
         self.by_stem: dict[str, str] = {}
         self.by_folded: dict[str, str] = {}
-        # Videos last, and so first choice: frames beside a video were taken from it.
+        # Videos come last, so they are preferred: frames beside a video were extracted from it.
         for name in sorted(self.is_folder, key=lambda name: (not self.is_folder[name], name)):
             stem, extension = os.path.splitext(name)
             if self.is_folder[name]:
@@ -46,24 +48,24 @@ class _Folder:
 
 
 class Media:
-    """Finds videos by the names that lists give them."""
+    """Finds videos by their names in lists."""
 
     def __init__(self) -> None:
         self._folders: dict[str, _Folder] = {}
         self._by_case: list[tuple[str, str]] = []
 
     def exists(self, path: str) -> bool:
-        """Whether there is a file or folder of exactly this absolute path."""
+        """Return whether a file or folder with exactly this absolute path exists."""
         folder, name = os.path.split(os.path.normpath(path))
         here = self._folder(folder)
         return name in here.is_folder if here.is_listed else os.path.lexists(path)
 
     def find(self, folder: str, name: str, *, exact: bool = True) -> str | None:
-        """The absolute path of the video that `name`, with slashes, means in `folder`.
+        """Return the absolute path of the video `name` (with slashes) in `folder`, or None.
 
-        A file of that name, else one with another suffix of videos, else a folder (of frames)
-        called so; each of these in other letter case where there is none. With exact=False a
-        video `name`.mp4 comes before a folder `name`, as frames beside a video were taken from it.
+        It is a file of this name, else one with another video suffix, else a (frame) folder of this
+        name, else one of these in other letter case. With exact=False, a video `name`.mp4 is
+        preferred to a folder `name`, because frames beside a video were extracted from it.
         """
         place = os.path.normpath(os.path.join(os.path.abspath(folder), name))
         if exact and self.exists(place):
@@ -97,18 +99,18 @@ class Media:
         return path
 
     def subfolders(self, folder: str) -> list[str]:
-        """Absolute paths of the folders in `folder`, sorted; [] where there are very many."""
+        """Return the absolute paths of the folders in `folder`, sorted: at most `_MOST_SUBFOLDERS`."""
         here = self._folder(os.path.abspath(folder)).is_folder
         found = sorted(name for name, is_one in here.items() if is_one and not is_hidden(name))
         return [os.path.join(os.path.abspath(folder), name) for name in found[:_MOST_SUBFOLDERS]]
 
     def tell(self) -> None:
-        """Warn, once, of videos that were found in other letter case than listed."""
+        """Warn once of videos whose letter case on disk differs from the list."""
         if self._by_case:
             name, path = self._by_case[0]
             warn(
-                f"{counted(len(self._by_case), 'listed video')} spelt in another letter case on the disk, "
-                f"such as {name!r}, taken to be {printable(path)}"
+                f"the letter case on disk differs for {counted(len(self._by_case), 'listed video')}, such as "
+                f"{name!r}, which is read from {printable(path)}"
             )
 
     def _folder(self, path: str) -> _Folder:
@@ -118,10 +120,10 @@ class Media:
 
 
 def find_media(root: str, names: Iterable[str], extension: str) -> dict[str, str]:
-    """Where each named video lies: `name` -> absolute path of its frame folder or video file.
+    """Return the place of each named video: `name` -> absolute path of its frame folder or video file.
 
-    Looks directly under `root`, or under the one folder below it that holds most of them. A name
-    found nowhere gets `root/name` + `extension`, for indexing to report.
+    Videos are looked for directly under `root`, or else in the subfolder that has most of them. A
+    video that is not found gets `root/name` + `extension`, and indexing reports it.
     """
     wanted = list(dict.fromkeys(names))
     if is_url(root):
@@ -144,5 +146,5 @@ def _stem(name: str) -> str:
 
 
 def _folded(name: str) -> str:
-    """In one letter case, and with accents in one of Unicode's two spellings."""
+    """The name in one letter case and one Unicode normal form."""
     return unicodedata.normalize("NFC", name).casefold()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-# A mirrored hand turns the other way round, too: Jester's "Turning Hand Clockwise" is such a class.
+# A mirrored hand also turns in the other direction, as in Jester's "Turning Hand Clockwise".
 _OPPOSITE = {
     "left": "right",
     "leftward": "rightward",
@@ -16,11 +16,11 @@ _OPPOSITE |= {b: a for a, b in _OPPOSITE.items()}
 
 
 def flip_rules(classes: Sequence[str]) -> tuple[bool, dict[int, int] | None]:
-    """(flip, flip_map) of a class list, as `stm.data.manifest.Manifest` holds them.
+    """Return (flip, flip_map) of a class list, as in `stm.data.manifest.Manifest`.
 
-    If no class names a side, a mirrored clip keeps its label: (True, None). Else (False, map): a
-    class without a side maps to itself, and one with a side to the class with swapped sides. If
-    there is no such class, it is left out, and its clips must not be mirrored.
+    If no class names a side, a mirrored clip keeps its label: (True, None). Otherwise (False, map): a
+    class without a side maps to itself, and a class with a side to the class with swapped sides. If
+    that does not exist, the map leaves the class out, and its clips must not be mirrored.
     """
     words = [words_of(name) for name in classes]
     by_words = {name: label for label, name in enumerate(words)}
@@ -32,7 +32,7 @@ def flip_rules(classes: Sequence[str]) -> tuple[bool, dict[int, int] | None]:
 
 
 def words_of(name: str) -> tuple[str, ...]:
-    """Lower-case words of a class name; underscores, hyphens and CamelCase separate them."""
+    """Return the lower-case words of a class name, split at underscores, hyphens and CamelCase."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).lower()
     spaced = re.sub(r"\b(?:counter|anti)[\W_]*clockwise\b", "counterclockwise", spaced)
     return tuple(re.findall(r"[^\W_]+", spaced))

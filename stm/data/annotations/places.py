@@ -1,4 +1,4 @@
-"""Where the videos of a list lie: under the root, beside the list, spelt as people spell paths."""
+"""Find the videos of a list under the root or beside the list, with paths in any usual spelling."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Places:
         self._told: dict[str, tuple[int, str]] = {}
 
     def looks_for(self, file: Path) -> Callable[[str], bool]:
-        """Whether a cell of a list looks like a video: its suffix is one's, or there is one."""
+        """Return a function that tells whether a cell of a list is a video, by its suffix or because it exists."""
 
         def is_video(cell: str) -> bool:
             if os.path.splitext(cell)[1].lower() in VIDEO_EXTENSIONS or is_url(cell):
@@ -42,14 +42,14 @@ class Places:
         return is_video
 
     def is_exactly_there(self, row: Row) -> bool:
-        """Whether a row's video is there as it is written."""
+        """Return whether a row's video exists exactly as it is written."""
         path = _slashes(row.path).rstrip("/")
         bases = self._bases(row.file)
         return any(self._media.exists(os.path.join(base, path)) for base in bases)
 
     def learn(self, rows: list[Row]) -> None:
-        """Where none of a file's videos is found, look one folder below the root; of absolute paths
-        that lead nowhere, look for the last parts under the root."""
+        """If none of a file's videos is found, find the folder below the root that has them. For absolute
+        paths that do not exist, find the part of them that exists under the root."""
         by_file: dict[Path, list[Row]] = {}
         for row in rows:
             by_file.setdefault(row.file, []).append(row)
@@ -70,7 +70,7 @@ class Places:
         }
         found = [folder for folder in below if hits[folder]]
         if len(found) > 1 and sum(map(len, hits.values())) == len(set.union(*hits.values())):
-            note(f"{file}: the listed videos lie in several folders under {self._root}")
+            note(f"{file}: the listed videos are in several folders under {self._root}")
             self._learned[file] = below
             return
 
@@ -82,27 +82,29 @@ class Places:
         best = [folder for folder in found if score(folder) == max(map(score, found))]
         if len(best) > 1:
             raise UserError(
-                f"{file}: its videos may be those in {best[0]} or in {best[1]}. Name the folder as "
-                "--root, or write the paths below the root."
+                f"{file}: its videos may be those in {best[0]} or in {best[1]}. Give the folder as "
+                "--root, or write the paths relative to the root."
             )
         if best:
-            note(f"{file}: the listed videos lie under {best[0]}")
+            note(f"{file}: the listed videos are under {best[0]}")
             self._learned[file] = best
 
     def _learn_move(self, file: Path, sample: list[Row]) -> None:
-        """What the paths have in common in front is looked for at the root, as much of it as need be."""
+        """Replace the common beginning of absolute paths, or as little of it as needed, with the root."""
         common = os.path.commonpath([os.path.dirname(row.path) for row in sample])
         parts = common.strip("/").split("/") if common != "/" else []
         for count in range(len(parts) + 1):
             old = "/" + "/".join(parts[:count])
             rests = [row.path.removeprefix(old).lstrip("/") for row in sample]
             if any(self._media.find(self._root, rest) for rest in rests):
-                note(f"{file}: its paths begin with {old}, read as {os.path.abspath(self._root)}")
+                note(
+                    f"{file}: its paths begin with {old}, which is read as {os.path.abspath(self._root)}"
+                )
                 self._moved[file] = (old.rstrip("/") + "/", os.path.abspath(self._root))
                 return
 
     def name(self, row: Row) -> str:
-        """A row's path as the video's id: without `./` and the like, below the root."""
+        """Return a row's video id: its path, relative to the root and without `./` and the like."""
         path = row.path
         if is_url(path):
             return path
@@ -119,24 +121,24 @@ class Places:
         return path
 
     def _bases(self, file: Path) -> list[str]:
-        """Folders that a list's paths may be relative to: the root, the list's own."""
+        """The folders that a list's paths may be relative to: the root, the list's own and learned ones."""
         if self._url:
             return []
         bases = [os.path.abspath(self._root), str(file.resolve().parent)]
-        if file.stem == "metadata":  # Hugging Face's are relative to their own folder
+        if file.stem == "metadata":  # paths of Hugging Face are relative to the list's folder
             bases.reverse()
         return list(dict.fromkeys([*bases, *self._learned.get(file, [])]))
 
     def locate(self, row: Row) -> str:
-        """The absolute path or URL of a row's video; where it should be if there is none.
+        """Return the absolute path or URL of a row's video, even if it does not exist.
 
-        Raises UserError, naming the line, for a path of Windows, and one that leads nowhere.
+        Raises UserError for an absolute Windows path, or a path that matches several videos.
         """
         path = row.path
         if is_url(path):
             return path
         if _WINDOWS.match(path):
-            problem = "an absolute path of Windows"
+            problem = "an absolute Windows path"
             expected = "paths relative to --root, such as " + re.split(r"[\\/]", path)[-1]
             raise bad_line(row.file, row.number, row.text, problem, expected)
         found = self._find(path, row.file)
@@ -152,7 +154,7 @@ class Places:
         return place
 
     def tell(self) -> None:
-        """Say how paths were understood other than as written, each way once."""
+        """Note, once for each way, how paths were read other than as written."""
         for what, (count, example) in self._told.items():
             note(f"{counted(count, 'path')} such as {printable(example)}: {what}")
         self._media.tell()
@@ -162,7 +164,7 @@ class Places:
         self._told[what] = (count + 1, example)
 
     def _find(self, path: str, file: Path) -> tuple[str, list[str]] | None:
-        """(where it is, what had to be changed for it)"""
+        """(the path of the video, the changes that were needed to find it)"""
         bases = self._bases(file)
         old, new = self._moved.get(file, ("", ""))
         if old and path.startswith(old):
@@ -185,7 +187,7 @@ class Places:
         return None
 
     def _refuse_second(self, file: Path, base: str, path: str, found: str) -> None:
-        """Raise UserError where one of several folders holds a video, and another, too."""
+        """Raise UserError if several of the learned folders contain the video."""
         learned = self._learned.get(file, [])
         if len(learned) > 1 and base in learned:
             for other in learned[learned.index(base) + 1 :]:
@@ -193,7 +195,7 @@ class Places:
                 if second:
                     raise UserError(
                         f"{file}: {printable(path)} may be {printable(found)} or "
-                        f"{printable(second)}. Write the path below the root."
+                        f"{printable(second)}. Write the path relative to the root."
                     )
 
     def _variants(self, path: str) -> Iterable[tuple[str, list[str]]]:
@@ -209,7 +211,7 @@ class Places:
         if "%" in slashed and unquote(slashed) != slashed:
             yield unquote(slashed), [*how, "percent signs are read as in a URL"]
         if not slashed.isascii():
-            try:  # a list in Windows-1252 for files that are named so
+            try:  # file names in Windows-1252
                 yield os.fsdecode(slashed.encode("cp1252")), how
             except UnicodeEncodeError:
                 return

@@ -51,13 +51,13 @@ _SAME_CLASS = {"covering something with something": "covering something"}
 _ONE_WAY = re.compile(
     r"(pour|spill|drop|throw|toss|tear|break|pretend|fail|try|thumb)\w*|without|not|t"
 )
-"""Words for what is irreversible, did not happen or does not move; "t" is the end of "doesn't"."""
+"""Words for actions that are irreversible, did not happen or do not move; "t" is the end of "doesn't"."""
 _NOT_ALONE = {"push", "inside", "upon"}
 """Axes that do not suffice for a pair: push-ups are not reversed pull-ups."""
 
 
 def backwards(classes: Sequence[str]) -> list[tuple[int, int]]:
-    """Labels of the classes that are each other's reversal by their names; each class is in at most one pair."""
+    """Return pairs of labels whose class names are each other's reversal. A class is in at most one pair."""
     rows: dict[tuple[object, ...], list[int]] = {}
     known = {word for name in classes for word in words_of(name)}
     undone = {word[2:]: word for word in known if word.startswith("un") and word[2:] in known}
@@ -90,7 +90,10 @@ def _turned(row: tuple[object, ...]) -> tuple[object, ...]:
 
 
 def read_pairs(path: str, classes: Sequence[str]) -> list[tuple[int, int]]:
-    """Labels of the pairs in a CSV file with two class names per line. Raises ``UserError`` with the line."""
+    """Return the labels of the pairs in a CSV file with two class names per line.
+
+    Raises ``UserError``, with the line, if a line is not a pair of the classes.
+    """
     try:
         with Path(path).open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
@@ -98,7 +101,7 @@ def read_pairs(path: str, classes: Sequence[str]) -> list[tuple[int, int]]:
     except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise UserError(
-            f"--pairs {path}: cannot be read ({why}). Give a CSV file of two class names a line"
+            f"--pairs {path}: cannot be read ({why}). Give a CSV file with two class names per line"
         ) from None
     return check_pairs([row for _, row in lines], classes, [f"{path}, line {i}" for i, _ in lines])
 
@@ -106,14 +109,14 @@ def read_pairs(path: str, classes: Sequence[str]) -> list[tuple[int, int]]:
 def check_pairs(
     pairs: Sequence[Sequence[str]], classes: Sequence[str], places: Sequence[str]
 ) -> list[tuple[int, int]]:
-    """Labels of pairs of names, matched as `match_classes` does; ``places`` name them in a ``UserError``."""
+    """Return the labels of pairs of names, matched by `match_classes`; ``places`` name the pairs in errors."""
     found: list[tuple[int, int]] = []
     seen: dict[int, str] = {}
     for names, place in zip(pairs, places, strict=True):
         names = [name.strip() for name in names]
         if len(names) != 2:
             raise UserError(
-                f"--pairs {place}: two class names are one pair, and here are {len(names)}; a name with a comma stands "
+                f"--pairs {place}: a pair has two class names, not {len(names)}; put a name with a comma "
                 "in quotes"
             )
         labels = []
@@ -123,7 +126,7 @@ def check_pairs(
                 raise UserError(f"--pairs {place}: the network has no class {name!r}")
             if label in seen:
                 raise UserError(
-                    f"--pairs {place}: {name!r} is in {seen[label]}, too; each class has one partner"
+                    f"--pairs {place}: {name!r} is also in {seen[label]}; a class has only one partner"
                 )
             seen[label] = place
             labels.append(label)

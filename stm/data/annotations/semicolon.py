@@ -1,4 +1,4 @@
-"""The `id;label` lists that Jester and Something-Something v1 were published as."""
+"""Read `id;label` lists, the published form of Jester and Something-Something v1."""
 
 from __future__ import annotations
 
@@ -11,21 +11,24 @@ from stm.data.annotations.texts import bad_line, read_lines
 from stm.data.annotations.words import column_role
 from stm.errors import UserError
 
-_EXPECTED = "`id;label`, the label as in the list of labels"
+_EXPECTED = "`id;label`, with a label from the list of labels"
 
 
 def read_semicolon(root: str, folder: Path, prefix: str, dataset: str) -> Annotations:
-    """Read PREFIX-labels.csv, PREFIX-train.csv and PREFIX-validation.csv (train or both).
+    """Read PREFIX-labels.csv, and PREFIX-train.csv, PREFIX-validation.csv or both.
 
-    A video is ROOT/id, a folder of frames, or ROOT/id.webm.
+    A video is ROOT/id (a folder of frames) or ROOT/id.webm. Raises UserError, with the line, for a
+    malformed line or an unknown label.
     """
     label_list = folder / f"{prefix}-labels.csv"
-    names = without_header(label_list, list(read_lines(label_list, "one class name a line")))
+    names = without_header(label_list, list(read_lines(label_list, "one class name per line")))
     labels = class_index(label_list, names)
     lists = {"train": folder / f"{prefix}-train.csv", "val": folder / f"{prefix}-validation.csv"}
     rows = {name: _read_list(path, labels) for name, path in lists.items() if path.is_file()}
     if not rows:
-        raise UserError(f"{folder}: neither {lists['train'].name} nor {lists['val'].name} in it.")
+        raise UserError(
+            f"{folder}: it contains neither {lists['train'].name} nor {lists['val'].name}."
+        )
     paths = find_media(root, (row[0] for listed in rows.values() for row in listed), "")
     splits = {
         name: [

@@ -1,4 +1,4 @@
-"""Splits that do not leak: hold groups out whole, and notice groups that straddle two splits."""
+"""Hold out whole groups for validation, and find groups that are in two splits."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from stm.plural import counted
 
 
 def hold_out(entries: list[Entry], fraction: float, seed: int) -> tuple[list[Entry], list[Entry]]:
-    """Split into (train, val), both in the order given, with `fraction` of each class in val.
+    """Split into (train, val), both in the given order, with `fraction` of each class in val.
 
-    A group goes to one side whole; a video without a group is a group of its own. The result is a
-    function of the ids, groups, labels, fraction and seed alone: not of the order of the entries.
-    Each class with two or more groups has some videos on both sides wherever its groups allow it.
+    A group is never divided; a video without a group is its own group. The result depends only on
+    the ids, groups, labels, fraction and seed, not on the order of the entries. A class with two or
+    more groups has videos on both sides, if its groups allow it.
     """
     groups: dict[str, Counter[int]] = defaultdict(Counter)
     for entry in entries:
@@ -32,7 +32,7 @@ def hold_out(entries: list[Entry], fraction: float, seed: int) -> tuple[list[Ent
             held.update(groups[key])
     for label in sorted(sizes):  # a class whose groups are all larger than its share
         if held[label] == 0:
-            # Only groups that leave every class they hold something to train on.
+            # Only groups that leave training videos for each of their classes.
             fitting = [
                 key
                 for key in order
@@ -52,7 +52,7 @@ def _group_key(entry: Entry) -> str:
 
 
 def find_leaks(splits: dict[str, list[Entry]]) -> list[str]:
-    """One warning for each pair of splits that share a group: validation accuracy is then too high."""
+    """Return a warning for each pair of splits that share a group: the accuracy is then too high."""
     counts = {
         name: Counter(entry.group for entry in entries if entry.group)
         for name, entries in splits.items()
@@ -65,8 +65,8 @@ def find_leaks(splits: dict[str, list[Entry]]) -> list[str]:
             if shared:
                 group = shared[0]
                 warnings.append(
-                    f"{counted(len(shared), 'group')} in both {first} and {second}, such as {group!r} "
+                    f"{first} and {second} share {counted(len(shared), 'group')}, such as {group!r} "
                     f"({counts[first][group]} videos in {first}, {counts[second][group]} in "
-                    f"{second}): accuracy on {second} will be too good to be true"
+                    f"{second}): accuracy on {second} will be too high"
                 )
     return warnings

@@ -1,9 +1,9 @@
-"""One list of videos -> rows, whatever its columns and its header are.
+"""Read one list of videos into rows, whatever its columns and header.
 
 | form                                      | from                                             |
 |-------------------------------------------|--------------------------------------------------|
 | table with a header, `,` `;` `|` or tab   | Hugging Face, Kaggle, spreadsheets               |
-| `path,label` without one                  | TimeSformer, VideoMAE                            |
+| `path,label` without a header             | TimeSformer, VideoMAE                            |
 | `path label`                              | SlowFast, mmaction2, V-JEPA, pytorchvideo        |
 | `folder num_frames label`                 | TSN, TSM                                         |
 | JSON lines, or a JSON list of objects     | Hugging Face's metadata.jsonl                    |
@@ -34,7 +34,7 @@ from stm.plural import counted
 
 _SAYS_SPLIT = r"(is[ _-]?)?(train|training|val|valid|validation|test|testing)([ _-]?set)?"
 _NO_LABEL = frozenset({"nan", "null", "<na>", "n/a", "#n/a"})
-"""How tables write, in lower case, that there is nothing in a cell."""
+"""Texts, in lower case, that mean an empty cell in tables."""
 _WRITE_HEADER = "Write a first line that names the columns, such as `path,label,split,group`"
 
 
@@ -50,7 +50,7 @@ class Row:
     """A name or a number; "" in a list without labels."""
 
     class_name: str = ""
-    """Where the list has both a number and a name."""
+    """The name, if the list has both a number and a name."""
 
     split: str = ""
     group: str = ""
@@ -59,7 +59,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a file and what it turned out to be."""
+    """The rows of a file, and the form in which it was read."""
 
     file: Path
     rows: list[Row]
@@ -71,10 +71,10 @@ class Table:
 def read_table(file: Path, is_video: IsVideo, class_names: frozenset[str]) -> Table:
     """Read one list.
 
-    is_video: whether a cell looks like a video: by its suffix, or because there is one.
-    class_names: names known from elsewhere, which may hold blanks.
+    is_video: tells whether a cell is a video, by its suffix or because it exists.
+    class_names: known names of classes, which may contain blanks.
 
-    Raises UserError where the columns are not clear, saying what to write, and for a malformed line.
+    Raises UserError if the columns are unclear, with what to write, or if a line is malformed.
     """
     content = read_cells(file, is_video, class_names)
     if not content.cells:
@@ -96,19 +96,19 @@ def _read_rows(file: Path, content: Cells, is_video: IsVideo) -> Table:
     rows = []
     for (number, text), cells in zip(content.lines[start:], body, strict=True):
         if cells == header:
-            warn(f"{file}:{number}: the header once more, passed over")
+            warn(f"{file}:{number}: the repeated header is skipped")
             continue
         if len(cells) != width and not (len(cells) == width + 1 and not cells[-1]):
-            problem = f"{counted(len(cells), 'column')} where {width} belong"
+            problem = f"{counted(len(cells), 'column')} instead of {width}"
             raise bad_line(file, number, text, problem, EXPECTED)
         value = {role: cells[column] for role, column in columns.items()}
         if not value["path"]:
             raise bad_line(file, number, text, "empty path", EXPECTED)
         label = value.get("number") or value.get("label", "")
         if label.casefold() in _NO_LABEL:
-            raise bad_line(file, number, text, f"no label but {label!r}", EXPECTED)
+            raise bad_line(file, number, text, f"{label!r} is not a label", EXPECTED)
         if re.fullmatch(r"""\[\s*[\d'"].*\]""", label):  # [something] is a word of class names
-            raise bad_line(file, number, text, f"label {label!r} holds a list", "one label a video")
+            raise bad_line(file, number, text, f"label {label!r} is a list", "one label per video")
         rows.append(
             Row(
                 file,
@@ -147,7 +147,7 @@ def _form(content: Cells, columns: dict[str, int], header: list[str] | None) -> 
 
 
 def _find_header(file: Path, content: Cells, is_video: IsVideo) -> list[str] | None:
-    """The cells of the first line where that is a header, else None."""
+    """The cells of the first line if it is a header, else None."""
     first, *rest = content.cells
     if content.mark == "{":
         return first
@@ -158,7 +158,7 @@ def _find_header(file: Path, content: Cells, is_video: IsVideo) -> list[str] | N
         return None
     has_path = any(role in ("path", "id") for role in roles)
     has_label = any(role in ("label", "number") for role in roles)
-    # A class may be called "text", and a frame folder "name": then such words come again.
+    # A class may be called "text" and a frame folder "name"; such words then occur again.
     if has_path and (has_label or (len(first) > 1 and not _comes_again(first, rest))):
         return first
     if len(first) < 2 or not rest:
@@ -172,29 +172,29 @@ def _find_header(file: Path, content: Cells, is_video: IsVideo) -> list[str] | N
     if share >= 0.5 and all(has_suffix(cells[column]) for cells in sample):
         if not is_video(first[column]):
             return first
-        problem = f"is it a header, or is {first[column]!r} a video?"
+        problem = f"is this a header, or is {first[column]!r} a video?"
         raise bad_line(
-            file, *content.lines[0], problem, f"a header of usual words. {_WRITE_HEADER}"
+            file, *content.lines[0], problem, f"a header with known words. {_WRITE_HEADER}"
         )
     if is_video(first[column]):
         return None
     others = [k for k in range(len(first)) if k != column]
     if any(all(re.fullmatch(NUMBER, cells[k]) for cells in sample) for k in others):
-        return first  # numbers throughout, and here a word
+        return first  # all other lines have numbers here
     if share >= 0.5 or any(roles):
         number, text = content.lines[0]
-        problem = "is it a header, or a video that is not there?"
-        raise bad_line(file, number, text, problem, f"a header of usual words. {_WRITE_HEADER}")
+        problem = "is this a header, or a video that does not exist?"
+        raise bad_line(file, number, text, problem, f"a header with known words. {_WRITE_HEADER}")
     return None
 
 
 def _comes_again(first: list[str], rest: list[list[str]]) -> bool:
-    """Whether the last cell of the first line is the last of another: a label, and no header."""
+    """Whether the first line's last cell is also the last of another line: a label, not a header."""
     return any(cells[-1:] == first[-1:] for cells in rest)
 
 
 def _path_column(rows: Sequence[Sequence[str]], is_video: IsVideo) -> tuple[int, float]:
-    """(column in which most cells are videos, share of them that are)."""
+    """(the column with the most videos, the share of its cells that are videos)."""
     sample = rows[:50]
     shares = [
         sum(len(row) > k and is_video(row[k]) for row in sample) / len(sample)
@@ -207,7 +207,7 @@ def _path_column(rows: Sequence[Sequence[str]], is_video: IsVideo) -> tuple[int,
 def _name_columns(
     file: Path, header: list[str] | None, rows: list[list[str]], width: int, is_video: IsVideo
 ) -> dict[str, int]:
-    """Role -> column; `path` always, `label` (or `number`) where the file has labels."""
+    """Role -> column; `path` always, `label` (or `number`) if the file has labels."""
     sample = [cells for cells in rows[:SAMPLE] if len(cells) >= width]
     if header is None:
         return _guess_columns(file, sample, width, is_video)
@@ -229,8 +229,8 @@ def _name_columns(
             paths = [found]
         else:
             raise UserError(
-                f"{file}: which column of the header `{shown}` holds the path is not clear. "
-                "Call it `path`, and that of the class `label`."
+                f"{file}: it is not clear which column of the header `{shown}` is the path. "
+                "Call it `path`, and the column of the class `label`."
             )
     columns["path"] = paths[0]
     if len(labels) > 1:
@@ -245,7 +245,7 @@ def _name_columns(
             labels = left
         elif left:
             raise UserError(
-                f"{file}: which column of the header `{shown}` holds the class is not clear. "
+                f"{file}: it is not clear which column of the header `{shown}` is the class. "
                 "Call it `label`."
             )
     if labels:
@@ -258,30 +258,30 @@ def _name_columns(
     told = [header[k] for k in range(width) if re.fullmatch(_SAYS_SPLIT, header[k].casefold())]
     if told and not by_role.get("split"):
         raise UserError(
-            f"{file}: the column {told[0]} seems to tell the split. Write a column `split` with "
+            f"{file}: the column {told[0]} seems to contain the split. Write a column `split` with "
             "train, val or test instead."
         )
     if any(re.fullmatch(r"(cv_?)?folds?", cell.casefold()) for cell in header):
         warn(
-            f"{file}: the column for folds is not used; a column `split` with train, val or test is"
+            f"{file}: the column for folds is not used. To use it, write a column `split` with train, val or test"
         )
     if by_role.get("part"):
         parts = ", ".join(header[k] for k in by_role["part"])
-        warn(f"{file}: the columns {parts} are not used: each file is taken whole")
+        warn(f"{file}: the columns {parts} are not used: each file is used whole")
     return columns
 
 
 def _names_and_numbers(
     file: Path, labels: list[int], header: list[str], rows: list[list[str]]
 ) -> tuple[list[int], list[int]]:
-    """Of several columns of labels: the one with names, and the one with numbers."""
+    """(columns with names, columns with numbers) of several label columns; at most one of each."""
     numbers = [k for k in labels if all(re.fullmatch(NUMBER, cells[k]) for cells in rows)]
     names = [k for k in labels if k not in numbers]
     if len(numbers) > 1 or len(names) > 1:
         shown = " and ".join(header[k] for k in labels)
         raise UserError(
             f"{file}: the columns {shown} may all be the class. Call the one to learn `label`, and "
-            "the others something else."
+            "rename the others."
         )
     return names, numbers
 
@@ -289,7 +289,7 @@ def _names_and_numbers(
 def _guess_columns(
     file: Path, rows: list[list[str]], width: int, is_video: IsVideo
 ) -> dict[str, int]:
-    """The columns of a file without a header, by what stands in them."""
+    """The columns of a file without a header, from their content."""
     if width < 2 or not rows:
         return {"path": 0}
     path, share = _path_column(rows, is_video)
@@ -308,5 +308,5 @@ def _guess_columns(
     shown = ",".join(rows[0])
     raise UserError(
         f"{file}:1: {counted(width, 'column')} and no header: {shown[:120]}\n  it is not clear which is the "
-        f"path and which the class. {_WRITE_HEADER}."
+        f"path and which is the class. {_WRITE_HEADER}."
     )

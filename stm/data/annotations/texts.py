@@ -1,4 +1,4 @@
-"""Read text lists from any source: their encodings, their lines, and warnings about them."""
+"""Read the text of lists in any usual encoding, and collect warnings and notes about them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from stm.errors import UserError
 
-_BYTE_ORDER_MARKS = (  # the mark of UTF-32 begins with that of UTF-16
+_BYTE_ORDER_MARKS = (  # UTF-32 first, because its mark begins with that of UTF-16
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -43,21 +43,21 @@ def listening() -> Iterator[_Said]:
 
 
 def warn(text: str) -> None:
-    """Warn the user of a possible error. Readers use it; the result is in `Annotations.warnings`."""
+    """Warn the user of a possible error, in `Annotations.warnings`."""
     said = _said.get(None)
     if said is not None and text not in said.warnings:
         said.warnings.append(text)
 
 
 def note(text: str) -> None:
-    """Tell the user how a list was read. Readers use it; the result is in `Annotations.notes`."""
+    """Tell the user how a list was read, in `Annotations.notes`."""
     said = _said.get(None)
     if said is not None and text not in said.notes:
         said.notes.append(text)
 
 
 def printable(text: str) -> str:
-    """`text` on one line and in Unicode: control characters and bytes that are not UTF-8 escaped."""
+    """Return `text` on one line, with control characters and bytes that are not UTF-8 escaped."""
     if text.isprintable():
         return text
     return "".join(_escaped(character) for character in text)
@@ -65,7 +65,7 @@ def printable(text: str) -> str:
 
 def _escaped(character: str) -> str:
     code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte of a name that is not UTF-8
+    if 0xDC80 <= code <= 0xDCFF:  # how Python represents a byte that is not UTF-8
         return f"\\x{code - 0xDC00:02x}"
     if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
         return character.encode("unicode_escape").decode()
@@ -73,7 +73,7 @@ def _escaped(character: str) -> str:
 
 
 def is_utf8(path: str) -> bool:
-    """Whether a path is valid UTF-8; names on Linux may be any bytes."""
+    """Return whether a path is valid UTF-8; names on Linux may have any bytes."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -82,7 +82,7 @@ def is_utf8(path: str) -> bool:
 
 
 def read_text(path: Path, expected: str) -> str:
-    """A text file, whatever its encoding: byte-order mark, UTF-8, else Windows-1252 with a warning.
+    """Return the content of a text file in UTF-8, UTF-16, UTF-32, or else Windows-1252 with a warning.
 
     `expected` describes the expected content, for the UserError if the file cannot be read or is
     not text.
@@ -92,13 +92,13 @@ def read_text(path: Path, expected: str) -> str:
     except OSError as error:
         raise UserError(
             f"{path}: cannot read it ({error.strerror}). Expected {expected}. "
-            "--annotations names the folder or file with the lists."
+            "Give the folder or file of the lists with --annotations."
         ) from error
     try:
         return _decoded(path, content)
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{path}: is no text in {error.encoding} (byte {error.start}). Save it as UTF-8. "
+            f"{path}: is not valid {error.encoding} (byte {error.start}). Save it as UTF-8. "
             f"Expected {expected}."
         ) from error
     except _NoText as error:
@@ -116,9 +116,9 @@ def _decoded(path: Path, content: bytes) -> str:
     if content.startswith(b"PK\x03\x04"):
         raise _NoText("is a zip archive or a spreadsheet, not text; save the sheet as CSV (UTF-8)")
     if content.startswith(b"PAR1"):
-        raise _NoText("is a Parquet file, not text; a manifest needs no `stm index`")
+        raise _NoText("is a Parquet file, not text; a manifest does not need `stm index`")
     if content.startswith(b"version https://git-lfs."):
-        raise _NoText("is a pointer of Git LFS and not the list itself; `git lfs pull` fetches it")
+        raise _NoText("is a Git LFS pointer, not the list itself; `git lfs pull` fetches the list")
     head = content[:4096]
     # UTF-16 without its mark: every other byte of ordinary letters is zero.
     for first, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
@@ -126,13 +126,13 @@ def _decoded(path: Path, content: bytes) -> str:
         if zeros > len(head) // 4 and head[1 - first :: 2].count(0) == 0:
             return content.decode(encoding)
     if b"\0" in content:
-        raise _NoText("is no text: it has zero bytes")
+        raise _NoText("is not text: it contains NUL bytes")
     try:
         return content.decode()
     except UnicodeDecodeError as error:
         line = 1 + len(re.findall(rb"\r\n|\r|\n", content[: error.start]))
         warn(
-            f"{path}:{line}: is not UTF-8; the file is read as Windows-1252. Where letters come "
+            f"{path}:{line}: is not UTF-8; the file is read as Windows-1252. If letters come "
             "out wrong, save it as UTF-8"
         )
         text = content.decode("cp1252", errors="surrogateescape")
@@ -143,7 +143,7 @@ def _decoded(path: Path, content: bytes) -> str:
 def read_lines(path: Path, expected: str) -> Iterator[tuple[int, str]]:
     """Yield (line number from 1, text without surrounding blanks) for every line that is not blank.
 
-    Line ends are CR, LF or both. `expected` and the UserError as in `read_text`.
+    Line ends are CR, LF or both. `expected` and the UserError are as in `read_text`.
     """
     for number, line in enumerate(re.split(r"\r\n|\r|\n", read_text(path, expected)), start=1):
         text = line.strip(" \t\ufeff\xa0\v\f")
@@ -152,13 +152,13 @@ def read_lines(path: Path, expected: str) -> Iterator[tuple[int, str]]:
 
 
 def bad_line(path: Path, number: int, text: str, problem: str, expected: str) -> UserError:
-    """The error for a malformed line: file, line, text, what is wrong, what is expected."""
+    """Return the error for a malformed line, with file, line, text, problem and what is expected."""
     shown = text if len(text) <= 120 else text[:117] + "..."
     return UserError(f"{path}:{number}: {problem}: {shown}\n  expected {expected}")
 
 
 def read_int(path: Path, number: int, text: str, value: str, low: int, high: int, what: str) -> int:
-    """`value` as an integer in [low, high], else the UserError that names the line."""
+    """Return `value` as an integer in [low, high]; raise the UserError of `bad_line` if it is not."""
     try:
         parsed = int(value)
     except ValueError:

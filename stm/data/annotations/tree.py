@@ -1,4 +1,4 @@
-"""The videos below a folder: files by their suffix, and folders of images, a frame an image."""
+"""Find the videos below a folder: files with a video suffix, and folders with an image for each frame."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ MODALITIES = RGB_FOLDERS | {
     *("flow", "flow_x", "flow_y", "flow_i", "opticalflow", "optical_flow", "tvl1", "u", "v"),
     *("x", "y", "depth", "ir", "infrared", "thermal", "mask", "masks", "pose", "skeleton"),
 }
-"""Names, in lower case, of folders that hold one kind of images of a video."""
+"""Names, in lower case, of folders with one kind of image of a video."""
 
 
 VIDEO_FOLDERS = frozenset({"video", "videos", "clips", "avi", "mp4"})
 
 
 def with_those_above(folder: str) -> set[str]:
-    """A folder and those around it, without links."""
+    """Return the paths of a folder and of all its parents, without links."""
     real = os.path.realpath(folder)
     return {real, *map(str, Path(real).parents)}
 
 
 def list_folder(folder: str) -> list[os.DirEntry[str]] | None:
-    """What is in a folder and not hidden; None where it cannot be listed."""
+    """Return the entries of a folder that are not hidden; None if it cannot be listed."""
     try:
         with os.scandir(folder) as items:
             return [item for item in items if not is_hidden(item.name)]
@@ -37,21 +37,21 @@ def list_folder(folder: str) -> list[os.DirEntry[str]] | None:
 
 
 def is_video_file(item: os.DirEntry[str]) -> bool:
-    """Also a link to nowhere, which indexing reports; not a folder called `v_x.avi`."""
+    """Return whether an entry is a video file. A broken link is one, so that indexing reports it."""
     return os.path.splitext(item.name)[1].lower() in VIDEO_EXTENSIONS and not is_folder(item)
 
 
 def is_frame_folder(folder: str) -> bool:
-    """Whether a folder holds images and no video; beside videos they are thumbnails.
+    """Return whether a folder contains images and no video: images beside videos are thumbnails.
 
-    So is one image beside folders of images, and so are images above videos.
+    A single image beside folders of images, and images above videos, are thumbnails, too.
     """
     items = list_folder(folder) or []
     images = sum(is_image_name(item.name) for item in items)
     if not images or any(map(is_video_file, items)):
         return False
     inner = [item for item in items if is_folder(item) and item.name.lower() not in MODALITIES]
-    inner = [item for item in inner if not item.is_symlink()]  # it may lead in a circle
+    inner = [item for item in inner if not item.is_symlink()]  # a link may be circular
     if images == 1 and any(is_frame_folder(item.path) for item in inner):
         return False
     return not any(map(_holds_video_file, [item.path for item in inner]))
@@ -65,10 +65,10 @@ def _holds_video_file(folder: str) -> bool:
 
 
 def videos_below(folder: str, seen: set[str], ignored: Counter[str]) -> Iterator[tuple[str, str]]:
-    """(path, path without links) of the videos and frame folders below `folder`.
+    """Yield (path, path without links) of the videos and frame folders below `folder`.
 
-    A folder that cannot be listed is among them, for reading to report. `seen` holds folders that
-    links must not lead into, and gets those that were read; `ignored` counts what is no video.
+    A folder that cannot be listed is also yielded, so that indexing reports it. `seen` contains the
+    folders that are skipped, and gets those that were read; `ignored` counts other entries by kind.
     """
     real = os.path.realpath(folder)
     if real in seen:
@@ -100,7 +100,7 @@ def videos_below(folder: str, seen: set[str], ignored: Counter[str]) -> Iterator
 
 
 def _choice(folders: set[str]) -> tuple[str, frozenset[str]]:
-    """(what some of the folders hold, names of those that hold less of the same videos)."""
+    """(the preferred content of the folders, the names of folders to ignore beside it)."""
     if folders & VIDEO_FOLDERS:
         return "videos", MODALITIES
     if folders & RGB_FOLDERS:

@@ -14,31 +14,31 @@ _SPLIT_WORDS = {
     "test": {"test", "testing", "tst", "testset"},
 }
 _SPLIT_OF = {word: name for name, words in _SPLIT_WORDS.items() for word in words}
-# Words without meaning next to the word for a split: train_set, val_videos, 01_test.
+# Words that mean nothing beside the word for a split: train_set, val_videos, 01_test.
 _FILLERS = frozenset(
     {"set", "split", "data", "video", "videos", "clips", "frames", "images", "rawframes", "list"}
 )
 
 
 def split_of(word: str) -> str | None:
-    """The split (train, val, test) that a word names in any case and spelling, else None."""
+    """Return the split (train, val, test) that a word names in any case and spelling, else None."""
     return _SPLIT_OF.get(word.strip().casefold())
 
 
 def splits_in(name: str) -> set[str]:
-    """The splits named in a file's or folder's name."""
+    """Return the splits that the name of a file or folder contains."""
     return {split for word in _words(name) if (split := _split_of_word(word))}
 
 
 def split_of_folder(name: str) -> str | None:
-    """The split that a folder's whole name stands for, such as Train, val_set, 02-testing."""
+    """Return the split that a folder's whole name means, such as Train, val_set or 02-testing, else None."""
     split, rest = _split_and_rest(name)
     return None if rest else split
 
 
 def splits_of_folders(names: Iterable[str]) -> dict[str, str]:
-    """Folder -> split, for folders whose whole name is a split; else for folders that differ only in
-    the word for the split, such as ucf_train and ucf_test."""
+    """Return folder -> split for folders whose whole name is a split, or else for folders that differ only
+    in the word for the split, such as ucf_train and ucf_test."""
     named = {name: split for name in names if (split := split_of_folder(name))}
     if named:
         return named
@@ -52,7 +52,7 @@ def splits_of_folders(names: Iterable[str]) -> dict[str, str]:
 
 
 def _split_and_rest(name: str) -> tuple[str | None, tuple[str, ...]]:
-    """The one split that a name names, and its other words without fillers and numbers."""
+    """The only split in a name, if any, and its other words without fillers and numbers."""
     words = [word for word in _words(name) if word not in _FILLERS and not word.isdecimal()]
     splits = [split for word in words if (split := _split_of_word(word))]
     rest = tuple(word for word in words if not _split_of_word(word))
@@ -60,7 +60,7 @@ def _split_and_rest(name: str) -> tuple[str | None, tuple[str, ...]]:
 
 
 def _split_of_word(word: str) -> str | None:
-    """Like `split_of`, but also for a word with a filler at its end: traindata, trainlist."""
+    """Like `split_of`, but also for a word that ends in a filler: traindata, trainlist."""
     fillers = [filler for filler in _FILLERS if word.endswith(filler)]
     bare = [word, *(word.removesuffix(filler) for filler in fillers)]
     return next((split for each in bare if (split := split_of(each))), None)
@@ -94,6 +94,6 @@ _ROLE_OF = {word: role for role, words in _COLUMNS.items() for word in words.spl
 
 
 def column_role(cell: str) -> str | None:
-    """The content of a column with this header: path, id, label, number (of the class), split, group,
-    ignored, part (of a video); None for an unusual word."""
+    """Return the role of a column with this header: path, id, label, number (of the class), split, group,
+    ignored or part (of a video); None for an unknown word."""
     return _ROLE_OF.get(re.sub(r"[\W_]+", "", cell).casefold())

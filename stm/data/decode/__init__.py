@@ -1,4 +1,4 @@
-"""Read frames of videos: correctness before speed, and no wrong frame without an error.
+"""Read frames of videos, with correctness before speed.
 
     from stm.data.decode import probe, read_clip
     info = probe("clip.mp4")
@@ -7,16 +7,16 @@
 A source is a local path, a folder of frame images, an fsspec URL, or the bytes of a video file.
 
 Decoders:
-    packets     decode only the packets that wanted frames need, or sequentially if that is unsure
-    sequential  always decode from the start
-    decord      decord for the files that it can be trusted with, ``packets`` for the others
-    auto        the fastest that is always right: ``packets``
+    packets     decodes only the packets that the wanted frames need, or sequentially if that is unsafe
+    sequential  always decodes from the first frame
+    decord      uses decord for the files that it reads correctly, and ``packets`` for the others
+    auto        is the fastest decoder that is always right: ``packets``
 
-A frame lost to or affected by damage that PyAV's decoder reports is an error, never a repeated or
-patched picture. Not all damage is reported: some flipped bits still give valid syntax, and the HEVC
-and VP9 decoders reported none of it in tests. decord reports nothing: of 106 frames that PyAV refused
-in files with flipped bits, it returned 18 intact, 74 garbled and 14 as another frame, so it is no
-fallback for damage. Importing this package imports neither torch nor a decoder.
+If PyAV's decoder reports damage that destroyed or affected a wanted frame, reading raises an error; it
+never returns a repeated or patched picture. Some damage is not reported: flipped bits may still give
+valid syntax, and the HEVC and VP9 decoders reported none in tests. decord reports no damage. Of 106
+frames that PyAV refused in files with flipped bits, it returned 18 intact, 74 garbled and 14 as another
+frame, so it is not used as a fallback. Importing this package imports neither torch nor a decoder.
 """
 
 from __future__ import annotations

@@ -14,20 +14,19 @@ from stm.data.video import Geometry, VideoError
 BoxesOfFrame = Callable[[int, int], list[PixelBox]]
 
 _AT_ONCE_BYTES = 2**26
-"""Clips up to this size are resized at once, which is faster; larger ones frame by frame."""
+"""Clips up to this size are resized at once, which is faster. Larger ones are resized frame by frame."""
 
 
 class Collector:
     """Copies the wanted part of each frame, as it is decoded, into one array.
 
-    The part is the smallest rectangle around the boxes, so only the used pixels of a frame are
-    copied, once. Large frames are cropped and resized one by one as they arrive, so that memory
-    does not grow with their number.
+    The part is the smallest rectangle that contains all boxes. The frames of a large clip are cropped
+    and resized as they arrive, so that memory does not grow with the size of the frames.
 
     Args:
         name: Name of the source, for errors.
-        num_frames: K, the number of frames to be put.
-        boxes_in_frame: Function from the size of a frame to its V boxes in whole pixels.
+        num_frames: K, the number of frames to collect.
+        boxes_in_frame: Function from a frame's width and height to its V boxes in whole pixels.
         size: Side of the square that each box is resized to; None keeps the pixels of one box.
         expected: Required geometry of the frames; None accepts any.
     """
@@ -46,18 +45,25 @@ class Collector:
         self._size = size
         self._expected = expected
         self._frame_size: tuple[int, int] | None = None
-        self._boxes: list[PixelBox] = []  # relative to the pixels kept
+        self._boxes: list[PixelBox] = []  # relative to the copied part
         self._pixels = np.empty((0, 0, 0, 3), np.uint8)
         self._resized: NDArray[np.uint8] | None = None
 
     def put(self, slot: int, frame: NDArray[np.uint8]) -> None:
-        """Keep a frame, uint8 [height, width, 3], as number ``slot`` of the result."""
+        """Copy a frame, uint8 [height, width, 3], to index ``slot`` of the result.
+
+        Raises:
+            VideoError: ``unreadable`` if its size differs from the first frame's; ``changed`` if its
+                size is not the expected one.
+        """
         height, width, _ = frame.shape
         if self._frame_size is None:
             self._begin(width, height)
         elif self._frame_size != (width, height):
-            sizes = "{}x{} and of {}x{}".format(*self._frame_size, width, height)
-            raise VideoError(self._name, "unreadable", f"frames of {sizes} pixels")
+            sizes = "{}x{} and {}x{}".format(*self._frame_size, width, height)
+            raise VideoError(
+                self._name, "unreadable", f"its frames have different sizes: {sizes} pixels"
+            )
         part = frame[self._part]
         if self._resized is None:
             self._pixels[slot] = part
@@ -83,12 +89,12 @@ class Collector:
             self._pixels = np.empty(shape, np.uint8)
 
     def views(self) -> NDArray[np.uint8]:
-        """uint8 [V, K, size, size, 3]; without a size [1, K, height, width, 3], the pixels themselves."""
+        """Return uint8 [V, K, size, size, 3]; without a size, [1, K, height, width, 3] at source resolution."""
         if self._resized is not None:
             return self._resized
         if self._size is None:
             return self._pixels[None]
-        if len(self._boxes) == 1:  # only the box was kept
+        if len(self._boxes) == 1:  # only this box was copied
             return resize_clip(self._pixels, self._size)[None]
         parts = [self._pixels[:, y0:y1, x0:x1] for x0, y0, x1, y1 in self._boxes]
         return np.stack([resize_clip(part, self._size) for part in parts])

@@ -1,7 +1,7 @@
-"""Read with decord the files it can be trusted with: from paths only, with one thread.
+"""Read local video files with decord, with one thread.
 
-Two rules avoid known faults of decord 0.6.0: it never gets bytes (damaged ones crash the process),
-and each reader is used for one clip only (a reader opened before a fork hangs after it).
+Two rules avoid known bugs of decord 0.6.0. It never gets bytes, because damaged bytes crash the process.
+Each reader serves one clip only, because a reader that was opened before a fork hangs after it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from stm.data.video import VideoError, label
 
 
 def is_installed() -> bool:
-    """Whether decord is installed on this machine; it has no wheel for ARM."""
+    """Whether decord is installed on this machine. It has no wheel for ARM."""
     return importlib.util.find_spec("decord") is not None
 
 
@@ -23,21 +23,24 @@ def read(source: str | os.PathLike[str], wanted: list[int], collector: Collector
     """Fill ``collector`` with the wanted frames (distinct, ascending) and return it.
 
     Raises:
-        VideoError: If decord cannot read them; ``no_decoder`` if it is not installed.
+        VideoError: ``unreadable`` or ``bad_index`` if decord cannot read the frames; ``no_decoder`` if it is not
+            installed.
     """
     name = label(source)
     if not is_installed():
         detail = "decord is not installed (it has no wheel for ARM): choose decoder 'auto'"
         raise VideoError(name, "no_decoder", detail)
     if "torch" not in sys.modules:
-        import torch  # noqa: F401  (decord before torch can crash a process that uses CUDA)
+        import torch  # noqa: F401  (importing decord first can crash a process that uses CUDA)
     import decord
 
     try:
         reader = decord.VideoReader(os.fspath(source), num_threads=1)
         if wanted[-1] >= len(reader):
             raise VideoError(
-                name, "bad_index", f"frame {wanted[-1]} of a video of {len(reader)} frames"
+                name,
+                "bad_index",
+                f"frame {wanted[-1]} was requested, but the frame count is {len(reader)}",
             )
         frames = reader.get_batch(wanted).asnumpy()
     except (decord.DECORDError, RuntimeError, IndexError) as error:

@@ -1,6 +1,6 @@
-"""Whether an FFV1 packet is whole, by the checksums of its slices (RFC 9043, 4.9).
+"""Check that an FFV1 packet is intact, by the checksums of its slices (RFC 9043, section 4.9).
 
-FFmpeg only logs a slice whose checksum is wrong, and shows there what the frame before showed.
+FFmpeg only logs a slice with a wrong checksum, and shows the previous frame's pixels in its place.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ _MIRRORED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
 
 
 def is_whole(packet: bytes) -> bool:
-    """Whether the packet is slices from end to start, each with the checksum that it states.
+    """Return whether the packet consists of slices without gaps, each with the right checksum.
 
-    Never true of a stream without checksums, as an encoder may be told to write it.
+    The result is always False for a stream without checksums, which some encoder settings write.
     """
     end = len(packet)
     while end >= _FOOTER_BYTES:
@@ -27,5 +27,5 @@ def is_whole(packet: bytes) -> bool:
 
 
 def _checksum(data: bytes) -> int:
-    """CRC-32 as FFV1 has it, high bit first and without inversions, mirrored; 0 over a whole slice."""
+    """The CRC-32 of FFV1 (high bit first, no inversions), with its bits mirrored; 0 for an intact slice."""
     return zlib.crc32(data.translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF

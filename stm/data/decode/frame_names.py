@@ -1,10 +1,10 @@
-"""Which images of a folder are a video's frames, and in which order, told by their names alone.
+"""Choose and sort the frames of a video from the file names of a folder.
 
     pick_series(["img_00002.jpg", "flow_x_00001.jpg", "img_00001.jpg"])
     # ["img_00001.jpg", "img_00002.jpg"]
 
-Optical flow, depth and masks often lie beside the RGB frames. A series is the names that differ in
-their number alone, so each of these is a series of its own, and only one is the video.
+Names that differ only in their number form a series. Optical flow, depth maps and masks often lie
+beside the RGB frames; each of them is a separate series, and only one series is the video.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
-"""Suffixes, in lower case, of the images that are read as frames. GIF and APNG are videos."""
+"""Suffixes, in lower case, of images that are read as frames. GIF and APNG files are videos."""
 
-# Words in the names of what is computed from frames, or filmed beside them by another sensor.
+# Words in the names of images that were computed from the frames or recorded by another sensor.
 _COMPANIONS = frozenset(
     {
         *("flow", "flowx", "flowy", "flo", "tvl", "x", "y", "u", "v", "warp", "motion", "mv"),
@@ -31,19 +31,19 @@ _COMPANIONS = frozenset(
 _RGB = frozenset(
     {"rgb", "color", "colour", "img", "imgs", "image", "images", "frame", "frames", "im"}
 )
-# Pictures of the whole video, as players and file managers leave them.
+# Words in the names of preview pictures, which players and file managers create.
 _COVERS = frozenset(
     {"cover", "folder", "thumb", "thumbs", "thumbnail", "poster", "preview", "montage", "albumart"}
 )
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file of this name is taken for an image; hidden ones are not."""
+    """Return whether a file with this name counts as an image. Hidden files do not."""
     return not name.startswith(".") and _extension(name) in IMAGE_EXTENSIONS
 
 
 def natural_order(name: str) -> tuple[list[tuple[int, str]], str]:
-    """Sorting key: runs of digits by value, so that 2.jpg comes before 10.jpg."""
+    """Return a sorting key that compares digits by value, so that 2.jpg comes before 10.jpg."""
     parts = re.split(r"([0-9]+)", name)
     return [(int(part), "") if i % 2 else (-1, part) for i, part in enumerate(parts)], name
 
@@ -53,10 +53,10 @@ class _Name:
     text: str
     prefix: str
     number: str
-    """As written, such as 00017 or 12.500 (a time in seconds); "" where there is none."""
+    """As written, such as 00017 or 12.500 (a time in seconds); "" if there is none."""
 
     suffix: str
-    """Between the number and the extension."""
+    """The text between the number and the extension."""
 
     extension: str
 
@@ -66,11 +66,11 @@ class _Name:
 
 
 def frame_series(names: Iterable[str]) -> dict[str, list[str]]:
-    """The images among `names` by series: pattern such as `img_*.jpg` -> names in frame order.
+    """Group the images among `names` by series: pattern such as `img_*.jpg` -> names in frame order.
 
-    Names are of one series where they agree before and after their last number. Letter case, the
-    extension and leading zeros tell series apart only where a number would occur twice otherwise.
-    A name without a number is a series of its own. Hidden files and other suffixes are left out.
+    Names belong to one series if they agree before and after their last number. Letter case, the
+    extension and leading zeros separate series only if a number would occur twice otherwise. A name
+    without a number is a separate series. Hidden files and files with other suffixes are left out.
     """
     parsed = [_parse(name) for name in sorted(set(names), key=natural_order) if is_image_name(name)]
     numbered: dict[tuple[str, ...], list[_Name]] = defaultdict(list)
@@ -87,21 +87,22 @@ def frame_series(names: Iterable[str]) -> dict[str, list[str]]:
             by_zeros = times[_pattern(part)] > 1 and part[0].number.startswith("0")
             mark = "#" * len(part[0].number) if by_zeros else "*"
             key = _pattern(part, mark)
-            while key in series:  # a name may have a star in it
+            while key in series:  # a name may contain a star
                 key += "*"
             series[key] = [name.text for name in part]
     return series
 
 
 def pick_series(names: Iterable[str]) -> list[str]:
-    """The names of a video's frames in order, from all the names of its folder.
+    """Return the names of a video's frames in order, from all names in its folder; [] if none is an image.
 
-    Where there are several series the one of RGB frames is taken: what is called flow, depth, mask
-    and the like goes where it has numbers of the other's, then a series called img, image, frame or
-    rgb wins. Names that are all unlike each other are one series. [] where no name is an image's.
+    If there are several series, the RGB series is chosen. Series named flow, depth, mask or similar
+    are dropped if they share numbers with another series. Then a series named img, image, frame or
+    rgb is preferred. If each series has only one name, all names form one series.
 
-    Raises ValueError, naming the series, where it is not clear which of them is the video, and
-    where numbers such as 1.9 and 1.10 may be read in two ways.
+    Raises:
+        ValueError: If it is unclear which series is the video (the message names the series), or if
+            numbers such as 1.9 and 1.10 can be read in two ways.
     """
     images = [name for name in set(names) if is_image_name(name)]
     simple = _one_plain_series(images)
@@ -122,8 +123,8 @@ def pick_series(names: Iterable[str]) -> list[str]:
         shown = ", ".join(f"{key} ({len(found)})" for key, found in most[:6])
         more = f" and {len(most) - 6} more" if len(most) > 6 else ""
         raise ValueError(
-            f"several series of images, and no telling which is the video: {shown}{more}; "
-            "keep one series a folder"
+            f"there are several series of images, and it is not clear which is the video: {shown}{more}; "
+            "keep one series in each folder"
         )
     (chosen,) = series.values() or ([],)
     _check_decimals(chosen)
@@ -131,9 +132,9 @@ def pick_series(names: Iterable[str]) -> list[str]:
 
 
 def _one_plain_series(images: list[str]) -> list[str] | None:
-    """The images in order where they differ in digits alone, as most folders' do; else None.
+    """The images in order if their names differ only in digits, as in most folders; else None.
 
-    A shortcut: a clip is read from a folder in a few milliseconds, and its names come first.
+    This is a fast path: the names are sorted for every clip that is read.
     """
     if not images:
         return []
@@ -169,9 +170,9 @@ def _parse(name: str) -> _Name:
 
 
 def _joined(groups: list[list[_Name]]) -> list[list[_Name]]:
-    """Groups that differ in further numbers alone, joined unless they share frame numbers.
+    """Join the groups that differ only in further numbers, unless they share frame numbers.
 
-    So shot1_0001, shot2_0002 is one series, while cam1_0001, cam2_0001 are two.
+    For example, shot1_0001 and shot2_0002 become one series; cam1_0001 and cam2_0001 stay two.
     """
     alike: dict[tuple[str, str], list[list[_Name]]] = defaultdict(list)
     for group in groups:
@@ -196,13 +197,13 @@ def _order(name: _Name) -> tuple[list[tuple[int, str]], str]:
 _FINER: tuple[Callable[[_Name], str], ...] = (
     lambda name: name.extension.lower(),
     lambda name: f"{name.prefix}*{name.suffix}{name.extension}",
-    # Zeros in front, as in 00001 beside 1.
+    # Leading zeros: 00001 beside 1.
     lambda name: str(len(name.number)) if name.number.startswith("0") else "",
 )
 
 
 def _told_apart(group: list[_Name], finer: list[Callable[[_Name], str]]) -> list[list[_Name]]:
-    """`group` cut by the first of `finer` that help, until no number occurs twice in a part."""
+    """Split `group` by each function of `finer` in turn, until no number occurs twice in a part."""
     if len({name.value for name in group}) == len(group) or not finer:
         return [sorted(group, key=_by_number)]
     parts: dict[str, list[_Name]] = defaultdict(list)
@@ -227,14 +228,14 @@ def _pattern(part: list[_Name], mark: str = "*") -> str:
 
 
 def _words(key: str) -> set[str]:
-    """Lower-case words of a series' name; digits, marks and CamelCase separate them."""
+    """Lower-case words of a series' name, split at digits, punctuation and CamelCase."""
     stem = os.path.splitext(key)[0]
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", stem).lower()
     return set(re.findall(r"[^\W\d_]+", spaced))
 
 
 def _without_companions(series: dict[str, list[str]]) -> dict[str, list[str]]:
-    """The series without flow, masks and covers; all of them where nothing else would be left."""
+    """The series without flow, masks and covers; all of them if nothing else would be left."""
     common = set.intersection(*(_words(key) for key in series))
     beside = {key for key in series if (_words(key) - common) & _COMPANIONS}
     kept = {key: found for key, found in series.items() if key not in beside}
@@ -263,13 +264,13 @@ def _has(name: str) -> bool:
 
 
 def _bare(name: str) -> str:
-    """A stem in lower case without the words that make it a companion's."""
+    """A stem in lower case, without the words of ``_COMPANIONS``."""
     words = re.split(r"([\W_]+)", os.path.splitext(name)[0].casefold())
     return "".join(word for word in words if word not in _COMPANIONS).strip("_-. ")
 
 
 def _share_numbers(series: dict[str, list[str]]) -> bool:
-    """Whether some frame number occurs in two series, as it does where one is made of another."""
+    """Whether a frame number occurs in two series, as when one is computed from the other."""
     counts = Counter(
         value
         for found in series.values()
@@ -287,6 +288,6 @@ def _check_decimals(names: list[str]) -> None:
     if len(fractions) > 1:
         first, second = list(fractions.values())[:2]
         raise ValueError(
-            f"the order of {first} and {second} is not clear: write numbers with as many digits "
-            "after the point"
+            f"the order of {first} and {second} is not clear: write all numbers with the same number of "
+            "digits after the point"
         )

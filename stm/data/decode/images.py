@@ -2,10 +2,10 @@
 
     read_image("frames/00001.png")  # uint8 [height, width, 3]
 
-Each image is decoded independently. JPEG is decoded by libjpeg-turbo (simplejpeg) with the transform
-and upsampling of Pillow's copy: the result is bit-exact and takes half the time. It is strict: a
-damaged image is refused where Pillow shows grey or shifted blocks. Pillow decodes everything else.
-All eight orientations from EXIF or XMP are applied; other side data is ignored, even if broken.
+JPEG images are decoded by simplejpeg, with the same libjpeg-turbo transform and upsampling as in
+Pillow: the pixels are the same, in half the time. A damaged JPEG image is refused, where Pillow would
+show grey or shifted blocks. Pillow decodes the other formats. All eight EXIF or XMP orientations are
+applied. Other metadata is ignored, even if it is broken.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _JPEG_MAGIC = b"\xff\xd8\xff"
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _STATES_ORIENTATION = (b"Exif\x00", b"tiff:Orientation")
 
-# Chunks of a PNG that its pixels and its orientation depend on.
+# The PNG chunks that determine the pixels and the orientation.
 _PNG_CHUNKS = frozenset([b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf", b"IEND"])
 
-# EXIF orientation -> (rows become columns, mirrored left to right, mirrored top to bottom), done in this order.
+# EXIF orientation -> (rows become columns, mirrored left to right, mirrored top to bottom), applied in this order.
 _TURNS = {
     2: (False, True, False),
     3: (False, True, True),
@@ -54,7 +54,7 @@ def read_image(
     with naming_failures(image):
         data = image if isinstance(image, bytes) else _read(image)
         if not data:
-            raise VideoError(label(image), "unreadable", "an image of zero bytes")
+            raise VideoError(label(image), "unreadable", "the image has zero bytes")
         try:
             pixels, orientation = _decode(label(image), data, max_pixels)
         except (MemoryError, VideoError):
@@ -97,9 +97,11 @@ def _decode_with_pillow(name: str, data: bytes, max_pixels: int) -> tuple[NDArra
     try:
         opened = Image.open(io.BytesIO(data), formats=_FORMATS)
     except Image.DecompressionBombError as error:
-        raise VideoError(name, "too_large", f"beyond max_pixels {max_pixels}: {error}") from error
+        raise VideoError(
+            name, "too_large", f"it exceeds max_pixels {max_pixels}: {error}"
+        ) from error
     except Image.UnidentifiedImageError as error:
-        detail = "no JPEG, PNG, WebP, BMP or TIFF image, or one with a damaged header"
+        detail = "not a JPEG, PNG, WebP, BMP or TIFF image, or its header is damaged"
         raise VideoError(name, "unreadable", detail) from error
     with opened as image:
         check_pixels(name, *image.size, max_pixels)
@@ -132,7 +134,7 @@ def _turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 
 
 def _without_side_data(png: bytes) -> bytes:
-    """The relevant chunks of a PNG, because Pillow refuses images with damaged or long text chunks."""
+    """Keep only ``_PNG_CHUNKS``, because Pillow refuses images with damaged or long text chunks."""
     kept = [_PNG_MAGIC]
     at = len(_PNG_MAGIC)
     while at + 12 <= len(png):

@@ -3,7 +3,7 @@
     with memory_limit(4 * 2**30):
         decode()  # MemoryError from FFmpeg or NumPy if the process grows by more than 4 GiB
 
-The limit (RLIMIT_DATA) works only on Linux; other systems have no limit.
+The limit (RLIMIT_DATA) works only on Linux. On other systems memory is not limited.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _limit_outside = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 
 @contextlib.contextmanager
 def memory_limit(num_bytes: int) -> Iterator[None]:
-    """Let this process grow by ``num_bytes`` at most while the block runs.
+    """Limit the growth of this process to ``num_bytes`` while the block runs.
 
-    The limit applies to the process. If blocks run in several threads at once, the first sets it and
-    the last removes it. An existing lower limit stays.
+    If blocks run in several threads at once, the first to start sets the limit and the last to end
+    removes it. An existing lower limit is kept.
     """
     global _num_inside, _limit_outside
     with _lock:
@@ -43,7 +43,7 @@ def memory_limit(num_bytes: int) -> Iterator[None]:
 
 
 def limit_memory(num_bytes: int) -> None:
-    """The same for the rest of the process's life."""
+    """Limit the growth of this process to ``num_bytes`` from now on."""
     if sys.platform != "linux":
         return
     with open("/proc/self/statm", "rb") as file:

@@ -1,9 +1,9 @@
 """Display order of MPEG-4 part 2 in AVI, which stores no presentation times (UCF101, HMDB51).
 
-An AVI's pictures are in decoding order. Their display order follows from their types alone: a
-bidirectional picture is shown at once, any other when the next one that is not bidirectional comes.
-DivX "packed" files hide a bidirectional picture behind the picture before it, in the same packet,
-and leave a placeholder packet in its place; these are unpacked first.
+An AVI file stores pictures in decoding order. Their types determine the display order: a bidirectional
+picture is shown at once, any other picture when the next one that is not bidirectional arrives. DivX
+"packed" files put a bidirectional picture into the packet of the picture before it, and a placeholder
+packet in its place. They are unpacked first.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import av.error
 
-# No picture of a real video is this small: it is a placeholder, or a picture marked "not coded".
+# A smaller packet is a placeholder or a picture marked "not coded"; pictures of real videos are larger.
 PLACEHOLDER_BYTES = 20
 
 _PICTURE_START = b"\x00\x00\x01\xb6"
@@ -20,11 +20,11 @@ _INTRA, _BIDIRECTIONAL = 0, 2
 
 
 def number_packets(video: Any, packets: list[Any]) -> list[Any] | None:
-    """One packet a picture, with its display rank for presentation time; None if that is uncertain.
+    """Return one packet per picture, with its display rank as presentation time; None if that is uncertain.
 
     Args:
-        video: The open video that the packets come from.
-        packets: All its packets, in file order. They must not be used afterwards.
+        video: The open video of the packets.
+        packets: All its packets, in file order. Do not use them afterwards.
     """
     if any(packet.size < PLACEHOLDER_BYTES for packet in packets):
         try:
@@ -34,7 +34,7 @@ def number_packets(video: Any, packets: list[Any]) -> list[Any] | None:
         except av.error.FFmpegError:
             return None
     rank = 0
-    waiting: Any = None  # the picture whose turn comes with the next one that is not bidirectional
+    waiting: Any = None  # shown when the next picture that is not bidirectional arrives
     for packet in packets:
         data = bytes(packet)
         at = data.find(_PICTURE_START)

@@ -1,9 +1,9 @@
-"""Which way up a video is, where its stream and not its container says so.
+"""Find the orientation of a video if its stream states it, rather than its container.
 
-A container states a display matrix for the whole file, and FFmpeg hands it out with every frame. An
-H.264 or HEVC stream may state it in an SEI message instead (display orientation, H.264 D.1.27),
-which holds until another replaces it; FFmpeg hands it out with the one frame that the message
-belongs to. So where the first packet has one, the first frame's matrix is that of all frames.
+A container has one display matrix for the whole file, and FFmpeg attaches it to every frame. An H.264
+or HEVC stream may contain an SEI message instead (display orientation, H.264 D.1.27), which is valid
+until another replaces it. FFmpeg attaches it only to the frame of the message. So if the first packet
+has such a message, the matrix of the first frame applies to all frames.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from stm.data.decode.pictures import display_matrix
 from stm.data.decode.plan import PacketPlan
 
 _DISPLAY_ORIENTATION = 47
-# codec -> (bytes of a NAL unit's header, its type by the first byte, types of SEI, types of pictures)
+# codec -> (bytes in a NAL unit's header, function from its first byte to its type, SEI types, picture types)
 _SYNTAX = {
     "h264": (1, lambda first: first & 0x1F, frozenset([6]), frozenset(range(1, 6))),
     "hevc": (2, lambda first: first >> 1 & 0x3F, frozenset([39]), frozenset(range(32))),
@@ -23,10 +23,7 @@ _SYNTAX = {
 
 
 def find_matrix(plan: PacketPlan) -> None:
-    """Set ``plan.matrix`` where the stream states it.
-
-    Costs the decoding of one frame where there is such a message, and nothing elsewhere.
-    """
+    """Set ``plan.matrix`` if the stream states the orientation. This costs one decoded frame."""
     context = plan.video.context
     if states_orientation(context.name, context.extradata or b"", plan.head):
         first = sequential.first_frame(plan)
@@ -34,7 +31,7 @@ def find_matrix(plan: PacketPlan) -> None:
 
 
 def states_orientation(codec: str, extradata: bytes, packet: bytes) -> bool:
-    """Whether the packet, or what there is of it, begins with an SEI of the display orientation."""
+    """Return whether a packet, or its first bytes, has a display orientation message before its first picture."""
     if codec not in _SYNTAX:
         return False
     header_bytes, type_of, sei, pictures = _SYNTAX[codec]
@@ -59,7 +56,7 @@ def _messages(payload: bytes) -> Iterator[int]:
 
 
 def _number(payload: bytes, at: int) -> tuple[int, int]:
-    """A number coded as 255s and a rest, and where it ends."""
+    """A number that is coded as bytes of 255 plus a last byte, and the position after it."""
     value = 0
     while at < len(payload) and payload[at] == 255:
         value, at = value + 255, at + 1
@@ -67,7 +64,7 @@ def _number(payload: bytes, at: int) -> tuple[int, int]:
 
 
 def _by_length(data: bytes) -> Iterator[bytes]:
-    """The NAL units of a packet as MP4 and Matroska store it, each after its length in 4 bytes."""
+    """The NAL units of a packet in MP4 or Matroska, each stored after its length in 4 bytes."""
     at = 0
     while at + 4 < len(data):
         end = at + 4 + int.from_bytes(data[at : at + 4], "big")
@@ -76,5 +73,5 @@ def _by_length(data: bytes) -> Iterator[bytes]:
 
 
 def _by_start_code(data: bytes) -> Iterator[bytes]:
-    """The NAL units of a packet of an elementary stream, or of MPEG-TS."""
+    """The NAL units of a packet in an elementary stream or in MPEG-TS."""
     yield from (unit.rstrip(b"\0") for unit in data.split(b"\0\0\1")[1:])

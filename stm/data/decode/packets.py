@@ -1,4 +1,4 @@
-"""Decode only the packets that wanted frames need: the fast decoder."""
+"""The fast decoder: it decodes only the packets that the wanted frames need."""
 
 from __future__ import annotations
 
@@ -15,32 +15,34 @@ Emit = Callable[[int, Any], None]
 
 
 class Unsure(Exception):
-    """The packet plan met something it cannot vouch for; decode in sequence instead."""
+    """The packet plan cannot be trusted for this file; decode it sequentially instead."""
 
     def __init__(self, why: str, *, numbers_hold: bool) -> None:
         super().__init__(why)
         self.numbers_hold = numbers_hold
-        """Whether presentation times still number the frames (damage, not a wrong plan)."""
+        """Whether presentation times still give the frame numbers: the file is damaged, the plan is right."""
 
 
 def decode(plan: PacketPlan, wanted: Sequence[int], emit: Emit) -> None:
-    """Call ``emit(frame number, av.VideoFrame)`` once for each wanted frame, in no set order.
+    """Call ``emit(frame number, av.VideoFrame)`` once for each wanted frame, in any order.
 
     Args:
-        plan: The scan of an open video, without doubt.
+        plan: The scan of an open video.
         wanted: Distinct frame numbers.
-        emit: Must be done with the frame when it returns.
+        emit: Must not use the frame after it returns.
 
     Raises:
         VideoError: ``bad_index``.
-        Unsure: Where what came out does not match the plan.
+        Unsure: If the plan has a doubt, or the decoded frames do not match it.
     """
     if plan.doubt:
         raise Unsure(plan.doubt, numbers_hold=False)
     for k in wanted:
         if not 0 <= k < plan.num_frames:
             raise VideoError(
-                plan.video.name, "bad_index", f"frame {k} of a video of {plan.num_frames} frames"
+                plan.video.name,
+                "bad_index",
+                f"frame {k} was requested, but the frame count is {plan.num_frames}",
             )
     with plan.in_file_order() as packets:
         reached = 0
@@ -64,8 +66,11 @@ def _decode_run(plan: PacketPlan, run: Run, packets: Any, emit: Emit) -> None:
             latest = pts
             plan.check_orientation(frame)
             if pts == key_pts and not frame.key_frame:
-                raise Unsure("a packet flagged as key frame is none", numbers_hold=True)
-            # Before the key frame's time: a leading picture, whose references are not in this run.
+                raise Unsure(
+                    "a packet is flagged as a key frame, but its frame is not one",
+                    numbers_hold=True,
+                )
+            # A frame before the key frame is a leading picture, whose references are not in this run.
             if frame.is_corrupt and pts >= key_pts:
                 raise Unsure("damage that wanted frames may refer to", numbers_hold=True)
             k = missing.pop(pts, None)
@@ -85,7 +90,7 @@ def _decode_run(plan: PacketPlan, run: Run, packets: Any, emit: Emit) -> None:
             if plan.is_damaged(packet):
                 raise Unsure("a packet with a wrong checksum", numbers_hold=True)
             take(context.decode(packet))
-        # Also where nothing is missing: what the last frames refer to may come out after them.
+        # Flush even if nothing is missing: references of the last frames may come out after them.
         take(context.decode(None))
     except av.error.MemoryError:
         raise

@@ -1,4 +1,4 @@
-"""A decoded frame to RGB as displayed: FFmpeg's converter, then the display matrix."""
+"""Convert a decoded frame to RGB with FFmpeg, and apply its display matrix."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ def _name_unknown_type(kind: Any, value: object) -> Any:
     return member
 
 
-# PyAV 18 raises ValueError for a frame with side data that it has no name for, such as EXIF.
+# PyAV 18 raises ValueError for a frame with side data of a type that it does not know, such as EXIF.
 SideDataType._missing_ = classmethod(_name_unknown_type)  # type: ignore[assignment]
 
 
 class RgbConverter:
-    """Turns decoded frames into uint8 RGB arrays, as ``ffmpeg -pix_fmt rgb24`` does, to the bit.
+    """Converts decoded frames to uint8 RGB arrays, bit-exactly as ``ffmpeg -pix_fmt rgb24`` does.
 
-    10-bit, full-range, grey and other samplings, and the frame's own colour matrix, are handled by
-    FFmpeg (docs/pixels.md). One converter serves one open video.
+    FFmpeg handles all pixel formats, such as 10-bit, full-range and grey, and the frame's own colour
+    matrix (docs/pixels.md). One converter serves one open video.
 
     Args:
-        name: Of the video, for errors.
-        width: Coded size in pixels; frames of another size are scaled to it.
-        height: Likewise.
-        matrix: How all frames are turned; None: as the first one says.
+        name: Name of the video, for errors.
+        width: Coded width in pixels. Frames of another size are scaled.
+        height: Coded height in pixels.
+        matrix: Orientation of all frames; None for that of the first frame.
     """
 
     def __init__(self, name: str, width: int, height: int, matrix: Matrix | None = None) -> None:
@@ -54,18 +54,18 @@ class RgbConverter:
         self._graph_takes: tuple[Any, ...] | None = None
 
     def __call__(self, frame: Any) -> NDArray[np.uint8]:
-        """uint8 [height, width, 3] as displayed: a view, valid while the returned array lives.
+        """Return uint8 [height, width, 3], RGB as displayed: a view of FFmpeg's memory.
 
         Raises:
-            VideoError: ``unreadable``, where FFmpeg has no conversion from the frame's format or
-                colour matrix, or where it is turned otherwise than the first.
+            VideoError: ``unreadable`` if FFmpeg cannot convert the frame's pixel format or colour
+                matrix, or if the frame's orientation differs from that of the first.
         """
-        if not all(self._size):  # a damaged header states none
+        if not all(self._size):  # a damaged header has no size
             self._size = (frame.width, frame.height)
         if self._turns_by_frame:
             matrix = display_matrix(frame)
             if self._matrix not in (None, matrix):
-                detail = "its frames are turned in different ways"
+                detail = "its frames have different orientations"
                 raise VideoError(self._name, "unreadable", detail)
             self._matrix = matrix
         try:
@@ -74,7 +74,7 @@ class RgbConverter:
             raise
         except av.error.FFmpegError as error:
             what = f"{frame.format.name} pixels with colour matrix {int(frame.colorspace)}"
-            detail = f"FFmpeg has no conversion to RGB from {what} ({error.strerror})"
+            detail = f"FFmpeg cannot convert {what} to RGB ({error.strerror})"
             raise VideoError(self._name, "unreadable", detail) from error
         width, height = self._size
         plane = rgb.planes[0]
@@ -83,7 +83,7 @@ class RgbConverter:
         return _as_displayed(pixels, self._matrix or UPRIGHT)
 
     def _convert(self, frame: Any) -> Any:
-        """The frame as rgb24, of the converter's size."""
+        """The frame as rgb24, in the converter's size."""
         width, height = self._size
         is_plain = (
             frame.format.name in _REPEATS_CHROMA
@@ -91,7 +91,7 @@ class RgbConverter:
             and width % 2 == height % 2 == 0
             and not frame.interlaced_frame
         )
-        if is_plain:  # FFmpeg's SIMD path, and no graph to build, which takes 0.3 ms
+        if is_plain:  # FFmpeg's SIMD path, without the cost of building a graph
             return self._reformatter.reformat(frame, width, height, "rgb24", threads=1)
         colours = (int(frame.colorspace), int(frame.color_range))
         takes = (frame.width, frame.height, frame.format.name, *colours)
@@ -101,15 +101,15 @@ class RgbConverter:
         return self._graph.pull()
 
 
-# Formats whose chroma FFmpeg repeats, so that it plays no part where it was sited.
+# Formats whose chroma FFmpeg repeats instead of interpolating: chroma siting does not matter.
 _REPEATS_CHROMA = frozenset(["yuv420p", "yuvj420p"])
 
 
 def _scaling_graph(frame: Any, width: int, height: int) -> Graph:
-    """What the ``ffmpeg`` command puts before an rgb24 output.
+    """The filter graph that the ``ffmpeg`` command uses before an rgb24 output.
 
-    PyAV's ``reformat`` differs from it where chroma is interpolated: it does that field by field in
-    interlaced frames, and by the chroma siting that the stream states.
+    Its pixels differ from those of PyAV's ``reformat`` if chroma is interpolated: the graph treats the
+    fields of interlaced frames separately and uses the stream's chroma siting.
     """
     graph = Graph()
     source = graph.add_buffer(
@@ -125,9 +125,9 @@ def _scaling_graph(frame: Any, width: int, height: int) -> Graph:
 
 
 def display_matrix(frame: Any) -> Matrix:
-    """The display matrix that a frame carries; identity if it has none.
+    """Return the display matrix of a frame; ``UPRIGHT`` if it has none.
 
-    Only quarter turns and mirrorings are kept: a slanted matrix is left alone.
+    Only quarter turns and mirrorings are supported; any other matrix is ignored.
     """
     for side_data in frame.side_data:
         if side_data.type is SideDataType.DISPLAYMATRIX:
@@ -138,13 +138,13 @@ def display_matrix(frame: Any) -> Matrix:
 
 
 def rotation_degrees(matrix: Matrix) -> int:
-    """The counter-clockwise turn in degrees that a display matrix asks for (mirrorings apart)."""
+    """Return the counter-clockwise turn of a display matrix in degrees, without its mirroring."""
     a, b, _, _ = matrix
     return {(1, 0): 0, (0, -1): 90, (-1, 0): 180, (0, 1): 270}[a, b]
 
 
 def mirrors(matrix: Matrix) -> bool:
-    """Whether a display matrix shows the picture as in a mirror."""
+    """Return whether a display matrix mirrors the picture."""
     a, b, c, d = matrix
     return a * d - b * c < 0
 

@@ -1,8 +1,8 @@
-"""The packet plan: it maps wanted frames to packets before anything is decoded.
+"""The packet plan: it maps frame numbers to packets before anything is decoded.
 
 The number of a frame is the rank of its packet's presentation time among the packets that are not
-flagged discard. That is exact for edit lists, variable frame rates and open GOPs, and gives the
-true length. If presentation times are unreliable, ``PacketPlan.doubt`` gives the reason, and frames
+flagged discard. This is exact for edit lists, variable frame rates and open GOPs, and gives the true
+length. If presentation times are unreliable, ``PacketPlan.doubt`` gives the reason, and all frames
 must be decoded sequentially and counted.
 """
 
@@ -24,34 +24,34 @@ from stm.data.decode.pictures import UPRIGHT, Matrix, display_matrix
 from stm.data.decode.source import OpenVideo, open_video
 from stm.data.video import VideoError
 
-# Packets of larger files are dropped after the scan and demuxed again: this bounds memory.
+# Packets of larger files are not kept but demuxed again, to bound memory.
 KEEP_BYTES = 64 * 2**20
 
-# Containers that store the presentation time of each picture. Elsewhere FFmpeg guesses it, which is
-# certain only where pictures are stored in the order they are shown.
+# Containers that store the presentation time of each picture. For others FFmpeg guesses it, which is
+# reliable only if pictures are stored in display order.
 _STORES_PRESENTATION_TIME = frozenset(
     ["mov", "mp4", "matroska", "webm", "mpegts", "mpeg", "flv", "ogg", "nut", "gif", "ivf", "apng"]
 )
 
-# Containers in which decord was seen to return the right frames. It was seen to return wrong ones
-# in MPEG-TS and ASF (WMV); the rest was not measured.
+# Containers from which decord returned the right frames in tests. It returned wrong frames from
+# MPEG-TS and ASF (WMV). Other containers were not tested.
 _DECORD_READS = frozenset(["mov", "mp4", "matroska", "webm", "avi", "flv"])
 
-# A picture is shown at most this many places from where it is stored (H.264 and HEVC hold back 16 at
-# most). Farther means a damaged time, which would shift the number of every frame after it.
+# The largest distance between a picture's places in storage and in display order (H.264 and HEVC hold
+# back at most 16 pictures). A larger one means a damaged time, which would shift all later numbers.
 MOST_REORDERED = 16
 
-# Where the two fields of an interlaced picture may be packets of their own.
+# Containers in which the two fields of an interlaced picture may be separate packets.
 _FIELD_PACKETS = frozenset(["mpegts", "mpeg", "h264", "mpegvideo"])
 
-# Of the first packet, which may say in them how the video is turned (``orientation``).
+# How much of the first packet is kept: it may state the video's orientation (orientation.py).
 _HEAD_BYTES = 4096
 
-# If none of the first packets of FFV1 has right checksums, the stream has none.
+# If none of the first FFV1 packets has right checksums, the stream has no checksums.
 _PACKETS_TRIED = 64
 
-# Decoders that leave out, bit-exactly, the pictures that no other picture refers to. Not AV1: told
-# the same, libdav1d loses frames.
+# Decoders that can skip pictures that no other picture refers to, without changing the others. AV1 is
+# left out because libdav1d then loses frames.
 _CAN_SKIP_UNREFERENCED = frozenset(["h264", "hevc", "mpeg4", "mpeg2video"])
 
 
@@ -61,14 +61,14 @@ class Run:
 
     start: int
     stop: int
-    """Positions in file order; ``stop`` is not included."""
+    """Positions in file order, from ``start`` up to ``stop``, which is not included."""
     frames: dict[int, int]
     """Position of each wanted packet in the run -> the number of the frame it shows."""
 
 
 @dataclass
 class PacketPlan:
-    """The packets of one video stream in file order, and the frame that each of them shows."""
+    """The packets of one video stream in file order, and the frame that each packet shows."""
 
     video: OpenVideo
     pts: list[int | None]
@@ -88,11 +88,11 @@ class PacketPlan:
     can_skip: bool = False
     """Whether pictures that no other picture refers to may be left undecoded."""
     matrix: Matrix | None = None
-    """Orientation of all frames, if the stream states it (``orientation``)."""
+    """Orientation of all frames, if the stream states it (orientation.py)."""
     has_checksums: bool = False
     """Whether packets have checksums (FFV1)."""
     may_hold_fields: bool = False
-    """Whether a packet may hold half a picture, every other line of it, if it is interlaced."""
+    """Whether a packet of an interlaced picture may hold only one of its two fields."""
 
     @property
     def num_frames(self) -> int:
@@ -101,49 +101,49 @@ class PacketPlan:
 
     @property
     def keyframe_interval(self) -> int:
-        """Packets in the longest run from one key packet to the next."""
+        """The largest number of packets from one key packet to the next."""
         return max((b - a for a, b in pairwise([*self.keys, len(self.pts)])), default=0)
 
     def times_s(self) -> NDArray[np.float64]:
-        """When each frame appears, in s from the first: float64 [N]. Meaningful only without doubt."""
+        """Return the time of each frame in s after the first: float64 [N]. Valid only without doubt."""
         ticks = np.array([self.pts[position] for position in self.shown], dtype=np.int64)
         return (ticks - ticks[0]) * float(self.video.stream.time_base)
 
     def frame_of_pts(self) -> dict[int, int]:
-        """Presentation time -> frame number. Meaningful only without doubt."""
+        """Return presentation time -> frame number. Valid only without doubt."""
         return {self.pts[position]: k for k, position in enumerate(self.shown)}  # type: ignore[misc]
 
     def runs(self, wanted: Sequence[int]) -> list[Run]:
-        """The runs that hold the wanted frame numbers, merged where they share a key packet."""
+        """Return the runs that contain the wanted frames. Overlapping runs are merged."""
         grouped: dict[int, dict[int, int]] = {}
         for k in wanted:
             position = self.shown[k]
             nearest = bisect_right(self.keys, position) - 1
-            # A leading picture is stored after a key packet, shown before it, and refers past it.
+            # A leading picture is stored after a key packet, but is shown and refers back before it.
             while self.pts[self.keys[nearest]] > self.pts[position]:  # type: ignore[operator]
                 nearest -= 1
             grouped.setdefault(self.keys[nearest], {})[position] = k
         runs: list[Run] = []
         for start, frames in sorted(grouped.items()):
-            if runs and start < runs[-1].stop:  # a leading picture's run reaches into this one
+            if runs and start < runs[-1].stop:  # a leading picture's run overlaps this one
                 start, frames = runs[-1].start, {**runs[-1].frames, **frames}
                 runs.pop()
             runs.append(Run(start, max(frames) + 1, frames))
         return runs
 
     def is_damaged(self, packet: Any) -> bool:
-        """Whether the packet's own checksums are wrong: its decoder may show an earlier picture."""
+        """Return whether the packet's checksums are wrong: its decoder may then show an earlier picture."""
         return self.has_checksums and not ffv1.is_whole(bytes(packet))
 
     def check_orientation(self, frame: Any) -> None:
-        """Raise ``VideoError`` if a frame changes the orientation that the stream has stated."""
+        """Raise ``VideoError`` if a frame's orientation differs from the one that the stream states."""
         if self.matrix is not None and display_matrix(frame) not in (UPRIGHT, self.matrix):
-            detail = "its frames are turned in different ways"
+            detail = "its frames have different orientations"
             raise VideoError(self.video.name, "unreadable", detail)
 
     @contextlib.contextmanager
     def in_file_order(self) -> Iterator[Iterator[Any]]:
-        """All packets in file order: those kept, or else those of the file opened once more."""
+        """Yield all packets in file order: the kept ones, or those of the reopened file."""
         if self.packets:
             yield iter(self.packets)
             return
@@ -152,20 +152,20 @@ class PacketPlan:
 
 
 def stores_times(container: Any) -> bool:
-    """Whether the container stores when each picture is shown; where it does not, FFmpeg guesses."""
+    """Return whether the container stores presentation times. If not, FFmpeg guesses them."""
     return not _STORES_PRESENTATION_TIME.isdisjoint(container.format.name.split(","))
 
 
 def scan(video: OpenVideo) -> PacketPlan:
-    """Demux the stream once, decoding nothing, and number its frames: about a millisecond a clip.
+    """Demux the stream once, without decoding, and number its frames.
 
     Raises:
-        VideoError: ``no_frames``, if the stream holds no packet at all.
+        VideoError: ``no_frames`` if the stream has no packets.
     """
     found = _demux_all(video)
     codec = video.context.name
     formats = frozenset(video.container.format.name.split(","))
-    # Where packets are stored in the order they are shown, FFmpeg's guess of their times is right.
+    # If packets are stored in display order, FFmpeg guesses their times correctly.
     ordered = stores_times(video.container) or not video.context.has_b_frames
     if codec == "mpeg4" and found.packets and not ordered and not found.silent:
         ordered = _number_by_type(video, found)
@@ -196,7 +196,7 @@ class _Found:
     head: bytes = b""
     has_checksums: bool = False
     silent: set[int] = field(default_factory=set)
-    """Positions of packets that show nothing."""
+    """Positions of packets that show no frame."""
     num_discarded: int = 0
     smallest_bytes: int = 2**31
     new_headers: bool = False
@@ -204,13 +204,13 @@ class _Found:
 
 
 def _demux_all(video: OpenVideo) -> _Found:
-    """All packets of the stream, up to the end of the file or to where reading fails."""
+    """All packets of the stream, up to the end of the file or the first read error."""
     found = _Found()
     hides_frame = _HIDES_FRAME.get(video.context.name)
     looks_for_checksums = video.context.name == "ffv1"
     num_bytes = 0
     last_is_cut = False
-    failure = "the video stream holds no packets"
+    failure = "the video stream has no packets"
     try:
         for packet in _demux(video):
             position = len(found.pts)
@@ -240,7 +240,7 @@ def _demux_all(video: OpenVideo) -> _Found:
         raise
     except av.error.FFmpegError as error:
         failure = str(error)
-    if last_is_cut:  # how a truncated file ends: the picture of this packet is not there
+    if last_is_cut:  # the file is truncated within this packet
         found.pts.pop()
         found.packets = found.packets[:-1]
         found.keys = [key for key in found.keys if key < len(found.pts)]
@@ -252,10 +252,10 @@ def _demux_all(video: OpenVideo) -> _Found:
 
 
 def _number_by_type(video: OpenVideo, found: _Found) -> bool:
-    """Replace guessed times by display ranks, from the types of MPEG-4 pictures, where possible."""
+    """Replace guessed times with display ranks from the types of MPEG-4 pictures, if possible."""
     numbered = mpeg4.number_packets(video, found.packets)
     if numbered is None:
-        found.packets = []  # they were used up
+        found.packets = []  # number_packets has changed them
         return False
     found.packets = numbered
     found.pts = [packet.pts for packet in numbered]
@@ -271,8 +271,8 @@ def _demux(video: OpenVideo) -> Iterator[Any]:
             if packet.size:
                 yield packet
     except IndexError:
-        # After the last packet PyAV yields an empty one for each stream, and trips over a stream
-        # that turned up midway, as flipped bits in MPEG-TS make it. Nothing is missing.
+        # After the last packet PyAV yields an empty one for each stream. It fails for a stream that
+        # appeared midway, as in MPEG-TS with flipped bits. No packet is missing.
         return
 
 
@@ -281,12 +281,12 @@ def _doubt(plan: PacketPlan, found: _Found, ordered: bool) -> str:
     pts, keys, shown = plan.pts, plan.keys, plan.shown
     codec = plan.video.context.name
     if any(time is None for time in pts):
-        return "a packet without presentation time"
+        return "a packet without a presentation time"
     times = [pts[position] for position in shown]
     if len(set(times)) < len(times):
         return "two packets with the same presentation time"
     if not keys or keys[0] != 0:
-        return "the first packet is no key frame"
+        return "the first packet is not a key frame"
     if any(pts[position] < pts[0] for position in shown):  # type: ignore[operator]
         return "pictures shown before the first key frame"
     if any(pts[b] <= pts[a] for a, b in pairwise(keys)):  # type: ignore[operator]
@@ -295,22 +295,22 @@ def _doubt(plan: PacketPlan, found: _Found, ordered: bool) -> str:
     ranks = sorted(range(len(times)), key=times.__getitem__)  # type: ignore[arg-type]
     if any(abs(rank - place) > farthest for rank, place in enumerate(ranks)):
         return "a presentation time far from those of its neighbours"
-    if found.has_palette and codec != "png":  # which brings its own with each picture
-        return "a palette that comes with one packet alone"
+    if found.has_palette and codec != "png":  # each PNG picture has its own palette
+        return "a palette that only one packet has"
     if found.new_headers:
         return "the stream's headers change midway"
     if codec == "mpeg4" and found.smallest_bytes < mpeg4.PLACEHOLDER_BYTES:
-        return "placeholders among the pictures"
+        return "placeholder packets among the pictures"
     if not ordered:
         return "reordered pictures in a container without presentation times"
     return ""
 
 
 def _guard(plan: PacketPlan, found: _Found, formats: frozenset[str]) -> str:
-    """Why decord 0.6.0 may hang on this file or return other frames than it should, or "".
+    """Why decord 0.6.0 may hang on this file or return wrong frames, or "".
 
-    The list of known faults may be incomplete, so the tests compare decord with sequential decoding
-    on every kind of file that passes.
+    The list of known bugs may be incomplete, so the tests compare decord with sequential decoding on
+    every kind of file that passes.
     """
     video = plan.video
     if video.num_video_streams > 1:
@@ -340,7 +340,7 @@ def _guard(plan: PacketPlan, found: _Found, formats: frozenset[str]) -> str:
 
 
 def _vp8_hides_frame(packet: Any) -> bool:
-    """VP8's alternate reference pictures are packets of their own that show nothing."""
+    """Whether a VP8 packet holds an alternate reference picture, which is not shown."""
     return not memoryview(packet)[0] & 0x10
 
 

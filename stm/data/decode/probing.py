@@ -1,4 +1,4 @@
-"""The facts of a video file: its true length, its displayed size, whether decord may be trusted."""
+"""Find the facts of a video file: its true length, its displayed size, whether decord can be trusted."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from stm.data.decode.plan import PacketPlan, scan
 from stm.data.decode.source import UNALIGNED, open_video
 from stm.data.video import DEFAULT_LIMITS, VideoError, VideoInfo
 
-# Containers of which decord reads the display matrix.
+# Containers whose display matrix decord reads.
 _DECORD_TURNS = frozenset(["mov", "mp4"])
 
 
 def probe_video(source: Any, max_pixels: int = DEFAULT_LIMITS.max_pixels) -> VideoInfo:
-    """See ``stm.data.decode.probe``; for anything but a frame folder.
+    """Return the facts of any source but a frame folder. See ``stm.data.decode.probe``.
 
     Raises:
-        VideoError: If no frame can be decoded, or none converted to RGB.
+        VideoError: If no frame can be decoded, or the first cannot be converted to RGB.
     """
     with open_video(source, max_pixels) as video:
         plan = scan(video)
         frames = sequential.all_frames(plan, [])
-        # Rotation travels with decoded frames, and a file of which nothing decodes is no video.
+        # The rotation comes with decoded frames. A file without decodable frames is not a video.
         first = next(frames, None)
         if first is None:
             raise VideoError(video.name, "no_frames", "no frame can be decoded")
@@ -56,7 +56,7 @@ def probe_video(source: Any, max_pixels: int = DEFAULT_LIMITS.max_pixels) -> Vid
 
 
 def guard(plan: PacketPlan) -> str:
-    """Why decord cannot be trusted with a file, by its packets and by its first frame; or ""."""
+    """Return why decord cannot be trusted with a file, from its packets and its first frame; or ""."""
     if plan.guard:
         return plan.guard
     first = sequential.first_frame(plan)
@@ -64,22 +64,22 @@ def guard(plan: PacketPlan) -> str:
 
 
 def _guard_of_frame(plan: PacketPlan, frame: Any, matrix: Matrix) -> str:
-    """Why decord 0.6.0 would show the frame otherwise, though it finds the right one; or ""."""
+    """Why decord 0.6.0 would show other pixels, although it finds the right frame; or ""."""
     video = plan.video
     formats = frozenset(video.container.format.name.split(","))
     if matrix != UPRIGHT and (mirrors(matrix) or formats.isdisjoint(_DECORD_TURNS)):
-        return "mirrored, or turned by a matrix that decord does not read"
+        return "mirrored, or rotated by a matrix that decord does not read"
     if states_orientation(video.context.name, video.context.extradata or b"", plan.head):
-        return "turned by the stream"
+        return "rotated by a message in the stream"
     if frame.format.name == "pal8":
         return "a palette"
     if (frame.width, frame.height) != (video.width, video.height):
-        return "frames of another size than the header says"
+        return "frames whose size differs from the header's"
     return "cropped at the left" if _crops_left(plan) else ""
 
 
 def _crops_left(plan: PacketPlan) -> bool:
-    """Whether frames are wider, or higher, where FFmpeg may not crop at any pixel: as decord has it."""
+    """Whether frames are larger if FFmpeg may not crop at any pixel, as in decord."""
     context = plan.video.context
     if (context.coded_width, context.coded_height) == (context.width, context.height):
         return False

@@ -1,4 +1,4 @@
-"""Turn a source and frame numbers into arrays: choose a decoder, collect, crop and resize."""
+"""Read the wanted frames of a source as an array: choose a decoder, collect, crop and resize."""
 
 from __future__ import annotations
 
@@ -33,18 +33,17 @@ DECODERS = ("auto", "packets", "sequential", "decord")
 
 Numbers = Sequence[int] | NDArray[np.int64]
 Frames = Numbers | Callable[[NDArray[np.float64]], Numbers]
-"""Frame numbers, or a function that chooses them from the times, float64 [N] in s from 0, at which frames appear."""
+"""Frame numbers, or a function that chooses them from the times of all frames, float64 [N] in s from 0."""
 
 
 def probe(source: Any, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
-    """The facts of a video, from one pass over its packets and the decoding of one frame.
+    """Return the facts of a video, from one pass over its packets and one decoded frame.
 
-    If packets do not give the number of frames (see ``plan.py``), all frames are decoded and
-    counted.
+    If packets do not give the number of frames (see ``plan.py``), all frames are decoded and counted.
 
     Raises:
-        VideoError: If no frame of the source can be decoded, or it exceeds ``limits``; ``reason``
-            says why.
+        VideoError: If no frame of the source can be decoded, or it exceeds ``limits``. Its ``reason``
+            is the cause.
     """
     with naming_failures(source), memory_limit(limits.memory_bytes):
         if is_frames(source):
@@ -59,7 +58,7 @@ def probe(source: Any, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
 def read_frames(
     source: Any, indices: Sequence[int], decoder: str = "auto", limits: Limits = DEFAULT_LIMITS
 ) -> NDArray[np.uint8]:
-    """Whole frames at source resolution, as displayed.
+    """Read whole frames at source resolution, as displayed.
 
     Args:
         source: Local path, frame folder, fsspec URL, bytes or binary file object.
@@ -72,7 +71,7 @@ def read_frames(
 
     Raises:
         VideoError: If the source or a wanted frame cannot be read.
-        ValueError: If ``indices`` is empty or ``decoder`` unknown.
+        ValueError: If ``indices`` is empty or ``decoder`` is unknown.
     """
     request = _Request(source, decoder, lambda w, h: [(0, 0, w, h)], None, None, limits)
     return request.collect(indices)[0]
@@ -97,11 +96,11 @@ def read_clip(
         limits: As in ``read_frames``.
 
     Returns:
-        uint8 [K, size, size, 3], RGB: a pure function of the frames, the box and the size.
+        uint8 [K, size, size, 3], RGB. It depends only on the frames, the box and the size.
 
     Raises:
         VideoError: If the source or a wanted frame cannot be read.
-        ValueError: As in ``read_frames``, or if the box leaves the frame by over half a pixel.
+        ValueError: As in ``read_frames``, or if the box extends over half a pixel outside the frame.
     """
     return read_views(source, indices, [box], size, decoder, None, limits)[0]
 
@@ -119,20 +118,22 @@ def read_views(
 
     Args:
         source, size, decoder, limits: As in ``read_clip``.
-        indices: As in ``read_frames``, or a function that chooses frames by their times in the file. Without reliable
-            times, and for a folder, frames appear at the rate of ``expected``, which is then required.
+        indices: As in ``read_frames``, or a function that chooses frames by their times in the file.
+            If these are unreliable, and for a folder, the times follow from the rate of ``expected``,
+            which is then required.
         boxes: V boxes.
-        expected: The geometry with which boxes and indices were planned. A video of another size or
-            number of frames raises ``VideoError`` ``changed``.
+        expected: The geometry for which boxes and indices were planned. A video of another size or
+            length raises ``VideoError`` ``changed``.
 
     Returns:
         uint8 [V, K, size, size, 3]: the result of ``read_clip`` for each of the V boxes.
 
     Raises:
-        As in ``read_clip``.
+        VideoError: As in ``read_clip``, or ``changed``.
+        ValueError: As in ``read_clip``, or if ``boxes`` is empty or ``size`` is less than 1.
     """
     if not len(boxes):
-        raise ValueError("boxes is empty: name at least one (left, top, width, height)")
+        raise ValueError("boxes is empty: give at least one (left, top, width, height)")
     if size < 1:
         raise ValueError(f"size must be at least 1 pixel, not {size}")
     wanted: list[Box] = [_as_box(box) for box in boxes]
@@ -144,7 +145,7 @@ def read_views(
 
 
 class _Wanted:
-    """Frame numbers, distinct and ascending for a decoder, and in the requested order."""
+    """Frame numbers: distinct and ascending for a decoder, and in the requested order."""
 
     def __init__(self, frames: Frames) -> None:
         self._choose = frames if callable(frames) else None
@@ -154,9 +155,9 @@ class _Wanted:
     def _take(self, frames: Numbers) -> None:
         asked = np.array([operator.index(k) for k in frames], dtype=np.int64)
         if not len(asked):
-            raise ValueError("indices is empty: ask for at least one frame")
+            raise ValueError("indices is empty: give at least one frame number")
         self._order: NDArray[np.int64] | None = None
-        if not (asked[1:] > asked[:-1]).all():  # np.unique takes 2 % of a clip of JPEG images
+        if not (asked[1:] > asked[:-1]).all():  # np.unique takes 2 % of a JPEG clip's time
             asked, self._order = np.unique(asked, return_inverse=True)
         self._numbers: list[int] = asked.tolist()
 
@@ -167,7 +168,7 @@ class _Wanted:
         return self._numbers
 
     def in_order(self, views: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """``views``: [V, K', ...] of the distinct frames."""
+        """Bring ``views`` [V, K', ...] of the distinct frames to the requested order: [V, K, ...]."""
         return views if self._order is None else views[:, self._order]
 
 
@@ -179,7 +180,7 @@ def _as_box(box: Sequence[float]) -> Box:
 
 @dataclass(frozen=True)
 class _Request:
-    """A request to a source, without the frame numbers."""
+    """What to read from a source, except for the frame numbers."""
 
     source: Any
     decoder: str
@@ -240,12 +241,12 @@ class _Request:
 
     def _checked(self, wanted: list[int]) -> list[int]:
         if wanted[0] < 0:
-            detail = f"frame {wanted[0]}: frames count from 0"
+            detail = f"frame {wanted[0]} was requested, but frame numbers start at 0"
             raise VideoError(label(self.source), "bad_index", detail)
         return wanted
 
     def _even_times(self) -> NDArray[np.float64]:
-        assert self.expected is not None, "times were asked for without what is expected"
+        assert self.expected is not None, "choosing frames by time requires `expected`"
         return np.arange(self.expected.num_frames) / self.expected.fps
 
     def _decode_in_sequence(self, plan: PacketPlan, wanted: list[int], *, count: bool) -> Collector:

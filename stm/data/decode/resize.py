@@ -15,25 +15,27 @@ PixelBox = tuple[int, int, int, int]
 
 
 class BoxError(ValueError):
-    """A box that leaves its frame, or has no area."""
+    """A box extends outside its frame, or has no area."""
 
 
 def pixel_box(box: Box, width: int, height: int) -> PixelBox:
-    """Round a box to whole pixels: each edge to the nearest (halves up), at least one pixel across.
+    """Round each edge of a box to the nearest whole pixel (halves up). At least one pixel remains.
 
-    An edge may lie up to half a pixel outside the frame, as rounding elsewhere can leave it; it is
+    Because of rounding elsewhere, an edge may lie up to half a pixel outside the frame. It is then
     moved onto the frame's edge.
 
     Raises:
-        BoxError: If the box lies further outside the frame, or has no area.
+        BoxError: If the box extends further outside the frame, or has no area.
     """
     left, top, box_width, box_height = (float(value) for value in box)
     right, bottom = left + box_width, top + box_height
     if not (math.isfinite(left + top + right + bottom) and box_width > 0 and box_height > 0):
-        raise BoxError(f"box {tuple(box)} has no area, or an edge that is no number")
+        raise BoxError(f"box {tuple(box)} has no area, or an edge that is not a finite number")
     if min(left, top) < -0.5 or right > width + 0.5 or bottom > height + 0.5:
         sides = "(left, top, width, height)"
-        raise BoxError(f"box {tuple(box)} {sides} leaves the frame of {width}x{height} pixels")
+        raise BoxError(
+            f"box {tuple(box)} {sides} extends outside the frame of {width}x{height} pixels"
+        )
     x0, x1 = _edges(left, right, width)
     y0, y1 = _edges(top, bottom, height)
     return x0, y0, x1, y1
@@ -46,21 +48,21 @@ def _edges(low: float, high: float, length: int) -> tuple[int, int]:
 
 
 def resize_clip(clip: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Antialiased bilinear resize of a clip to a square, in uint8 throughout.
+    """Resize a clip to a square with antialiased bilinear interpolation, in uint8 throughout.
 
     Args:
         clip: uint8 [K, height, width, 3].
         size: Side of the result in pixels.
 
     Returns:
-        uint8 [K, size, size, 3]. A clip that has the size already is returned as it is.
+        uint8 [K, size, size, 3]. A clip that already has this size is returned unchanged.
     """
     if clip.shape[1:3] == (size, size):
         return clip
     import torch
     from torch.nn.functional import interpolate
 
-    # Channels-last uint8 is the layout torch has its fast kernel for; as NCHW it is only a view.
+    # The fast kernel of torch needs channels-last uint8; the NCHW tensor is only a view of that.
     clip_KCHW = torch.from_numpy(np.ascontiguousarray(clip)).permute(0, 3, 1, 2)
     resized = interpolate(clip_KCHW, (size, size), mode="bilinear", antialias=True)
     return np.ascontiguousarray(resized.permute(0, 2, 3, 1).numpy())

@@ -1,4 +1,4 @@
-"""Decode from the first frame on: slow, but correct where the packet plan is unsure."""
+"""Decode from the first frame on: slow, but right even if the packet plan is unsure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stm.data.video import VideoError
 
 @dataclass(frozen=True)
 class _Picture:
-    """Facts of a decoded picture, to trace the spread of damage."""
+    """Facts of a decoded picture, to trace how damage spreads."""
 
     decoded_at: int
     """Its place in decoding order."""
@@ -51,23 +51,24 @@ def decode(
     Args:
         plan: The scan of an open video.
         wanted: Distinct frame numbers.
-        emit: Must be done with the frame when it returns.
-        count: Number the frames by counting those that come out; otherwise by their presentation
-            times, so that a frame lost to damage does not shift those after it.
-        to_the_end: Decode all frames, also those behind the last wanted one.
+        emit: Must not use the frame after it returns.
+        count: Number the frames by counting the decoded ones. Otherwise presentation times number
+            them, so that a frame lost to damage does not shift later numbers.
+        to_the_end: Decode all frames, even those after the last wanted one.
 
     Returns:
-        The number of frames that came out: of the whole video, if it was decoded to its end.
+        The number of decoded frames; if ``to_the_end``, of the whole video.
 
     Raises:
-        VideoError: ``bad_index``, or ``unreadable`` if damage took or reached a wanted frame. Only
-            damage that the decoder reports is seen; those of HEVC and VP9 were found to report none.
+        VideoError: ``no_frames``; ``bad_index``; ``unreadable`` if damage destroyed or affected a
+            wanted frame. Only damage that the decoder reports is detected; the HEVC and VP9
+            decoders reported none in tests.
     """
     missing = set(wanted)
     number_of = None if count else plan.frame_of_pts()
     position_of = {} if count else {time: position for position, time in enumerate(plan.pts)}
-    # A reference may come out after the pictures that refer to it, however many those are; the
-    # decoder's own reorder depth counts only the references held back.
+    # A reference may come out after any number of pictures that refer to it; the decoder's own
+    # reorder depth counts only the references that it holds back.
     may_follow = MOST_REORDERED if plan.video.context.has_b_frames else 0
     num_frames = 0
     still_to_see = may_follow
@@ -82,14 +83,14 @@ def decode(
         k = num_frames if number_of is None else number_of.get(frame.pts)
         num_frames += 1
         wanted_number = k if k in missing else None
-        # Uncounted pictures are in the order of their packets. For counted ones the order in which
-        # they come out has to do, with damage moved to the earliest place that it may have been at.
+        # Without counting, the packets give the decoding order. With counting, the output order is
+        # used instead, and damage is moved to the earliest place that it may have had.
         decoded_at = num_frames - (may_follow if frame.is_corrupt else 0)
         pictures.append(
             _Picture(
                 position_of.get(frame.pts, decoded_at),
                 frame.pts,
-                frame.key_frame and not count,  # past damage, counting is not to be trusted again
+                frame.key_frame and not count,  # after damage, counting stays unreliable
                 frame.is_corrupt,
                 wanted_number,
             )
@@ -98,12 +99,12 @@ def decode(
             missing.remove(wanted_number)
             emit(wanted_number, frame)
     if missing and not num_frames:
-        why = failures[0].message if failures else "the decoder gave no frame"
+        why = failures[0].message if failures else "the decoder returned no frame"
         raise VideoError(plan.video.name, "no_frames", why)
     length = num_frames if number_of is None else plan.num_frames
     for k in sorted(missing, reverse=True):
         if not 0 <= k < length:
-            detail = f"frame {k} of a video of {length} frames"
+            detail = f"frame {k} was requested, but the frame count is {length}"
             raise VideoError(plan.video.name, "bad_index", detail)
     for failure in failures:
         at = failure.num_frames_before if count else failure.position
@@ -117,11 +118,11 @@ def decode(
 
 
 def _reached_by_damage(pictures: list[_Picture]) -> set[int]:
-    """Wanted frames that may refer to a damaged picture: those up to the next key frame, and its
-    leading pictures, which are stored after it, shown before it and refer past it.
+    """The wanted frames that may refer to a damaged picture: those up to the next key frame, and its
+    leading pictures, which are stored after it but are shown and may refer back before it.
 
-    A decoder fills what is lost with older pictures, and whatever refers to that inherits it: such
-    frames look whole and show another moment.
+    A decoder fills lost parts from older pictures, and all pictures that refer to them inherit this:
+    such frames look intact but show another moment.
     """
     if not any(picture.is_damaged for picture in pictures):
         return set()
@@ -134,7 +135,7 @@ def _reached_by_damage(pictures: list[_Picture]) -> set[int]:
         is_leading = key_pts is not None and picture.pts is not None and picture.pts < key_pts
         if picture.is_damaged and not is_leading:
             tainted = True
-        # No picture after the key frame refers to a leading one, but leading ones to each other.
+        # Only other leading pictures may refer to a leading picture.
         if picture.is_damaged and is_leading:
             tainted_before_key = True
         is_reached = tainted or picture.is_damaged or (is_leading and tainted_before_key)
@@ -144,14 +145,14 @@ def _reached_by_damage(pictures: list[_Picture]) -> set[int]:
 
 
 def first_frame(plan: PacketPlan) -> Any:
-    """The first frame that the decoder gives, or None."""
+    """Return the first frame that the decoder returns, or None."""
     frames = all_frames(plan, [])
     with contextlib.closing(frames):
         return next(frames, None)
 
 
 def all_frames(plan: PacketPlan, failures: list[Failure]) -> Generator[Any, None, None]:
-    """Every frame the decoder gives; packets that it refuses are noted in ``failures``."""
+    """Yield every frame that the decoder returns. Append the packets that it refuses to ``failures``."""
     context = plan.video.context
     context.flush_buffers()
     num_frames = 0

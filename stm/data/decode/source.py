@@ -1,8 +1,8 @@
-"""Open a path, URL, bytes or file object as one video stream, and name every way that can fail.
+"""Open a path, URL, bytes or file object as one video stream, with a reason for every failure.
 
-Only this module opens files with FFmpeg. It allows only containers that hold their own pictures. A
-playlist (HLS, ffconcat, DASH) or a stream description (SDP) names other files or addresses, which
-FFmpeg would open.
+Only this module opens files with FFmpeg. It accepts only containers that hold their own pictures,
+because FFmpeg would open the files and addresses that a playlist (HLS, ffconcat, DASH) or a stream
+description (SDP) names.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ CONTAINERS = (
     *("mpegvideo", "m4v", "h261", "h263", "h264", "hevc", "vvc", "vc1", "vc1test", "av1", "obu"),
     *("cavsvideo", "avs2", "avs3", "dirac", "dnxhd", "mjpeg", "smjpeg", "mpjpeg"),
 )
-"""FFmpeg's names of containers that hold their pictures themselves: no other is opened."""
+"""FFmpeg's names of containers that hold their own pictures. No others are opened."""
 
 _JPEG_MAGIC = b"\xff\xd8\xff"
 
-# Decoders whose every picture stands by itself. Told to give up at damage, they give no picture for
-# such a packet; else they would fill it from the one before, or leave it blank, without a word.
+# Decoders in which no picture refers to another. With the options below they return no picture for a
+# damaged packet; without them they fill it from the previous picture, or leave it blank, silently.
 _INTRA_ONLY = frozenset(["ffv1", "prores", "png", "apng", "jpeg2000", "libopenjpeg", "dvvideo"])
 _GIVE_UP_AT_DAMAGE = {"err_detect": "crccheck+bitstream+buffer+explode"}
-# These would give up at a tag that they do not know.
+# Decoders that would also give up at an unknown tag.
 _NEVER_GIVE_UP = frozenset(["tiff"])
 
 STREAM_PROTOCOLS = {
@@ -63,17 +63,17 @@ STREAM_PROTOCOLS = {
     "http": "http,https,tls,tcp",
     "https": "http,https,tls,tcp",
 }
-"""Schemes of streams, which FFmpeg opens itself, and the protocols that it may use for each."""
+"""URL schemes of streams, which FFmpeg opens itself, and the protocols that it may use for each."""
 
 _FILES_AS_WELL = ("http", "https")
-"""Schemes that name files, read by fsspec, unless one says that it is a stream."""
+"""Schemes whose URLs are files, read by fsspec, unless ``is_live`` is set."""
 
 _OF_STREAMS = ("rtsp", "rtp", "sdp", "live_flv")
 _DEVICE_FORMAT = "v4l2"
 
 UNALIGNED = av.codec.context.Flags.unaligned
-"""Flag of a decoder that may crop at any pixel; without it FFmpeg leaves a crop at the left undone
-where its result would not be aligned."""
+"""Decoder flag that allows cropping at any pixel. Without it FFmpeg omits a crop at the left if the
+result would not be aligned."""
 
 _NO_CONTAINER = (
     *(av.error.ArgumentError, av.error.DecoderNotFoundError),
@@ -83,7 +83,7 @@ _NO_CONTAINER = (
 
 @dataclass
 class OpenVideo:
-    """An open container and the one stream of it that is read, on one decoder thread."""
+    """An open container and its selected video stream, with one decoder thread."""
 
     source: object
     container: Any
@@ -98,6 +98,7 @@ class OpenVideo:
 
     @property
     def context(self) -> Any:
+        """PyAV's codec context of the stream."""
         return self.stream.codec_context
 
     @property
@@ -111,15 +112,15 @@ class Stream:
     """How to open a stream or device, which has no known end and may stop sending."""
 
     open_s: float
-    """Time limit for it to respond."""
+    """Time limit for its first response, in s."""
     stall_s: float
-    """Time without a packet after which it counts as broken off."""
+    """Time without a packet, in s, after which it counts as disconnected."""
     options: tuple[tuple[str, str], ...] = ()
     """FFmpeg options, such as ("rtsp_transport", "udp") or ("framerate", "30")."""
 
 
 def is_stream(source: object, is_live: bool = False) -> bool:
-    """Whether it is a stream's address or a device, and not a file; HTTP names a stream where ``is_live``."""
+    """Return whether the source is a stream's address or a device. An HTTP URL is one only if ``is_live``."""
     if not isinstance(source, (str, os.PathLike)):
         return False
     path = os.fspath(source)
@@ -142,8 +143,8 @@ def open_video(
 ) -> Iterator[OpenVideo]:
     """Yield the source's video stream, ready to demux and decode; close everything afterwards.
 
-    With several video streams it is the one that the ``ffmpeg`` command selects (``_rank``). With
-    ``stream`` the source is the address of a stream, or a device (`is_stream`).
+    If there are several video streams, the one that the ``ffmpeg`` command selects is used (``_rank``).
+    With ``stream``, the source must be a stream's address or a device (``is_stream``).
 
     Raises:
         VideoError: With the reason, if there is no video stream to read, its container is not in
@@ -163,7 +164,7 @@ def open_video(
         pictures = max(container.streams.video, key=_rank, default=None)
         if pictures is None or _is_cover(pictures):
             kinds = sorted({s.type for s in container.streams}) or ["no streams"]
-            raise VideoError(name, "no_video_stream", f"it holds {', '.join(kinds)}")
+            raise VideoError(name, "no_video_stream", f"it contains {', '.join(kinds)}")
         context = pictures.codec_context
         if context is None:
             raise VideoError(name, "no_decoder", "PyAV has no decoder for its video stream")
@@ -171,7 +172,7 @@ def open_video(
             if other.index != pictures.index:
                 other.discard = av.stream.Discard.all
         check_pixels(name, context.width, context.height, max_pixels)
-        # More threads cost 13-40 % more CPU for little wall time: parallelism is more workers.
+        # More threads took 13-40 % more CPU time and saved little wall time. Use more workers instead.
         context.thread_count = 1
         context.thread_type = "NONE"
         context.flags |= int(UNALIGNED)
@@ -187,15 +188,15 @@ def open_video(
             max_pixels,
         )
         gives_up = video.is_intra_only and context.name not in _NEVER_GIVE_UP
-        # A later frame may announce another size than the header.
+        # A later frame may have a larger size than the header states.
         limit = {"max_pixels": str(max_pixels)}
         context.options = {**limit, **(_GIVE_UP_AT_DAMAGE if gives_up else {})}
         yield video
 
 
 def _rank(stream: Any) -> tuple[bool, int]:
-    """The order of the ``ffmpeg`` command: the stream with most pixels, where being the default one
-    counts as 5 million; the first of equals. Covers come last."""
+    """Sorting key of the ``ffmpeg`` command: the stream with the most pixels wins, the default stream
+    counts 5 million more, and covers come last."""
     context = stream.codec_context
     pixels = context.width * context.height if context is not None else 0
     is_default = bool(stream.disposition & av.stream.Disposition.default)
@@ -203,20 +204,20 @@ def _rank(stream: Any) -> tuple[bool, int]:
 
 
 def _is_cover(stream: Any) -> bool:
-    """Whether a video stream is a picture beside the video, or beside a song."""
+    """Whether a video stream is only the cover picture of a video or a song."""
     return bool(stream.disposition & av.stream.Disposition.attached_pic)
 
 
 def _open_container(opened: Any) -> Any:
     """The container, if it is one of ``CONTAINERS``; raises what PyAV raises."""
-    # Tags in a legacy encoding are common and say nothing about the pictures.
+    # Tags in a legacy encoding are common and do not matter for the pictures.
     options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
     try:
         return av.open(opened, options=options, metadata_errors="ignore")
-    except av.error.ArgumentError:  # FFmpeg's word for a container that is not listed
+    except av.error.ArgumentError:  # FFmpeg's error for a container that is not listed
         if not _is_several_jpegs(opened):
             raise
-    # FFmpeg takes JPEG images behind one another for one of a numbered series.
+    # FFmpeg mistakes consecutive JPEG images for one image of a numbered series.
     _rewind(opened)
     return av.open(opened, format="mjpeg", options=options)
 
@@ -239,7 +240,7 @@ def _open_stream(url: str, stream: Stream) -> Any:
 
 
 def _is_several_jpegs(opened: Any) -> bool:
-    """Whether a file holds JPEG images, one after another: what is called MJPEG."""
+    """Whether a file consists of several consecutive JPEG images (MJPEG)."""
     _rewind(opened)
     if isinstance(opened, str):
         with open(opened.removeprefix("file:"), "rb") as file:
@@ -302,7 +303,7 @@ def _open_url(url: str) -> Iterator[Any]:
     if size == 0:
         raise VideoError(url, "empty", "zero bytes")
     if size is None and split_url(url)[0].lower() in _FILES_AS_WELL:
-        detail = "its server does not say how long it is: `stm predict --window_s N --live true` reads such streams"
+        detail = "the server does not report its length: `stm predict --window_s N --live true` reads such streams"
         raise VideoError(url, "unsupported_url", detail)
     if whole is not None:
         yield io.BytesIO(whole)
@@ -316,12 +317,15 @@ def _why_no_container(source: object, error: Exception) -> tuple[str, str]:
     if isinstance(error, av.error.DecoderNotFoundError):
         return "no_decoder", str(error)
     if isinstance(error, av.error.ArgumentError):
-        what = "no container that holds its own pictures, such as MP4, MKV, AVI, WebM or MPEG-TS"
-        return "not_a_video", f"{what}; playlists and single pictures are none"
+        what = "not a container that holds its own pictures, such as MP4, MKV, AVI, WebM or MPEG-TS"
+        return "not_a_video", f"{what}; playlists and single images are not accepted"
     if _first_bytes(source)[4:8] == b"ftyp":
-        return "truncated", "an mp4 whose index (moov) is missing or damaged"
+        return "truncated", "an MP4 file whose index (moov) is missing or damaged"
     if _first_bytes(source).startswith(b"version https://"):
-        return "not_a_video", "a pointer of Git LFS and not the file; `git lfs pull` fetches it"
+        return (
+            "not_a_video",
+            "a Git LFS pointer, not the file itself; `git lfs pull` fetches the file",
+        )
     return "not_a_video", "FFmpeg recognises no container in it"
 
 

@@ -28,22 +28,24 @@ from stm.storage import is_url
 def read(
     root: str, annotations: str | None, split: int, split_folders: str = "auto"
 ) -> Annotations:
-    """Every video file and every folder of images below a class folder is a video of that class.
+    """Read every video file and every folder of images below a class folder as a video of that class.
 
-    Classes are the folders' names, sorted. Links are followed, each folder once; a folder that this
-    user may not list is an entry itself, for indexing to report. A video below a further folder
-    (ROOT/class/source/video) has that folder as its group. Left out, with a warning, are files that
-    are neither video nor image, and videos in no class folder; without one, what is hidden and what
-    systems make (`common.is_hidden`).
+    Classes are the folders' names, sorted. Links are followed, each folder once. A folder that this
+    user may not list is an entry, so that indexing reports it. The group of a video is the folder
+    between it and its class folder, if any (ROOT/class/source/video). Files that are neither videos
+    nor images, and videos outside class folders, are left out with a warning; hidden and system files
+    (`common.is_hidden`) are left out without one.
 
-    split_folders: whether the folders of root are splits (`yes`), classes (`no`), or whichever
-        their names and contents say (`auto`).
+    split_folders: `yes` if the folders of root are splits, `no` if they are classes, `auto` to decide
+        by their names and contents.
 
-    Raises UserError where that is not clear, or no class is found.
+    Raises UserError if that is unclear, or if there is no class.
     """
     del split
     if annotations is not None:
-        raise UserError("--annotations: the format `folder` has none; the folders are the labels.")
+        raise UserError(
+            "--annotations: the format `folder` does not use it; the folders are the labels."
+        )
     if is_url(root):
         raise UserError(
             f"--root {root}: the format `folder` lists a local or mounted folder; for a URL write "
@@ -54,8 +56,8 @@ def read(
         os.listdir(base)
     except OSError as error:
         raise UserError(
-            f"{base}: cannot list it ({error.strerror}). Give this user the right to, or name "
-            "another --root."
+            f"{base}: cannot list this folder ({error.strerror}). Give this user permission, or "
+            "choose another --root."
         ) from error
     by_split = _split_folders(base, split_folders)
     class_folders = {
@@ -75,7 +77,7 @@ def read(
     if empty and classes:
         shown = ", ".join(map(printable, empty[:5])) + (", ..." if len(empty) > 5 else "")
         warn(
-            f"{counted(len(empty), 'folder')} under {base} without a video, not used as classes: {shown}"
+            f"found no videos in {counted(len(empty), 'folder')} under {base}, not used as classes: {shown}"
         )
     labels = {name: label for label, name in enumerate(classes)}
     splits: dict[str, list[Entry]] = {name: [] for name in by_split}
@@ -101,12 +103,14 @@ def read(
     if grouped is not None:
         group = grouped.group.removeprefix(classes[grouped.label] + "/")
         note(
-            f"folders in class folders are taken for groups: {printable(grouped.path)} is of class "
+            f"folders in class folders are read as groups: {printable(grouped.path)} is of class "
             f"{classes[grouped.label]!r}, group {printable(group)!r}"
         )
     if ignored:
         kinds = _shown(ignored)
-        warn(f"{ignored.total()} files under {base} are no videos, ignored: {kinds}")
+        warn(
+            f"{ignored.total()} files under {base} are ignored, because they are not videos: {kinds}"
+        )
     links.warn()
     look_alike(classes)
     return Annotations(classes, splits, os.path.basename(base))
@@ -117,14 +121,14 @@ def _shown(ignored: Counter[str]) -> str:
 
 
 class _Links:
-    """Videos that links put into several places."""
+    """Collects videos that links put into several classes or splits."""
 
     def __init__(self) -> None:
         self._first: dict[str, tuple[str, str, str]] = {}
         self._found: dict[str, list[str]] = {"classes": [], "splits": []}
 
     def add(self, real: str, split: str, class_name: str, path: str) -> None:
-        """real: where the video lies without links."""
+        """Add a video; ``real`` is its path without links."""
         first = self._first.setdefault(real, (split, class_name, path))
         for kind, ours, earlier in (
             ("classes", class_name, first[1]),
@@ -141,7 +145,7 @@ class _Links:
         for kind, found in self._found.items():
             if found:
                 warn(
-                    f"{counted(len(found), 'video')} in two {kind} through links, such as {found[0]}: "
+                    f"links put {counted(len(found), 'video')} into two {kind}, such as {found[0]}: "
                     f"{means[kind]}"
                 )
 
@@ -149,13 +153,15 @@ class _Links:
 def _check_classes(
     base: str, folders: dict[tuple[str, str], str], used: list[tuple[str, str]]
 ) -> None:
-    """folders: of each (split, class); used: those in which there are videos."""
+    """Raise UserError if no folder is a class. ``folders``: of each (split, class). ``used``: with videos."""
     if not folders:
         hint = ""
         for name in ("metadata.csv", "metadata.jsonl", "train.csv"):
             if os.path.isfile(os.path.join(base, name)):
                 hint = f" There is {name}: use --format list."
-        raise UserError(f"{base}: no class folder in it. Expected {base}/CLASS/video.mp4.{hint}")
+        raise UserError(
+            f"{base}: it contains no class folder. Expected {base}/CLASS/video.mp4.{hint}"
+        )
     names = sorted({name for _, name in used})
     for name in names:
         if not is_utf8(name):
@@ -167,18 +173,18 @@ def _check_classes(
     if len(kinds) > 1 and kinds <= MODALITIES | VIDEO_FOLDERS and telling:
         likely = next((name for name in names if name.lower() in RGB_FOLDERS), names[0])
         raise UserError(
-            f"{base}: {', '.join(names)} are kinds of images or videos, no classes. Name the one "
+            f"{base}: {', '.join(names)} are kinds of images or videos, not classes. Give the one "
             f"to learn from as --root, such as {os.path.join(base, likely)}."
         )
     if len(used) == 1:
-        # ROOT/dataset/CLASS/video: one class, and the classes themselves taken for groups.
+        # ROOT/dataset/CLASS/video would be one class, with the classes as its groups.
         inner = folders[used[0]]
         while not _holds_videos(inner) and len(_subfolders(inner)) == 1:
             ((_, inner),) = _subfolders(inner)
         if not _holds_videos(inner) and len(_subfolders(inner)) > 1:
             raise UserError(
-                f"{base}: {names[0]!r} would be its only class. The classes seem to lie in "
-                f"{inner}: name that as --root."
+                f"{base}: {names[0]!r} would be its only class. The classes seem to be in "
+                f"{inner}: give that as --root."
             )
 
 
@@ -190,11 +196,9 @@ def _check_splits(
             of_images = next((p for _, p in _subfolders(folders[name]) if is_frame_folder(p)), None)
             hint = f" There are {_shown(ignored)}." if ignored else ""
             if of_images is not None:
-                hint = (
-                    f" Images lie in {of_images} itself: those of one video need their own folder."
-                )
+                hint = f" There are images in {of_images} itself: those of each video need their own folder."
             raise UserError(
-                f"{folders[name]}: no video in its class folders. Expected CLASS/video.mp4, or "
+                f"{folders[name]}: its class folders contain no videos. Expected CLASS/video.mp4, or "
                 f"CLASS/video/00001.jpg.{hint}"
             )
 
@@ -203,7 +207,7 @@ def _warn_of_strays(folder: str) -> None:
     strays = [item.path for item in list_folder(folder) or [] if is_video_file(item)]
     if strays:
         warn(
-            f"{counted(len(strays), 'video')} in {folder} itself and in no class folder, left out, "
+            f"left out {counted(len(strays), 'video')} in {folder} itself and in no class folder, "
             f"such as {printable(min(strays))}"
         )
 
@@ -213,7 +217,7 @@ def _is_rgb_or_flow(name: str) -> bool:
 
 
 def _split_folders(base: str, wanted: str) -> dict[str, str]:
-    """Split name -> folder; a lone `train` where ROOT holds the classes themselves."""
+    """Split name -> folder; only `train` if ROOT itself contains the classes."""
     here = dict(_subfolders(base))
     named = splits_of_folders(here)
     if wanted == "no" or (wanted == "auto" and not named):
@@ -229,7 +233,7 @@ def _split_folders(base: str, wanted: str) -> dict[str, str]:
         if others and not with_classes:
             return {"train": base}  # a class may be called "train"
         choose = (
-            "If the folders are classes, add --split_folders no; if they are splits, each holds a "
+            "If the folders are classes, add --split_folders no; if they are splits, each needs a "
             "folder for each class"
         )
         direct = [name for name in named if name not in with_classes]
@@ -237,27 +241,27 @@ def _split_folders(base: str, wanted: str) -> dict[str, str]:
         if not others and direct:
             if {named[name] for name in direct} != {"test"} or "train" not in named.values():
                 raise UserError(
-                    f"{base}: the folders {shown} are called like splits, but videos lie in "
+                    f"{base}: the folders {shown} have names of splits, but there are videos in "
                     f"{direct[0]} itself, not in class folders. {choose}."
                 )
             for name in direct:
-                warn(f"{here[name]}: left out, since its videos lie in no class folder")
+                warn(f"{here[name]}: left out, because its videos are not in class folders")
                 del named[name]
         inner = {name: {folder for folder, _ in _subfolders(here[name])} for name in named}
         if not others and len(named) > 1 and not _overlap(list(inner.values())):
             raise UserError(
-                f"{base}: the folders {shown} are called like splits, but no folder in one has the "
-                f"name of a folder in another, as classes would. {choose}, and "
-                "--split_folders yes takes them so."
+                f"{base}: the folders {shown} have names of splits, but no folder name occurs in two "
+                f"of them, as a class would. {choose}. To read them as splits anyway, add "
+                "--split_folders yes."
             )
     elif not named:
         raise UserError(
-            f"{base}: no folder in it is called like a split (train, val, test), but {shown}."
+            f"{base}: no folder in it has the name of a split (train, val, test). Its folders are {shown}."
         )
     if others:
         raise UserError(
             f"{os.path.join(base, others[0])}: beside {', '.join(named)} only val and test are "
-            f"expected, not {others[0]!r}. Move it away, or name the folder of the classes as "
+            f"expected, not {others[0]!r}. Move it away, give the folder of the classes as "
             "--root, or add --split_folders no if all of them are classes."
         )
     splits: dict[str, str] = {}
@@ -269,7 +273,7 @@ def _split_folders(base: str, wanted: str) -> dict[str, str]:
         splits[name] = here[folder_name]
     if any(name != name.lower() or name not in ("train", "val", "test") for name in named):
         told = ", ".join(f"{folder} is {name}" for folder, name in named.items())
-        note(f"{base}: its folders are splits: {told}")
+        note(f"{base}: its folders are read as splits: {told}")
     return {name: splits[name] for name in ("train", "val", "test") if name in splits}
 
 
@@ -282,12 +286,12 @@ def _subfolders(folder: str) -> list[tuple[str, str]]:
 
 
 def _holds_videos(folder: str) -> bool:
-    """Whether a folder holds videos or frame folders directly, as a class does."""
+    """Whether a folder directly contains videos or frame folders, as a class folder does."""
     return any(map(is_video_file, list_folder(folder) or [])) or any(
         is_frame_folder(path) for _, path in _subfolders(folder)[:8]
     )
 
 
 def _holds_classes(folder: str) -> bool:
-    """Whether folders in it hold videos, as those of classes do."""
+    """Whether folders in it contain videos, as class folders do."""
     return any(_holds_videos(path) for _, path in _subfolders(folder))

@@ -1,6 +1,6 @@
-"""Format `hmdb51`: one list a class and split, CLASS_test_split1.txt, with a code beside each file.
+"""Format `hmdb51`: a list for each class and split, CLASS_test_split1.txt, with a code after each file.
 
-Code 1 is train, 2 is test (here the split `val`), 0 is in neither.
+Code 1 means train, 2 means test (here the split `val`), and 0 means unused.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def read(root: str, annotations: str | None, split: int) -> Annotations:
     for label, class_name in enumerate(classes):
         path = lists[class_name]
         for number, text in read_lines(path, _EXPECTED):
-            parts = text.rsplit(maxsplit=1)  # some titles hold blanks in mirrors of the dataset
+            parts = text.rsplit(maxsplit=1)  # in some copies of the dataset titles contain blanks
             if len(parts) != 2 or parts[1] not in _CODES:
                 raise bad_line(path, number, text, "cannot be read", _EXPECTED)
             name, code = parts

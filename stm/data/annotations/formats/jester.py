@@ -9,6 +9,6 @@ LANDMARKS = ("jester-v1-labels.csv",)
 
 
 def read(root: str, annotations: str | None, split: int) -> Annotations:
-    """Read the published lists, or *_videofolder.txt; ROOT/id (or ROOT/20bn-jester-v1/id) holds a
+    """Read the published lists, or *_videofolder.txt; ROOT/id (or ROOT/20bn-jester-v1/id) contains a
     video's frames."""
     return read_videofolder_or(root, annotations, split, "jester-v1", "jester")

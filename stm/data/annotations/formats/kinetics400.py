@@ -26,7 +26,9 @@ from stm.errors import UserError
 from stm.storage import is_url
 
 _HEADER = ["label", "youtube_id", "time_start", "time_end", "split"]
-_EXPECTED = "`label,youtube_id,time_start,time_end,split`, the label in quotes where it has a comma"
+_EXPECTED = (
+    "`label,youtube_id,time_start,time_end,split`, with the label in quotes if it has a comma"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +44,15 @@ class _Clip:
 
     @property
     def stem(self) -> str:
-        """The name of the published archives: the times in seconds, with six digits."""
+        """The file name in the published archives, with the times in seconds as six digits."""
         return f"{self.youtube_id}_{self.start:06d}_{self.end:06d}"
 
 
 def read(root: str, annotations: str | None, split: int) -> Annotations:
-    """Read official CSV files where there are any, else `path label` lists.
+    """Read official CSV files if there are any, else `path label` lists.
 
-    `annotations` is a file, or a folder with train.csv, val.csv (validate.csv) and test.csv, or
-    with lists. A clip's group is its YouTube id. Official CSV files without labels are left out.
+    `annotations` is a file, or a folder with lists or with train.csv, val.csv (validate.csv) and
+    test.csv. A clip's group is its YouTube id. Official CSV files without labels are left out.
     """
     files = list_files(root, annotations, split)
     if is_official(files) or files[0].suffix == ".csv":
@@ -59,7 +61,7 @@ def read(root: str, annotations: str | None, split: int) -> Annotations:
 
 
 def is_official(files: Sequence[Path]) -> bool:
-    """Whether the header of the first file is that of the official CSV files."""
+    """Return whether the first file has the header of the official CSV files."""
     if not files or files[0].suffix.lower() != ".csv":
         return False
     for _, text in read_lines(files[0], EXPECTED):
@@ -68,18 +70,18 @@ def is_official(files: Sequence[Path]) -> bool:
 
 
 def read_official(root: str, files: Sequence[Path]) -> Annotations:
-    """Read official CSV files; videos are found by YouTube id and times wherever they lie in root."""
+    """Read official CSV files. Videos are found by YouTube id and times, anywhere below root."""
     clips: list[_Clip] = []
     for file in files:
         found = _clips(file)
         if found is None:
             if len(files) == 1:
-                raise UserError(f"{file}: the videos have no label. Expected {_EXPECTED}.")
-            warn(f"{file}: left out, since its videos have no label")
+                raise UserError(f"{file}: the videos have no labels. Expected {_EXPECTED}.")
+            warn(f"{file}: left out, because its videos have no labels")
         else:
             clips.extend(found)
     if not clips:
-        raise UserError(f"{files[0]}: no video with a label in it. Expected {_EXPECTED}.")
+        raise UserError(f"{files[0]}: it lists no videos with labels. Expected {_EXPECTED}.")
     listed = find_class_list([files[0].parent], files)
     classes = listed[0].names if listed else tuple(sorted({clip.label for clip in clips}))
     labels = {plain(name): label for label, name in enumerate(classes)}
@@ -106,7 +108,7 @@ def read_official(root: str, files: Sequence[Path]) -> Annotations:
 
 
 def _clips(file: Path) -> list[_Clip] | None:
-    """The clips of one file; None where it has no column of labels, or nothing in it."""
+    """The clips of one file; None if it has no column of labels."""
     columns = {name: k for k, name in enumerate(_HEADER)}
     named = splits_in(file.stem)
     clips: list[_Clip] = []
@@ -150,8 +152,8 @@ def _seconds(file: Path, number: int, text: str, value: dict[str, str], name: st
 
 
 def _videos_by_stem(root: str) -> dict[str, str]:
-    """Every video file below `root` by its name without extension, whatever the folders' names, and
-    every folder that may hold frames. Links are followed, each folder once."""
+    """Every video file below `root`, by its name without extension, and every folder that may contain
+    frames, by its name. Links are followed, each folder once."""
     if is_url(root):
         return {}
     found: dict[str, str] = {}
@@ -179,4 +181,4 @@ def _videos_by_stem(root: str) -> dict[str, str]:
 
 
 def _tell(error: OSError) -> None:
-    warn(f"{error.filename}: cannot list it ({error.strerror}): its videos are not found")
+    warn(f"{error.filename}: cannot list this folder ({error.strerror}): its videos are not found")

@@ -1,4 +1,4 @@
-"""Format `something-v1`: *_videofolder.txt with names of classes, or the official `id;label` lists."""
+"""Format `something-v1`: *_videofolder.txt with class names, or the official `id;label` lists."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _PUBLISHED = "something-something-v1"
 
 
 def read(root: str, annotations: str | None, split: int) -> Annotations:
-    """Read the lists in either form; ROOT/id holds a video's frames.
+    """Read the lists in either form; ROOT/id contains a video's frames.
 
-    The number of frames in a list is not believed: indexing counts them.
+    The numbers of frames in a list are ignored, because indexing counts the frames.
     """
     return read_videofolder_or(root, annotations, split, _PUBLISHED, "something-v1")
 
@@ -24,7 +24,7 @@ def read(root: str, annotations: str | None, split: int) -> Annotations:
 def read_videofolder_or(
     root: str, annotations: str | None, split: int, published: str, dataset: str
 ) -> Annotations:
-    """TSM's `id num_frames label` lists with category.txt or label_map.txt, else `published`'s."""
+    """Read TSM's `id num_frames label` lists with category.txt or label_map.txt, else `published`'s lists."""
     official = f"{published}-labels.csv"
     folder = annotation_folder(root, annotations, official, "*_videofolder.txt")
     if not (folder / official).is_file():

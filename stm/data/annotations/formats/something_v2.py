@@ -1,4 +1,4 @@
-"""Format `something-v2`: JSON lists whose template, brackets removed, is a key of labels.json."""
+"""Format `something-v2`: JSON lists whose templates, without brackets, are keys of labels.json."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from stm.data.annotations.texts import read_lines, read_text
 from stm.errors import UserError
 
 LANDMARKS = ("something-something-v2-labels.json", "labels/validation.json")
-"""The second of today's download: labels.json, train.json, validation.json."""
+"""The second is in the current download: labels.json, train.json, validation.json."""
 
-# The first release named its files in full; the current download calls them labels/train.json.
+# The prefix of the first release; the current download has names such as labels/train.json.
 _PREFIX = "something-something-v2-"
 _JSON = "the JSON of Something-Something v2"
 _ITEM = '{"id": "74225", "template": "Spinning [something] that quickly stops spinning", ...}'
@@ -30,7 +30,9 @@ def read(root: str, annotations: str | None, split: int) -> Annotations:
     }
     rows = {name: _read_list(path, labels) for name, path in lists.items() if path.is_file()}
     if not rows:
-        raise UserError(f"{folder}: neither {lists['train'].name} nor {lists['val'].name} in it.")
+        raise UserError(
+            f"{folder}: it contains neither {lists['train'].name} nor {lists['val'].name}."
+        )
     paths = find_media(root, (row[0] for listed in rows.values() for row in listed), ".webm")
     splits = {
         name: [
@@ -57,7 +59,7 @@ def _read_labels(path: Path) -> dict[str, int]:
             raise UserError(f"{path}: label {number!r} of {name!r}: expected an integer from 0.")
         numbered[int(number)] = name
     if sorted(numbered) != list(range(len(content))):
-        raise UserError(f"{path}: labels must count from 0 to {len(content) - 1} without a gap.")
+        raise UserError(f"{path}: labels must count from 0 to {len(content) - 1} without gaps.")
     return {numbered[label]: label for label in sorted(numbered)}
 
 
@@ -78,7 +80,7 @@ def _read_list(path: Path, labels: dict[str, int]) -> list[tuple[str, int, int]]
         name = template.replace("[", "").replace("]", "")
         if name not in labels:
             raise UserError(
-                f"{where}: template {template!r} of video {video_id}, without brackets, is no key "
+                f"{where}: template {template!r} of video {video_id}, without brackets, is not a key "
                 "of labels.json. Use the lists and the labels of one release."
             )
         rows.append((str(video_id), labels[name], line or position))
@@ -86,7 +88,7 @@ def _read_list(path: Path, labels: dict[str, int]) -> list[tuple[str, int, int]]
 
 
 def _lines_of_ids(path: Path) -> list[int]:
-    """The line of each `"id"`, which JSON does not keep: published files have one a line."""
+    """The line of each `"id"`, which the JSON parser does not give. Published files have one per line."""
     return [number for number, text in read_lines(path, _JSON) if '"id":' in text]
 
 

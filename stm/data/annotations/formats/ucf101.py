@@ -19,7 +19,7 @@ LANDMARKS = ("trainlist0*.txt",)
 NUM_SPLITS = 3
 TEST_LIST = "UCF-101"
 
-_CLASS_LINE = "`NUMBER ClassName`, numbers counting from 1"
+_CLASS_LINE = "`NUMBER ClassName`, with numbers from 1"
 
 
 def read(root: str, annotations: str | None, split: int) -> Annotations:
@@ -49,10 +49,10 @@ def _read_classes(path: Path) -> dict[str, int]:
 
 
 class Videos:
-    """Where the clips `ClassName/video.avi` of UCF-101's and HMDB-51's lists lie below a root.
+    """Finds the clips `ClassName/video.avi` of the lists of UCF-101 and HMDB-51 below a root.
 
-    In class folders, of the root or of a folder that the archive unpacks to, or all in one; as
-    listed, as a copy with another suffix, or as a folder of frames.
+    They may be in class folders or all in one folder, in the root or in a folder that the archive
+    unpacks to. A clip may be as listed, a copy with another suffix, or a folder of frames.
     """
 
     def __init__(self, root: str, unpacked: Sequence[str], classes: Iterable[str]) -> None:
@@ -62,7 +62,7 @@ class Videos:
         self._places = [root] if is_url(root) else [os.path.join(root, name) for name in unpacked]
 
     def locate(self, name: str) -> str:
-        """The absolute path or URL of a listed name; ROOT/name where it is nowhere."""
+        """Return the absolute path or URL of a listed name; ROOT/name if it is not found."""
         if is_url(self._root):
             return join(self._root, name)
         return (
@@ -74,7 +74,7 @@ class Videos:
         return next((path for at in tries if (path := self._media.find(*at))), None)
 
     def _find_elsewhere(self, name: str) -> str | None:
-        """One folder below the usual places; where that folder is the class, once more in it."""
+        """Look in the class's own folder, and in the folders below the usual places."""
         below = [
             folder
             for place in self._places
@@ -87,11 +87,12 @@ class Videos:
         return self._find([*own, *others], name)
 
     def tell(self) -> None:
+        """Warn once of videos whose letter case on disk differs from the list."""
         self._media.tell()
 
 
 def _read_list(path: Path, videos: Videos, labels: dict[str, int]) -> list[Entry]:
-    expected = "`ClassName/video.avi`, then in a train list the number of the class"
+    expected = "`ClassName/video.avi`, followed by the class number in a train list"
     by_case = {name.casefold(): name for name in labels}
     entries = []
     for number, text in read_lines(path, expected):
@@ -109,7 +110,7 @@ def _read_list(path: Path, videos: Videos, labels: dict[str, int]) -> list[Entry
         label = labels[class_name]
         if given is not None and int(given) != label + 1:
             problem = f"class number {given}, but {class_name} has number {label + 1}"
-            raise bad_line(path, number, text, problem, "the number of classInd.txt")
+            raise bad_line(path, number, text, problem, "the number in classInd.txt")
         name = f"{listed_class}/{file_name}"
         source = re.search(r"_(g\d+)_c\d+\.\w+$", file_name)
         entries.append(
