@@ -116,17 +116,17 @@ def _run_verb(module: ModuleType, argv: list[str]) -> int:
         print(f"{prog}: {harmless(redact(said))}", file=sys.stderr)
         return 2
     except Exception as error:
-        if (said := _said_by_python(error) or _said_by_ray(error)) is None:
+        if (lack := _lack_of_python(error) or _lack_of_ray(error)) is None:
             raise
-        print(f"{prog}: {harmless(redact(said))}", file=sys.stderr)
+        print(f"{prog}: {harmless(redact(lack))}", file=sys.stderr)
         return 2
     if (leave := getattr(module, "leave", None)) is not None:
         leave(status)
     return status
 
 
-def _said_by_python(error: BaseException) -> str | None:
-    """One message where Python itself runs out of a resource; None for other errors."""
+def _lack_of_python(error: BaseException) -> str | None:
+    """One message for an error of Python that lacks memory or threads; None for others."""
     if isinstance(error, MemoryError):
         return f"there is no memory left: {_MEMORY}"
     if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
@@ -134,7 +134,7 @@ def _said_by_python(error: BaseException) -> str | None:
     return None
 
 
-def _said_by_ray(error: BaseException | None) -> str | None:
+def _lack_of_ray(error: BaseException | None) -> str | None:
     """One message for an error of ``_OF_RAY``, which may be the cause of another error; None for others."""
     ray: Any = sys.modules.get("ray")
     while error is not None and ray is not None:

@@ -421,7 +421,7 @@ def test_a_head_that_does_not_take_us_is_asked_once(joined, tmp_path, before, en
         ("LocalRayletDiedError()", "its raylet died"),
         ("ActorUnschedulableError('The actor is not schedulable')", "raylet.err in Ray's folder"),
         ("MemoryError()", "no memory left: use less memory"),
-        ("RuntimeError(\"can't start new thread\")", "allow more processes and threads"),
+        ('RuntimeError("can\'t start new thread")', "allow more processes and threads"),
         ("OSError(11, 'Resource temporarily unavailable')", "allow more processes and threads"),
     ],
 )

@@ -170,5 +170,7 @@ def _reason_and_detail(error: Exception) -> tuple[str, str]:
 def check_pixels(name: str, width: int, height: int, max_pixels: int) -> None:
     """Raise ``VideoError`` ``too_large`` if a picture has more than ``max_pixels`` pixels."""
     if width * height > max_pixels:
-        detail = f"frames of {width}x{height} pixels, the limit max_pixels allows {max_pixels}"
+        detail = (
+            f"its frames have {width}x{height} pixels, but the limit max_pixels allows {max_pixels}"
+        )
         raise VideoError(name, "too_large", detail)

@@ -142,8 +142,8 @@ def _decode(entries: list[_Entry], clip: ClipSpec) -> tuple[np.ndarray, VideoInf
     for k in dict.fromkeys(wanted):
         image = first if k == 0 else _read(frames[k], k, most_pixels)
         if image.shape != first.shape:
-            sizes = f"{width}x{height} and of {image.shape[1]}x{image.shape[0]}"
-            raise VideoError(NAME, "unreadable", f"frames of {sizes} pixels")
+            sizes = f"{width}x{height} and {image.shape[1]}x{image.shape[0]}"
+            raise VideoError(NAME, "unreadable", f"its frames have different sizes: {sizes} pixels")
         parts[k] = resize_clip(image[None, top:bottom, left:right], clip.size)[0]
     info = VideoInfo(
         num_frames=len(frames),

@@ -83,7 +83,7 @@ def test_folder_reads_class_folders_with_files_frame_folders_and_links(tmp_path:
     }
     assert labels(read)["train"] == [0, 0, 1, 1, 2]
     assert all(os.path.isabs(entry.path) for entry in read.splits["train"])
-    assert any("1 files" in warning and ".txt" in warning for warning in read.warnings)
+    assert any("not videos: 1 .txt" in warning for warning in read.warnings)
 
 
 def test_folder_reads_splits_that_share_one_class_list(tmp_path: Path) -> None:

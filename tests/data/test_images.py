@@ -104,9 +104,15 @@ def test_a_folder_of_any_images_is_pillows_rgb_in_any_order_and_after_damage(
         broken = folder / "broken"
         broken.mkdir()
         suffix, content = files[0]
-        (broken / f"0{suffix}").write_bytes(content[: len(content) * 2 // 3])
-        with pytest.raises(VideoError):
-            read_frames(broken, [0])
+        cut = content[: len(content) * 2 // 3]
+        (broken / f"0{suffix}").write_bytes(cut)
+        try:
+            left = pillows_rgb(cut)
+        except Exception:
+            with pytest.raises(VideoError):
+                read_frames(broken, [0])
+        else:  # the colour profile of a tiny TIFF is at its end: all pixels are there
+            assert np.array_equal(read_frames(broken, [0])[0], left)
     info = probe(folder)
     assert (info.num_frames, info.width, info.height) == (len(files), *size)
     order = data.draw(st.lists(st.integers(0, len(files) - 1), min_size=1, max_size=10))

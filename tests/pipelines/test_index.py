@@ -108,7 +108,7 @@ def test_index_reads_lists_and_bad_names_and_takes_classes_of_another_manifest(
     (tmp_path / "names.txt").write_text("run\njump\n")
     capfd.readouterr()
     assert main([*lists, "--classes", str(tmp_path / "names.txt")]) == 2
-    assert "lacks 1 class(es) of the annotations: 'wave'" in capfd.readouterr().err
+    assert "lacks 1 class of the annotations: 'wave'" in capfd.readouterr().err
 
 
 @pytest.mark.ray

@@ -20,6 +20,7 @@ from stm.data.annotations.mirroring import flip_rules
 from stm.data.annotations.splitting import find_leaks, hold_out
 from stm.data.annotations.texts import is_utf8, listening, printable
 from stm.errors import UserError
+from stm.plural import counted
 from stm.storage import is_url
 
 __all__ = ["Annotations", "Entry", "read_annotations"]
@@ -146,8 +147,8 @@ def _hold_out(
     train, val = hold_out(splits["train"], val_fraction, seed)
     if not train or not val:
         raise UserError(
-            f"--val_fraction {val_fraction:g}: {len(splits['train'])} videos have too few groups "
-            "to fill both train and val. Give more groups, or another fraction."
+            f"--val_fraction {val_fraction:g}: the {counted(len(splits['train']), 'video')} have too few "
+            "groups to fill both train and val. Give more groups, or another fraction."
         )
     return {"train": train, "val": val}
 

@@ -219,13 +219,14 @@ def _at_blanks(text: str, class_names: frozenset[str]) -> list[str] | None:
 
 def _read_json(file: Path) -> Cells:
     """JSON objects, one per line or in a list, as cells with their keys as the header."""
-    expected = 'objects such as {"file_name": "a.mp4", "label": "run"}, one a line'
+    objects = 'objects such as {"file_name": "a.mp4", "label": "run"}'
+    expected = f"{objects}, one per line"
     items: list[tuple[int, Any]] = []
     try:
         if file.suffix.lower() == ".json":
             content = json.loads(read_text(file, expected))
             if not isinstance(content, list):
-                raise UserError(f"{file}: expected a list of {expected[:-12]}.")
+                raise UserError(f"{file}: expected a list of {objects}.")
             items = list(enumerate(content, start=1))
         else:
             for number, text in read_lines(file, expected):

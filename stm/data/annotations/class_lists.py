@@ -25,6 +25,7 @@ from stm.data.annotations.common import VIDEO_EXTENSIONS, Annotations, Entry
 from stm.data.annotations.texts import bad_line, note, read_lines, read_text, warn
 from stm.data.annotations.words import column_role
 from stm.errors import UserError
+from stm.plural import counted
 
 _EXPECTED = "one class name per line, or `NUMBER name`"
 _NAMES = re.compile(
@@ -197,7 +198,7 @@ def _missing_message(missing: list[str], given: ClassList) -> str:
         shown.append(repr(name) + (f" (there is {near[0]!r})" if near else ""))
     more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
     return (
-        f"--classes {given.file}: lacks {len(missing)} class(es) of the annotations: "
+        f"--classes {given.file}: lacks {counted(len(missing), 'class')} of the annotations: "
         f"{', '.join(shown)}{more}. Spell them as in this file, or remove their videos."
     )
 

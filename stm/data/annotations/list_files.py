@@ -87,7 +87,8 @@ def _only_list(root: str, folder: Path, refused: list[str]) -> list[Path]:
         elif table.labelled and table.rows and table.header:
             with_header.append(path)
         elif table.rows:
-            refused.append(f"{path}: none of its videos exists, or they have no labels.")
+            problem = "none of its videos exists" if table.labelled else "its videos have no labels"
+            refused.append(f"{path}: {problem}.")
     found = found or with_header
     if len(found) > 1:
         shown = ", ".join(path.name for path in found[:6])

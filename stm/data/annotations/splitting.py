@@ -66,7 +66,7 @@ def find_leaks(splits: dict[str, list[Entry]]) -> list[str]:
                 group = shared[0]
                 warnings.append(
                     f"{first} and {second} share {counted(len(shared), 'group')}, such as {group!r} "
-                    f"({counts[first][group]} videos in {first}, {counts[second][group]} in "
+                    f"({counted(counts[first][group], 'video')} in {first}, {counts[second][group]} in "
                     f"{second}): accuracy on {second} will be too high"
                 )
     return warnings

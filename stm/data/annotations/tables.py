@@ -134,16 +134,22 @@ def _read_rows(file: Path, content: Cells, is_video: IsVideo) -> Table:
 
 
 def _form(content: Cells, columns: dict[str, int], header: list[str] | None) -> str:
-    names = {"": "blanks", "\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars"}
-    names["{"] = "JSON"
+    names = {
+        "": "by blanks",
+        "\t": "by tabs",
+        ",": "by commas",
+        ";": "by semicolons",
+        "|": "by bars",
+    }
+    names["{"] = "in JSON"
     roles = {"ignored": "num_frames", "number": "label", "id": "video_id"}
     if "number" in columns:
         roles["label"] = "class name"
     order = sorted(columns, key=lambda role: columns[role])
     shown = " ".join(roles.get(role, role) for role in order)
     if header is not None and content.mark != "{":
-        return f"`{shown}` by {names[content.mark]}, with the header {' '.join(header)!r}"
-    return f"`{shown}` by {names[content.mark]}"
+        return f"`{shown}` {names[content.mark]}, with the header {' '.join(header)!r}"
+    return f"`{shown}` {names[content.mark]}"
 
 
 def _find_header(file: Path, content: Cells, is_video: IsVideo) -> list[str] | None:
@@ -266,8 +272,13 @@ def _name_columns(
             f"{file}: the column for folds is not used. To use it, write a column `split` with train, val or test"
         )
     if by_role.get("part"):
-        parts = ", ".join(header[k] for k in by_role["part"])
-        warn(f"{file}: the columns {parts} are not used: each file is used whole")
+        parts = [header[k] for k in by_role["part"]]
+        used = (
+            f"the column {parts[0]} is"
+            if len(parts) == 1
+            else f"the columns {', '.join(parts)} are"
+        )
+        warn(f"{file}: {used} not used: each file is used whole")
     return columns
 
 

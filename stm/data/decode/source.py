@@ -163,8 +163,9 @@ def open_video(
                 raise VideoError(name, *_why_no_container(source, error)) from error
         pictures = max(container.streams.video, key=_rank, default=None)
         if pictures is None or _is_cover(pictures):
-            kinds = sorted({s.type for s in container.streams}) or ["no streams"]
-            raise VideoError(name, "no_video_stream", f"it contains {', '.join(kinds)}")
+            kinds = sorted({"a cover" if _is_cover(s) else s.type for s in container.streams})
+            detail = f"it contains only {', '.join(kinds)}" if kinds else "it is empty"
+            raise VideoError(name, "no_video_stream", detail)
         context = pictures.codec_context
         if context is None:
             raise VideoError(name, "no_decoder", "PyAV has no decoder for its video stream")

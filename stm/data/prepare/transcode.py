@@ -34,6 +34,7 @@ from stm.data.decode.source import open_video
 from stm.data.prepare.encoding import JpegWriter, Mp4Writer, OutputFailed, Writer, write_images
 from stm.data.prepare.timing import CLIP, compare_ms
 from stm.data.shards import is_shard_path, num_bytes_of_row, shard_path
+from stm.plural import counted
 
 __all__ = [
     "CODECS",
@@ -270,8 +271,9 @@ def _each_frame(facts: VideoFacts, encoder: _Encoder) -> None:
 
 def _check_unchanged(facts: VideoFacts, num_frames: int, width: int, height: int) -> None:
     if (num_frames, width, height) != (facts.num_frames, facts.width, facts.height):
-        said = f"{facts.num_frames} of {facts.width}x{facts.height}: index it again"
-        detail = f"{num_frames} frames of {width}x{height} pixels, the manifest says {said}"
+        indexed = f"{counted(facts.num_frames, 'frame')} of {facts.width}x{facts.height}"
+        now = f"{counted(num_frames, 'frame')} of {width}x{height} pixels"
+        detail = f"it has {now}, but the manifest says {indexed}: index it again"
         raise VideoError(facts.path, "changed", detail)
 
 

@@ -347,7 +347,7 @@ class Decoding:
         if self._known.matrix is not None:
             matrix = display_matrix(frame)
             if matrix not in (UPRIGHT, self._known.matrix):
-                detail = "its frames are turned in different ways"
+                detail = "its frames have different orientations"
                 raise VideoError(self._video.name, "unreadable", detail)
         ticks = self._ticks_of(frame)
         if frame.key_frame and frame.pts is not None:

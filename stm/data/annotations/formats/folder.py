@@ -108,9 +108,7 @@ def read(
         )
     if ignored:
         kinds = _shown(ignored)
-        warn(
-            f"{ignored.total()} files under {base} are ignored, because they are not videos: {kinds}"
-        )
+        warn(f"ignored under {base}, because they are not videos: {kinds}")
     links.warn()
     look_alike(classes)
     return Annotations(classes, splits, os.path.basename(base))

@@ -55,7 +55,7 @@ def read(root: str, annotations: str | None, split: int) -> Annotations:
     test.csv. A clip's group is its YouTube id. Official CSV files without labels are left out.
     """
     files = list_files(root, annotations, split)
-    if is_official(files) or files[0].suffix == ".csv":
+    if is_official(files) or files[0].suffix.lower() == ".csv":
         return read_official(root, files)
     return replace(lists.read(root, annotations, split), dataset="kinetics400")
 
