@@ -98,9 +98,7 @@ def _make_token() -> None:
         try:
             with os.fdopen(handle, "w") as file:
                 file.write(token)
-            with contextlib.suppress(
-                FileExistsError
-            ):  # another process was first; its token is used
+            with contextlib.suppress(FileExistsError):  # another process was first: use its token
                 os.link(temporary, path)
         finally:
             os.unlink(temporary)
