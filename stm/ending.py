@@ -126,7 +126,7 @@ class _Command:
             try:
                 self.keep(KEEP_S)
             except Exception as error:  # the command ends after any error
-                logger.warning(f"nothing could be kept: {error}")
+                logger.warning(f"the work could not be saved: {error}")
         self._raise(number)
 
     def _raise(self, number: int) -> None:
@@ -149,7 +149,7 @@ class _Command:
     def _limit(self, number: int) -> None:
         time.sleep(KEEP_S + LIMIT_S)
         print(
-            f"stm: no end within {KEEP_S + LIMIT_S:g} s: its process exits now",
+            f"stm: the command did not end within {KEEP_S + LIMIT_S:g} s of the signal; its process exits now",
             file=sys.stderr,
             flush=True,
         )
