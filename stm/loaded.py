@@ -124,7 +124,7 @@ class Model:
         leave: float = merging.LEAVE,
         min_s: float = 0.0,
     ) -> Iterator[Segment]:
-        """Yield the stretches of time in which a class is seen, from results of `windows` (``stm.scoring.segments``)."""
+        """Yield the stretches in which a class is seen, from the results of `windows` (``stm.scoring.segments``)."""
         return merging.segments(windows, self.classes, enter=enter, leave=leave, min_s=min_s)
 
     def _prediction(self, row: Video, scores_K: np.ndarray | None, error: str) -> Prediction:

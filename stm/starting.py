@@ -1,9 +1,9 @@
-"""What Ray needs of this machine before it starts here: a folder for its sockets, room in it, memory and open files.
+"""Check what Ray needs from this machine before it starts: a folder for its sockets, disk space, memory, open files.
 
-    look()              # one message where Ray cannot start; it would wait for minutes, three times, and not say why
-    slow_store(bytes)   # a word where its object store is on a disk
+    look()              # raises if Ray cannot start; Ray would wait for minutes, three times, without giving the reason
+    slow_store(bytes)   # warns if its object store is on a disk
 
-Ray keeps its session below ``RAY_TMPDIR``, else ``TMPDIR``, else ``/tmp``.
+Ray's session folder is below ``RAY_TMPDIR``, else ``TMPDIR``, else ``/tmp``.
 """
 
 from __future__ import annotations
@@ -23,22 +23,23 @@ MORE_SHM = "give the container more (`docker run --shm-size 8g`, in Kubernetes a
 
 _SOCKET = "ray/session_2026-01-01_00-00-00_000000_{process}/sockets/plasma_store"
 _SOCKET_BYTES = 107 if sys.platform == "linux" else 103
-"""The longest name of a socket; the system allows no more."""
+"""Largest length of a socket's path that the system allows."""
 _ROOM_BYTES = 100 * 2**20
-"""Ray's logs, and the least that it takes for an object store."""
+"""Space for Ray's logs and its smallest object store."""
 _MAPPED_BYTES = 8 * 2**30
-"""A worker maps so much when it has imported torch, most of which it never touches."""
+"""Address space that a worker maps when it imports torch; it never uses most of it."""
 _FILES = 64
+"""Smallest limit of open files with which Ray may start."""
 
 
 def look() -> None:
-    """Raise ``UserError`` where Ray cannot start on this machine for a reason that stays."""
+    """Raise ``UserError`` if Ray cannot start on this machine for a lasting reason."""
     _look_at_limits()
     name = next((name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)), None)
     folder = os.environ[name] if name else "/tmp"
     called = f"{name}={folder}" if name else folder
     if not os.path.isabs(folder) or "" in (os.environ.get("RAY_TMPDIR"), os.environ.get("TMPDIR")):
-        # To Ray an empty name is one, and a relative one another folder to each process.
+        # Ray accepts an empty name, and each of its processes resolves a relative one differently.
         os.environ["RAY_TMPDIR"] = folder = os.path.abspath(folder)
     todo = (
         "set RAY_TMPDIR to a short folder of ASCII letters on a disk of this machine, such as /tmp"
@@ -71,10 +72,10 @@ def look() -> None:
 
 
 def slow_store(store_bytes: float) -> None:
-    """Warn if an object store of that size cannot be in memory, because /dev/shm is smaller."""
+    """Warn if an object store of ``store_bytes`` does not fit into /dev/shm, and so will be on a disk."""
     try:
         free = shutil.disk_usage("/dev/shm").free
-    except OSError:  # no such thing on this system
+    except OSError:  # this system has no /dev/shm
         return
     if free < store_bytes:
         logger.warning(
