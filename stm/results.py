@@ -212,7 +212,7 @@ class TimelineResult(Result):
     num_windows: int
     """Number of windows with scores."""
     unanswered: list[dict[str, Any]]
-    """``start_s``, ``end_s`` and ``error`` of the first 1000 stretches without scores, joined if the error is the same."""
+    """``start_s``, ``end_s`` and ``error`` of the first 1000 stretches without scores, joined if they are alike."""
     segments: list[Segment]
     """In order of their start."""
     frames: int

@@ -155,7 +155,7 @@ def _patiently(
 ) -> Callable[
     [Callable[Concatenate[str, Arguments], Result]], Callable[Concatenate[str, Arguments], Result]
 ]:
-    """Decorate a function of a path: convert its errors with `_naming`, and retry it while its store does not answer."""
+    """Decorate a function of a path: convert its errors with `_naming`, and retry while its store does not answer."""
 
     def decorate(
         function: Callable[Concatenate[str, Arguments], Result],
