@@ -71,9 +71,7 @@ class Lease:
             logger.warning(
                 f"no lease in {self._run_directory} yet, so a second driver would not be noticed: {error}"
             )
-        time.sleep(
-            _SETTLE_S
-        )  # of drivers that start at the same moment, only the last writer stays
+        time.sleep(_SETTLE_S)  # of drivers that start together, the last writer stays
         self.check()
         self._thread.start()
 
@@ -101,9 +99,7 @@ class Lease:
             except Leased as error:
                 logger.warning(f"{error} This one ends at its next checkpoint")
                 return
-            except (
-                OSError
-            ):  # a full disk or a store that does not answer; the next beat may succeed
+            except OSError:  # a full disk, or no answer: the next beat may succeed
                 continue
 
     def _write(self) -> None:
