@@ -255,8 +255,9 @@ def measure(
 ) -> dict[str, Any]:
     """Measure clips per second of each, interleaved; return medians, with the smallest and the largest value.
 
-    ``wait_share`` is that of a consumer with 0.8 of the stream's rate. ``peers`` is the interpreter of an environment with torchcodec or mmaction2 (``stm.bench.peers``): a DataLoader of each reads the same videos, the
-    centre square of frames that are drawn in the same way. A peer that cannot read a video is left out.
+    ``wait_share`` is that of a consumer with 0.8 of the stream's rate. ``peers`` is the interpreter of an environment
+    with torchcodec or mmaction2 (``stm.bench.peers``): a DataLoader of each reads the same videos, the centre square of
+    frames that are drawn in the same way. A peer that cannot read a video is left out.
     """
     from stm.bench.peers import PeerError
 

@@ -2,8 +2,8 @@
 
     stm, tsn, tsm, cstm, cmm    the variants of ``build_model``
     naive                       stm as other re-implementations do it (``tests.tools.naive``; needs the repository)
-    mmaction2                   its TSM, in a separate process (``stm.bench.peers``; on a CPU, if requested)
-    script                      naive, in a separate process with malloc's defaults (``tests.tools.script``; CPU, if requested)
+    mmaction2                   its TSM, in a separate process (``stm.bench.peers``; CPU, if requested)
+    script                      naive, in a process with malloc's defaults (``tests.tools.script``; CPU, if requested)
 
     train       forward, backward, one step of SGD
     inference   evaluation mode

@@ -37,7 +37,7 @@ def thumbnails(clip: np.ndarray) -> np.ndarray:
 
 
 def torchcodec(mode: str, size: int) -> Clip:
-    """Return a function that decodes with ``VideoDecoder`` on one thread, and resizes in PyTorch, antialiased, uint8."""
+    """Return a function that decodes with ``VideoDecoder`` on one thread, and resizes in PyTorch, antialiased."""
     import torch
     from torchcodec.decoders import VideoDecoder
 
