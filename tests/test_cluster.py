@@ -371,7 +371,7 @@ def test_a_machine_that_has_no_more_is_told_without_a_traceback(capsys, raised, 
     module.connect = connect
     assert run_verb(module, []) == 2
     said = capsys.readouterr().err
-    assert "connect: Ray cannot go on: " in said
+    assert "connect: Ray cannot continue: " in said
     assert todo in said
     assert "Traceback" not in said
 
