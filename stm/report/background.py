@@ -41,7 +41,7 @@ def training(facts: Facts) -> dict[str, Any]:
     if not record.curves:
         return {"lead": lead + " The run's record is not on this machine.", "figures": []}
     if not record.complete:
-        lead += " The run has no record, so only the steps in its last checkpoint are shown."
+        lead += " The run has no record, so only the steps in this checkpoint are shown."
     figures = [figure for figure in (_loss(record), _accuracy(record)) if figure is not None]
     figures += _speed(record)
     return {"lead": lead, "figures": figures}

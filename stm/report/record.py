@@ -1,6 +1,6 @@
 """The record of a training: curves by step and speed by time, from the run's spool, which may be incomplete.
 
-For a run without a record (``--tracking.uri none``), the steps of its last checkpoint are used.
+For a run without a record (``--tracking.uri none``), the steps in the checkpoint are used.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class TrainingRecord:
     restarts: list[float] = field(default_factory=list)
     """Minutes of training at which there was a pause."""
     complete: bool = True
-    """False if only the last checkpoint's steps are known."""
+    """False if only the steps in the checkpoint are known."""
 
 
 def read_record(run_folder: Path, checkpoint: str) -> TrainingRecord:
