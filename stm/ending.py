@@ -98,9 +98,7 @@ class _Command:
     def handle(self, number: int, frame: Any) -> None:
         if os.getpid() != self._process:  # a forked child that has not called exec yet
             os._exit(128 + number)
-        if (
-            _is_in_logging(frame) and self._put_off < _MOST_PUT_OFF
-        ):  # the limit is for a log stream that blocks
+        if _is_in_logging(frame) and self._put_off < _MOST_PUT_OFF:  # a stream may block
             self._put_off += 1
             self._once_more(number)
             return

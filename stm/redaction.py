@@ -34,10 +34,9 @@ def redact(text: str) -> str:
     return text
 
 
-_HARMFUL = (
-    re.compile(  # control characters, bidirectional controls, and surrogates (undecodable bytes)
-        "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
-    )
+# Control characters, bidirectional controls, and surrogates (undecodable bytes).
+_HARMFUL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
 

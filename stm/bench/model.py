@@ -84,12 +84,10 @@ def contenders(
     width: int = 64,
     networks: Sequence[str] = NETWORKS,
 ) -> list[Contender]:
-    """Return these networks in every mode on this process, on one batch of random clips."""
+    """Return these networks in every mode that runs in this process, on one batch of random clips."""
     generator = torch.Generator().manual_seed(0)
     clips = torch.randn(batch_size, num_frames, size, size, 3, generator=generator)
-    clips = clips.permute(0, 1, 4, 2, 3).to(
-        device
-    )  # the layout from ``stm.model.inputs.normalise``
+    clips = clips.permute(0, 1, 4, 2, 3).to(device)  # as from ``stm.model.inputs.normalise``
     found = []
     for name in networks:
         torch.manual_seed(0)

@@ -136,9 +136,7 @@ def _alone(partial: Path, target: Path) -> Iterator[IO[bytes] | None]:
     before = _identity(target)
     while True:
         with open(partial, "ab") as file:
-            with contextlib.suppress(
-                OSError
-            ):  # a disk without locks: both may download, and one wins
+            with contextlib.suppress(OSError):  # without locks, both may download and one wins
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:

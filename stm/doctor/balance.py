@@ -23,7 +23,9 @@ def check(cpus: float, gpus: int, workers: int | None, cores: int, rates: Rates 
     sum_ = f"{cpus:g} CPU - {counted(ranks, 'worker')} = {left:g} to decode"
     if left < 1:
         return fails(
-            "cpus", f"{sum_}; at least 1 is needed", "fewer --train.num_workers, or nodes with CPUs"
+            "cpus",
+            f"{sum_}; at least 1 is needed",
+            "lower --train.num_workers, or add nodes with CPUs",
         )
     if not gpus:
         if cores < cpus:
@@ -46,7 +48,7 @@ def check(cpus: float, gpus: int, workers: int | None, cores: int, rates: Rates 
         return warning(
             "cpus",
             f"{said}: training would run at {left / needed:.0%}",
-            "add CPU nodes (`stm plan` says how many), or `stm prepare` videos that are cheap to decode",
+            "add CPU nodes (`stm plan` tells how many), or convert the videos with `stm prepare`, so that they decode faster",
         )
     return ok("cpus", said)
 

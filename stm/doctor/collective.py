@@ -180,7 +180,7 @@ def _stage(actor: Any) -> int:
 
 
 _NETWORK = (
-    "let the nodes reach each other on every port; where a node has several networks, name the one to use in "
+    "let the nodes reach each other on every port; if a node has several networks, name the one to use in "
     "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME; its host name must not resolve to 127.0.0.1"
 )
 
