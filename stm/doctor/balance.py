@@ -48,7 +48,7 @@ def check(cpus: float, gpus: int, workers: int | None, cores: int, rates: Rates 
         return warning(
             "cpus",
             f"{said}: training would run at {left / needed:.0%}",
-            "add CPU nodes (`stm plan` tells how many), or let `stm prepare` convert the videos, which then decode faster",
+            "add CPU nodes (`stm plan` tells how many), or convert the videos with `stm prepare` to decode faster",
         )
     return ok("cpus", said)
 
