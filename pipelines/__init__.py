@@ -1,6 +1,7 @@
-"""What can be run, one file a verb of ``stm``: ``stm VERB``, or ``python -m stm VERB``.
+"""The verbs of ``stm VERB`` (or ``python -m stm VERB``), one file for each.
 
-A verb is a function of its file's name, as ``train`` of ``train.py``. Its parameters are the options (`options`), the
-first lines of its docstring the help, and the dict that it returns is what ``--json`` prints. Beside it may stand
-``show(result)``, which makes the text for people of that dict. Nothing else lists verbs: help and tests look here.
+A verb is the function with the name of its file, such as ``train`` in ``train.py``. Its parameters are the options
+(`options`), its docstring is the help, and ``--json`` prints the dict that it returns. The file may also define
+``show(result)``, which returns the text to print instead. Help and tests find the verbs in this folder; there is no
+other list of them.
 """

@@ -136,7 +136,7 @@ def _decode(args: Any) -> dict[str, Any]:
         paths = find_videos([args.videos])
     else:
         raise UserError("stm bench decode needs --manifest FILE or --videos FOLDER")
-    # Spread over the list: neighbours are often of one class and one camera.
+    # Videos from the whole list, since neighbours often have the same class and camera.
     paths = paths[:: max(1, len(paths) // args.num_videos)][: args.num_videos]
     result = decode.measure(
         paths,
@@ -153,7 +153,7 @@ def _decode(args: Any) -> dict[str, Any]:
         )
     per_core = result["clips_per_s_core"]["packets"]
     result["sum"] = needs(args.gpu_clips_per_s, per_core, _clip_mb(args))
-    _draw(args, result, "decode.png", result["clips_per_s_core"], "clips/s a core")
+    _draw(args, result, "decode.png", result["clips_per_s_core"], "clips/s per core")
     return result
 
 

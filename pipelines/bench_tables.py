@@ -1,4 +1,4 @@
-"""What `stm bench` prints: a table of each kind of result."""
+"""The tables that `stm bench` prints, one for each kind of result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def show(result: dict[str, Any]) -> str:
     elif result["what"] == "train":
         lines = [
             f"{result['device']}, {result['precision']}, {result['threads']} threads, depth {result['depth']}, "
-            f"batches of {result['batch_size']}, {result['steps']} steps a run; clips/s, least and most"
+            f"batches of {result['batch_size']}, {result['steps']} steps per run; clips/s, smallest and largest value"
         ]
         lines += [
             f"  {name:<8}{value:>8.2f}   {result['spread'][name]}"
@@ -23,8 +23,8 @@ def show(result: dict[str, Any]) -> str:
         ]
     elif "rows" in result:
         lines = [
-            f"{result['num_clips']} clips of {result['num_frames']} x {result['size']} px; CPU ms a clip, the median; "
-            f"quartiles; clips/s a core; times the cost of the first"
+            f"{result['num_clips']} clips of {result['num_frames']} x {result['size']} px; CPU ms per clip, median; "
+            f"quartiles; clips/s per core; cost relative to the first"
         ]
         lines += [
             f"  {name:<34}{row['ms']:>8.1f}  ({row['quartiles_ms'][0]:.1f} to {row['quartiles_ms'][1]:.1f})"
@@ -32,7 +32,7 @@ def show(result: dict[str, Any]) -> str:
             for name, row in result["rows"].items()
         ]
     else:
-        lines = [f"{result['cores']} cores; clips/s, least and most of the repetitions"]
+        lines = [f"{result['cores']} cores; clips/s, smallest and largest value of the repetitions"]
         lines += [
             f"  {name:<30}{value:>8.1f}   {result['spread'][name]}"
             for name, value in result["clips_per_s"].items()
@@ -46,8 +46,8 @@ def show(result: dict[str, Any]) -> str:
 
 def _decode_lines(result: dict[str, Any]) -> list[str]:
     lines = [
-        f"{result['num_videos']} videos; wrong frames, videos not read, CPU ms a clip, spread, clips/s a core, times "
-        "packets' cost"
+        f"{result['num_videos']} videos; wrong frames, unreadable videos, CPU ms per clip, spread, clips/s per core, "
+        "cost relative to packets"
     ]
     for name, ms in result["ms"].items():
         wrong = "{} of {}".format(*result["wrong"][name])
@@ -71,7 +71,7 @@ def _model_lines(result: dict[str, Any]) -> list[str]:
         f"{', compiled' if result['compiled'] else ''}; PyTorch {result['torch']}"
     )
     columns = (
-        f"  {'':<20}{'ms a step':>10}{'least':>9}{'most':>9}{'clips/s':>9}{'GFLOP/s':>10}{'of max':>8}"
+        f"  {'':<20}{'ms/step':>10}{'least':>9}{'most':>9}{'clips/s':>9}{'GFLOP/s':>10}{'of max':>8}"
         f"{'x TSN':>8}{'x naive':>9}{'x script':>10}{'peak MB':>9}"
     )
     lines = [head, columns]
@@ -98,8 +98,8 @@ def _model_lines(result: dict[str, Any]) -> list[str]:
 def _scale_lines(result: dict[str, Any]) -> list[str]:
     parts = list(result["rows"][0]["parts"])
     lines = [
-        f"{result['num_frames']} x {result['size']} px, ready arrays in place of decoding, {result['cores']} cores, "
-        f"{result['rounds']} rounds, load {result['load'][0]:g}; CPU ms a clip",
+        f"{result['num_frames']} x {result['size']} px, ready arrays instead of decoding, {result['cores']} cores, "
+        f"{result['rounds']} rounds, load {result['load'][0]:g}; CPU ms per clip",
         f"  {'ranks':>5}{'clips':>6}{'streams':>8}{'ms':>8}  {'least to most':<16}"
         + "".join(f"{part:>14}" for part in parts)
         + f"{'clips/s':>9}{'blocks/s':>9}{'ceiling':>9}",

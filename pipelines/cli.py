@@ -1,4 +1,4 @@
-"""``stm VERB``: hands the rest of the command line to the verb's file, and imports nothing else."""
+"""``stm VERB``: pass the rest of the command line to the verb's file, and import no other verb."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ORDER = (
 
 
 def verbs() -> dict[str, str]:
-    """Every verb and the first line of its docstring, read from the files without importing them."""
+    """Return every verb with the first line of its docstring, read from the files without importing them."""
     found = dict(_found())
     ranks = {verb: rank for rank, verb in enumerate(ORDER)}
     return {
@@ -54,11 +54,11 @@ OTHER_NAMES = {
     "transcode": "prepare", "convert": "prepare",
     "deploy": "serve",
 }  # fmt: skip
-"""What other systems call our verbs."""
+"""Names of stm's verbs in other systems."""
 
 
 def module_of(verb: str, problem: str = "no verb {verb!r}") -> ModuleType:
-    """The verb's module, imported. Raises ``UserError``, with the nearest verb, where there is none."""
+    """Import and return the verb's module. Raises ``UserError``, which names the nearest verb, if there is none."""
     known = verbs()
     if verb not in known:
         near = OTHER_NAMES.get(verb) or next(
@@ -88,7 +88,7 @@ examples:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a verb; exit status as in ``pipelines.console``."""
+    """Run a verb and return its exit status (listed in ``pipelines.console``)."""
     if argv is None:
         _in_utf8()
     _open_what_is_closed()
@@ -97,17 +97,17 @@ def main(argv: list[str] | None = None) -> int:
             status = _run(sys.argv[1:] if argv is None else argv)
             if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
                 signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while libraries unload
-        except SystemExit as end:  # of --help, which may be printed to nobody, too
+        except SystemExit as end:  # from --help, whose output may also be a closed pipe
             status = int(end.code or 0)
         sys.stdout.flush()
         if argv is None and status in SIGNALLED:
             _leave(status)
-    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+    except BrokenPipeError:  # the reader of the output has ended, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:  # while Python still reads our files
+    except KeyboardInterrupt:  # while Python still loads stm
         return 130
-    except OSError as error:  # of a verb, it is told in pipelines.console
+    except OSError as error:  # a verb's errors are reported in pipelines.console
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

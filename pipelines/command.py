@@ -1,6 +1,6 @@
-"""The command of a job, checked here before it is sent to a cluster: its verb, its settings, its paths.
+"""Check the command of a job before it is sent to a cluster: its verb, its settings, its paths.
 
-The verb's own parser reports a wrong setting at once, rather than a machine in a cloud minutes later.
+The verb's own parser reports a wrong setting at once, instead of a machine in a cloud minutes later.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from stm.tune.settings import Sweep
 
 HERE = ("submit", "jobs")
-"""Verbs that talk to a cluster's job server, and make no sense as a job."""
+"""Verbs that talk to a cluster's job server, and so cannot be a job themselves."""
 
 _READ = {
     "data.train", "data.val", "data.root", "model.pretrained", "model.plugin", "plugin", "checkpoint", "manifest",
@@ -35,7 +35,7 @@ _WRITTEN = {"train.storage", "output"}
 
 @dataclass(frozen=True)
 class Command:
-    """A verb and its arguments, known to be good."""
+    """A verb and its arguments, which have been checked."""
 
     verb: str
     arguments: list[str]
@@ -45,13 +45,13 @@ class Command:
     """`--setting PATH` for each absolute path, which only the cluster can check."""
 
     def entrypoint(self, json: bool = False) -> str:
-        """The shell command that runs this verb on the cluster."""
+        """Return the shell command that runs this verb on the cluster."""
         words = ["python", "-m", "stm", self.verb, *self.arguments, "--address", "auto"]
         return shlex.join([*words, *(["--json"] if json and "--json" not in words else [])])
 
 
 def check(words: list[str], name: str | None, sent: Collection[str]) -> Command:
-    """The command ``words`` (a verb, then its options) as a job with this name; ``sent`` are the files that go along.
+    """Check the command ``words`` (a verb, then its options) as a job; ``sent`` are the files that are sent with it.
 
     Raises ``UserError`` for anything that will not work on the cluster, with the verb's own message for a wrong option.
     """
@@ -72,7 +72,7 @@ def check(words: list[str], name: str | None, sent: Collection[str]) -> Command:
         )
     sweep = _sweep(given) if verb == "tune" else None
     config = sweep.base if sweep else given.get("config")
-    if verb == "explain":  # it draws by the settings of data, and trains nothing
+    if verb == "explain":  # it uses only the settings of data, and trains nothing
         config = None
         given |= _flat({"data": asdict(given.pop("config").data)})
     settings = dict(_settings(given))
@@ -113,7 +113,7 @@ def _sweep(given: dict[str, Any]) -> Sweep:
 
 
 def _settings(given: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Every option and its value, by the dotted name that the command line has."""
+    """Yield the dotted name of every option, and its value."""
     for name, value in given.items():
         if is_dataclass(value):
             yield from _flat(asdict(value))  # type: ignore[arg-type]
@@ -179,7 +179,7 @@ def _check_paths(settings: dict[str, Any], sent: Collection[str], verb: str) -> 
 
 
 def _within(value: str) -> str | None:
-    """A relative path as the package has it; None if it leads out of the project."""
+    """Return a relative path as the package contains it, or None if it leads out of the project."""
     here = Path.cwd().resolve()
     path = (here / value).resolve()
     return path.relative_to(here).as_posix() if path.is_relative_to(here) else None
@@ -202,7 +202,7 @@ def _refuse_secrets(arguments: list[str]) -> None:
 
 def _secret(option: str) -> str:
     return (
-        f"{option} holds a password or a token, which anyone who can list the cluster's jobs would see. Leave it out: "
+        f"{option} contains a password or a token, which all who can list the cluster's jobs would see. Leave it out: "
         "nodes sign in to storage by their role, and to MLflow by MLFLOW_TRACKING_USERNAME and _PASSWORD, or "
         "MLFLOW_TRACKING_TOKEN, in their environment"
     )
@@ -211,7 +211,7 @@ def _secret(option: str) -> str:
 def _name(
     verb: str, given: str | None, sweep: Sweep | None, config: Config | None
 ) -> tuple[str, list[str]]:
-    """The job's name, and the arguments that pass it to the run."""
+    """Return the job's name, and the arguments that pass it to the run."""
     own = sweep.name if sweep else config.train.name if config else None
     if given and own and given != own and verb != "tune":
         raise UserError(

@@ -40,7 +40,7 @@ complete -o default -F _stm stm
 
 
 def script(shell: str, verbs: Mapping[str, ModuleType]) -> str:
-    """The script for ``bash`` or ``zsh``, to be sourced. Raises ``UserError`` for another shell."""
+    """Return the script to source in ``bash`` or ``zsh``. Raises ``UserError`` for another shell."""
     if shell not in SHELLS:
         raise UserError(f"--completion {shell}: name the shell, {' or '.join(SHELLS)}")
     options, values = [], []
@@ -68,7 +68,7 @@ def script(shell: str, verbs: Mapping[str, ModuleType]) -> str:
 
 
 def _names(found: Options) -> list[str]:
-    """The options of a verb as they are written, ``--help`` and second names included."""
+    """Return the options of a verb with their dashes, including ``--help`` and second names."""
     names = [name for name in found.types if name not in found.words]
     also = [rule.also for rule in found.rules.values() if rule.also]
     return [
@@ -78,7 +78,7 @@ def _names(found: Options) -> list[str]:
 
 
 def _case(given: str, hint: Any) -> list[str]:
-    """The case for the words that may follow ``given``, if they can be listed."""
+    """Return the case for the words that may follow ``given``, if they can be listed."""
     words = [str(each) for each in _words(hint)]
     return [f"      {shlex.quote(given)}) words={shlex.quote(' '.join(words))} ;;"] if words else []
 

@@ -1,7 +1,7 @@
-"""What every verb shares: one JSON object on stdout, messages on stderr, exit statuses.
+"""Run a verb: its result goes to stdout, messages go to stderr, and errors become exit statuses.
 
 Exit status: 0 done, 2 bad input (one message, no traceback), 130 interrupted, 143 or 129 ended by SIGTERM or SIGHUP, 1
-a defect (with its traceback).
+a defect (with its traceback). `doctor`, `submit` and `jobs` describe their own.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ _OF_RAY = {
     "(RAY_TMPDIR, else /tmp, ray/session_latest/logs), at the free memory (`free`) and at `ulimit -u`",
     "LocalRayletDiedError": "its raylet died, perhaps because memory or a disk is full (see `dmesg` and `df`)",
 }
-"""What Ray raises when the machine runs out of a resource, and what to do."""
+"""Ray's errors when the machine runs out of a resource, and what to do."""
 
 
 class Result(dict[str, Any]):
-    """What a verb returns when its exit status is not 0 although nothing was wrong with the command."""
+    """The result of a verb whose exit status may not be 0 although the command was right."""
 
     exit_status = 0
 
@@ -73,7 +73,7 @@ class Result(dict[str, Any]):
 
 
 def run_verb(module: ModuleType, argv: list[str]) -> int:
-    """Read ``argv``, call the verb's function, print its result, return the exit status.
+    """Read ``argv``, call the verb's function, print its result, and return the exit status.
 
     Only the result goes to stdout, as a JSON object or as the text of the module's ``show``; what libraries print goes
     to stderr. If the module has a ``leave``, it is called last, with the status.
@@ -87,7 +87,7 @@ def _run_verb(module: ModuleType, argv: list[str]) -> int:
     options = Options.of(module)
     prog = options.parser.prog
     try:
-        call = read(options, argv)  # --help and --print_config answer on stdout
+        call = read(options, argv)  # --help and --print_config print to stdout and exit
         for note in call.notes:
             print(f"{prog}: {harmless(redact(note))}", file=sys.stderr)
         _require_a_folder()
@@ -106,7 +106,7 @@ def _run_verb(module: ModuleType, argv: list[str]) -> int:
     except KeyboardInterrupt as error:
         print(f"{prog}: {redact(ending.told(error))}", file=sys.stderr)
         return ending.status_of(error)
-    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+    except BrokenPipeError:  # the reader of the output has ended, as with `| head`
         return 0
     except OSError as error:
         if error.errno not in _OF_THE_MACHINE:
@@ -126,7 +126,7 @@ def _run_verb(module: ModuleType, argv: list[str]) -> int:
 
 
 def _lack_of_python(error: BaseException) -> str | None:
-    """One message for an error of Python that lacks memory or threads; None for others."""
+    """Return the message for an error of Python that lacks memory or threads; None for others."""
     if isinstance(error, MemoryError):
         return f"there is no memory left: {_MEMORY}"
     if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
@@ -135,20 +135,20 @@ def _lack_of_python(error: BaseException) -> str | None:
 
 
 def _lack_of_ray(error: BaseException | None) -> str | None:
-    """One message for an error of ``_OF_RAY``, which may be the cause of another error; None for others."""
+    """Return the message for an error of ``_OF_RAY``, or for an error caused by one; None for others."""
     ray: Any = sys.modules.get("ray")
     while error is not None and ray is not None:
         if isinstance(error, ray.exceptions.RayError):
             for name, todo in _OF_RAY.items():
                 if isinstance(error, getattr(ray.exceptions, name)):
                     first = next(iter(str(error).strip().splitlines()), name).rstrip(".")
-                    return f"Ray cannot go on: {first}: {todo}, then run the same command again"
+                    return f"Ray cannot continue: {first}: {todo}, then run the same command again"
         error = getattr(error, "cause", None) or error.__cause__
     return None
 
 
 def _require_a_folder() -> None:
-    """Raise ``UserError`` if the working folder is gone: libraries could not resolve a path, nor start Ray."""
+    """Raise ``UserError`` if the working folder is gone; libraries could neither resolve paths nor start Ray."""
     try:
         os.getcwd()
     except FileNotFoundError as error:
@@ -164,7 +164,7 @@ def _print(text: str, stdout: Any) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())  # closing it writes what is left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())  # closing stdout writes the rest
         raise UserError(
             f"the command is done, but its result cannot be written to stdout: {error.strerror}"
         ) from error
@@ -222,7 +222,7 @@ def _ray_is_up() -> bool:
 
 
 def _level(call: Call) -> int:
-    """From which level on the log is shown."""
+    """Return the lowest level of the log that is shown. Raises ``UserError``."""
     if call.verbose and call.quiet:
         raise UserError("--verbose and --quiet: give only one of them")
     return logging.DEBUG if call.verbose else logging.WARNING if call.quiet else logging.INFO

@@ -1,9 +1,9 @@
-"""The whole path on this machine, in minutes: ``stm demo``.
+"""Run the whole path on this machine in minutes: ``stm demo``.
 
 It writes short H.264 videos in four pairs of classes that are each other played backwards, indexes them, and trains STM
-and a network that is blind to time (TSN) on them with Ray Data and Ray Train. It then evaluates both with the frames as
-played, reversed, shuffled, and one repeated, and compares them. A cluster runs the same code; only the network is small
-(depth 26, width 32, 48 px).
+and a network that ignores the order of frames (TSN) on them with Ray Data and Ray Train. It then evaluates both with
+the frames as played, reversed, shuffled, and one repeated, and compares them. A cluster runs the same code; only the
+network is small here (depth 26, width 32, 48 px).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ VARIANTS = ("stm", "tsn")
 def demo_config(
     variant: str, manifests: dict[str, str], storage: Path, *, epochs: int, workers: int, seed: int
 ) -> Config:
-    """Settings with which a laptop trains in a minute; the schedule keeps the paper's shape."""
+    """Return settings with which a laptop trains in a minute; the schedule has the shape of the paper's."""
     return Config(
         model=ModelConfig(variant=variant, depth=26, width=32, dropout=0.2),
         data=DataConfig(
@@ -85,7 +85,7 @@ def demo(
     from stm import cluster
     from stm.data.synthetic import CLASSES, write_videos
 
-    # A folder holds one demo: other settings would be other videos under the same names.
+    # Other settings would draw other videos with the same names, so each has its own folder.
     videos = folder / f"videos-{train_videos}-{test_videos}-{seed}"
     annotations = videos / "annotations.csv"
     if not annotations.exists():
@@ -97,7 +97,7 @@ def demo(
             seed=seed,
             tick=Ticker("videos"),
         )
-    logger.info("[2/4] starting Ray, indexing: every file is opened and its frames are counted")
+    logger.info("[2/4] starting Ray and indexing: every file is opened and its frames are counted")
     storage = folder / f"runs-{train_videos}-{test_videos}-{seed}-{epochs}"
     manifests = {split: str(videos / f"{split}.parquet") for split in ("train", "val")}
     configs = {
@@ -193,7 +193,7 @@ def show(result: dict[str, Any]) -> str:
     lines += [
         "",
         "  The table shows top-1 for the same frames in four orders. Of two classes that are each other backwards,",
-        "  a network blind to time names the right one for half of the videos. "
+        "  a network that ignores order names the right one for half of the videos. "
         f"N = {result['stm']['num_videos']} videos, {result['seconds']:.0f} s in all.",
     ]
     reports = [result[variant]["files"].get("report") for variant in VARIANTS]

@@ -1,4 +1,4 @@
-"""Is this machine, or the cluster, fit to train? ``stm doctor --address auto``."""
+"""Check a machine or a cluster before training: ``stm doctor --address auto``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipelines.console import Result
 from pipelines.options import Address, FileOrNull, Files, Root
 
 UNFIT = 1
-"""Exit status where a check fails, as `diff` and linters have it; 2 stays for bad input."""
+"""Exit status if a check fails, as with `diff` and linters; 2 means bad input."""
 
 
 def doctor(
@@ -76,7 +76,7 @@ def doctor(
 
 
 def show(result: dict[str, Any]) -> str:
-    """One line a check."""
+    """Return one line for each check."""
     return "\n".join(
         f"{finding['status']:<8} {finding['check']:<14} {finding['said']}"
         + (f" -> {finding['todo']}" if finding["todo"] else "")
@@ -85,7 +85,7 @@ def show(result: dict[str, Any]) -> str:
 
 
 def leave(status: int) -> None:
-    """End the process where a check still hangs: the interpreter would wait for it, as long as it hangs."""
+    """End the process at once if a check still hangs, since the interpreter would wait for it."""
     from stm.deadline import anything_stuck
 
     if anything_stuck():

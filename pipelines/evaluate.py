@@ -79,7 +79,9 @@ def evaluate(
                 "--fuse accepts only score files: leave out --checkpoint and --manifest"
             )
         if frames != ["played"] or pairs is not None:
-            raise UserError("--frames and --pairs need a --checkpoint: score files hold no frames")
+            raise UserError(
+                "--frames and --pairs need a --checkpoint: score files contain no frames"
+            )
         from stm.evaluate.fusing import fused_result
 
         return fused_result(fuse, shares, output)
@@ -115,7 +117,7 @@ def evaluate(
 def show(result: dict[str, Any]) -> str:
     occurring = sum(count > 0 for count in result["class_counts"].values())
     absent = len(result["class_counts"]) - occurring
-    over = f" (of the {occurring} classes that occur, {absent} do not)" if absent else ""
+    over = f" (over {occurring} classes; {absent} have no videos)" if absent else ""
     lines = [
         f"top-1 {result['top1']:.2%}   top-5 {result['top5']:.2%}   "
         f"mean class {result['mean_class_accuracy']:.2%}{over}   "
@@ -138,7 +140,7 @@ def show(result: dict[str, Any]) -> str:
 
 
 def frames_table(result: dict[str, Any]) -> list[str]:
-    """A table of top-1 by order of frames, if other orders were measured."""
+    """Return a table of top-1 by order of frames, if other orders were measured."""
     found = result.get("frames")
     if not found:
         return []

@@ -1,4 +1,4 @@
-"""What the network sees: ``stm explain clip.mp4 --checkpoint runs/first``."""
+"""Draw what the network sees: ``stm explain clip.mp4 --checkpoint runs/first``."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Probe every video of a dataset once and write its manifests, one for each split.
+"""Open every video of a data set once and write its manifests, one for each split.
 
     stm index --format ucf101 --root UCF-101 --annotations ucfTrainTestlist --output index/ucf101
 
-writes index/ucf101/train.parquet and val.parquet, and beside each the list of videos that cannot be
-used. When the command is run again, it probes only videos that are new or have changed.
+This writes index/ucf101/train.parquet and val.parquet, and beside each a list of the videos that cannot be used. When
+the command is run again, it opens only videos that are new or have changed.
 """
 
 from __future__ import annotations

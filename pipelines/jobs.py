@@ -1,4 +1,4 @@
-"""Jobs of a cluster elsewhere: ``stm jobs list --address http://127.0.0.1:8265``."""
+"""List, follow or stop the jobs of a cluster: ``stm jobs list --address http://127.0.0.1:8265``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A verb's typed function as a parser: every parameter is an option, defined by the signature and its docstring.
+"""Make a parser from a verb's typed function: every parameter is an option, from the signature and the docstring.
 
     def measure(what: Literal["decode", "data"], *, size: Count = 224, address: Address = None) -> dict[str, Any]:
         '''Measure decoding or the stream.
@@ -11,9 +11,9 @@
             size: side of a clip, px
         '''
 
-Parameters before the ``*`` are words without a name, those after it options; ``*words`` takes what follows a ``--``. A
-dataclass adds its fields, and `Config` also ``--config``. jsonargparse checks types and writes the help; its own
-`add_function_arguments` knows no list of words, no second name and no help that verbs share, which is `Option`.
+Parameters before the ``*`` are positional arguments, and those after it are options; ``*words`` are the arguments after
+a ``--``. A dataclass adds its fields, and `Config` also adds ``--config``. jsonargparse checks types and writes the
+help. Its own `add_function_arguments` has no positional lists, second names or shared help texts: `Option` has these.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """What a type does not say, beside its `Bounds`, as in ``Annotated[str, Option(also="model")]``."""
+    """Properties of an option that its type does not give, as in ``Annotated[str, Option(also="model")]``."""
 
     help: str = ""
     also: str = ""
@@ -48,7 +48,7 @@ class Option:
     here: str = ""
     """How the verb uses a path on this machine, which cannot be a URL: "written" or "read"."""
     sets: str = ""
-    """The setting that takes this value where it is not null."""
+    """The setting that gets this value if it is not null."""
 
 
 Count = Annotated[int, Bounds(ge=1)]
@@ -140,7 +140,7 @@ _MANY = {int: "whole numbers, as [1, 2]", float: "numbers, as [0.5, 0.75]", str:
 
 
 def described(hint: Any) -> str:
-    """A type in words."""
+    """Describe a type in words, such as "a whole number or null"."""
     arguments = get_args(hint)
     if get_origin(hint) in (Union, UnionType):
         return " or ".join(map(described, arguments))
@@ -194,12 +194,12 @@ class Options:
         """The type of each option and word."""
         self.rules: dict[str, Option] = {}
         self.bounded: dict[str, Any] = {}
-        """The verb's own options that have `Bounds`, and their types with these."""
+        """The verb's own options that have `Bounds`, with their annotated types."""
         self.required: set[str] = set()
         self.words: list[str] = []
-        """Words without a name, in order; the last may be a list."""
+        """Positional arguments, in order; the last may be a list."""
         self.rest = ""
-        """The parameter that takes what follows a ``--``."""
+        """The parameter for the arguments after a ``--``."""
         self.made: dict[str, type] = {}
         """Parameters that are dataclasses."""
         help_of = {each.arg_name: " ".join((each.description or "").split()) for each in doc.params}
@@ -225,7 +225,7 @@ class Options:
 
     @classmethod
     def of(cls, module: ModuleType) -> Options:
-        """Of a verb's file: those of its function of the same name."""
+        """Return the options of a verb's file, from its function with the same name."""
         return cls(getattr(module, module.__name__.rpartition(".")[2]))
 
     def _add(self, parameter: inspect.Parameter, said: str) -> None:
@@ -264,7 +264,7 @@ class Options:
         self.parser.add_argument(f"--{name}", *also, **more)
 
     def keywords(self, parsed: Any) -> dict[str, Any]:
-        """The function's arguments, by parameter. Raises ``UserError`` for a value that is out of range."""
+        """Return the function's arguments by parameter. Raises ``UserError`` for a value that is out of range."""
         for name, option in self.rules.items():
             if option.sets and parsed[name] is not None:
                 parsed[option.sets] = parsed[name]
@@ -305,12 +305,12 @@ def _usage(function: Callable[..., Any]) -> str:
 
 
 def is_list(hint: Any) -> bool:
-    """Whether it is a list, or a list or null."""
+    """Return whether a type is a list, or a list or null."""
     return any(get_origin(each) is list for each in (hint, *get_args(hint)))
 
 
 def _unpacked(annotation: Any) -> tuple[Any, Option]:
-    """The plain type, and the `Option` that may come with it."""
+    """Return the plain type, and the `Option` of the annotation, if any."""
     if get_origin(annotation) is not Annotated:
         return annotation, Option()
     hint, *more = get_args(annotation)
@@ -318,7 +318,7 @@ def _unpacked(annotation: Any) -> tuple[Any, Option]:
 
 
 def _fields(made: Any, prefix: str = "") -> list[tuple[str, tuple[Any, Option]]]:
-    """Name and type of every setting of a dataclass, and of those in it."""
+    """Return the dotted name and the type of every setting of a dataclass, including nested ones."""
     found = []
     for name, annotation in get_type_hints(made, include_extras=True).items():
         if is_dataclass(annotation):

@@ -1,4 +1,4 @@
-"""What a training needs and costs: ``stm plan --bench data.json model.json --prices prices.yaml``."""
+"""Estimate what a training needs and costs: ``stm plan --bench data.json model.json --prices prices.yaml``."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def _num_parameters(variant: str, depth: int, num_classes: int) -> int:
 
 
 def show(result: dict[str, Any]) -> str:
-    """The table, followed by the measured and the assumed values."""
+    """Return the table, followed by the measured and the assumed values."""
     per, currency = result["per_gpu_node"], result["currency"]
     lines = [
         f"one GPU node ({counted(per['gpus'], 'GPU')}) needs {per['clips_mb_s']:.0f} MB/s of clips from "

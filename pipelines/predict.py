@@ -1,4 +1,4 @@
-"""Name the action in videos: ``stm predict --checkpoint runs/first clip.mp4``."""
+"""Classify videos: ``stm predict --checkpoint runs/first clip.mp4``."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def _show_timeline(result: dict[str, Any]) -> str:
     ]
     lines.append(
         f"{clock(result['duration_s'])} of {one_line(result['video'])}: {result['num_windows']} windows, "
-        f"{len(result['segments'])} segments, {len(result['unanswered'])} stretches without an answer"
+        f"{len(result['segments'])} segments, {len(result['unanswered'])} stretches without scores"
     )
     lines += [f"{kind}: {path}" for kind, path in result["files"].items()]
     return "\n".join(lines)

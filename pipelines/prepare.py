@@ -1,9 +1,9 @@
-"""Make training data that is cheap to decode: small H.264 with many key frames, as files or in shards.
+"""Convert videos into small H.264 ones with many key frames, which decode fast, as files or in shards.
 
     stm prepare --manifest manifests/train.parquet --output prepared
 
-writes prepared/train.parquet, a manifest of the same videos in the same order, and the videos that it lists.
-When the command is run again, it converts only videos that are missing or have changed.
+This writes prepared/train.parquet, a manifest of the same videos in the same order, and the videos that it lists. When
+the command is run again, it converts only videos that are missing or have changed.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def show(result: dict[str, Any]) -> str:
 
 
 def _write_bad(path: Path, prepared: Manifest, failures: list[Failure]) -> None:
-    """List all videos that cannot be used or could not be prepared: id, status, path, reason."""
+    """Write all videos that cannot be used or could not be prepared: id, status, path, reason."""
     columns = prepared.table.select(["video_id", "status", "path", "detail"]).to_pylist()
     kept = {failure.row: failure for failure in failures}
     lines: list[list[str]] = []
@@ -207,7 +207,7 @@ def _show_failures(failures: list[Failure], bad: Path, same_fingerprint: bool) -
 
 
 def _table(summary: Summary, timings: Timings | None) -> str:
-    """Before and after, as lines."""
+    """Return sizes and decoding times before and after, as lines."""
     lines = [
         f"{summary.num_prepared} of {counted(summary.num_videos, 'video')} prepared, "
         f"{summary.num_made} of them now, in {summary.seconds:.1f} s",
@@ -221,10 +221,10 @@ def _table(summary: Summary, timings: Timings | None) -> str:
     if timings is None:
         return "\n".join(lines)
     clip = f", {counted(timings.num_segments, 'frame')} to {timings.size} px, CPU time"
-    lines.append(_timing_line("ms a clip", timings.overall) + clip)
+    lines.append(_timing_line("ms per clip", timings.overall) + clip)
     if len(timings.by_codec) > 1:
         lines += [_timing_line(f"  {codec}", each) for codec, each in timings.by_codec.items()]
-    # Videos left as they were differ by noise.
+    # The tolerance is for unchanged videos, which differ only by noise.
     slower = [
         codec for codec, each in timings.by_codec.items() if each.after_ms > 1.1 * each.before_ms
     ]

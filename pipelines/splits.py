@@ -1,9 +1,9 @@
-"""Train and measure the published splits of a dataset under one config, and take the mean.
+"""Train and measure the published splits of a data set with one config, and average the results.
 
     stm splits --config ucf101-t16 --manifests manifests/ucf101
 
-reads manifests/ucf101/split{1,2,3}/{train,val}.parquet and trains the runs NAME-split1, NAME-split2 and
-NAME-split3. If it is interrupted, the same command continues it; a split that is trained is only measured.
+This reads manifests/ucf101/split{1,2,3}/{train,val}.parquet and trains the runs NAME-split1, NAME-split2 and
+NAME-split3. The same command continues an interrupted one; a split that is already trained is only measured.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def splits(
 
 
 def find_splits(folder: str, numbers: list[int]) -> list[Split]:
-    """The splits with these numbers. Raises ``UserError``, with the first manifest that is missing."""
+    """Return the splits with these numbers. Raises ``UserError``, which names the first missing manifest."""
     if not numbers or len(set(numbers)) < len(numbers):
         raise UserError(f"--splits {numbers}: must name at least one split, and each only once")
     splits = []
@@ -114,7 +114,7 @@ def find_splits(folder: str, numbers: list[int]) -> list[Split]:
 
 
 def check_splits(splits: list[Split], root: str | None = None) -> None:
-    """Refuse splits whose mean has no meaning, because classes differ or two numbers name the same split.
+    """Raise ``UserError`` if classes differ or two numbers name the same split, so that a mean has no meaning.
 
     Classes are matched by name (`Manifest.with_classes`); a test list may lack some of them, a training list may not.
     """
@@ -137,7 +137,7 @@ def check_splits(splits: list[Split], root: str | None = None) -> None:
 
 
 def config_of_split(config: Config, split: Split) -> Config:
-    """The config with the manifests of a split, and NAME-splitN as the run's name."""
+    """Return the config with the manifests of a split, and NAME-splitN as the run's name."""
     return replace(
         config,
         data=replace(config.data, train=split.train, val=split.val),
@@ -146,7 +146,7 @@ def config_of_split(config: Config, split: Split) -> Config:
 
 
 def row(split: Split, trained: TrainResult, measured: EvaluateResult) -> dict[str, Any]:
-    """The row of a split in the result."""
+    """Return the row of a split in the result."""
     return {
         "split": split.number,
         "run": trained["run"],
@@ -156,7 +156,7 @@ def row(split: Split, trained: TrainResult, measured: EvaluateResult) -> dict[st
 
 
 def mean(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Mean over splits with equal weights, whatever their numbers of videos, as is usual on these datasets."""
+    """Return the mean over splits, with equal weights as is usual on these data sets."""
     return {name: sum(each[name] for each in rows) / len(rows) for name in _MEASURES}
 
 

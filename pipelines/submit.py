@@ -1,4 +1,4 @@
-"""Run a verb on a cluster elsewhere: ``stm submit --address URL -- train --config something-v1-t8``.
+"""Run a verb on a cluster as a job: ``stm submit --address URL -- train --config something-v1-t8``.
 
 The code of the working folder is sent (``stm.jobs.package``). The cluster's image contains the packages; with
 ``--install`` the nodes first install those of requirements.lock.
@@ -95,14 +95,14 @@ def submit(
     result |= {"id": sent.id, "address": server.address}
     look = f"stm jobs follow {sent.id} --address {server.address}"
     if detach:
-        logger.info(f"the job runs on; to follow it: {look}")
+        logger.info(f"the job continues; to follow it: {look}")
         return {**result, "status": sent.status}
     ended = Result(result | follow(server, sent.id, look))
     return ended.ending_with(ended["exit_status"])
 
 
 def follow(server: Any, id: str, look: str) -> dict[str, Any]:
-    """Show a job's log on stderr until it ends, or Ctrl-C; returns status, exit_status and the verb's result."""
+    """Show a job's log on stderr until it ends, or Ctrl-C; return status, exit_status and the verb's result."""
     tail = ""
 
     def show(text: str) -> None:
@@ -115,7 +115,7 @@ def follow(server: Any, id: str, look: str) -> dict[str, Any]:
         ended = server.follow(id, show)
     except KeyboardInterrupt as error:
         logger.info(
-            f"\njob {id} runs on; to follow it again: {look}\nto stop it: {look.replace('follow', 'stop', 1)}"
+            f"\njob {id} continues; to follow it again: {look}\nto stop it: {look.replace('follow', 'stop', 1)}"
         )
         return {"status": "RUNNING", "exit_status": ending.status_of(error), "result": None}
     return {
@@ -127,7 +127,7 @@ def follow(server: Any, id: str, look: str) -> dict[str, Any]:
 
 
 def _last_json(text: str) -> Any:
-    """The JSON object that a verb printed last; None if there is none."""
+    """Return the JSON object that a verb printed last, or None."""
     for line in reversed(text.splitlines()):
         if line.startswith("{") and line.endswith("}"):
             try:
@@ -138,7 +138,7 @@ def _last_json(text: str) -> Any:
 
 
 def _locked(folder: Path) -> list[str]:
-    """The pins of the lock file, one an item."""
+    """Return the pinned requirements of the lock file. Raises ``UserError`` if there is none."""
     lock = folder / LOCK
     if not lock.is_file():
         raise UserError(f"--install: there is no {LOCK} in {folder}")
@@ -147,7 +147,7 @@ def _locked(folder: Path) -> list[str]:
 
 
 def _metadata(folder: Path, installed: bool) -> dict[str, str]:
-    """Metadata that record which code and which packages a job ran with."""
+    """Return metadata that record the code and the packages of a job."""
     lock = folder / LOCK
     digest = hashlib.sha256(lock.read_bytes()).hexdigest()[:12] if lock.is_file() else ""
     return {

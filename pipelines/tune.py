@@ -1,4 +1,4 @@
-"""Search settings: ``stm tune --config sweep.yaml``, each trial an ordinary training run."""
+"""Search for the best settings, with an ordinary training run for each trial: ``stm tune --config sweep.yaml``."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def tune(
 
 
 def sweep_of(config: str, name: str | None, changes: list[str], root: str | None) -> Sweep:
-    """The sweep that the arguments describe. Raises ``UserError`` if they are wrong."""
+    """Return the sweep that the arguments describe. Raises ``UserError`` if they are wrong."""
     from stm.tune.reading import path_of, read_sweep
 
     values = {}

@@ -1,7 +1,7 @@
-"""From the words of a command line to the arguments of a verb's function, with messages for words that are wrong.
+"""Turn the words of a command line into the arguments of a verb's function, with messages for wrong words.
 
-A name may have underscores or hyphens; its value follows a blank or a ``=``, and is never changed. A list is
-several words, ``1 2``, or one, ``[1, 2]``; a switch stands alone or before ``true`` or ``false``.
+A name may have underscores or hyphens. Its value follows a blank or a ``=``, and is never changed. A list is several
+words, ``1 2``, or one, ``[1, 2]``. A switch has no value, or ``true`` or ``false``.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from stm.tune.located_yaml import Where, load
 
 _SWITCH = ("true", "false", "yes", "no", "on", "off", "null")
 _ALONE = ("help", "print_config")
-_AFTER = "; the command stands after a --"
+_AFTER = "; the command must follow a --"
 
 
 @dataclass(frozen=True)
 class Call:
-    """A verb's function and what it is called with, checked."""
+    """A verb's function and its checked arguments."""
 
     options: Options
     given: list[tuple[str, str | None]]
@@ -54,14 +54,14 @@ class Call:
 
 
 def read(options: Options, argv: list[str]) -> Call:
-    """The call that the words mean; exits with 0 after ``--help`` or ``--print_config``.
+    """Return the call that ``argv`` describes; exit with 0 after ``--help`` or ``--print_config``.
 
     Raises ``UserError``, which names the option, its value, and what is allowed.
     """
     given, loose, rest = _split(options, list(argv))
     files = [value for name, value in given if name == "config" and options.has_files]
     located = {value: _check_file(options, value) for value in files}
-    # Files first: what is typed is meant, wherever it stands.
+    # Files first, so that options on the command line override them in any position.
     ordered = sorted(given, key=lambda pair: pair[0] != "config")
     words = [
         f"--{name}" + ("" if value is None else f"={located.get(value, value)}")
@@ -89,7 +89,7 @@ def read(options: Options, argv: list[str]) -> Call:
 def _split(
     options: Options, words: list[str]
 ) -> tuple[list[tuple[str, str | None]], list[str], list[str]]:
-    """The pairs (option, value) in the order given, the words without an option, and those that follow a ``--``."""
+    """Return the pairs (option, value) in their order, the words without an option, and those after a ``--``."""
     given: list[tuple[str, str | None]] = []
     loose: list[str] = []
     rest: list[str] = []
@@ -126,7 +126,7 @@ def _split(
 
 
 def _names(options: Options) -> dict[str, str]:
-    """Every accepted name, and the option that it stands for."""
+    """Return the option of every accepted name."""
     found = {}
     for spelt, action in options.parser._option_string_actions.items():
         if spelt.startswith("--") and not spelt.startswith("--print_shtab"):
@@ -145,11 +145,11 @@ def _is_option(word: str) -> bool:
 
 
 def _value(options: Options, spelt: str, name: str, words: list[str]) -> str:
-    """The word or words that follow an option, taken off the front of ``words``."""
+    """Take the value of an option, one or more words, from the front of ``words``."""
     hint = options.types.get(name)
     if hint is bool or bool in get_args(hint):
         follows = bool(words) and not _is_option(words[0])
-        # Where no words stand alone, what follows can be nothing but the value.
+        # If the verb has no positional arguments, the next word can only be the value.
         own = follows and (not options.words or words[0].lower() in _SWITCH)
         return words.pop(0) if own else "true"
     if not words or _is_option(words[0]):
@@ -163,7 +163,7 @@ def _value(options: Options, spelt: str, name: str, words: list[str]) -> str:
 
 
 def _as_list(options: Options, name: str, value: str | None) -> str | None:
-    """``[a]`` for a single ``a`` where the option is a list, since one word is a list of one."""
+    """Return ``[a]`` for a single ``a`` if the option is a list."""
     hint = options.types.get(name)
     if not is_list(hint) or not value or value == "null":
         return value
@@ -173,12 +173,12 @@ def _as_list(options: Options, name: str, value: str | None) -> str | None:
 
 
 def _listed(hint: Any, words: list[str]) -> str:
-    """The words as a YAML list, with text unchanged."""
+    """Return the words as a YAML list, with text unchanged."""
     return json.dumps(words) if _item(hint) is str else f"[{', '.join(words)}]"
 
 
 def _item(hint: Any) -> Any:
-    """The type of the items of a list, or of a list or null."""
+    """Return the type of the items of a list type, or of a list or null."""
     return next(get_args(each)[0] for each in (hint, *get_args(hint)) if get_origin(each) is list)
 
 
@@ -194,11 +194,11 @@ def _twice(given: list[tuple[str, str | None]]) -> list[str]:
     ]
 
 
-# ---------------------------------------------------------------------- what is wrong
+# ---------------------------------------------------------------------- messages
 
 
 def _near(options: Options, spelt: str, dashes: str = "--") -> str:
-    """A hint at options whose last part is the same, begins with the same letters, or is similar."""
+    """Return a hint at options whose last part is the same, begins with the same letters, or is similar."""
     tried = spelt.lstrip("-").replace("-", "_").lower()
     last = tried.rpartition(".")[2]
     names = [name for name in _names(options) if name not in _ALONE and not name.endswith("+")]
@@ -222,7 +222,7 @@ def _alike(last: str, ends: dict[str, str]) -> list[str]:
 def _complaint(
     options: Options, given: list[tuple[str, str | None]], loose: list[str]
 ) -> UserError | None:
-    """The error for the first wrong value; None if all values can be read."""
+    """Return the error for the first wrong value, or None if all values can be read."""
     for name, value in given:
         plain = name.removesuffix("+")
         hint = options.types.get(plain)
@@ -247,7 +247,7 @@ def _complaint(
 
 
 def _fits(hint: Any, value: Any, append: bool = False) -> bool:
-    """Whether a value, as text or read from YAML, is of that type."""
+    """Return whether a value, as text or read from YAML, has that type."""
     probe = jsonargparse.ArgumentParser(exit_on_error=False)
     probe.add_argument("--x", type=hint)
     try:
@@ -278,7 +278,7 @@ def _choices(hint: Any) -> Iterator[str]:
 
 
 def _last_resort(error: Exception) -> str:
-    """The parser's own message in one line, for errors that `_complaint` does not know."""
+    """Return the parser's own message in one line, for errors that `_complaint` does not find."""
     return "these options cannot be read: " + " ".join(str(error).split())
 
 
@@ -286,7 +286,7 @@ def _last_resort(error: Exception) -> str:
 
 
 def _check_file(options: Options, value: str | None) -> str:
-    """The file that ``--config VALUE`` names, with its settings checked; YAML text is returned unchanged."""
+    """Check the settings of the file that ``--config VALUE`` names, and return its path or the YAML text."""
     if not value:
         raise UserError("--config '': name a YAML file or a recipe")
     if is_url(value):
@@ -323,7 +323,7 @@ def _check_text(options: Options, value: str, option: str, prefix: str = "") -> 
         name = prefix + ".".join(path)
         hint = options.types.get(name)
         if hint is None and any(known.startswith(f"{name}.") for known in options.types):
-            raise at.error(path, f"is a section, and {setting!r} holds no settings")
+            raise at.error(path, f"is a section, and {setting!r} contains no settings")
         if hint is None:
             raise at.error(path, f"there is no such setting{_near(options, name, '')}")
         if not _fits(hint, setting):
@@ -333,7 +333,7 @@ def _check_text(options: Options, value: str, option: str, prefix: str = "") -> 
 def _leaves(
     options: Options, values: Any, prefix: str, path: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """The path and value of every setting, in all sections."""
+    """Yield the path and value of every setting, in all sections."""
     for key, value in values.items():
         here = (*path, str(key))
         name = prefix + ".".join(here)

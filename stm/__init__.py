@@ -5,7 +5,7 @@
     result = stm.train(stm.Config(data=stm.DataConfig(train="index/mine/train.parquet")))
     stm.load(result.checkpoint).predict(["clip.mp4"])
 
-Names are imported when they are first used, so that ``import stm`` takes no time (docs/python.md shows them at work).
+A name is imported when it is first used, so that ``import stm`` is fast. docs/python.md has examples.
 """
 
 import logging
@@ -34,7 +34,7 @@ _WHERE = {
     "predict": "stm.evaluate.predict",
     "show_progress": "stm.progress_view:progress_view",
 }
-"""Module of each name, and what it is called there if not the same."""
+"""Module of each name, and the name's own name there after a colon if it differs."""
 
 if TYPE_CHECKING:
     from stm import events as events
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from stm.train.trainer import train as train
 
 _MODULES = ("evaluate", "events", "train")
-"""Imported whole; two of them are packages that can be called."""
+"""Modules that are attributes of this one; `evaluate` and `train` can also be called."""
 
 __all__ = [*_WHERE, "evaluate", "events", "train"]
 

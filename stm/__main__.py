@@ -1,7 +1,7 @@
-"""The command ``stm``, also as ``python -m stm``: the verbs that lie beside this package.
+"""The command ``stm``, also run as ``python -m stm``.
 
-A folder of the user's own that is called ``pipelines``, too, may come first on Python's path, as in a job, whose folder
-does. So the package is taken from its place, and not by its name.
+Its verbs are in the package ``pipelines`` beside this one. That package is loaded by its path, not by its name, because
+a folder of the user's that is also called ``pipelines`` may come first on Python's path, for example in a Ray job.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a verb; exit status as in ``pipelines.console``."""
+    """Run a verb and return its exit status (listed in ``pipelines.console``)."""
     beside = Path(__file__).parents[1]
     spec = PathFinder.find_spec("pipelines", [str(beside)])
     if spec is None or spec.loader is None:

@@ -1,7 +1,7 @@
-"""The token that every process of a Ray cluster shows: on for each cluster started here, unless switched off.
+"""Ray's token authentication, which is on for every cluster that stm starts unless ``STM_RAY_AUTH=off``.
 
 Ray reads its mode from ``RAY_AUTH_MODE`` and its token from ``RAY_AUTH_TOKEN``, the file ``RAY_AUTH_TOKEN_PATH`` or
-``~/.ray/auth_token``. What the user has set there wins; ``STM_RAY_AUTH=off`` switches it off.
+``~/.ray/auth_token``. Values that the user has set are not changed.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PAT
 
 
 def for_new_cluster() -> None:
-    """Make the cluster that this process is about to start ask for a token, which is created if there is none.
+    """Make the cluster that this process is about to start require a token; create the token if there is none.
 
-    A token file that other users may read is closed to them, since Ray 2.60 writes it readable to all.
+    If other users can read the token file, their access is removed, because Ray 2.60 writes it readable by everyone.
+    Raises ``UserError`` if the file cannot be read or ``STM_RAY_AUTH`` has an unknown value.
     """
     if not _on():
         _set_mode("disabled")
@@ -32,7 +33,7 @@ def for_new_cluster() -> None:
 
 
 def for_joining() -> None:
-    """Send the token, if there is one, to the cluster that this process is about to connect to."""
+    """Send the token, if there is one, to the cluster that this process is about to join."""
     if not _on():
         _set_mode("disabled")
     elif MODE not in os.environ and (os.environ.get(TOKEN) or token_path().is_file()):
@@ -40,12 +41,12 @@ def for_joining() -> None:
 
 
 def token_path() -> Path:
-    """The file that holds the token."""
+    """Return the path of the file that holds the token."""
     return Path(os.environ.get(TOKEN_PATH) or Path.home() / ".ray" / "auth_token")
 
 
 def token() -> str | None:
-    """What this process shows to a cluster; None where it shows nothing."""
+    """Return the token that this process sends to a cluster, or None if it sends none."""
     if os.environ.get(MODE, "").lower() != "token":
         return None
     with contextlib.suppress(OSError, ValueError):
@@ -68,7 +69,7 @@ def _set_mode(mode: str) -> None:
 
 
 def _refresh() -> None:
-    """Have Ray read its mode anew, where it is imported and has read it already."""
+    """Make Ray read its mode again if it has already been imported."""
     if "ray" in sys.modules:
         sys.modules["ray._raylet"].Config.initialize("")
 
@@ -83,7 +84,7 @@ def _make_token() -> None:
         return
     except (FileNotFoundError, NotADirectoryError):
         pass
-    except OSError as error:  # of another user, on a file system without modes, ...
+    except OSError as error:  # another user's file, a file system without modes, ...
         if not os.access(path, os.R_OK):
             raise UserError(
                 f"{path}: cannot read Ray's token ({error.strerror or error}). Name another file with {TOKEN_PATH}, "
@@ -97,11 +98,9 @@ def _make_token() -> None:
         try:
             with os.fdopen(handle, "w") as file:
                 file.write(token)
-            with contextlib.suppress(FileExistsError):  # another process was first: its token it is
+            with contextlib.suppress(FileExistsError):  # another process was first: use its token
                 os.link(temporary, path)
         finally:
             os.unlink(temporary)
-    except (
-        OSError
-    ):  # a home that cannot be written: a token for this process and its children alone
+    except OSError:  # the home cannot be written: a token for this process and its children only
         os.environ[TOKEN] = token

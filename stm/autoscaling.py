@@ -1,8 +1,8 @@
-"""Wait until the cluster has what a job needs, and let its autoscaler know: the nodes of a cloud come when asked.
+"""Wait until the cluster has the resources that a job needs, and request them from its autoscaler.
 
-The request is a placement group that is taken back when the wait ends. It belongs to this driver, so that a driver that
-dies leaves none behind, and it stands beside the requests of other jobs; ``request_resources``, Ray's other way, is one
-list for the whole cluster, and the last caller's.
+The request is a placement group, which is removed when the wait ends. It belongs to this driver, so it disappears if
+the driver dies, and it does not affect the requests of other jobs. Ray's ``request_resources`` would: it holds a single
+list for the whole cluster, which every caller overwrites.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def wait_for(
     bundles: list[Resources],
     timeout_s: float,
 ) -> Resources:
-    """Ask for nodes until the cluster has the sum ``needed``, or the time is up; returns what it has then.
+    """Request nodes until the cluster has the sum ``needed`` or ``timeout_s`` is over; return what it has then.
 
-    ``bundles`` are the parts that must each fit on one node. What is there and what is missing is said at once and
-    every 30 s.
+    ``bundles`` are the parts that must each fit on one node. What the cluster has and what is missing is logged at
+    once and every 30 s.
     """
     import ray
 
@@ -62,10 +62,10 @@ def wait_for(
 
 @contextlib.contextmanager
 def _request(bundles: list[Resources]) -> Iterator[None]:
-    """Show the autoscaler these bundles while the body runs."""
+    """Request these bundles from the autoscaler while the body runs."""
     from ray.util import placement_group, remove_placement_group
 
-    # Ray writes a warning every few seconds that a group cannot be placed: that is what we wait for.
+    # Ray warns every few seconds that the group cannot be placed, which is expected here.
     logging.getLogger("ray.util.placement_group").setLevel(logging.ERROR)
     group: Any = placement_group(bundles, strategy="PACK")
     try:
@@ -75,5 +75,5 @@ def _request(bundles: list[Resources]) -> Iterator[None]:
 
 
 def in_words(resources: Resources) -> str:
-    """As in `4 CPU, 1 GPU`."""
+    """Return the resources as text, such as `4 CPU, 1 GPU`."""
     return ", ".join(f"{amount:g} {name}" for name, amount in resources.items())

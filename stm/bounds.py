@@ -2,8 +2,8 @@
 
     size: Annotated[int, Bounds(ge=32, unit="px")] = 224
 
-Made here and not taken from ``annotated_types``: jsonargparse hands a type with those to pydantic, whose messages name
-neither the option nor what to do, and the source in a model package must load without either.
+``annotated_types`` is not used: jsonargparse passes its types to pydantic, whose messages do not name the option or
+say what to do, and the source code in a model package must load without either library.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Bounds:
     unit: str = ""
 
     def broken_by(self, value: float) -> str | None:
-        """What a finite value would have to be; None where it is."""
+        """Return what a finite value must be, such as "must be in [0, 1]", or None if it is within the bounds."""
         if self.ge <= value <= self.le and self.gt < value < self.lt:
             return None
         low, high = max(self.ge, self.gt), min(self.le, self.lt)
@@ -55,21 +55,21 @@ class Rule:
     words: str
 
     def broken_by(self, value: Any) -> str | None:
-        """The words; None where the value keeps the rule."""
+        """Return the rule's message, or None if it holds for the value."""
         return None if self.holds(value) else self.words
 
 
 def check(section: str, settings: Any) -> None:
-    """Raise ``UserError`` at the first field of `broken`: ``--section.field value: must be ...``."""
+    """Raise ``UserError`` for the first field that `broken` yields: ``--section.field value: must be ...``."""
     for name, wrong in broken(settings):
         raise UserError(f"--{section}.{name} {getattr(settings, name)}: {wrong}")
 
 
 def broken(settings: Any) -> Iterator[tuple[str, str]]:
-    """(field, what its value must be) of each field of a dataclass whose value is not of its type, or out of bounds.
+    """Yield (field, what its value must be) for each field of a dataclass that has the wrong type or is out of bounds.
 
-    Numbers must be finite, a bool is no number, a whole number may stand for a float, and None is only taken where the
-    type says so.
+    Numbers must be finite. A bool is not a number, an int is a valid float, and None is valid only if the type
+    includes it.
     """
     for name, hint in _hints(settings.__class__).items():
         if wrong := what_is_wrong(getattr(settings, name), hint):
@@ -83,7 +83,10 @@ def _hints(settings: type) -> dict[str, Any]:
 
 
 def what_is_wrong(value: Any, hint: Any, or_null: str = "") -> str | None:
-    """What is wrong with a value of that type and its `Bounds` and `Rule`s, in words; None where nothing is."""
+    """Return what a value must be to match a type with its `Bounds` and `Rule`s, or None if it does.
+
+    ``or_null`` is appended to messages about the type.
+    """
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         return what_is_wrong(value, inner[0]) or (None if value is None else _broken(value, *inner))
@@ -93,7 +96,7 @@ def what_is_wrong(value: Any, hint: Any, or_null: str = "") -> str | None:
     if origin is Literal:
         return None if value in inner else f"must be one of {', '.join(map(str, inner))}{or_null}"
     wanted = origin or hint
-    if wanted is float and isinstance(value, int):  # a whole number may stand for a float
+    if wanted is float and isinstance(value, int):  # an int is a valid float
         wanted = int
     if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
         return f"must be {_a(origin or hint)}{or_null}, not {_a(type(value))}"

@@ -1,4 +1,4 @@
-"""What the cluster has, what a job needs, and whether it fits: checked before anything is started."""
+"""Connect to a Ray cluster, and check before a job starts that the cluster has what it needs."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from stm.plural import counted
 logger = get_logger(__name__)
 
 TRIES = 3
-"""How often Ray is started or joined before it is given up."""
+"""Number of attempts to start or join Ray."""
 
 JOIN_S = 60.0
-"""So long a cluster may take to let us join."""
+"""Seconds to wait for a cluster to accept this process."""
 
-# Read by Ray when it starts; a value the user has set wins.
+# Ray reads these when it starts. A value that the user has set is kept.
 RAY_ENVIRONMENT = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # our own lines show progress; Ray's bars garble them
     "RAY_DATA_LOG_LEVEL": "ERROR",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon a lost worker is noticed
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # time until a lost worker is noticed
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
-    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",  # a notice may leave no more than 30 s
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths keep their meaning inside workers
-    "RAY_raylet_start_wait_time_s": "60",  # how long one question waits; a busy machine needs more than 30 s
-    "RAY_agent_register_timeout_ms": "300000",  # and its raylet aborts after 100 s without its agents
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",  # a node may be given only 30 s of notice
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same in workers
+    "RAY_raylet_start_wait_time_s": "60",  # limit of one query; a busy machine needs more than 30 s
+    "RAY_agent_register_timeout_ms": "300000",  # a raylet otherwise aborts after 100 s without its agents
     "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "180",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
@@ -49,15 +49,15 @@ def connect(
     dashboard: bool = False,
     patience_s: float = JOIN_S,
 ) -> None:
-    """Join the cluster at ``address`` (or ``$RAY_ADDRESS``), else start one on this machine; idempotent.
+    """Join the cluster at ``address`` (or ``$RAY_ADDRESS``), or else start one on this machine; idempotent.
 
-    ``num_cpus`` is the logical size of a cluster started here: at least the machine's cores. It may exceed them,
-    so that a few training workers and a decoder fit on a laptop; it is ignored when joining. ``dashboard`` starts
-    Ray's: through it Ray learns that a training run has been killed, and gives its reserved CPUs back. A cluster
-    started here asks for a token (``stm.authentication``), and its dashboard listens on loopback.
+    ``num_cpus`` is the number of logical CPUs of a cluster that is started here. The minimum is the machine's number of
+    cores; a larger number lets a few training workers and a decoder fit on a laptop. It is ignored when joining.
+    ``dashboard`` starts Ray's dashboard, through which Ray learns that a training run was killed, and frees its CPUs.
+    A cluster that is started here requires a token (``stm.authentication``), and its dashboard listens on loopback.
 
-    A machine that is busy is given three tries, a cluster ``patience_s`` to answer. Raises ``UserError`` where Ray does
-    not start, where there is no cluster at the address, or where it does not accept our token.
+    Starting is tried up to three times, since a busy machine may fail; a cluster has ``patience_s`` to answer. Raises
+    ``UserError`` if Ray does not start, if there is no cluster at the address, or if it does not accept our token.
     """
     for key, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
@@ -93,7 +93,7 @@ def connect(
 
 
 def _end_with_ray() -> None:
-    """End the command if its Ray dies, since it would wait for ever."""
+    """End the command if its Ray dies; otherwise it would wait forever."""
     import ray
 
     if (found := ray_compat.raylet_here()) is not None:
@@ -107,7 +107,7 @@ def _end_with_ray() -> None:
 
 
 def _join(address: str, named: str, patience_s: float) -> None:
-    """Raises ``UserError`` after ``patience_s``, or a little later, where there is no cluster that takes us."""
+    """Join a cluster. Raises ``UserError`` soon after ``patience_s`` if none accepts this process."""
     import ray
 
     authentication.for_joining()
@@ -123,7 +123,7 @@ def _join(address: str, named: str, patience_s: float) -> None:
         raise UserError(f"{named}: {error}: {advice}") from error
 
     def start() -> None:
-        # In a thread: Ray waits without end, and hears no signal, where a head stops to answer.
+        # In a thread: if the head stops answering, Ray waits forever and handles no signal.
         seconds = max(patience_s - (time.monotonic() - begun), 10.0)
         try:
             within(
@@ -146,10 +146,10 @@ def _join(address: str, named: str, patience_s: float) -> None:
 
 
 def _try_hard(start: Callable[[], Any], failed: str, advice: str) -> None:
-    """Call ``start`` until it works, at most ``TRIES`` times; what a failed try has started is ended before the next.
+    """Call ``start`` until it succeeds, at most ``TRIES`` times; end the processes of a failed attempt before the next.
 
-    Ray raises bare ``Exception``s when it gives up waiting, so every error counts as temporary, except those of types
-    that are permanent. Raises ``UserError`` with ``failed``, Ray's reason and ``advice``.
+    Ray raises bare ``Exception``s when it stops waiting, so every error counts as temporary unless its type shows that
+    it is permanent. Raises ``UserError`` with ``failed``, Ray's reason and ``advice``.
     """
     import ray
 
@@ -163,7 +163,7 @@ def _try_hard(start: Callable[[], Any], failed: str, advice: str) -> None:
                 start()
             return
         except (UserError, NameError, AttributeError, TypeError, LookupError, ImportError):
-            raise  # said already; or a defect, which no second try mends
+            raise  # already a message, or a defect that another attempt does not cure
         except Exception as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             stays = isinstance(
@@ -178,7 +178,7 @@ def _try_hard(start: Callable[[], Any], failed: str, advice: str) -> None:
 
 @contextlib.contextmanager
 def _ended_where_it_fails() -> Iterator[None]:
-    """Ray leaves the processes of a start that failed to the end of this one, where they would slow the next try."""
+    """Kill the processes of a start that fails; Ray would keep them, and they would slow down the next attempt."""
     import psutil
     import ray
 
@@ -187,7 +187,7 @@ def _ended_where_it_fails() -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if not anything_stuck():  # else Ray would wait for it
+        if not anything_stuck():  # otherwise Ray would wait for it
             with contextlib.suppress(Exception):
                 ray.shutdown()
         for child in set(me.children(recursive=True)) - before:
@@ -198,7 +198,7 @@ def _ended_where_it_fails() -> Iterator[None]:
 
 
 def _is_of_the_system(error: Exception) -> bool:
-    """A full disk, a folder that may not be written, a name too long: not a machine or network that is busy."""
+    """Whether an error is the system's, such as a full disk or a name too long, and not a busy machine or network."""
     return isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError)
 
 
@@ -208,15 +208,15 @@ def _times(number: int) -> str:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the parts of a job go, and the sum of what they reserve."""
+    """The parts of a job and what they reserve."""
 
     num_workers: int
     cpus_per_worker: float
     use_gpu: bool
     data_cpus: float
-    """The least that decoding needs: one task. More CPUs make it faster."""
+    """CPUs of one decoding task, the minimum; more CPUs make decoding faster."""
     validation_cpus: float = 0.0
-    """Validation beside training: one process for the network and one decoding task; 0 where there is none."""
+    """CPUs of validation beside training: a process for the network and a decoding task; 0 if there is none."""
 
     @property
     def cpus(self) -> float:
@@ -227,7 +227,7 @@ class Placement:
         return self.num_workers + (self.validation_cpus > 0) if self.use_gpu else 0
 
     def bundles(self, config: Config, num_workers: int) -> list[dict[str, float]]:
-        """What must each fit on one node: so many workers, a decoding task, validation."""
+        """Return the resources that must each fit on one node: ``num_workers`` workers, a decoding task, validation."""
         gpu = {"GPU": 1.0} if self.use_gpu else {}
         worker = {"CPU": self.cpus_per_worker, **gpu, **config.train.resources_per_worker}
         parts = [worker] * num_workers + [{"CPU": self.data_cpus}]
@@ -244,7 +244,7 @@ class Placement:
 
 
 def logical_cpus(config: Config) -> int:
-    """Logical CPUs of a cluster started on this machine for ``config``: the workers, and decoders on the rest."""
+    """Return the logical CPUs that a local cluster needs for ``config``: the workers, and decoders on the rest."""
     workers = config.train.num_workers * config.train.cpus_per_worker
     if config.train.validation == "async" and config.data.val:
         workers += 1 + config.data.cpus_per_task
@@ -253,10 +253,10 @@ def logical_cpus(config: Config) -> int:
 
 
 def place(config: Config) -> Placement:
-    """Decide where the job of ``config`` goes on the connected cluster, after `train.wait_for_nodes_s` at the latest.
+    """Decide how the job of ``config`` is placed on the connected cluster, waiting up to `train.wait_for_nodes_s`.
 
-    Raises ``UserError`` with the whole sum where it does not fit. Without this check Ray would wait in silence:
-    training workers that hold every CPU leave none to decode with.
+    Raises ``UserError`` with the whole sum if it does not fit. Without this check, training workers could hold every
+    CPU, and Ray would wait silently for one to decode with.
     """
     import ray
 
@@ -295,13 +295,13 @@ def place(config: Config) -> Placement:
 
 
 def _gpus_in_reach(config: Config, has: dict[str, float]) -> float:
-    """The cluster's GPUs, with those that its autoscaler may add where the job waits for nodes."""
+    """Return the cluster's GPUs, including those that its autoscaler may add if the job waits for nodes."""
     train, now = config.train, has.get("GPU", 0.0)
     if not train.wait_for_nodes_s or train.use_gpu is not None:
         return now
     to_come = ray_compat.most_of("GPU")
     if to_come is None and now < (train.min_workers or train.num_workers):
-        # Else a cluster whose GPUs are still to come would train on the CPUs it has.
+        # Otherwise a cluster whose GPU nodes have not joined yet would train on its CPUs.
         raise UserError(
             "--train.wait_for_nodes_s: this cluster does not report whether new nodes will have GPUs. Set whether to "
             "wait for them: --train.use_gpu true or false"
@@ -316,13 +316,16 @@ def _refuse_what_never_comes(
         most = ray_compat.most_of(name)
         if most is not None and amount > most + has.get(name, 0.0):  # the head may not be counted
             raise UserError(
-                f"the job needs {placement}, but the cluster can grow to {most:g} {name} only: lower "
+                f"the job needs {placement}, but the cluster can grow only to {most:g} {name}: lower "
                 "--train.num_workers, or raise max_workers in the cluster's file"
             )
 
 
 def _workers_to_ask_for(config: Config, placement: Placement) -> int:
-    """All workers of an elastic job, which begins with the least; but a request for more than can come brings none."""
+    """Return the workers to request: all of an elastic job, or its minimum if the cluster cannot grow to all of them.
+
+    An autoscaler adds no node for a request that it cannot satisfy.
+    """
     all_of_them = replace(placement, num_workers=config.train.num_workers)
     fits = (ray_compat.most_of("CPU") or 0.0) >= all_of_them.cpus
     fits = fits and (ray_compat.most_of("GPU") or 0.0) >= all_of_them.gpus

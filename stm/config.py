@@ -100,7 +100,7 @@ class ModelConfig:
     URL of one of these, or `models:/NAME@ALIAS`. Classes with the same name keep their rows of the classifier."""
 
     def build_arguments(self) -> dict[str, Any]:
-        """The arguments of ``stm.model.build_model`` (all but ``num_classes``), which also checks them.
+        """Return the arguments of ``stm.model.build_model``, which checks them; ``num_classes`` is not among them.
 
         A plugin's block gets only those settings of stm's own blocks that differ from their defaults.
         """
@@ -125,7 +125,7 @@ _GOES_WITH = {
     ),
     "optim": (("effective_beta", "class_weights", "effective"),),
 }
-"""A setting, the one that it depends on, and the value that this must have; None is any value but the default."""
+"""For each section: a setting, the one it depends on, and the value that this must have (None: any but the default)."""
 
 
 def _check_effect(section: str, settings: Any) -> None:
@@ -295,7 +295,7 @@ class DataConfig:
         frame_stride: int | None = None,
         window_s: float | None = None,
     ) -> DataConfig:
-        """A copy with other frames in a clip; None keeps the present value if it is valid with ``sampling``."""
+        """Return a copy with other frames in a clip; None keeps the present value if it is valid with ``sampling``."""
         given: dict[str, Any] = {
             "num_segments": num_segments,
             "sampling": sampling,
@@ -464,7 +464,7 @@ class OptimConfig:
     def __post_init__(self) -> None:
         check("optim", self)
         _check_effect("optim", self)
-        if all(value >= 1 for value in self.milestones):  # a record says [30], as it always has
+        if all(value >= 1 for value in self.milestones):  # records contain [30], not [30.0]
             object.__setattr__(self, "milestones", [int(value) for value in self.milestones])
         if self.min_lr > self.lr:
             raise UserError(
@@ -660,12 +660,12 @@ class Config:
         return ", ".join(f"{name} {value}" for name, value in done.items() if value is not None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain nested dict, as in YAML."""
+        """Return a plain nested dict, as in YAML."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Config:
-        """The inverse of `to_dict`. Raises ``UserError`` for settings of other versions that this one does not have."""
+        """Invert `to_dict`. Raises ``UserError`` for a setting that this version of stm does not have."""
         sections: dict[str, Any] = {}
         for section in dataclasses.fields(cls):
             section_class: Any = section.default_factory

@@ -1,9 +1,9 @@
-"""A data set's annotations and videos become manifests: all that ``stm index`` does.
+"""Create the manifests of a data set from its annotations and videos, as ``stm index`` does.
 
     index("videos", "index/mine", format="folder", val_fraction=0.2)
 
-writes index/mine/train.parquet and val.parquet, and beside each the list of videos that cannot be used. The same call
-again probes only videos that are new or have changed.
+This writes index/mine/train.parquet and val.parquet, and beside each a list of the videos that cannot be used. If the
+call is repeated, only new and changed videos are probed.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ def index(
     address: str | None = None,
     tick: Callable[[int, int], None] | None = None,
 ) -> IndexResult:
-    """Probe every video below ``root`` and write one manifest a split into the folder ``output``.
+    """Probe every video below ``root`` and write one manifest for each split into the folder ``output``.
 
     Args:
         root: folder or URL of the videos.
-        format: form of the annotations: a name of ``stm.data.annotations.formats`` (docs/lists.md).
-        annotations: folder or file of the lists; None looks in the root and the usual places in it.
+        format: the form of the annotations, a name of ``stm.data.annotations.formats`` (docs/lists.md).
+        annotations: folder or file of the lists; None looks in the root and in the usual places below it.
         split: number of the published split of ucf101, hmdb51 and other lists with numbered splits.
         val_fraction: share of each class to hold out as val, by group, if there is only one split.
         classes: class names and their order: another manifest, or a file of names.
-        split_folders: format folder: whether the root's folders are splits ("yes") or classes ("no").
+        split_folders: for the format `folder`: whether the root's folders are splits ("yes") or classes ("no").
         seed: seed of the choice of groups that are held out.
-        deadline_s: seconds that probing a file may take.
+        deadline_s: largest time to probe a file, in seconds.
         cross_check: number of files that are also read with decord, for comparison.
         max_pixels: largest number of pixels in a frame.
         decode_mib: memory that decoding a file may use, MiB.
@@ -67,8 +67,8 @@ def index(
         tick: called with (videos done, all videos); by default progress is logged.
 
     Raises:
-        UserError: a value out of range, annotations that cannot be read, a folder that cannot be written; and, after
-            everything is written, a split without a usable video.
+        UserError: a value is out of range, the annotations cannot be read, or the folder cannot be written; or, after
+            everything is written, a split has no usable video.
     """
     if not deadline_s > 0:
         raise UserError(f"--deadline_s {deadline_s:g}: must be more than 0 seconds.")
@@ -132,7 +132,7 @@ def index(
 
 
 def writable_folder(name: str) -> Path:
-    """Create the folder and test that it can be written, before hours of probing."""
+    """Create a folder and test that files can be written there. Raises ``UserError`` if they cannot."""
     output = Path(on_this_machine(name, "--output")).absolute()
     try:
         make_writable(output)
@@ -152,9 +152,9 @@ def _bad_rows(manifest: Manifest) -> list[tuple[int, dict[str, Any]]]:
 
 
 def _write_bad(path: Path, manifest: Manifest, entries: list[Any]) -> None:
-    """All unusable videos, tab-separated: id, status, path, reason in words, where it is listed.
+    """Write the unusable videos, tab-separated: id, status, path, reason in words, line of the annotations.
 
-    Characters that cannot be printed are escaped. Without unusable videos there is no file.
+    Characters that cannot be printed are escaped. If all videos are usable, the file is removed.
     """
     from stm.redaction import one_line
 
@@ -199,7 +199,7 @@ def _refuse_unusable(output: Path, manifests: dict[str, Manifest]) -> None:
 
 
 def _table(annotations: Annotations, manifests: dict[str, Manifest], summary: Summary) -> str:
-    """What was found, as lines of name and value."""
+    """Summarize what was found, as lines of a name and a value."""
     splits = ", ".join(f"{len(manifest)} {name}" for name, manifest in manifests.items())
     lengths = ", ".join(f"{name} {value:.0f}" for name, value in summary.num_frames.items())
     sides = "a mirrored clip keeps its label"

@@ -27,12 +27,12 @@ class Call:
     def _run(self, function: Callable[[], object]) -> None:
         try:
             self._outcome.append(function())
-        except BaseException as error:  # handed to whoever waits
+        except BaseException as error:  # raised again by `wait`
             self._error.append(error)
 
     def wait(self, seconds: float) -> object:
-        """What the function returned or raised; ``Late`` where it does neither within ``seconds``."""
-        _abandoned.append(self._thread)  # a signal may end the wait as well
+        """Return or raise what the function did. Raises ``Late`` if it has not ended after ``seconds``."""
+        _abandoned.append(self._thread)  # first, since a signal may end the wait
         self._thread.join(seconds)
         if self._error:
             raise self._error[0]
@@ -42,14 +42,14 @@ class Call:
 
 
 def within(seconds: float, function: Callable[[], Result]) -> Result:
-    """Call ``function`` in a thread; ``Late`` where it has not returned after ``seconds``.
+    """Call ``function`` in a thread and return its result. Raises ``Late`` if it has not ended after ``seconds``.
 
-    The thread cannot be ended and is left behind: see ``anything_stuck``.
+    The thread cannot be ended, and continues in the background (see ``anything_stuck``).
     """
     return Call(function).wait(seconds)  # type: ignore[return-value]
 
 
 def anything_stuck() -> bool:
-    """Whether a call that was given up still runs: the interpreter may then wait for it at its end."""
+    """Whether an abandoned call still runs; the interpreter may wait for it when it exits."""
     _abandoned[:] = [thread for thread in _abandoned if thread.is_alive()]
     return bool(_abandoned)

@@ -1,15 +1,15 @@
-"""How a command ends where a signal asks it to: in order, with what is to be kept, and with the signal's exit status.
+"""End a command on a signal: save its work, end in order, and exit with the status of the signal.
 
     with by_signals():              # the command line does this, around a verb
-        with keeping(checkpoint):   # training does this, while there is something to keep
-            ...                     # SIGTERM: `checkpoint(30.0)` is called, and then `Ended` raised here
+        with keeping(checkpoint):   # training does this, while there is something to save
+            ...                     # on SIGTERM, `checkpoint(30.0)` is called, then `Ended` is raised here
 
-SIGTERM, SIGHUP and Ctrl-C raise `Ended` in the main thread; the first two ask for what is to be kept before. Signals
-that follow within ``AGAIN_S`` change nothing, so that an end is not cut by impatience; but one that comes while
-something is being kept ends the wait. A command that has not ended ``LIMIT_S`` after its signal is left as it is.
+SIGTERM, SIGHUP and Ctrl-C raise `Ended` in the main thread; SIGTERM and SIGHUP save the work first. A further signal
+within ``AGAIN_S`` is ignored, so that impatience does not interrupt the end, unless work is being saved: then it stops
+the saving. A process that still runs ``KEEP_S + LIMIT_S`` after the signal exits at once.
 
-`Ended` may be raised between any two instructions. Where it would be lost (in ``__del__``, a callback of a weak
-reference or of a fork) or leave a lock of ``logging`` held, the signal comes again a moment later.
+`Ended` may be raised between any two instructions. If it would be lost (in ``__del__``, or a callback of a weak
+reference or of a fork) or leave a lock of ``logging`` held, the process sends itself the signal again a moment later.
 """
 
 from __future__ import annotations
@@ -31,34 +31,34 @@ from stm.log import get_logger
 logger = get_logger(__name__)
 
 KEEP_S = 30.0
-"""So long a signal waits for what is to be kept. Slurm kills 30 s after SIGTERM, `docker stop` after 10 s: both can be
-told to wait longer."""
+"""Seconds that saving may take after a signal. Slurm kills 30 s after SIGTERM and `docker stop` after 10 s; both times
+can be configured."""
 
 AGAIN_S = 10.0
-"""So long after a signal the next ones change nothing."""
+"""Seconds after a signal in which further ones are ignored."""
 
 LIMIT_S = 90.0
-"""After so long a command that does not come to its end is left by its process."""
+"""Seconds, beyond `KEEP_S`, after which the process exits even if the command has not ended."""
 
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
 
 _MOMENT_S = 0.05
-"""After so long a signal comes again that came where it would have been lost."""
+"""Seconds after which a signal that could not be handled is sent again."""
 
 _MOST_PUT_OFF = 40
-"""So often a signal comes again because a line was being logged."""
+"""How often a signal is sent again because a line was being logged."""
 
 _SAME_S = 0.5
-"""What ends two processes at once does it within this time."""
+"""Seconds within which a signal to several processes reaches all of them."""
 
 Keep = Callable[[float], None]
-"""Keeps what is to be kept, in so many seconds at most."""
+"""Saves the work, in at most this number of seconds."""
 
 
 class Ended(KeyboardInterrupt):
-    """A signal ended the command. Its notes say what became of the work."""
+    """A signal ended the command. The notes of the exception tell what happened to the work."""
 
     def __init__(self, number: int = signal.SIGINT) -> None:
         super().__init__()
@@ -66,24 +66,24 @@ class Ended(KeyboardInterrupt):
 
 
 def status_of(error: KeyboardInterrupt) -> int:
-    """Exit status of a command that ended so: 128 and the number of the signal."""
+    """Return the exit status of a command that ended with this error: 128 plus the number of the signal."""
     return 128 + _number_of(error)
 
 
 def told(error: KeyboardInterrupt) -> str:
-    """How the command ended and what became of the work, as a line."""
+    """Return a line that tells how the command ended and what happened to the work."""
     number = _number_of(error)
     how = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
     return "; ".join([how, *getattr(error, "__notes__", [])])
 
 
 def _number_of(error: KeyboardInterrupt) -> int:
-    """Where `Ended` is raised in a call to Ray, Ray makes a bare KeyboardInterrupt of it."""
+    """Return the signal's number, also if Ray has replaced an `Ended` with a bare KeyboardInterrupt."""
     return getattr(error, "number", None) or received() or signal.SIGINT
 
 
 class _Command:
-    """What this process does about signals while it runs a command."""
+    """The handling of signals while this process runs a command."""
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -96,9 +96,9 @@ class _Command:
         self._put_off = 0
 
     def handle(self, number: int, frame: Any) -> None:
-        if os.getpid() != self._process:  # a child that was forked and is not yet what it is to be
+        if os.getpid() != self._process:  # a forked child that has not called exec yet
             os._exit(128 + number)
-        if _is_in_logging(frame) and self._put_off < _MOST_PUT_OFF:  # else a stream takes nothing
+        if _is_in_logging(frame) and self._put_off < _MOST_PUT_OFF:  # a stream may block
             self._put_off += 1
             self._once_more(number)
             return
@@ -106,7 +106,7 @@ class _Command:
             self._lost = False
             self._raise(self.number or number)
         if self.number is not None:
-            # A second signal gives up what is being kept.
+            # A second signal stops the saving.
             if self._waits or time.monotonic() - self._raised_at > AGAIN_S:
                 self._raise(self.number)
             return
@@ -123,8 +123,8 @@ class _Command:
             self._waits = True
             try:
                 self.keep(KEEP_S)
-            except Exception as error:  # whatever it is, the command ends
-                logger.warning(f"nothing could be kept: {error}")
+            except Exception as error:  # the command ends after any error
+                logger.warning(f"the work could not be saved: {error}")
         self._raise(number)
 
     def _raise(self, number: int) -> None:
@@ -132,7 +132,7 @@ class _Command:
         raise Ended(number)
 
     def lost(self, unraisable: Any) -> bool:
-        """Whether Python has dropped what was raised here; then it is raised once more."""
+        """If Python has dropped an `Ended`, send the signal again and return True."""
         if not isinstance(unraisable.exc_value, Ended):
             return False
         self._lost = True
@@ -147,7 +147,7 @@ class _Command:
     def _limit(self, number: int) -> None:
         time.sleep(KEEP_S + LIMIT_S)
         print(
-            f"stm: no end within {KEEP_S + LIMIT_S:g} s: its process exits now",
+            f"stm: the command did not end within {KEEP_S + LIMIT_S:g} s of the signal; its process exits now",
             file=sys.stderr,
             flush=True,
         )
@@ -167,9 +167,9 @@ _command: _Command | None = None
 
 @contextlib.contextmanager
 def by_signals() -> Iterator[None]:
-    """While the body runs, signals raise `Ended` in it; those that the process was told to ignore stay ignored.
+    """While the body runs, signals raise `Ended` in it; signals that the process ignored before stay ignored.
 
-    A process that got one is about to end: it ignores further ones from then on. Does nothing outside the main thread.
+    If a signal arrived, the process ignores all further ones after the body. Does nothing outside the main thread.
     """
     global _command
     if threading.current_thread() is not threading.main_thread():
@@ -208,7 +208,7 @@ def keeping(keep: Keep) -> Iterator[None]:
 
 @contextlib.contextmanager
 def stopping(stop: Callable[[], bool]) -> Iterator[None]:
-    """While the body runs, a signal calls ``stop()``; where that is True, the body ends by itself.
+    """While the body runs, a signal calls ``stop()``; if that returns True, the body ends by itself.
 
     A second signal raises `Ended` in ``stop``.
     """
@@ -224,9 +224,11 @@ def stopping(stop: Callable[[], bool]) -> Iterator[None]:
 
 
 def with_process(process: int, still: Callable[[], bool], why: str) -> None:
-    """From now on the command ends where a process ends that it cannot do without, while ``still()``: with ``why`` and
-    status 2, or as by a signal where one has come. Does nothing in a program that is not ours, or where the system does
-    not tell of ends."""
+    """From now on, end the command when a process that it needs ends while ``still()`` is true.
+
+    The command prints ``why`` and exits with status 2, or with a signal's status if it received one. Does nothing
+    outside a command of stm, or if the system has no ``pidfd_open``.
+    """
     command, opened = _command, getattr(os, "pidfd_open", None)
     if command is None or opened is None:
         return
@@ -238,7 +240,7 @@ def with_process(process: int, still: Callable[[], bool], why: str) -> None:
     def watch() -> None:
         with contextlib.closing(os.fdopen(end)):
             select.select([end], [], [])
-        time.sleep(_SAME_S)  # a signal to all processes comes to us as well
+        time.sleep(_SAME_S)  # a signal to all processes reaches this one too
         if _command is not command or not still():
             return
         number = command.number
@@ -250,5 +252,5 @@ def with_process(process: int, still: Callable[[], bool], why: str) -> None:
 
 
 def received() -> int | None:
-    """The signal that this command has got."""
+    """Return the number of the signal that this command received, or None."""
     return None if _command is None else _command.number

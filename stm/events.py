@@ -1,6 +1,6 @@
-"""What happens in a run, as typed events: ``stm.train(config, on_event=...)`` takes them, in order.
+"""The typed events of a run, which ``stm.train(config, on_event=...)`` passes to a function, in order.
 
-docs/python.md shows them sent to TensorBoard and to Weights & Biases.
+docs/python.md shows how to send them to TensorBoard and to Weights & Biases.
 """
 
 from stm.train.events import Controlled as Controlled

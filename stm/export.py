@@ -1,12 +1,12 @@
-"""A trained network as one file for other programs, checked against the network before the file counts.
+"""Export a trained network as one file for other programs, and check the file against the network.
 
-    onnx            BN folded; any runtime of ONNX
+    onnx            BN folded; for any ONNX runtime
     torch_export    BN folded; ``torch.export.load(FILE).module()(clips)``, and FILE.json beside it
-    safetensors     the weights as they were trained; ``build_model(**network)`` and ``load_state_dict``
+    safetensors     the trained weights; ``build_model(**network)`` and ``load_state_dict``
 
-The first two take ``clips: float32 [batch, T, 3, size, size]`` (RGB, scaled to [0, 1], then normalised with ``mean``
-and ``std``) and give ``logits: float32 [batch, num_classes]``; the batch may have any length, T and size are those of
-training. What they stand for is in the file (ONNX: ``metadata_props``; safetensors: its metadata; every value JSON).
+The first two map ``clips: float32 [batch, T, 3, size, size]`` (RGB, scaled to [0, 1], then normalised with ``mean``
+and ``std``) to ``logits: float32 [batch, num_classes]``. The batch may have any length; T and size are those of
+training. ONNX and safetensors files hold the values of `describe` in their metadata, each as JSON.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ logger = get_logger(__name__)
 
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 TOLERANCE = 1e-4
-"""Largest difference of a logit that is let through, as a share of the largest logit."""
+"""Largest allowed difference of a logit, as a share of the largest logit."""
 CHECKED_BATCHES = (1, 3)
 TRACED_BATCH = 2
 
@@ -53,18 +53,18 @@ def export(
 ) -> dict[str, Any]:
     """Write ``output`` from a checkpoint (or a run directory's ``which``, best or last), read it back, and compare.
 
-    The file is written under another name beside ``output``, run on seeded clips in batches of 1 and 3, and renamed
-    only if its logits are the network's; else ``output`` stays what it was.
+    The file is written beside ``output`` under another name, run on seeded clips in batches of 1 and 3, and renamed
+    only if its logits match the network's; otherwise ``output`` is not changed.
 
     Args:
         kind: ``onnx``, ``torch_export`` or ``safetensors``.
 
     Returns:
-        ``output``, ``format``, ``checkpoint``, ``taken``, ``bytes``, ``difference`` (largest, as a share of the largest
-        logit) and the metadata.
+        ``output``, ``format``, ``checkpoint``, ``taken``, ``bytes``, ``difference`` (of `parity`) and the values of
+        `describe`.
 
     Raises:
-        UserError: no checkpoint there, a package is missing, the file cannot be written or says something else.
+        UserError: there is no checkpoint, a package is missing, or the file cannot be written or does not match.
     """
     if kind == "onnx":
         require_onnx()
@@ -108,7 +108,7 @@ def export(
 
 
 def describe(meta: checkpoints.Meta) -> dict[str, Any]:
-    """What a user of the file must know, ready for JSON."""
+    """Return what a user of the exported file must know, as JSON types."""
     from stm.model.inputs import IMAGENET_MEAN, IMAGENET_STD
 
     config = checkpoints.config_of(meta)
@@ -132,9 +132,9 @@ def describe(meta: checkpoints.Meta) -> dict[str, Any]:
 
 
 def parity(model: VideoResNet, run: Run, metadata: dict[str, Any]) -> float:
-    """Largest difference between the logits of ``run`` and of ``model``, as a share of the largest logit.
+    """Return the largest difference between the logits of ``run`` and ``model``, as a share of the largest logit.
 
-    Raises ``UserError`` where that is more than `TOLERANCE`, or a number is not finite.
+    Raises ``UserError`` if it is more than `TOLERANCE`, or a logit is not finite.
     """
     import torch
 
@@ -148,7 +148,7 @@ def parity(model: VideoResNet, run: Run, metadata: dict[str, Any]) -> float:
             raise UserError("the network's own logits are not finite: its training diverged")
         largest = float(expected.abs().max())
         share = float((found - expected).abs().max()) / (largest or 1.0)
-        if not share <= TOLERANCE:  # so that nan fails, too
+        if not share <= TOLERANCE:  # so that nan fails too
             raise UserError(
                 f"the written file and the network differ by {share:.1e} of the largest logit, at a batch of {batch} "
                 f"(allowed: {TOLERANCE:.0e}); nothing was written"
@@ -175,7 +175,7 @@ def _network(
 
 
 def _program(model: VideoResNet, metadata: dict[str, Any]) -> torch.export.ExportedProgram:
-    """The folded network as a graph, its batch of any length."""
+    """Return the folded network as a graph, for batches of any length."""
     import torch
 
     from stm.model.folding import fold
@@ -198,7 +198,7 @@ def _read_program(path: Path) -> Run:
 
 
 def write_onnx(model: VideoResNet, metadata: dict[str, Any], path: Path) -> None:
-    """Write a network in evaluation mode, folded; ``metadata`` needs ``num_frames`` and ``size``, all of it is kept."""
+    """Fold a network in evaluation mode and write it with ``metadata``, which needs ``num_frames`` and ``size``."""
     import torch
 
     program = torch.onnx.export(
@@ -215,7 +215,7 @@ def write_onnx(model: VideoResNet, metadata: dict[str, Any], path: Path) -> None
 
 
 def read_onnx(path: Path) -> Run:
-    """ONNX Runtime on this machine's CPU, with as many threads as PyTorch."""
+    """Return a function that runs the file in ONNX Runtime on the CPU, with as many threads as PyTorch."""
     import onnxruntime
     import torch
 
@@ -242,12 +242,12 @@ def _read_weights(path: Path) -> Run:
 
 
 def _as_text(metadata: dict[str, Any]) -> dict[str, str]:
-    """Both formats keep strings alone."""
+    """Return the values as JSON, since both formats store only strings."""
     return {key: json.dumps(value) for key, value in metadata.items()}
 
 
 def require_onnx() -> None:
-    """Raises ``UserError`` where ONNX or its runtime is not installed."""
+    """Raise ``UserError`` if ONNX or its runtime is not installed."""
     missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
@@ -258,7 +258,7 @@ def require_onnx() -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without what exporting says of torchvision and of its own internals."""
+    """While the body runs, hide the exporter's warnings about torchvision and its own internals."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Figures of training runs and of sweeps, as PNG files; those of an evaluation are in ``stm.report.pictures``."""
+"""Figures of training runs and sweeps, as PNG files; ``stm.report.pictures`` draws those of an evaluation."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ INK, MUTED, RIGHT, WRONG = "#1b1f23", "#5b636b", "#868e96", "#b5481a"
 """Colours of an evaluation's figures, as in the report's light page."""
 
 CURVES = ("train/loss", "train/top1", "val_loss", "val_top1")
-"""What `plot_training` draws of a run's record."""
+"""The metrics of a run that `plot_training` draws."""
 
 
 def new_figure(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Any, Any]:
-    """A figure of ``width`` x ``height`` inches that no screen is needed for, and its axes."""
+    """Return a figure of ``width`` x ``height`` inches, which needs no screen, and its axes."""
     import logging
 
     import matplotlib
@@ -28,7 +28,7 @@ def new_figure(width: float, height: float, columns: int = 1, rows: int = 1) -> 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    # A class named in a script that the font lacks is drawn as boxes, and that is said once a letter.
+    # Letters that the font lacks are drawn as boxes; matplotlib would warn of each one.
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     figure, grid = pyplot.subplots(rows, columns, figsize=(width, height), layout="constrained")
     for axes in np.atleast_1d(grid).ravel():
@@ -37,7 +37,7 @@ def new_figure(width: float, height: float, columns: int = 1, rows: int = 1) -> 
 
 
 def save(figure: Any, path: Path) -> Path:
-    """Write a figure as PNG, whole or not at all, and forget it."""
+    """Write a figure as a PNG, whole or not at all, and close it."""
     import io
     import warnings
 
@@ -54,13 +54,13 @@ def save(figure: Any, path: Path) -> Path:
 
 
 def plain(text: str, longest: int = 40) -> str:
-    """A name as matplotlib shows it letter by letter: two dollar signs would make it a formula."""
+    """Escape a name for matplotlib, which reads text between two dollar signs as a formula, and shorten it."""
     text = text if len(text) <= longest else text[: longest - 1] + "…"
     return text.replace("$", r"\$")
 
 
 def plot_curves(path: Path, runs: dict[str, Path]) -> Path:
-    """`plot_training` of runs, read from their spools (``tracking.jsonl``)."""
+    """Draw `plot_training` for runs, from their spools (``tracking.jsonl``)."""
     curves = {}
     for run, spool in runs.items():
         found = {name: sorted(series(spool, name).items()) for name in CURVES}
@@ -69,9 +69,9 @@ def plot_curves(path: Path, runs: dict[str, Path]) -> Path:
 
 
 def plot_training(path: Path, runs: dict[str, dict[str, Any]]) -> Path:
-    """Loss and top-1 by step of one run, in training and in validation; of several, training loss and validation top-1.
+    """Plot loss and top-1 by step: of one run in training and validation, of several the training loss and val top-1.
 
-    A run is a pair of arrays (steps, values) for each of `CURVES` that it has.
+    A run is a dict from each of `CURVES` that it has to a pair of arrays (steps, values).
     """
     figure, (loss_axes, top1_axes) = new_figure(10, 4, columns=2)
     is_one = len(runs) == 1
@@ -101,14 +101,14 @@ def plot_training(path: Path, runs: dict[str, dict[str, Any]]) -> Path:
 
 
 def smoothed(values: np.ndarray | Sequence[float]) -> np.ndarray:
-    """A curve's mean over a window of a fortieth of it, at least 5 points; its ends are repeated."""
+    """Return a curve's moving mean over 1/40 of its points, at least 5; the first and last points are repeated."""
     window = max(5, len(values) // 40) | 1
     padded = np.pad(np.asarray(values), window // 2, mode="edge")
     return np.convolve(padded, np.ones(window) / window, mode="valid")
 
 
 def plot_bars(path: Path, values: dict[str, float], title: str, unit: str) -> Path:
-    """Horizontal bars, in the order given, each with its value."""
+    """Draw horizontal bars in the given order, each with its value."""
     figure, axes = new_figure(7, 1.2 + 0.4 * len(values))
     bars = axes.barh(list(values), list(values.values()), color="tab:blue")
     axes.bar_label(bars, fmt="%.1f", padding=3)
@@ -120,7 +120,7 @@ def plot_bars(path: Path, values: dict[str, float], title: str, unit: str) -> Pa
 
 @dataclass(frozen=True)
 class TrialCurve:
-    """What a figure needs of one trial of a sweep."""
+    """The data of one trial of a sweep that the figures need."""
 
     name: str
     epochs: list[int]
@@ -132,12 +132,12 @@ class TrialCurve:
 
 
 def plot_trials(path: Path, trials: list[TrialCurve], metric: str) -> Path:
-    """Every trial's metric by epoch; a cross is where one was ended before its time."""
+    """Plot every trial's metric by epoch; a cross marks a trial that ended early."""
     return _plot_by(path, trials, metric, "epochs", [trial.epochs for trial in trials])
 
 
 def plot_cost(path: Path, trials: list[TrialCurve], metric: str, unit: str) -> Path:
-    """Every trial's metric by what it had cost: more segments cost more, epoch for epoch."""
+    """Plot every trial's metric by its cost so far: an epoch with more segments costs more."""
     return _plot_by(path, trials, metric, unit, [trial.costs for trial in trials])
 
 
@@ -161,7 +161,7 @@ def _plot_by(
 
 
 def plot_over_lr(path: Path, trials: list[TrialCurve], metric: str, mode: str) -> Path:
-    """Best value of every trial over its learning rate; hollow where it was ended before its time."""
+    """Plot every trial's best value by its learning rate; a hollow point marks a trial that ended early."""
     figure, axes = new_figure(8, 5)
     colours, best = _colours(trials), max if mode == "max" else min
     for group, colour in colours.items():

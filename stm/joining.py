@@ -1,9 +1,9 @@
-"""Joining a Ray cluster in bounded time: who listens at an address is asked before Ray, which tries without end.
+"""Check in bounded time that a Ray cluster answers at an address, because Ray itself would try forever.
 
-    with_gcs("10.0.0.1:6379", 60.0)   # returns when a Ray cluster answers there, else one message
+    with_gcs("10.0.0.1:6379", 60.0)   # returns when a Ray cluster answers there, else raises
 
-A Ray head (its GCS) speaks gRPC, and the first words of a gRPC server are a SETTINGS frame of HTTP/2. A web server, a
-port where nobody answers and a head that is stopped do not say them.
+A Ray head (its GCS) speaks gRPC, and a gRPC server first sends a SETTINGS frame of HTTP/2. A web server, a port that
+does not answer and a suspended head do not send one.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from stm.storage import is_url
 logger = get_logger(__name__)
 
 _HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
-"""What an HTTP/2 client begins with, and a SETTINGS frame without any."""
+"""The preface of an HTTP/2 client, and an empty SETTINGS frame."""
 _FRAME_BYTES, _SETTINGS = 9, 4
 _LOOK_S = 10.0
-"""An answer is waited for so long before a look is taken anew."""
+"""Seconds to wait for an answer before connecting again."""
 
 
 class Unheard(UserError):
-    """No Ray cluster answers; ``may_pass`` where one may yet."""
+    """No Ray cluster answers; ``may_pass`` tells whether one may answer later."""
 
     def __init__(self, why: str, may_pass: bool = True) -> None:
         super().__init__(why)
@@ -36,10 +36,10 @@ class Unheard(UserError):
 
 
 def with_gcs(address: str, patience_s: float) -> None:
-    """Return when a Ray cluster answers at ``address`` (HOST:PORT, or ``auto``), which is looked at for ``patience_s``.
+    """Return when a Ray cluster answers at ``address`` (HOST:PORT, or ``auto``), within ``patience_s``.
 
-    Says at once what is missing. Raises `Unheard` where nothing comes, or what answers is no Ray cluster. An address of
-    another kind, and a cluster that speaks TLS (``RAY_USE_TLS``), is left for Ray to look at.
+    The first failure is logged. Raises `Unheard` if nothing answers in time, or if something other than a Ray cluster
+    does. Addresses of other kinds, and clusters with TLS (``RAY_USE_TLS``), are left to Ray.
     """
     deadline, told = time.monotonic() + patience_s, False
     while True:
@@ -57,7 +57,7 @@ def with_gcs(address: str, patience_s: float) -> None:
 
 
 def look(address: str, seconds: float = 5.0) -> None:
-    """Raise `Unheard` where no Ray cluster answers within ``seconds``, ``UserError`` where it refuses our token."""
+    """Raise `Unheard` if no Ray cluster answers within ``seconds``, and ``UserError`` if it refuses our token."""
     if os.environ.get("RAY_USE_TLS", "0") not in ("0", "false", "False", ""):
         return
     place = _place(address)
@@ -88,7 +88,7 @@ def look(address: str, seconds: float = 5.0) -> None:
 
 
 def _place(address: str) -> tuple[str, int] | None:
-    """Host and port; None where Ray knows better. Raises `Unheard` for what is no address."""
+    """Return host and port, or None if only Ray can resolve the address. Raises `Unheard` for an invalid address."""
     if address.startswith(("http://", "https://")):
         raise Unheard("a dashboard's URL is for `stm submit` and `stm jobs`", may_pass=False)
     if is_url(address):

@@ -1,4 +1,4 @@
-"""A trained network in a program of your own, without Ray.
+"""Use a trained network in your own program, without Ray.
 
 model = stm.load("runs/first")
 model.predict(["clip.mp4"])[0].name
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from stm.model import VideoResNet
 
 Video = str | os.PathLike[str] | np.ndarray
-"""A path or URL, or a clip: uint8 [T, H, W, 3], RGB, of the T and the size that the network was trained on."""
+"""A path or URL, or a clip: uint8 [T, H, W, 3], RGB, with the T and the size that the network was trained on."""
 
 
 class Model:
-    """A checkpoint's network. It predicts as ``stm predict`` does: from one clip of each video, with a centre crop."""
+    """The network of a checkpoint. It predicts as ``stm predict`` does, from one centre crop of one clip of a video."""
 
     def __init__(self, directory: str, label: str) -> None:
         self.directory, self.label = directory, label
@@ -45,16 +45,18 @@ class Model:
 
     @cached_property
     def network(self) -> VideoResNet:
-        """float32 [N, T, 3, S, S], as `transform` makes them -> logits [N, K]. In evaluation mode, on the GPU where
-        there is one; a module like any other, which may be trained on."""
+        """The module that maps float32 [N, T, 3, S, S], as from `transform`, to logits [N, K].
+
+        It is in evaluation mode, on the GPU if there is one, and can be trained further.
+        """
         from stm.checkpoint.network import load_network
 
         return load_network(self.directory)
 
     def transform(self, video: Video) -> torch.Tensor:
-        """float32 [T, 3, S, S] of one video, normalised: what `network` takes, a batch of them.
+        """Return the normalised clip of one video, float32 [T, 3, S, S]; `network` accepts a batch of them.
 
-        Raises ``stm.data.decode.VideoError`` where it cannot be read, ``ValueError`` for what is no video.
+        Raises ``stm.data.decode.VideoError`` if the video cannot be read, ``ValueError`` if it is not a video.
         """
         import torch
 
@@ -64,7 +66,7 @@ class Model:
         return normalise(np.ascontiguousarray(clips), torch.device("cpu"))[0]
 
     def predict(self, videos: Iterable[Video] | Video) -> list[Prediction]:
-        """The most likely classes of each video, in order; a video that cannot be read has an ``error`` instead.
+        """Return the most likely classes of each video, in order; a video that cannot be read has an ``error`` instead.
 
         Raises ``ValueError`` for an argument that is not a video.
         """
@@ -87,8 +89,8 @@ class Model:
         """Yield the classes of each window of a long video, a stream or a device, as soon as they are known.
 
         A window of ``window_s`` begins every ``stride_s``; None is half a window. A separate process decodes, and ends
-        with the iteration. ``options`` are ``live``, ``stall_s``, ``reconnect_s`` and
-        ``stream_options`` of ``stm.evaluate.timeline.read_windows``.
+        with the iteration. ``options`` are ``live``, ``stall_s``, ``reconnect_s`` and ``stream_options`` of
+        ``stm.evaluate.timeline.read_windows``.
 
         Raises ``UserError`` for a value that is out of range, and ``stm.data.decode.VideoError`` if the video cannot be
         read, or not to its end.
@@ -122,7 +124,7 @@ class Model:
         leave: float = merging.LEAVE,
         min_s: float = 0.0,
     ) -> Iterator[Segment]:
-        """The stretches of time in which a class is seen, from the windows of `windows` (``stm.scoring.segments``)."""
+        """Yield the stretches in which a class is seen, from the results of `windows` (``stm.scoring.segments``)."""
         return merging.segments(windows, self.classes, enter=enter, leave=leave, min_s=min_s)
 
     def _prediction(self, row: Video, scores_K: np.ndarray | None, error: str) -> Prediction:
@@ -143,7 +145,7 @@ def load(
     tracking: str | None = None,
     plugin: str | None = None,
 ) -> Model:
-    """The network of a run (its ``which`` checkpoint, ``best`` or ``last``), a checkpoint, a URL of either, or
+    """Return the network of a run (its ``which`` checkpoint, ``best`` or ``last``), a checkpoint, a URL of either, or
     ``models:/NAME@ALIAS``.
 
     ``tracking`` is the MLflow server or database of a registered model; None uses $MLFLOW_TRACKING_URI, or else

@@ -1,11 +1,11 @@
-"""The library's log: ``logging.getLogger("stm")``, and a logger of each module below it.
+"""The library's log: ``logging.getLogger("stm")``, with a logger for each module below it.
 
     import logging
-    logging.basicConfig(level=logging.INFO)  # in a program of your own: every line of progress
+    logging.basicConfig(level=logging.INFO)  # in your own program: shows all progress
 
-Nothing is printed before a program asks for it. Before a handler sees a line, secrets in URLs are hidden
-and control characters escaped (``stm.redaction``). The command
-line shows the log through ``stm.progress_view``; workers of Ray send theirs to the driver (``stm.train.progress``).
+Nothing is printed unless a program adds a handler. Before a handler gets a line, secrets in URLs are hidden and control
+characters are escaped (``stm.redaction``). The command line shows the log through ``stm.progress_view``, and Ray's
+workers send theirs to the driver (``stm.train.progress``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROOT = logging.getLogger("stm")
 
 
 def get_logger(name: str) -> logging.Logger:
-    """The logger ``name``, which is "stm" or below it, with secrets in URLs hidden and control characters escaped."""
+    """Return the logger ``name``, "stm" or one below it, which hides secrets in URLs and escapes control characters."""
     logger = logging.getLogger(name)
     logger.addFilter(_hide_secrets)
     return logger
@@ -28,7 +28,7 @@ def get_logger(name: str) -> logging.Logger:
 
 @contextlib.contextmanager
 def shown_by(handler: logging.Handler, level: int) -> Iterator[None]:
-    """While the body runs, ``handler`` alone has the library's lines, from ``level`` upwards."""
+    """While the body runs, send the library's lines of at least ``level`` only to ``handler``."""
     before = ROOT.handlers, ROOT.level, ROOT.propagate
     ROOT.handlers, ROOT.propagate = [handler], False
     ROOT.setLevel(level)
@@ -40,7 +40,7 @@ def shown_by(handler: logging.Handler, level: int) -> Iterator[None]:
 
 
 def flush() -> None:
-    """Return when the lines so far have arrived where they go: for a process that is about to end."""
+    """Flush the handlers, for a process that is about to end."""
     for handler in ROOT.handlers:
         handler.flush()
 

@@ -1,10 +1,10 @@
-"""HTML in which text cannot be forgotten to be escaped: pages from Jinja2 templates, drawings from `tag`.
+"""HTML that escapes all text by default: pages from Jinja2 templates, and elements from `tag`.
 
-    page_of("stm.report", "report.html", "report", title="<script>")     a whole page, with its css and js in it
+    page_of("stm.report", "report.html", "report", title="<script>")     a whole page that includes its css and js
     tag("td", "<script>", class_="name")                                 <td class="name">&lt;script&gt;</td>
 
-`Html` is markup; a plain ``str`` is text, wherever it comes from. Class names, paths and messages of decoders are text.
-Secrets in URLs are hidden on the way (``stm.redaction``): a report is handed around.
+`Html` is markup, and a plain ``str`` is text, such as a class name, a path or a decoder's message. Secrets in URLs are
+hidden (``stm.redaction``), because people share reports.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _VOID = {"img", "input", "meta", "br"}
 
 
 def page_of(package: str, template: str, name: str, **values: Any) -> str:
-    """A page of the package's ``templates`` folder, with ``name.css`` and ``name.js`` from there written into it.
+    """Render a template of the package's ``templates`` folder.
 
-    A template gets them as ``style`` and ``script``.
+    The template gets ``values``, and the contents of ``name.css`` and ``name.js`` as ``style`` and ``script``.
     """
     environment = _environment(package)
     values |= {
@@ -40,12 +40,12 @@ def page_of(package: str, template: str, name: str, **values: Any) -> str:
 
 @functools.cache
 def asset(package: str, name: str) -> str:
-    """The text of a file in the package's ``templates`` folder."""
+    """Return the text of a file in the package's ``templates`` folder."""
     return (resources.files(package) / "templates" / name).read_text(encoding="utf-8")
 
 
 def script_source(package: str, name: str) -> str:
-    """What a Content-Security-Policy calls the one script that may run: the file, written into the page whole."""
+    """Return the source, a hash, by which a Content-Security-Policy allows the script ``name`` in the page."""
     digest = hashlib.sha256(asset(package, name).encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
@@ -65,22 +65,22 @@ def _environment(package: str) -> jinja2.Environment:
 
 
 def _shown(value: object) -> object:
-    """What a template's expression writes: markup as it is, None as nothing, text without secrets."""
+    """Return what a template's expression writes: markup unchanged, None as nothing, text without secrets."""
     if value is None:
         return ""
     return value if isinstance(value, Html) else harmless(redact(str(value)))
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """0.125 -> "12.5 %"."""
+    """Return a share as text: 0.125 is "12.5 %"."""
     return f"{100 * share:.{digits}f} %"
 
 
 def tag(name: str, /, *children: object, **attributes: object) -> Html:
-    """An element. Children that are not `Html` are escaped; None is nothing.
+    """Return an element. Children that are not `Html` are escaped, and None is left out.
 
-    An attribute's trailing underscore is dropped and others become hyphens (``class_``, ``aria_label``); a value of
-    None or False leaves it out, True gives it without a value. Coordinates are cut to a hundredth of a pixel.
+    In an attribute's name, a trailing underscore is dropped and others become hyphens (``class_``, ``aria_label``). An
+    attribute of None or False is left out, and one of True has no value. Floats are rounded to two decimals.
     """
     written = "".join(_attribute(key, value) for key, value in attributes.items())
     if name in _VOID:
@@ -89,12 +89,12 @@ def tag(name: str, /, *children: object, **attributes: object) -> Html:
 
 
 def join(*children: object) -> Html:
-    """Children one after the other; those that are not `Html` are escaped."""
+    """Concatenate children; those that are not `Html` are escaped."""
     return Html("".join(escape(_shown(child)) for child in children))
 
 
 def data_block(identity: str, value: Any) -> Html:
-    """A block of JSON that the page's script reads; nothing in it can end the block."""
+    """Return a block of JSON for the page's script; its text cannot close the block."""
     text = json.dumps(redacted(value, harmless), separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -102,7 +102,7 @@ def data_block(identity: str, value: Any) -> Html:
 
 
 def data_uri(content: bytes, kind: str) -> str:
-    """The address of an image that a page carries."""
+    """Return the URI of an image that is embedded in the page."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 

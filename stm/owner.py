@@ -1,8 +1,8 @@
-"""Which process something belongs to, as a word for file names: ``me()``, and whether it still ``lives``.
+"""Name the process that owns something, in a form for file names (``me``), and tell whether it still ``lives``.
 
-    "9c41d0a2.4711.1764179283"    the machine, the process id, when that process began (s)
+    "9c41d0a2.4711.1764179283"    the machine, the process id, the start of the process (s)
 
-The machine is its name, its boot and its space of process ids, so that two containers of one name are two machines.
+The machine is a hash of its name, boot and PID namespace, so that two containers with the same name differ.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from pathlib import Path
 import psutil
 
 _SAME_START_S = 60
-"""A process id is not used again so soon; clocks that are set make the start of a process move a little."""
+"""Tolerance of a start: setting the clock moves it a little, and a process id is not reused this soon."""
 
 
 def me() -> str:
-    """The word for this process."""
+    """Return the name of this process."""
     return f"{_machine()}.{os.getpid()}.{psutil.Process().create_time():.0f}"
 
 
 def lives(owner: str) -> bool | None:
-    """Whether the process that ``owner`` names lives; None where that cannot be known from this machine."""
+    """Return whether the process ``owner`` still runs; None if this machine cannot tell."""
     machine, *numbers = owner.split(".")
     if machine != _machine() or len(numbers) != 2:
         return None

@@ -1,10 +1,10 @@
-"""How long to wait for a store that does not answer: a setting of the process.
+"""Wait for a store that does not answer, for a time that is set for the whole process.
 
-    with patience(300):                     # training does, in its driver and on its workers
-        read_bytes("s3://bucket/...")       # `stm.storage` tries it again for up to 5 min
+    with patience(300):                     # training does this in its driver and on its workers
+        read_bytes("s3://bucket/...")       # `stm.storage` retries this for up to 5 min
 
-An outage is told once, and so is its end. Its time counts from the first error: when it has lasted longer than the
-patience, every further call fails at its first error, until one succeeds. Outside of `patience` all of them do.
+The begin and the end of an outage are logged once. Its time counts from the first error. When it has lasted longer than
+the patience, every further call fails at its first error, until one succeeds. Outside `patience`, every call does.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 logger = get_logger(__name__)
 
 SLOW_S = 30.0
-"""A call that takes longer is told: it may hang, and the libraries below wait minutes before they say so."""
+"""Seconds after which a call is logged as slow; it may hang, and the libraries below report that only after minutes."""
 
 _SHORTEST_CALL_S, _LONGEST_CALL_S = 5.0, 60.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 8.0
@@ -43,7 +43,7 @@ _outages: dict[str, _Outage] = {}
 
 @contextlib.contextmanager
 def patience(seconds: float) -> Iterator[None]:
-    """While the body runs, stores that do not answer are waited for so long, in every thread of this process."""
+    """While the body runs, every thread of this process waits up to ``seconds`` for a store that does not answer."""
     global _limit_s
     before, _limit_s = _limit_s, seconds
     try:
@@ -54,7 +54,7 @@ def patience(seconds: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def at_once() -> Iterator[None]:
-    """In the body, and in this thread alone, nothing is waited for."""
+    """While the body runs, this thread does not wait for stores."""
     before, _here.at_once = getattr(_here, "at_once", False), True
     try:
         yield
@@ -63,31 +63,33 @@ def at_once() -> Iterator[None]:
 
 
 def is_set() -> bool:
-    """Whether this process waits for stores at all, be it not in every call."""
+    """Return whether this process waits for stores, at least in some calls."""
     return _limit_s > 0
 
 
 def call_s() -> float:
-    """How long a store may say nothing within one call: a part of the patience, as an outage begins with such a call,
-    may end with one, and others wait for this process meanwhile."""
+    """Return how long one call waits for a silent store, in seconds.
+
+    It is a part of the patience, because an outage may begin and end with such a call while other processes wait.
+    """
     return min(max(_limit_s / 4, _SHORTEST_CALL_S), _LONGEST_CALL_S)
 
 
 def limit_s() -> float:
-    """How long this thread waits for a store."""
-    ends = ending.received() is not None  # a command that a signal ends waits for nothing
+    """Return how long this thread waits for a store, in seconds."""
+    ends = ending.received() is not None  # after a signal, the command does not wait
     return 0.0 if ends or getattr(_here, "at_once", False) else _limit_s
 
 
 def forget() -> None:
-    """Have outages that have lasted too long be waited for once more."""
+    """Forget the outages, so that the next call waits for its store again."""
     _outages.clear()
 
 
 def insist(store: str, what: str, call: Callable[[], Result], away: type[Exception]) -> Result:
-    """``call()``, tried again while it raises ``away``; raises that when ``store`` has been away for too long.
+    """Return ``call()``, retried while it raises ``away``; re-raise that when ``store`` has been away for too long.
 
-    ``what`` is being done, for the log, such as "s3://bucket/a is being read".
+    ``what`` describes the call for the log, such as "s3://bucket/a is being read".
     """
     pause_s = _FIRST_PAUSE_S
     while True:

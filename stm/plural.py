@@ -1,10 +1,10 @@
-"""Numbers of things in messages: "1 video", "2 videos"."""
+"""Counts of things in messages: "1 video", "2 videos"."""
 
 from __future__ import annotations
 
 
 def counted(number: float, noun: str) -> str:
-    """``number`` and ``noun``, with the plural except for 1: ``counted(1, "class")`` is "1 class", 2 is "2 classes"."""
+    """Return ``number`` and ``noun``, which is plural unless the number is 1: "1 class", "2 classes"."""
     return f"1 {noun}" if number == 1 else f"{number} {_plural(noun)}"
 
 
@@ -13,7 +13,7 @@ def _plural(noun: str) -> str:
 
 
 def none_read(number: int, path: object, error: object) -> str:
-    """The message of a verb that could not read any of its ``number`` videos; ``path`` is the first of them."""
+    """Return the message of a verb that could read none of its ``number`` videos; ``path`` is the first of them."""
     if number == 1:
         return f"the video could not be read: {path}: {error}"
     return f"none of the {number} videos could be read; the first: {path}: {error}"

@@ -1,11 +1,11 @@
-"""Long work shows itself: a live line in a terminal, the last lines in a notebook, plain lines everywhere else.
+"""Show the progress of long work: a live line in a terminal, the last lines in a notebook, else plain lines.
 
     with progress_view() as view:
         train(config, on_event=view.training(config))
 
-A terminal keeps one line at its foot (epoch, step, loss, clips/s, share of time waiting for data, time left) under the
-lines of the log. A notebook has the last of those lines under the cell. Without either (a log, a pipe) and with
-``plain=True`` there are the lines alone, each with the time of day.
+A terminal has one live line (epoch, step, loss, clips/s, share of time waiting for data, time left) below the lines of
+the log. A notebook shows the last lines of the log under the cell. Elsewhere (a file, a pipe), and with ``plain=True``,
+only the lines of the log are printed, each with the time of day.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ Tick = Callable[[int, int], None]
 
 
 NOTEBOOK_LINES = 40
-"""So many lines stay under a notebook's cell. A long run logs thousands, which the notebook's file would keep."""
+"""Number of lines under a notebook's cell. A long run logs thousands, which would all be saved in the notebook."""
 
 
 class _Line(logging.Formatter):
-    """A line as a reader wants it: what is more than progress says so, and a debugger learns where it is from."""
+    """Format a line: a warning or error begins with its level, and at level DEBUG the logger's name comes first."""
 
     def __init__(self, times: bool) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class _Line(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         text = record.getMessage()
         if record.levelno >= logging.WARNING:
-            # Some lines are set in, under the one that they belong to.
+            # The level goes after the indentation of a line that belongs to the one above.
             text = (
                 text[: len(text) - len(text.lstrip())]
                 + f"{record.levelname.lower()}: {text.lstrip()}"
@@ -55,7 +55,7 @@ class _Line(logging.Formatter):
 
 
 class PlainView(logging.Handler):
-    """Lines with their time on stderr; in a notebook on its stdout: its stderr is a red box."""
+    """Print lines with their time to stderr, or in a notebook to stdout, since it shows stderr in a red box."""
 
     def __init__(self, times: bool = True) -> None:
         super().__init__()
@@ -65,16 +65,16 @@ class PlainView(logging.Handler):
         print(self.format(record), file=sys.stdout if in_notebook() else sys.stderr, flush=True)
 
     def training(self, config: Config) -> OnEvent | None:
-        """What takes the events of a training run (``stm.train.trainer.train``); None: the lines tell enough."""
+        """Return the receiver of a training run's events (``stm.train.trainer.train``), or None if the log suffices."""
         return None
 
     def counting(self, what: str) -> Tick | None:
-        """What is told ``(done, total)`` of a count; None: who counts logs it."""
+        """Return the receiver of counts ``(done, total)``, or None if the caller logs them."""
         return None
 
 
 class NotebookView(PlainView):
-    """The last lines under the cell, written anew in their place. They may come from any thread."""
+    """Show the last lines under the cell, updated in place. They may come from any thread."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class NotebookView(PlainView):
 
 
 class LiveView(PlainView):
-    """One live line at the foot of a terminal, and lines above it. Events may come from any thread."""
+    """Show one live line in a terminal, with the log above it. Events may come from any thread."""
 
     def __init__(self, console: Any) -> None:
         super().__init__(times=False)
@@ -120,8 +120,8 @@ class LiveView(PlainView):
             text("{task.fields[more]}"),
             TimeRemainingColumn(elapsed_when_finished=True),
             console=console,
-            transient=True,  # what stays is the lines: the live one has nothing that they lack
-            speed_estimate_period=600.0,  # steps are told of in tens, and validations lie between
+            transient=True,  # the lines that stay contain all that the live one had
+            speed_estimate_period=600.0,  # steps are reported in tens, with validations between
         )
 
     def __enter__(self) -> LiveView:
@@ -132,7 +132,7 @@ class LiveView(PlainView):
         self._progress.stop()
 
     def emit(self, record: logging.LogRecord) -> None:
-        # Unwrapped: a path that is copied from the terminal must be one piece.
+        # Lines are not wrapped, so that a path can be copied whole from the terminal.
         self._progress.console.print(
             self.format(record), markup=False, highlight=False, soft_wrap=True
         )
@@ -150,7 +150,7 @@ class LiveView(PlainView):
 
 
 class _TrainingLine:
-    """Turns events of a run into the state of one line."""
+    """Turn the events of a run into the state of one line."""
 
     def __init__(self, progress: Any, epochs: int) -> None:
         self._progress, self._epochs = progress, epochs
@@ -162,7 +162,7 @@ class _TrainingLine:
         from stm.train.events import EpochEnded, Failed, Started, Stepped
 
         if isinstance(event, Started):
-            # Anew: what was before a restart took another time, and some of it is taken again.
+            # Restart the estimate: steps before a restart had another speed, and some are repeated.
             self._epoch = event.epoch
             self._progress.reset(self._task, completed=event.step, more="waiting for clips")
             self._update()
@@ -190,8 +190,11 @@ class _TrainingLine:
 
 @contextlib.contextmanager
 def progress_view(plain: bool = False) -> Iterator[PlainView]:
-    """Show the log of the body, as it fits where this runs: a notebook, a terminal that can move its cursor, or
-    (``plain``) neither. Inside a verb, its --quiet and --verbose hold; elsewhere progress and warnings are shown."""
+    """Show the log of the body in a notebook, in a terminal that can move its cursor, or as plain lines.
+
+    ``plain`` always prints plain lines. Inside a verb, its --quiet and --verbose set the level; elsewhere progress and
+    warnings are shown.
+    """
     level = log.ROOT.level or logging.INFO
     with contextlib.ExitStack() as stack:
         view = PlainView()
@@ -210,7 +213,7 @@ def _is_terminal() -> bool:
 
 
 def in_notebook() -> bool:
-    """Whether a Jupyter kernel runs this: its stderr is a red box, and no terminal."""
+    """Return whether this runs in a Jupyter kernel."""
     ipython: Any = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return shell is not None and hasattr(shell, "kernel")

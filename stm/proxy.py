@@ -1,5 +1,4 @@
-"""The proxies of the environment (``http_proxy``, ...): this machine is never asked through one, and one is named
-where it stands in the way."""
+"""The proxies of the environment (``http_proxy``, ...): bypass them for this machine, and name them in errors."""
 
 from __future__ import annotations
 
@@ -14,10 +13,10 @@ _HERE = ("localhost", "127.0.0.1", "::1")
 
 
 def spare_this_machine() -> None:
-    """Add this machine to ``no_proxy`` where a proxy is set, for this process and those that it starts; idempotent.
+    """Add this machine to ``no_proxy`` if a proxy is set, for this process and its children; idempotent.
 
-    A proxy elsewhere would look on its own machine. Ray would ask it for the dashboard, and give no CPUs of a trial
-    back; MLflow and stores on this machine would not be found.
+    A proxy on another machine would connect to itself. Ray would not find the dashboard, and so would not free the CPUs
+    of a trial; MLflow servers and stores on this machine would not be found either.
     """
     if not urllib.request.getproxies_environment():
         return
@@ -27,7 +26,7 @@ def spare_this_machine() -> None:
 
 
 def named(url: str) -> str:
-    """What to add to the reason why ``url`` did not answer: empty where no proxy is asked for it."""
+    """Return what to append to the reason why ``url`` did not answer: the proxy, or "" if none is used for it."""
     parts = urlsplit(url)
     proxies = urllib.request.getproxies_environment()
     bypassed: Any = getattr(urllib.request, "proxy_bypass_environment")  # noqa: B009  (typeshed does not know it)

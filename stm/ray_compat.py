@@ -1,28 +1,28 @@
-"""What stm uses of Ray beyond its public API: every such access is here, guarded, and was seen with Ray 2.60.
+"""All of stm's uses of Ray that are not public API. Each is guarded, and was tested with Ray 2.60.
 
-| what | of Ray | without it |
+| function | part of Ray | effect if it is missing |
 |---|---|---|
-| `hush_process_counts` | ``ray._private.worker.print_to_stdstream`` | a warning shows in the terminal |
-| `torch_trainer` | ``TorchTrainer._register_sigint_handler`` | Ctrl-C ends a training as Ray does |
-| `has_dashboard` | ``ray._private.worker.get_dashboard_url`` | a dashboard is taken to run |
-| `most_of` | ``ray._private.state.state`` | what nodes may come is not known |
-| `execution_callback` | ``ray.data._internal.execution.execution_callback`` | an executor that waits uses a core |
-| `wake_readers` | ``OpState.get_output_blocking`` of an executor's last operator | each rank that waits costs CPU |
-| `hold_back` | ``StreamingExecutor._backpressure_policies`` | a plan runs far ahead |
-| `keep_moving` | the same | a stream with too little room for its ranks stands still for ever |
-| `end_executions` | ``StreamingExecutor`` is a thread of that name | a command that is cut short may end with 1 |
-| `near_the_caller` | ``DataContext.scheduling_strategy`` (deprecated) | tasks of a stream are spread over all nodes |
+| `hush_process_counts` | ``ray._private.worker.print_to_stdstream`` | a warning is shown in the terminal |
+| `torch_trainer` | ``TorchTrainer._register_sigint_handler`` | Ray's own handler ends a training on Ctrl-C |
+| `has_dashboard` | ``ray._private.worker.get_dashboard_url`` | a dashboard is assumed to run |
+| `most_of` | ``ray._private.state.state`` | the largest size of the cluster is unknown |
+| `execution_callback` | ``ray.data._internal.execution.execution_callback`` | a waiting executor uses a core |
+| `wake_readers` | ``OpState.get_output_blocking`` of an executor's last operator | each waiting rank uses CPU |
+| `hold_back` | ``StreamingExecutor._backpressure_policies`` | the plan runs far ahead of decoding |
+| `keep_moving` | the same | a stream with too little memory for its ranks stops forever |
+| `end_executions` | ``StreamingExecutor`` is a thread of that name | an interrupted command may exit with status 1 |
+| `near_the_caller` | ``DataContext.scheduling_strategy`` (deprecated) | a stream's tasks are spread over all nodes |
 | `let_borrow` | ``StreamingExecutor._resource_manager._get_total_resources`` | streams have equal shares of CPUs |
-| `end_together` | ``SplitCoordinator._current_executor`` | streams go on without their ranks |
-| `task_attempt` | ``ray._private.worker.global_worker`` | no second try is isolated: a bad file ends the run |
-| `signals_are_ours` | ``ray._raylet.CoreWorker``, two of ``ray._private.utils`` | SIGTERM keeps no checkpoint |
-| `head_here` | ``ray._private.services.canonicalize_bootstrap_address`` | `auto` is not looked at before Ray joins |
-| `patient_start` | three functions of ``ray._private.services`` | on a busy machine Ray does not start |
-| `raylet_here` | ``ray._private.worker._global_node`` | a Ray that dies ends the command without a word of ours |
-| `refuses` | the name of a call of GCS, ``GetClusterId`` | a token that is not the cluster's is told after a minute |
-| `server_version` | ``JobSubmissionClient._server_ray_version`` | our version is taken for the cluster's |
+| `end_together` | ``SplitCoordinator._current_executor`` | streams continue without their ranks |
+| `task_attempt` | ``ray._private.worker.global_worker`` | retried tasks are not isolated, so a bad file ends the run |
+| `signals_are_ours` | ``ray._raylet.CoreWorker``, two of ``ray._private.utils`` | SIGTERM saves no checkpoint |
+| `head_here` | ``ray._private.services.canonicalize_bootstrap_address`` | `auto` is not checked before Ray joins |
+| `patient_start` | three functions of ``ray._private.services`` | Ray does not start on a busy machine |
+| `raylet_here` | ``ray._private.worker._global_node`` | the command ends without our message if Ray dies |
+| `refuses` | the name of a call of GCS, ``GetClusterId`` | a wrong token is reported only after a minute |
+| `server_version` | ``JobSubmissionClient._server_ray_version`` | the cluster is assumed to have our version |
 
-No import of Ray is made before a function here is called.
+Importing this module does not import Ray.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ _PROCESS_COUNT = "PYTHON worker processes have been started on node"
 
 
 def hush_process_counts() -> None:
-    """Leave out of the terminal that a node has started many processes for its cores: on one machine it must.
+    """Hide the warning that a node has started many processes for its cores, which is normal on one machine.
 
-    Each part of a run is a process here, most of them waiting. Ray has no setting for this warning, and prints it by a
-    private function; without that function nothing is left out.
+    Each part of a run is a process, and most of them wait. Ray has no setting for this warning, and prints it with a
+    private function; if that function is missing, the warning is shown.
     """
     worker = _worker()
     show = getattr(worker, "print_to_stdstream", None)
@@ -65,12 +65,12 @@ def hush_process_counts() -> None:
 
 @contextlib.contextmanager
 def signals_are_ours() -> Iterator[None]:
-    """While Ray starts: signals for this command stay its own.
+    """While Ray starts, keep the command's signal handlers.
 
-    Ray would replace a handler of SIGTERM that the program has set, twice: in Python, and below it by one that prints
-    addresses and aborts after 3 s. And its processes would be ended by a signal that is sent to the command's group, as
-    `timeout` and a terminal that closes do, before the command can keep anything. A SIGTERM that comes between Ray's
-    handler and ours waits until ours is back; Ray's threads take none.
+    Ray would replace the program's SIGTERM handler twice: in Python, and in C++ by one that prints addresses and aborts
+    after 3 s. A signal to the command's process group, as from `timeout` or a terminal that closes, would also end
+    Ray's processes before the command can save anything. A SIGTERM between Ray's handler and ours is blocked until ours
+    is back, and none goes to Ray's threads.
     """
     from ray import _raylet
     from ray._private import utils
@@ -86,7 +86,7 @@ def signals_are_ours() -> Iterator[None]:
         yield
         return
 
-    # Ray's handler would run in whatever thread takes SIGTERM. So none takes it but one, which is gone by then.
+    # Ray's handler would run in any thread that does not block SIGTERM: only this one, which ends before.
     done = threading.Event()
     taker = threading.Thread(target=done.wait, daemon=True)
     taker.start()
@@ -127,10 +127,10 @@ _AGENT_PORTS = (
 
 @contextlib.contextmanager
 def patient_start(times: int = 3) -> Iterator[None]:
-    """While Ray starts on a machine that is busy: its raylet waits for no agent, and is waited for as long as it lives.
+    """While Ray starts, let it start on a busy machine.
 
-    A raylet aborts where its agents, which are Python, have not told their ports within 15 s (Ray's issue 65983): here
-    they are told which ports to take. And Ray asks once whether its raylet is up; it is asked ``times`` as often.
+    A raylet aborts if its agents, which are Python, have not reported their ports within 15 s (Ray's issue 65983), so
+    their ports are chosen here. Ray also asks only once whether its raylet runs; here it asks up to ``times`` times.
     """
     from ray._private import services
 
@@ -146,7 +146,7 @@ def patient_start(times: int = 3) -> Iterator[None]:
         return start(*arguments, **{**keywords, **given})  # type: ignore[misc]
 
     def run_with_port(command: list[str], process_type: str, *more: Any, **keywords: Any) -> Any:
-        if process_type == "raylet":  # Ray tells the agent this one, and not its raylet
+        if process_type == "raylet":  # Ray passes this port to the agent, but not to the raylet
             name = "dashboard_agent_listen_port"
             command = [*command, f"--{name}={chosen[name]}"]
         return run(command, process_type, *more, **keywords)  # type: ignore[misc]
@@ -177,7 +177,7 @@ def _free_ports(number: int) -> list[int]:
 
 
 def _raylet_lives() -> bool:
-    """Whether this process has a raylet that runs."""
+    """Return whether a raylet that this process started runs."""
     import psutil
 
     for child in psutil.Process().children():
@@ -188,7 +188,7 @@ def _raylet_lives() -> bool:
 
 
 def torch_trainer(started: Callable[[Any], None]) -> type:
-    """``ray.train.torch.TorchTrainer`` that leaves Ctrl-C to us, and calls ``started(controller)``.
+    """Return a ``ray.train.torch.TorchTrainer`` class that does not handle Ctrl-C and calls ``started(controller)``.
 
     Ray's own handler ends the process with exit status 0 when Ctrl-C is pressed three times.
     """
@@ -202,36 +202,36 @@ def torch_trainer(started: Callable[[Any], None]) -> type:
 
 
 def has_dashboard() -> bool:
-    """Whether the connected cluster runs Ray's dashboard; True where Ray does not tell."""
+    """Return whether the connected cluster runs Ray's dashboard; True if Ray does not tell."""
     address = getattr(_worker(), "get_dashboard_url", None)
     return True if address is None else bool(address())
 
 
 def most_of(name: str) -> float | None:
-    """How much of a resource the nodes of the cluster's autoscaler may have in all; None where it does not say.
+    """Return the largest total of a resource that the autoscaler's nodes can have; None if it does not tell.
 
-    KubeRay's does; that of `ray up` does not in Ray 2.60.
+    KubeRay's autoscaler tells it; that of `ray up` does not in Ray 2.60.
     """
     try:
         from ray._private.state import state
 
         limits = state.get_max_resources_from_cluster_config()
-    except Exception:  # without an answer we wait and see
+    except Exception:  # any error means that it does not tell
         return None
     return None if limits is None else float(limits.get(name, 0.0))
 
 
 def task_attempt() -> int:
-    """How often Ray has run this task before; it tells nowhere but in its core worker. 0 where that does not tell."""
+    """Return how often Ray has run this task before, from its core worker; 0 if that does not tell."""
     core_worker = getattr(getattr(_worker(), "global_worker", None), "core_worker", None)
     attempt = getattr(core_worker, "get_current_task_attempt_number", None)
     return 0 if attempt is None else int(attempt())
 
 
 def head_here() -> str | None:
-    """HOST:PORT of the cluster that ``auto`` means on this machine; None where Ray does not tell.
+    """Return HOST:PORT of the cluster that ``auto`` means on this machine; None if Ray does not tell.
 
-    Raises ``ConnectionError`` where there is none.
+    Raises ``ConnectionError`` if there is none.
     """
     try:
         from ray._private import services
@@ -247,9 +247,9 @@ def head_here() -> str | None:
 
 
 def raylet_here() -> tuple[int, str] | None:
-    """Process of the raylet that this program is connected to, and where it logs; None where Ray does not tell.
+    """Return the process id of this program's raylet, and the folder of its logs; None if Ray does not tell.
 
-    A driver whose raylet is gone waits without end, until it sends something: then Ray ends it, with status 1.
+    A driver whose raylet has ended waits forever, or until it sends something: then Ray ends it with status 1.
     """
     import psutil
 
@@ -265,7 +265,7 @@ def raylet_here() -> tuple[int, str] | None:
 
 
 def refuses(where: str, token: str | None) -> bool:
-    """Whether the cluster with its GCS at HOST:PORT does not accept our token, or that we have none."""
+    """Return whether the cluster with its GCS at HOST:PORT refuses ``token``, or a missing one (None)."""
     try:
         import grpc
     except ImportError:
@@ -281,14 +281,14 @@ def refuses(where: str, token: str | None) -> bool:
 
 
 def server_version(client: Any) -> str:
-    """Ray's version on the cluster of a ``JobSubmissionClient``; ours where it does not tell."""
+    """Return Ray's version on the cluster of a ``JobSubmissionClient``; ours if it does not tell."""
     import ray
 
     return str(getattr(client, "_server_ray_version", ray.__version__))
 
 
 def execution_callback() -> type:
-    """The class of what Ray Data calls after each step of its scheduling loop; ``object`` where there is none."""
+    """Return the base class of callbacks in Ray Data's scheduling loop; ``object`` if there is none."""
     try:
         from ray.data._internal.execution.execution_callback import ExecutionCallback
     except ImportError:
@@ -297,16 +297,17 @@ def execution_callback() -> type:
 
 
 def add_execution_callback(context: Any, callback: type) -> None:
-    """Have Ray Data call one in executions under a ``DataContext``; nothing where Ray has no such calls."""
+    """Add a callback to executions under a ``DataContext``; do nothing if Ray has no such callbacks."""
     known = getattr(context, "custom_execution_callback_classes", None)
     if known is not None and execution_callback() is not object:
         context.custom_execution_callback_classes = [*known, callback]
 
 
 def wake_readers(executor: Any) -> None:
-    """Have the readers of a Ray Data executor sleep until there is something for them; and let it say how it ended.
+    """Let the readers of a Ray Data executor sleep until there is a block for them, and record how it ended.
 
-    Ray lets each look a hundred times a second, in one process for all ranks of a split.
+    In Ray, each reader polls a hundred times a second, in one process for all ranks of a split. `_state_of` reads how
+    the executor ended.
     """
     state: Any = (getattr(executor, "_output_node", None) or (None, None))[1]
     names = [
@@ -357,9 +358,9 @@ def wake_readers(executor: Any) -> None:
 
 
 def hold_back(executor: Any, operator: str, most: int) -> None:
-    """Have a Ray Data executor take no more from the operator of that name while ``most`` of its blocks wait.
+    """Stop a Ray Data executor from reading an operator's output while ``most`` of its blocks wait.
 
-    Ray counts bytes: of small blocks it makes thousands before the first is used.
+    Ray limits bytes, so it would create thousands of small blocks before the first is used.
     """
     policies = getattr(executor, "_backpressure_policies", None)
     topology: Any = getattr(executor, "_topology", None)
@@ -380,9 +381,9 @@ def hold_back(executor: Any, operator: str, most: int) -> None:
 
 
 def keep_moving(executor: Any, operator: str) -> None:
-    """Have a Ray Data executor start a task, whatever its limits say, while a reader waits and none is at work.
+    """Let a Ray Data executor exceed its limits by a task if a reader waits and no task works.
 
-    Ray promises this itself, but counts the task of ``operator``, which runs as long as the stream and never computes.
+    Ray does this itself, but it counts the task of ``operator``, which runs as long as the stream and does not compute.
     """
     policies = getattr(executor, "_backpressure_policies", None)
     topology: Any = getattr(executor, "_topology", None)
@@ -410,30 +411,29 @@ def keep_moving(executor: Any, operator: str) -> None:
 def end_executions(patience_s: float = 30.0) -> None:
     """End the executors of Ray Data in this process before Ray is shut down, and wait for their threads.
 
-    One that asks for something of a Ray that is gone ends the process at once, with status 1. Ray waits 2 s for it.
+    Ray itself waits only 2 s for them. An executor that calls Ray after its shutdown ends the process with status 1.
     """
     executors = [t for t in threading.enumerate() if t.name.startswith("StreamingExecutor-")]
     for executor in executors:
         shutdown = getattr(executor, "shutdown", None)
-        with contextlib.suppress(Exception):  # of an execution that has failed itself
+        with contextlib.suppress(Exception):  # the error of an execution that failed
             if shutdown is not None:
                 shutdown(force=True)
         executor.join(patience_s)
 
 
 def near_the_caller(context: Any) -> None:
-    """Have executions under a ``DataContext`` start their tasks on their own node while it has CPUs, not spread out."""
+    """Let executions under a ``DataContext`` start their tasks on their own node while it has free CPUs."""
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # to go in 2027, and nothing else does it
+        # These will be removed in 2027, and Ray has no other setting for it.
+        warnings.simplefilter("ignore", DeprecationWarning)
         for name in ("scheduling_strategy", "scheduling_strategy_large_args"):
             if hasattr(context, name):
                 setattr(context, name, "DEFAULT")
 
 
 def let_borrow(executor: Any, cpus: float) -> None:
-    """Have a Ray Data executor take up to ``cpus`` CPUs, however few Ray Data deals out to it."""
+    """Let a Ray Data executor use up to ``cpus`` CPUs, even if Ray Data assigns it fewer."""
     manager: Any = getattr(executor, "_resource_manager", None)
     dealt_out = getattr(manager, "_get_total_resources", None)
     if dealt_out is None:
@@ -447,10 +447,9 @@ def let_borrow(executor: Any, cpus: float) -> None:
 
 
 def end_together(splits: list[list[Any]], every_s: float = 0.5) -> None:
-    """Once the executor of the first of these ``streaming_split``s was ended before it had come to its end, end those
-    of the others; returns at once.
+    """End the executors of the other ``streaming_split``s when that of the first is ended early; return at once.
 
-    Ray Train ends the first alone when it ends its workers, and the others would go on taking CPUs.
+    Ray Train ends only the first when it ends its workers, and the others would continue to use CPUs.
     """
     coordinators: list[Any] = [getattr(split[0], "_coord_actor", None) for split in splits]
     first, *others = coordinators
@@ -470,20 +469,20 @@ def end_together(splits: list[list[Any]], every_s: float = 0.5) -> None:
 
 
 def _state_of(coordinator: Any) -> str:
-    """Of an executor behind a ``streaming_split``: `runs`, `done` where all is made, `ended` where it was cut short."""
+    """Return the state of the executor of a ``streaming_split``: `runs`, `done`, or `ended` if it was ended early."""
     import ray
 
     try:
         return str(ray.get(coordinator.__ray_call__.remote(_state_here), timeout=60))
     except ray.exceptions.GetTimeoutError:
         return "runs"
-    except Exception:  # its process is gone
+    except Exception:  # its process has ended
         return "ended"
 
 
 def _state_here(coordinator: Any) -> str:
     executor = getattr(coordinator, "_current_executor", None)
-    whole = getattr(executor, "came_to_its_end", None)  # by `wake_readers`
+    whole = getattr(executor, "came_to_its_end", None)  # set by `wake_readers`
     return {True: "done", False: "ended", None: "runs"}[whole]
 
 

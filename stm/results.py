@@ -1,4 +1,4 @@
-"""What the verbs return: dataclasses that also read like the ``--json`` object of the verb, key by key.
+"""The results of the verbs: dataclasses that are also mappings with the keys of the verb's ``--json`` object.
 
 result = stm.train(config)
 result.val_top1, result["val_top1"], result.as_dict()
@@ -13,10 +13,10 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Result(Mapping[str, Any]):
-    """Equal to any mapping with the same keys and values."""
+    """A result. It is equal to any mapping with the same keys and values."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain dicts and lists, as ``--json`` prints them."""
+        """Return plain dicts and lists, as ``--json`` prints them."""
         return {name: _plain(value) for name, value in self.items()}
 
     def __getitem__(self, name: str) -> Any:
@@ -47,66 +47,66 @@ class IndexResult(Result):
     manifests: dict[str, str]
     """Path of each split's manifest."""
     num_videos: dict[str, int]
-    """By split, good and bad."""
+    """Number of videos in each split, usable or not."""
     bad: dict[str, int]
-    """By split: those that cannot be used."""
+    """Number of unusable videos in each split."""
     classes: int
     dataset: str
     fingerprints: dict[str, str]
-    """By split."""
+    """Fingerprint of each split's manifest."""
     notes: list[str]
     """How the annotations were read, if they can be read in more than one way."""
     warnings: list[str]
-    """What may be wrong with the annotations."""
+    """Possible mistakes in the annotations."""
     summary: dict[str, Any]
     """As in ``stm.data.index.indexing.Summary``."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainResult(Result):
-    """Of ``stm train``."""
+    """The result of ``stm train``."""
 
     run: str
     run_id: str | None
-    """Of MLflow; None where nothing is recorded."""
+    """Id of the MLflow run; None if nothing is recorded."""
     checkpoint: str
     """The best checkpoint by validation, or else the last one."""
     last_checkpoint: str
     steps: int
     epochs: int
     best_epoch: float | None
-    """Of ``checkpoint``, as the three below; None where it was not validated."""
+    """Epoch of ``checkpoint``. This and the next three are None if it was not validated."""
     val_top1: float | None
     val_top5: float | None
     val_num_videos: float | None
-    """Every video of the manifest: one that cannot be read counts as wrong."""
+    """All videos of the manifest; an unreadable one counts as wrong."""
     last_val_top1: float | None = None
-    """Of ``last_checkpoint``; None where it was not validated."""
+    """Top-1 of ``last_checkpoint``; None if it was not validated."""
     test_list: str | None = None
-    """The data set whose published test list ``checkpoint`` was chosen on, as that has no validation list."""
+    """Data set whose published test list ``checkpoint`` was chosen on, because it has no validation list."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EvaluateResult(Result):
-    """Of ``stm evaluate``."""
+    """The result of ``stm evaluate``."""
 
     protocol: str
     checkpoint: str
     manifest: str
     num_videos: int
-    """Every video of the manifest: one that cannot be read counts as wrong."""
+    """All videos of the manifest; an unreadable one counts as wrong."""
     unreadable: int
     top1: float
     top5: float
     mean_class_accuracy: float
-    """Mean over the classes that occur."""
+    """Mean over the classes that have videos."""
     per_class: dict[str, float | None]
-    """Top-1 by class; None where it does not occur."""
+    """Top-1 by class; None for a class without videos."""
     class_counts: dict[str, int]
     failures: list[dict[str, str]]
     """video_id, path, reason and detail of each video that could not be read."""
     files: dict[str, str]
-    """The files that were written, by kind: scores, confusion, per_class, report, ... (docs/reports.md)."""
+    """Paths of the written files, by kind: scores, confusion, per_class, report, ... (docs/reports.md)."""
     frames: dict[str, Any] | None = None
     """The results for other orders of frames (docs/reports.md); None if only clips as played were measured."""
     taken: dict[str, Any] | None = None
@@ -117,12 +117,12 @@ class EvaluateResult(Result):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Prediction(Result):
-    """The likeliest classes of one video. What is None is left out of ``as_dict()``."""
+    """The likeliest classes of one video. ``as_dict()`` leaves out fields that are None."""
 
     path: str | None = None
     """None for a clip that was given as an array."""
     top5: list[dict[str, Any]] | None = None
-    """``{"class": name, "score": softmax}``, best first; None where the video cannot be read."""
+    """``{"class": name, "score": softmax}``, best first; None if the video cannot be read."""
     error: str | None = None
     """Why the video cannot be read."""
 
@@ -137,13 +137,13 @@ class Prediction(Result):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PredictResult(Result):
-    """Of ``stm predict``."""
+    """The result of ``stm predict``."""
 
     checkpoint: str
     num_videos: int
     unreadable: int
     videos: list[Prediction]
-    """In the order found; empty where they were written to ``output``."""
+    """In the order found; empty if they were written to ``output``."""
     output: str | None
     taken: dict[str, Any] | None = None
     """As in `EvaluateResult`."""
@@ -151,20 +151,22 @@ class PredictResult(Result):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WindowPrediction(Result):
-    """The likeliest classes of one window of a long video, or of a stretch of windows without an answer. What is None
-    is left out of ``as_dict()``, and ``scores`` always."""
+    """The likeliest classes of one window of a long video, or the error of a stretch of windows.
+
+    ``as_dict()`` leaves out fields that are None, and ``scores``.
+    """
 
     start_s: float
     end_s: float
     """Seconds from the first frame."""
     top5: list[dict[str, Any]] | None = None
-    """As in `Prediction`; None where there is no answer."""
+    """As in `Prediction`; None if there is an error."""
     error: str | None = None
-    """Why there is no answer: no frame, damage, skipped, ..."""
+    """Why there are no scores: no frame, damage, skipped, ..."""
     scores: Any = None
-    """float64 [K], softmax; None where there is no answer."""
+    """float64 [K], softmax; None if there is an error."""
     next_number: int = 0
-    """Number of the window behind it, of all that there are from the start of the video."""
+    """Number of the following window, counted from the start of the video."""
 
     @property
     def name(self) -> str | None:
@@ -181,14 +183,14 @@ class Segment(Result):
     """A stretch of a long video in which a class is seen (``stm.scoring.segments``)."""
 
     name: str
-    """The class; ``class`` as a key."""
+    """The class. As a key, it is called ``class``."""
     start_s: float
     end_s: float
     """Seconds from the first frame."""
     score: float
-    """Mean over its windows."""
+    """Mean score over its windows."""
     peak: float
-    """The largest of its windows."""
+    """Largest score of its windows."""
 
     def __getitem__(self, name: str) -> Any:
         return self.name if name == "class" else super().__getitem__(name)
@@ -199,25 +201,25 @@ class Segment(Result):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TimelineResult(Result):
-    """Of ``stm predict --window_s``."""
+    """The result of ``stm predict --window_s``."""
 
     checkpoint: str
     video: str
     window_s: float
     stride_s: float
     duration_s: float
-    """Up to where windows go, from the first frame."""
+    """End of the last window, in seconds from the first frame."""
     num_windows: int
-    """That have an answer."""
+    """Number of windows with scores."""
     unanswered: list[dict[str, Any]]
-    """``start_s``, ``end_s`` and ``error`` of stretches without one, joined where the reason is one; the first 1000."""
+    """``start_s``, ``end_s`` and ``error`` of the first 1000 stretches without scores, joined if they are alike."""
     segments: list[Segment]
-    """By their start."""
+    """In order of their start."""
     frames: int
-    """That were decoded."""
+    """Number of decoded frames."""
     seconds: float
-    """That it took."""
+    """Time that it took."""
     files: dict[str, str]
-    """The files that were written, by kind: ``windows``, ``segments``, ``figure``."""
+    """Paths of the written files, by kind: ``windows``, ``segments``, ``figure``."""
     taken: dict[str, Any] | None = None
     """As in `EvaluateResult`."""

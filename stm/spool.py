@@ -1,6 +1,6 @@
-"""Files of one JSON object a line that grow while something runs: a run's record, the reports of a sweep.
+"""Growing files with one JSON object per line: the record of a run, the reports of a sweep.
 
-A full disk or a killed process cuts a line short. Such a line is passed over, and the next one begins anew.
+A full disk or a killed process can leave an incomplete line. It is skipped, and the next record begins a new line.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 NAME = "tracking.jsonl"
-"""A run's record, in the driver's folder of the run (see ``stm.tracking``)."""
+"""Name of a run's record, in the driver's folder of the run (see ``stm.tracking``)."""
 
 
 def append(path: Path, record: dict[str, Any]) -> None:
-    """Add a record; at once on disk, since the process may be killed at any moment. Raises ``OSError``."""
+    """Append a record and close the file, since the process may be killed at any moment. Raises ``OSError``."""
     with path.open("ab+") as file:
         if file.tell() and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":
             file.write(b"\n")
@@ -23,7 +23,7 @@ def append(path: Path, record: dict[str, Any]) -> None:
 
 
 def parse(line: bytes) -> dict[str, Any] | None:
-    """The record of a line; None where it was cut short."""
+    """Return the record in a line, or None if the line is incomplete."""
     try:
         record = json.loads(line)
     except ValueError:
@@ -32,7 +32,7 @@ def parse(line: bytes) -> dict[str, Any] | None:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All records, in order; none where there is no file that can be read."""
+    """Return all records in order; an empty list if the file cannot be read."""
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError:
@@ -41,10 +41,10 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a run's numbers: ``step``, ``time_ms`` and ``values``, numbers by name."""
+    """Return the records of a run's metrics: ``step``, ``time_ms`` and ``values``, a dict of numbers by name."""
     return [record for record in read(path) if record.get("kind") == "metrics"]
 
 
 def series(path: Path, name: str) -> dict[int, float]:
-    """One metric of a run by step; a step that was repeated after a restart counts once, as it was the last time."""
+    """Return one metric of a run by step; a step that was repeated after a restart has its last value."""
     return {r["step"]: r["values"][name] for r in metrics(path) if name in r["values"]}

@@ -1,9 +1,9 @@
-"""What Ray needs of this machine before it starts here: a folder for its sockets, room in it, memory and open files.
+"""Check what Ray needs from this machine before it starts: a folder for its sockets, disk space, memory, open files.
 
-    look()              # one message where Ray cannot start; it would wait for minutes, three times, and not say why
-    slow_store(bytes)   # a word where its object store is on a disk
+    look()              # raises if Ray cannot start; Ray would wait for minutes, three times, without giving the reason
+    slow_store(bytes)   # warns if its object store is on a disk
 
-Ray keeps its session below ``RAY_TMPDIR``, else ``TMPDIR``, else ``/tmp``.
+Ray's session folder is below ``RAY_TMPDIR``, else ``TMPDIR``, else ``/tmp``.
 """
 
 from __future__ import annotations
@@ -27,26 +27,27 @@ MORE_SHM = "give the container more (`docker run --shm-size 8g`, in Kubernetes a
 
 _SOCKET = "ray/session_2026-01-01_00-00-00_000000_{process}/sockets/plasma_store"
 _SOCKET_BYTES = 107 if sys.platform == "linux" else 103
-"""The longest name of a socket; the system allows no more."""
+"""Largest length of a socket's path that the system allows."""
 _ROOM_BYTES = 100 * 2**20
-"""Ray's logs, and the least that it takes for an object store."""
+"""Space for Ray's logs and its smallest object store."""
 _MAPPED_BYTES = 8 * 2**30
-"""A worker maps so much when it has imported torch, most of which it never touches."""
+"""Address space that a worker maps when it imports torch; it never uses most of it."""
 _FILES = 64
+"""Smallest limit of open files with which Ray may start."""
 _THREADS = 400
-"""A training with one worker on two CPUs hangs with 350, and an index crashes with 200."""
+"""Smallest number of threads for Ray: with 350, training with one worker on two CPUs hangs; with 200, index crashes."""
 _THREADS_A_CPU = 50
-"""Ray may keep a worker a CPU, each with some 30 threads of Ray and a few of other libraries."""
+"""Threads of the worker that Ray may keep for each CPU."""
 
 
 def look() -> None:
-    """Raise ``UserError`` where Ray cannot start on this machine for a reason that stays."""
+    """Raise ``UserError`` if Ray cannot start on this machine for a lasting reason."""
     _look_at_limits()
     name = next((name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)), None)
     folder = os.environ[name] if name else "/tmp"
     called = f"{name}={folder}" if name else folder
     if not os.path.isabs(folder) or "" in (os.environ.get("RAY_TMPDIR"), os.environ.get("TMPDIR")):
-        # To Ray an empty name is one, and a relative one another folder to each process.
+        # Ray accepts an empty name, and each of its processes resolves a relative one differently.
         os.environ["RAY_TMPDIR"] = folder = os.path.abspath(folder)
     todo = (
         "set RAY_TMPDIR to a short folder of ASCII letters on a disk of this machine, such as /tmp"
@@ -79,10 +80,10 @@ def look() -> None:
 
 
 def slow_store(store_bytes: float) -> None:
-    """Warn if an object store of that size cannot be in memory, because /dev/shm is smaller."""
+    """Warn if an object store of ``store_bytes`` does not fit into /dev/shm, and so will be on a disk."""
     try:
         free = shutil.disk_usage("/dev/shm").free
-    except OSError:  # no such thing on this system
+    except OSError:  # this system has no /dev/shm
         return
     if free < store_bytes:
         logger.warning(
@@ -107,7 +108,7 @@ def _look_at_limits() -> None:
 
 
 def _look_at_threads() -> None:
-    """Too few threads end Ray's processes in the middle, with a crash or without a word."""
+    """Raise ``UserError`` or warn if there are too few threads: Ray's processes would crash, or hang."""
     wanted = _THREADS + _THREADS_A_CPU * (os.cpu_count() or 1)
     limits = (
         (_threads_of_user(wanted), "`ulimit -u`", "raise the limit (`ulimit -u 65536`)"),
@@ -126,7 +127,7 @@ def _look_at_threads() -> None:
 
 
 def _threads_of_user(enough: int) -> float:
-    """How many more threads this user may have; infinite for root."""
+    """Return how many more threads this user may start; infinite for root."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NPROC)
     if limit == resource.RLIM_INFINITY or os.getuid() == 0:
         return math.inf
@@ -141,7 +142,7 @@ def _threads_of_user(enough: int) -> float:
 
 
 def _threads_of_cgroup() -> float:
-    """How many more threads the control group of this process, or one above it, may have."""
+    """Return how many more threads the control groups of this process allow."""
     room = math.inf
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()

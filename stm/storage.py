@@ -1,14 +1,14 @@
-"""Files on a disk and in object stores, under one kind of name: a local path, or a URL that fsspec reads.
+"""Read and write files on a disk or in an object store, named by a local path or by a URL that fsspec accepts.
 
     read_bytes("s3://bucket/runs/first/checkpoint-00000120/meta.json")
     write_folder("runs/first/checkpoint-00000120", write, last="meta.json")
 
-This is the one place that knows what a URL is. What is written is there whole or not at all: on a disk it is written
-under another name and renamed; an object store shows a file when all of it is there.
+Only this module knows what a URL is. Files are written whole or not at all: on a disk under another name, and then
+renamed; an object store shows a file only when it is complete.
 
-What a store refuses is a `StorageError`: a ``UserError``, since one message says what to mend, and an ``OSError``, so
-that whoever can go on without the file does. A file that is not there stays a ``FileNotFoundError`` to its reader.
-Within `stm.patience.patience` a store that does not answer is tried again before that is told.
+An error of a store is a `StorageError`. It is a ``UserError``, because its message tells what to correct, and an
+``OSError``, so that callers that do not need the file can go on. Reading a missing file raises ``FileNotFoundError``.
+Within `stm.patience.patience`, calls to a store that does not answer are retried before the error is raised.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from stm.redaction import redact
 _PARTIAL = ".partial-"
 _OLD_S = 3600.0
 _SKEW_S = 900.0
-"""S3 takes no request that was signed so long before or after its own time."""
+"""Largest difference of the clocks with which S3 accepts a request."""
 _BLOCK_BYTES = 2**20
 
 Arguments = ParamSpec("Arguments")
@@ -45,51 +45,51 @@ Result = TypeVar("Result")
 
 
 class StorageError(UserError, OSError):
-    """A store or a disk refuses, for a reason that will not pass by itself; ``strerror`` is the reason alone."""
+    """A store or a disk refuses for a reason that does not pass by itself; ``strerror`` is only the reason."""
 
 
 class StorageAway(StorageError):
-    """A store does not answer, or not as it should: the same may work later."""
+    """A store does not answer, or answers wrongly; the same call may succeed later."""
 
 
 # ---------------------------------------------------------------------- names
 
 
 URL_MARK = "://"
-"""Every URL has it, and no path on a disk."""
+"""Part of every URL, and of no path on a disk."""
 
 
 def is_url(path: str | os.PathLike[str]) -> bool:
-    """Whether a path names something in a store and not on a disk."""
+    """Return whether a path is a URL, and so not on a disk."""
     return URL_MARK in os.fspath(path)
 
 
 def split_url(url: str) -> tuple[str, str]:
-    """(scheme, the rest): ``("s3", "bucket/runs")``."""
+    """Split a URL into its scheme and the rest: ``("s3", "bucket/runs")``."""
     scheme, _, rest = url.partition(URL_MARK)
     return scheme, rest
 
 
 def join(folder: str, name: str) -> str:
-    """The path or URL of ``name`` below ``folder``."""
+    """Return the path or URL of ``name`` below ``folder``."""
     return f"{folder.rstrip('/')}/{name}"
 
 
 def absolute(path: str) -> str:
-    """The path as processes with another working directory name it; a URL is that already."""
+    """Return the absolute path, for processes with another working directory; a URL is returned unchanged."""
     return path if is_url(path) else os.path.abspath(path)
 
 
 def resolved(path: str) -> str:
-    """As `absolute`, with links followed: a link may point elsewhere tomorrow."""
+    """Return the path as `absolute` does, with links resolved, because a link may change."""
     return path if is_url(path) else os.path.realpath(path)
 
 
 def on_this_machine(path: str, option: str, done: str = "written") -> str:
-    """The path, where it is none of a store; ``done`` is what is done with it, "written" or "read".
+    """Return ``path``, which is to be "written" or "read" (``done``), unless it is a URL.
 
     Raises:
-        UserError: (a ValueError) it is a URL, of which a disk would make folders called like it.
+        UserError: it is a URL, which would otherwise become folders of that name on the disk.
     """
     if is_url(path):
         copy = "copy it to the store afterwards" if done == "written" else "copy it here first"
@@ -101,7 +101,7 @@ def on_this_machine(path: str, option: str, done: str = "written") -> str:
 
 
 def store_of(url: str) -> str:
-    """The store of a URL and the bucket in it: what is away as a whole."""
+    """Return the scheme and bucket of a URL, which are unavailable as a whole."""
     scheme, rest = split_url(redact(url))
     return f"{scheme}://{rest.partition('/')[0]}"
 
@@ -112,11 +112,10 @@ def store_of(url: str) -> str:
 def filesystem(
     path: str, *, fresh: bool = False, options: dict[str, Any] | None = None
 ) -> tuple[Any, str]:
-    """fsspec's file system of a path or URL, and the name in it; ``fresh`` forgets what it has listed before.
-    ``options`` are its own.
+    """Return fsspec's file system of a path or URL, and the name in it.
 
-    Raises `StorageError` for a scheme that fsspec does not know, or where the package that speaks to it is missing.
-    What the file system raises afterwards is its own.
+    ``fresh`` clears its cache of listings; ``options`` are passed to it. Raises `StorageError` for a scheme that fsspec
+    does not know, or if the package for it is missing. Later errors of the file system are not converted.
     """
     import fsspec
 
@@ -129,8 +128,11 @@ def filesystem(
 
 
 def _store(path: str, *, fresh: bool = False) -> tuple[Any, str]:
-    """As `filesystem`, for calls of a process that waits for stores. botocore alone would try for six minutes in one
-    call to a store that takes the connection and says nothing, which is longer than other ranks wait for this one."""
+    """Return the same as `filesystem`, with short timeouts and no retries for S3 if this process waits for stores.
+
+    botocore itself retries for six minutes in one call to a store that accepts the connection but does not answer. That
+    is longer than other ranks wait for this one.
+    """
     silent_s = patience.call_s()
     import fsspec
 
@@ -144,7 +146,7 @@ def _store(path: str, *, fresh: bool = False) -> tuple[Any, str]:
     waits = {"connect_timeout": silent_s, "read_timeout": silent_s, "retries": retries}
     found, name = filesystem(path, fresh=fresh, options={own: waits} if ours else {})
     if ours:
-        found.retries = 1  # s3fs tries five times more, above botocore
+        found.retries = 1  # s3fs itself retries five times, in addition to botocore
     return found, name
 
 
@@ -153,7 +155,7 @@ def _patiently(
 ) -> Callable[
     [Callable[Concatenate[str, Arguments], Result]], Callable[Concatenate[str, Arguments], Result]
 ]:
-    """What a function raises about the path that it is given first is named, and a store that is away waited for."""
+    """Decorate a function of a path: convert its errors with `_naming`, and retry while its store does not answer."""
 
     def decorate(
         function: Callable[Concatenate[str, Arguments], Result],
@@ -175,7 +177,7 @@ def _patiently(
 
 @_patiently("read")
 def read_bytes(path: str) -> bytes:
-    """The content of a file. Raises ``FileNotFoundError``, ``NotADirectoryError`` or `StorageError`."""
+    """Return the content of a file. Raises ``FileNotFoundError``, ``NotADirectoryError`` or `StorageError`."""
     if not is_url(path):
         return Path(path).read_bytes()
     found, name = _store(path)
@@ -185,14 +187,14 @@ def read_bytes(path: str) -> bytes:
 
 @_patiently("read")
 def info(path: str) -> dict[str, Any]:
-    """What fsspec tells of a file, such as its ``size``; raises as `read_bytes`."""
+    """Return fsspec's information about a file, such as its ``size``. Raises the errors of `read_bytes`."""
     found, name = _store(path)
     told: dict[str, Any] = found.info(name)
     return told
 
 
 def read_blocks(path: str) -> Iterator[bytes]:
-    """The content of a file, 1 MiB at a time; raises as `read_bytes`."""
+    """Yield the content of a file in blocks of 1 MiB. Raises the errors of `read_bytes`."""
     if is_url(path):
         size = info(path)["size"]
         for start in range(0, size, _BLOCK_BYTES):
@@ -212,8 +214,10 @@ def _read_block(path: str, start: int, end: int) -> bytes:
 
 @_patiently("written")
 def write_bytes(path: str, content: bytes) -> None:
-    """Write a file whole or not at all, on a disk into a folder that is there. Raises ``OSError``, of a store
-    `StorageError`."""
+    """Write a file whole or not at all; a folder on a disk must exist.
+
+    Raises ``OSError``, which is a `StorageError` for a store.
+    """
     if is_url(path):
         found, name = _store(path)
         found.pipe_file(name, content)
@@ -224,9 +228,11 @@ def write_bytes(path: str, content: bytes) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: Path, suffix: str = "") -> Iterator[Path]:
-    """The name, with that suffix, under which to write a local file: it becomes ``path`` when the block ends, and is
-    removed when the block raises."""
-    # The file's own name is in it, in short: with that itself it might be too long.
+    """Yield the name under which to write a local file; it is renamed to ``path`` when the block ends.
+
+    If the block raises, the file is removed. ``suffix`` is for libraries that look at it.
+    """
+    # A hash, because the name with a prefix might be too long.
     name = hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
     remove_partial(str(path.parent), name)
     partial = _partial(path.parent, name, suffix)
@@ -242,7 +248,7 @@ def whole_file(path: Path, suffix: str = "") -> Iterator[Path]:
 
 @_patiently("listed")
 def glob(folder: str, pattern: str) -> list[str]:
-    """The paths below ``folder`` that match, sorted; none where there is no such folder."""
+    """Return the sorted paths below ``folder`` that match; an empty list if there is no such folder."""
     if not is_url(folder):
         return sorted(str(path) for path in Path(folder).glob(pattern))
     found, name = _store(folder, fresh=True)
@@ -264,13 +270,13 @@ def write_folder(
     last: str,
     check: Callable[[], None] = lambda: None,
 ) -> None:
-    """Make what ``write(folder)`` writes, files alone, the folder ``path``, in place of what was there.
+    """Replace the folder ``path`` by the files that ``write(folder)`` writes; it must not write subfolders.
 
-    On a disk it is there whole or not at all: written beside it, flushed, renamed. In a store the file ``last`` goes
-    first, and comes when all others are there; a folder without it does not count. ``check()`` is called as late as can
-    be, and may raise: then the folder does not count.
+    On a disk, the folder is written beside ``path``, flushed and renamed, so it is complete or absent. In a store, the
+    file ``last`` is removed first and uploaded after all others; a folder without it is not valid. ``check()`` is
+    called as late as possible, and may raise to leave the new folder invalid.
 
-    Raises ``OSError`` (a full disk), of a store `StorageError`.
+    Raises ``OSError``, such as for a full disk, which is a `StorageError` for a store.
     """
     if is_url(path):
         with scratch() as temporary:
@@ -320,7 +326,7 @@ def remove_file(path: str) -> None:
 
 @_patiently("moved")
 def move_file(path: str, target: str) -> None:
-    """Give a file another name in the same store. Raises ``OSError``."""
+    """Rename a file within its store or disk. Raises ``OSError``."""
     if not is_url(path):
         os.replace(path, target)
         return
@@ -330,7 +336,7 @@ def move_file(path: str, target: str) -> None:
 
 
 def remove_folder(path: str, *, first: str | None = None) -> None:
-    """Remove a folder, the file ``first`` before all others where it is named: without it the folder does not count."""
+    """Remove a folder. The file ``first`` is removed before all others: a folder without it is not valid."""
     if first is not None:
         remove_file(join(path, first))
     _remove_folder(path)
@@ -342,22 +348,24 @@ def _remove_folder(path: str) -> None:
         shutil.rmtree(path)
         return
     found, name = _store(path, fresh=True)
-    with contextlib.suppress(FileNotFoundError):  # nothing but ``first`` was in it
+    with contextlib.suppress(FileNotFoundError):  # it contained only ``first``
         found.rm(escape(name), recursive=True)
 
 
 def _partial(folder: Path, name: str, suffix: str = "") -> Path:
-    """A name that nobody else has, of what is to become ``folder/name``; `remove_partial` knows whose it was."""
+    """Return a unique name for what becomes ``folder/name``; `remove_partial` reads from it which process wrote it."""
     return folder / f"{_PARTIAL}{name}-{me()}-{uuid.uuid4().hex[:8]}{suffix}"
 
 
 def remove_partial(folder: str, pattern: str) -> None:
-    """Remove what was left of files and folders of that name when their writer was killed: its process is dead, or on
-    another machine and silent for an hour. An object store has nothing such."""
+    """Remove incomplete files and folders of that name that a killed process has left.
+
+    Their process is dead, or on another machine and did not write for an hour. Object stores have no such files.
+    """
     if is_url(folder):
         return
     for partial in Path(folder).glob(f"{_PARTIAL}{pattern}-*"):
-        with contextlib.suppress(OSError):  # its writer was quicker
+        with contextlib.suppress(OSError):  # its writer has just renamed it
             living = lives(partial.name.rpartition("-")[0].rpartition("-")[2])
             if living is None:
                 living = _clock_of(folder) - partial.stat().st_mtime < _OLD_S
@@ -369,9 +377,9 @@ def remove_partial(folder: str, pattern: str) -> None:
 
 @contextlib.contextmanager
 def scratch(folder: Path | None = None, name: str = "stm") -> Iterator[Path]:
-    """A folder in ``folder``, by default the system's for temporary files, which is removed when the block ends.
+    """Yield a new folder in ``folder``, by default the system's folder of temporary files; remove it at the end.
 
-    What killed processes left of that name is removed first. Raises ``OSError``.
+    Folders of that name that killed processes have left are removed first. Raises ``OSError``.
     """
     folder = folder or Path(tempfile.gettempdir())
     remove_partial(str(folder), name)
@@ -384,14 +392,14 @@ def scratch(folder: Path | None = None, name: str = "stm") -> Iterator[Path]:
 
 
 def _clock_of(folder: str) -> float:
-    """The time by the clock that stamps files in a folder: on a shared disk it may not be this machine's."""
+    """Return the time by the clock that stamps files in a folder; a shared disk may have its own clock."""
     with tempfile.TemporaryFile(dir=folder) as file:
         return os.fstat(file.fileno()).st_mtime
 
 
 @_patiently("read")
 def download(path: str, folder: Path) -> None:
-    """Copy a folder to a local one, which may be there."""
+    """Copy a folder to a local one, which may already exist."""
     if not is_url(path):
         shutil.copytree(path, folder, dirs_exist_ok=True)
         return
@@ -400,8 +408,8 @@ def download(path: str, folder: Path) -> None:
 
 
 def make_writable(folder: str | os.PathLike[str]) -> None:
-    """Make a folder, and write and remove a file in it, in a store also read and list it: better now than after hours
-    of work. No bucket is made, and nothing waited for. Raises `StorageError`."""
+    """Create a folder, and write and remove a file in it, before hours of work depend on it; in a store, also read and
+    list the file. No bucket is created, and nothing is retried. Raises `StorageError`."""
     path = os.fspath(folder)
     with _naming(path, "written", every=True):
         if not is_url(path):
@@ -427,7 +435,7 @@ def make_writable(folder: str | os.PathLike[str]) -> None:
 
 
 def _flush(path: Path) -> None:
-    """Have the disk, not only the cache, hold a file or a folder's entries."""
+    """Flush a file, or the entries of a folder, from the cache to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -440,16 +448,15 @@ def _flush(path: Path) -> None:
 
 @contextlib.contextmanager
 def _naming(path: str, done: str, *, every: bool = False) -> Iterator[None]:
-    """Turn what the block raises about a store into a `StorageError`; of a disk what will not pass by itself.
+    """Convert the block's errors about a store, and lasting errors about a disk, into a `StorageError`.
 
-    That is a refusal, and whatever keeps a file that is there from being read (a circle of links, a name that is too
-    long, a broken disk); or ``every`` error. That nothing is there stays what it is.
-
-    The libraries that speak to stores raise errors of all kinds, many of which are no ``OSError``.
+    Lasting are a missing permission, and anything that prevents an existing file from being read, such as a loop of
+    links, a name that is too long or a broken disk; with ``every``, all errors. A missing file remains a
+    ``FileNotFoundError``. The libraries for stores raise errors of many types that are not an ``OSError``.
     """
     try:
         yield
-    except UserError:  # named already, or of a caller's own check
+    except UserError:  # already converted, or from the caller's own check
         raise
     except Exception as error:
         absent = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
@@ -465,13 +472,12 @@ def _naming(path: str, done: str, *, every: bool = False) -> Iterator[None]:
 
 
 def is_away(url: str, error: Exception) -> bool:
-    """Whether what the file system of a URL raised means that the store does not answer now."""
+    """Return whether an error of a URL's file system means that the store does not answer now."""
     return _reason(url, error)[0] is StorageAway
 
 
 def _is_of_the_clock(error: BaseException | None) -> bool:
-    """Whether S3 refused a request for the time that it was signed with; it says so, but for a HEAD, which has no
-    words but a date."""
+    """Return whether S3 refused a request because the clocks differ. The answer to a HEAD has no code, only a date."""
     while error is not None:
         response: dict[str, Any] = getattr(error, "response", None) or {}
         if response.get("Error", {}).get("Code") == "RequestTimeTooSkewed":
@@ -487,7 +493,7 @@ def _is_of_the_clock(error: BaseException | None) -> bool:
 
 
 def _reason(path: str, error: Exception) -> tuple[type[StorageError], str, str]:
-    """(kind, why, what to do)."""
+    """Return the type of the error, the reason, and what to do."""
     error_number = getattr(error, "errno", None)
     said = (getattr(error, "strerror", None) or str(error)).strip().splitlines() or [
         type(error).__name__
@@ -509,7 +515,7 @@ def _reason(path: str, error: Exception) -> tuple[type[StorageError], str, str]:
         return StorageError, why, "Set AWS_PROFILE to a profile in ~/.aws/config"
     if isinstance(error, FileNotFoundError) and is_url(path):
         return StorageError, f"no such bucket or folder ({why})", "Create it first, or name another"
-    # Both of S3, the first for a name that no bucket can have.
+    # Both are errors of S3, the first for an invalid bucket name.
     invalid = type(error).__name__ == "ParamValidationError" or error_number == errno.EINVAL
     if is_url(path) and (invalid or isinstance(error, ValueError | TypeError)):
         return StorageError, why, "Check the address and the settings of the store"

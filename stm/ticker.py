@@ -1,4 +1,4 @@
-"""Lines of progress for counted work: how much is done, how fast, and how long the rest will take."""
+"""Log the progress of counted work: the number done, the rate, and the time left."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ logger = get_logger(__name__)
 
 
 class Ticker:
-    """Call it with ``(done, total)``; it logs a line every five seconds, and less often as the work goes on.
+    """A callable for ``(done, total)`` that logs a line every 5 s, and less often the longer the work takes.
 
     Args:
-        what: what is counted, in the plural: "videos".
+        what: the counted things, in the plural, such as "videos".
     """
 
     def __init__(self, what: str) -> None:

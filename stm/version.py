@@ -1,5 +1,5 @@
-"""The version of stm and the name it is installed by. A room that imports ``stm`` for them would import all of it."""
+"""The version of stm and its name on PyPI, in a module of its own: modules of stm may not import ``stm`` itself."""
 
 __version__ = "0.1.0"
 DISTRIBUTION = "stm-video"
-"""What pip calls this package; `stm` on PyPI is another project."""
+"""Name of this package for pip; `stm` on PyPI is another project."""

@@ -1,4 +1,4 @@
-"""What tests share: one Ray cluster for the session, real clips, markers, and a watch on what a test leaves behind."""
+"""Shared by all tests: one Ray cluster for the session, real clips, markers, and a check of what a test changes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from hypothesis import settings
 
 from tests.process_state import OF_MLFLOW, ProcessState
 
-# Time decides no test: machines are shared and slow at times.
+# No test depends on time, because machines are shared and sometimes slow.
 settings.register_profile("stm", deadline=None, max_examples=60)
 settings.load_profile("stm")
 
-# nohup, and a shell that starts pytest in the background, ignore signals, and what the tests start would inherit that.
+# nohup, and a shell that starts pytest in the background, ignore signals, and child processes would inherit that.
 for number, handler in (
     (signal.SIGINT, signal.default_int_handler),
     (signal.SIGHUP, signal.SIG_DFL),
@@ -35,16 +35,18 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """A test whose fixtures start Ray is one of `ray`: `make test-fast` leaves it out."""
+    """Mark a test whose fixtures start Ray as `ray`, which `make test-fast` leaves out, and check the test's name."""
     if "ray_cluster" in getattr(item, "fixturenames", ()):
         item.add_marker("ray")
     name = item.originalname if isinstance(item, pytest.Function) else item.name
     if len(name) >= 80:
-        raise pytest.UsageError(f"{item.nodeid}: the name of a test has fewer than 80 letters")
+        raise pytest.UsageError(
+            f"{item.nodeid}: the name of a test must have fewer than 80 letters"
+        )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests of a tool that is not here are no part of the run, unless `-m tool` asks for them."""
+    """Deselect tests of a tool that is not installed, unless `-m tool` requests them."""
     if "tool" in config.option.markexpr:
         return
     absent = [i for i in items if not all(_is_here(m.args[0]) for m in i.iter_markers("tool"))]
@@ -81,7 +83,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
-    """After its fixtures are gone, a test must have left the process as it found it; else it fails."""
+    """Fail a test that has changed the state of its process, after the teardown of its fixtures."""
     yield
     before, now = item.stash[_found], ProcessState.now()
     changed = now.changed(before)
@@ -97,12 +99,12 @@ def _real_data() -> Path | None:
 
 
 REAL_DATA = _real_data()
-"""Folder of real clips and lists: ``STM_TEST_DATA``, or one beside this repository."""
+"""Folder of real clips and lists: ``STM_TEST_DATA``, or shared/data beside this repository; None without one."""
 
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """A cluster on this machine with four logical CPUs, for the whole session."""
+    """Start a cluster on this machine with four logical CPUs, for the whole session."""
     import ray
 
     from stm import cluster
@@ -114,5 +116,5 @@ def ray_cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="session", params=["made", "real"] if REAL_DATA else ["made"])
 def made_or_real(request: pytest.FixtureRequest) -> Path | None:
-    """None, for which a test makes its files; and where there is one, the folder of real clips and lists."""
+    """Return None, for which a test makes its files, and, if there is one, the folder of real clips and lists."""
     return REAL_DATA if request.param == "real" else None

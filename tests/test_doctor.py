@@ -157,7 +157,7 @@ def test_a_low_limit_of_open_files_is_told(limit, status):
             1,
             {"on_bus": 2, "torch": {"count": 2, "build": "12.8", "error": ""}},
             "warning",
-            "Ray gives away 1",
+            "Ray offers 1",
         ),
         (
             0,
@@ -276,7 +276,7 @@ def test_decord_is_asked_itself_and_not_the_packet_plan_in_its_name(clip, monkey
     assert "not installed" in report["decord"]["error"]
     assert decoders.check({"a": report}, {}, expects_decord=True).status == "fails"
     without = decoders.check({"a": report}, {}, expects_decord=False)
-    assert (without.status, "packets alone" in without.said) == ("ok", True)
+    assert (without.status, "decord is not installed" in without.said) == ("ok", True)
 
 
 def test_pictures_that_differ_between_nodes_are_told(clip):
@@ -307,7 +307,7 @@ def test_other_bytes_than_were_written_are_caught(tmp_path):
     (tmp_path / "a.bin").write_bytes(b"damaged")
     seen = {"node-a": storage.read(str(tmp_path), {"a.bin": digest})}
     found = storage.check_files("/runs", {"a.bin": "node-a"}, {}, {}, seen)
-    assert (found.status, "gives other bytes" in found.said) == ("fails", True)
+    assert (found.status, "returns different bytes" in found.said) == ("fails", True)
 
 
 def test_a_password_in_a_url_is_not_repeated():

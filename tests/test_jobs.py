@@ -141,8 +141,8 @@ REFUSED = {
         ["train", *STORED[:2], "--data.train", "no.parquet"], "--data.train no.parquet: does not exist"
     ),
     "a config outside the project": (["train", *STORED, "--config", "../other.yaml"], "--config ../other.yaml: is not"),
-    "a password": (["train", *STORED, "--tracking.uri", "http://ann:pa55@host"], "--tracking.uri holds a password"),
-    "a token": (["train", *STORED, "--data.val=s3://b/v?X-Amz-Signature=abc"], "--data.val holds a password"),
+    "a password": (["train", *STORED, "--tracking.uri", "http://ann:pa55@host"], "--tracking.uri contains a password"),
+    "a token": (["train", *STORED, "--data.val=s3://b/v?X-Amz-Signature=abc"], "--data.val contains a password"),
     "two names": (["train", *STORED, "--train.name", "b"], "--name a and --train.name b"),
 }  # fmt: skip
 
@@ -172,7 +172,7 @@ def test_what_explain_draws_is_looked_for_and_nothing_is_trained(project):
 
 def test_a_secret_in_a_config_file_is_refused_too(project):
     (project / "mine.yaml").write_text("tracking: {uri: 'http://ann:pa55@host'}\n")
-    with pytest.raises(UserError, match=r"--tracking\.uri holds a password"):
+    with pytest.raises(UserError, match=r"--tracking\.uri contains a password"):
         check("train", *STORED, "--config", "mine.yaml")
 
 
@@ -306,7 +306,7 @@ def test_ctrl_c_leaves_the_job_running_and_its_name_taken_until_it_is_stopped(se
     following.send_signal(signal.SIGINT)
     assert following.wait(timeout=20) == 130
     assert (
-        "job waits-1 runs on; to follow it again: stm jobs follow waits-1"
+        "job waits-1 continues; to follow it again: stm jobs follow waits-1"
         in following.stderr.read()
     )
 

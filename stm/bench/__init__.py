@@ -1,1 +1,1 @@
-"""Measurements: whatever is compared runs interleaved in one job; medians are reported with their spread."""
+"""Benchmarks. What is compared runs interleaved in one job, and results are medians with their spread."""

@@ -1,8 +1,7 @@
-"""How fast clips arrive: the Ray Data stream against the same decoding in a process pool and in a DataLoader.
+"""Compare the rate of clips from the Ray Data stream, from a process pool and from a DataLoader.
 
 All three decode the same clips in the same order with ``stm.data.stream.clips.load_views`` in the same number of
-processes, and one reader takes batches from them. The clock starts with the first batch: starting
-up is not what is compared.
+processes, and one reader takes their batches. The time counts from the first batch, so that starting is not compared.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ from stm.ticker import Ticker
 logger = get_logger(__name__)
 
 Sample = tuple[str, int, int, int, int, int, float]
-"""The arguments of ``load_views`` but the spec."""
+"""The arguments of ``load_views``, without the spec."""
 
 
 def samples_of(manifest: Manifest, num_clips: int, batch_size: int, seed: int) -> list[Sample]:
-    """The first ``num_clips`` samples of the plan (as many epochs as it takes)."""
+    """Return the first ``num_clips`` samples of the plan, from as many epochs as necessary."""
     columns = ("path", "num_frames", "width", "height", "label", "fps")
     rows = list(zip(*(manifest.table[name].to_pylist() for name in columns), strict=True))
     rows = [rows[i] for i in manifest.usable]
@@ -50,7 +49,7 @@ def samples_of(manifest: Manifest, num_clips: int, batch_size: int, seed: int) -
 
 
 def load(sample: Sample, spec: ClipSpec) -> tuple[np.ndarray, int]:
-    """uint8 [T, S, S, 3] of a sample, and its label."""
+    """Return the clip of a sample, uint8 [T, S, S, 3], and its label."""
     *drawn, fps = sample
     views, label = load_views(*drawn, spec, fps)  # type: ignore[call-arg, arg-type]
     return views[0], label
@@ -66,7 +65,7 @@ class _Clips:
         return len(self._samples)
 
     def __getitem__(self, number: int) -> np.ndarray:
-        # A mirrored clip is a view with a negative stride, which PyTorch does not take.
+        # A mirrored clip is a view with a negative stride, which PyTorch does not accept.
         return np.ascontiguousarray(load(self._samples[number], self._spec)[0])
 
 
@@ -78,7 +77,7 @@ def _batch_in_pool(arguments: tuple[list[Sample], ClipSpec]) -> np.ndarray:
 def through_pool(
     samples: list[Sample], spec: ClipSpec, batch_size: int, cores: int
 ) -> Iterator[int]:
-    """Batches of a ``multiprocessing`` pool of fresh interpreters, in order; yields their sizes."""
+    """Decode in a ``multiprocessing`` pool of new interpreters; yield the size of each batch, in order."""
     import multiprocessing
 
     batches = [(samples[i : i + batch_size], spec) for i in range(0, len(samples), batch_size)]
@@ -90,7 +89,7 @@ def through_pool(
 def through_loader(
     samples: list[Sample], spec: ClipSpec, batch_size: int, cores: int
 ) -> Iterator[int]:
-    """Batches of a ``torch.utils.data.DataLoader``, in order; yields their sizes."""
+    """Decode in a ``torch.utils.data.DataLoader``; yield the size of each batch, in order."""
     from torch.utils.data import DataLoader
 
     loader: Any = DataLoader(
@@ -107,7 +106,7 @@ def through_loader(
 def through_stream(
     manifest: Manifest, spec: ClipSpec, batch_size: int, num_clips: int, seed: int
 ) -> Iterator[int]:
-    """Batches of the Ray Data stream on the connected cluster; yields their sizes."""
+    """Decode in the Ray Data stream on the connected cluster; yield the size of each batch."""
     num_videos = len(manifest.usable)
     stream = build_stream(
         StreamSpec(
@@ -148,16 +147,16 @@ AUGMENTATIONS: dict[str, dict[str, Any]] = {
     "sampling dense, frame_stride 2": {"sampling": "dense", "frame_stride": 2},
     "sampling seconds, window_s 2": {"sampling": "seconds"},
 }
-"""Row of the table -> settings of `DataConfig`; shares are 1, so that each clip pays."""
+"""Settings of `DataConfig` for each row of the table; shares are 1, so that every clip is augmented."""
 
 
 def measure_augmentations(
     manifest: Manifest, config: DataConfig, *, num_clips: int, repetitions: int
 ) -> dict[str, Any]:
-    """CPU time of a training clip in this process, on one thread, with each of `AUGMENTATIONS` alone.
+    """Measure the CPU time of a training clip in this process, on one thread, with each of `AUGMENTATIONS`.
 
-    They take turns clip by clip; a clip's time is the least of its repetitions, and ``times`` the median over clips of
-    the quotient with the first row.
+    They take turns on each clip. A clip's time is the shortest of its repetitions, and ``times`` is the median over
+    clips of the ratio to the first row.
     """
     one_thread()
     specs = {
@@ -173,7 +172,7 @@ def measure_augmentations(
     least_NK = np.full((len(samples), len(specs)), np.inf)
     tick = Ticker("clips")
     for i, sample in enumerate(samples):
-        load(sample, specs["as the paper"])  # the file into the disk's cache
+        load(sample, specs["as the paper"])  # reads the file into the disk's cache
         for _ in range(repetitions):
             for k, spec in enumerate(specs.values()):
                 begun = time.process_time()
@@ -194,16 +193,16 @@ def measure_augmentations(
 
 
 def one_thread(*_: Any) -> None:
-    """Decode with one thread a process, as the stream's tasks do."""
+    """Limit PyTorch in this process to one thread, as in the stream's tasks."""
     import torch
 
     torch.set_num_threads(1)
 
 
 def rate(batches: Iterator[int], consume_s: float = 0.0) -> tuple[float, float]:
-    """Clips a second after the first batch, and the share of that time spent waiting.
+    """Return clips per second after the first batch, and the share of that time spent waiting.
 
-    The reader works ``consume_s`` on each clip.
+    The reader spends ``consume_s`` seconds on each clip.
     """
     waited, clips = 0.0, 0
     next(batches)
@@ -228,7 +227,7 @@ def _of_peers(
         (path, sampling.random_indices(num_frames, spec.num_segments, generator).tolist())
         for path, num_frames, *_ in samples
     ]
-    with ExitStack() as stack:  # which of them are there is asked for before anything is measured
+    with ExitStack() as stack:  # finds the available ones before anything is measured
         names = list(peers.start(python, peers.DECODERS, "decode", stack, size=spec.size))
     return {
         f"loader, {name}": functools.partial(
@@ -254,11 +253,11 @@ def measure(
     repetitions: int,
     peers: str | None = None,
 ) -> dict[str, Any]:
-    """Clips a second of each, interleaved; medians, with the least and the most.
+    """Measure clips per second of each, interleaved; return medians, with the smallest and the largest value.
 
-    ``wait_share`` is the stream's, with a consumer that could take 0.8 of what the stream gives. ``peers`` is the
-    interpreter of an environment with torchcodec or mmaction2 (``stm.bench.peers``): a DataLoader of each reads the
-    same videos, the centre square of frames that are drawn as ours. One that cannot read a video is left out.
+    ``wait_share`` is that of a consumer with 0.8 of the stream's rate. ``peers`` is the interpreter of an environment
+    with torchcodec or mmaction2 (``stm.bench.peers``): a DataLoader of each reads the same videos, the centre square of
+    frames that are drawn in the same way. A peer that cannot read a video is left out.
     """
     from stm.bench.peers import PeerError
 
@@ -274,7 +273,7 @@ def measure(
         for name, way in list(ways.items()):
             try:
                 rates[name].append(rate(way())[0])
-            except PeerError as error:  # it cannot read one of the videos, say
+            except PeerError as error:  # for example, it cannot read a video
                 logger.warning(f"  without {name}: {error}")
                 del ways[name], rates[name]
         logger.info(

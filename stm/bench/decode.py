@@ -1,10 +1,10 @@
-"""How fast each decoder makes a clip of real files, side by side: CPU time of one process, all its threads counted.
+"""Compare the CPU time, of all threads of one process, in which each decoder makes a clip of real files.
 
-naive decord    decord's defaults, Pillow's resize, float32: what a first script does
+naive decord    decord's defaults, Pillow's resize, float32, as in a simple script
 tuned decord    one thread, one antialiased resize of the clip, uint8
 sequential      PyAV, decoding from the start
-packets         the packet plan (``stm.data.decode.packets``), what `auto` takes
-probed packets  the same after a probe of the file, as if there were no manifest
+packets         the packet plan (``stm.data.decode.packets``), which `auto` uses
+probed packets  the packet plan after a probe of the file, as without a manifest
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from stm.bench.peers import Peer
 
 Way = Callable[[str, list[int], transforms.Box, int], Any]
-"""Path, frame numbers, box, size -> a clip, or what a stage gives."""
+"""A function of path, frame numbers, box and size that makes a clip, or the result of a stage."""
 
 
 def naive_decord(path: str, indices: list[int], box: transforms.Box, size: int) -> Any:
-    """uint8 [K, size, size, 3], by way of the float32 [K, 3, size, size] that a first script would make."""
+    """Return uint8 [K, size, size, 3], and also convert it to float32 [K, 3, size, size] as a simple script would."""
     import decord
     import torch
     from PIL import Image
@@ -52,7 +52,7 @@ def naive_decord(path: str, indices: list[int], box: transforms.Box, size: int) 
 
 
 def tuned_decord(path: str, indices: list[int], box: transforms.Box, size: int) -> Any:
-    """uint8 [K, size, size, 3]: one thread, one resize. No guard: wrong frames are timed, too."""
+    """Return uint8 [K, size, size, 3], with one thread and one resize; decord may return wrong frames."""
     import decord
 
     from stm.data.decode.resize import resize_clip
@@ -80,7 +80,7 @@ STAGES: dict[str, Way] = {
     "demux and decode": lambda path, indices, box, size: read_frames(path, indices, "packets"),
     "the whole clip": WAYS["packets"],
 }
-"""Each includes what the one before does but for the probe's own decoding."""
+"""Each stage includes the previous one, except for the decoding in the probe."""
 
 
 def measure(
@@ -93,16 +93,16 @@ def measure(
     peers: str | None = None,
     tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """CPU milliseconds a clip of every way and stage over the files that all of them can read, and their wrong frames.
+    """Measure the CPU time of a clip in every way and stage, and the wrong frames of every way.
 
-    Ways run interleaved, in a random order for each repetition, on the same frames. Of each file the median counts,
-    of the files the mean. decord reads files alone: it is left out where all are rows of shards, frame folders or URLs.
-    ``peers`` is the interpreter of an environment with torchcodec or mmaction2 (``stm.bench.peers``), which run in
-    processes of their own and read files alone, too.
+    Ways run interleaved on the same frames, in a random order for each repetition. Times are means, over the files that
+    every way can read, of a file's median. decord reads only files: it is left out if all videos are rows of shards,
+    frame folders or URLs. ``peers`` is the interpreter of an environment with torchcodec or mmaction2
+    (``stm.bench.peers``), which run in separate processes, and also read only files.
 
-    Returns ``ms`` and ``spread_ms`` (mean over files of max - min), ``clips_per_s_core`` and ``ratio_to_packets`` by
-    way, ``wrong`` (by way, ``[frames, of]``; ``wrong_in`` by file) and ``failed`` (files), ``stages_ms``, ``by_codec``
-    and what could not be read by whom.
+    Returns by way ``ms``, ``spread_ms`` (mean over files of max - min), ``clips_per_s_core``, ``ratio_to_packets``,
+    ``wrong`` (``[frames, of]``) and ``failed`` (files); and ``wrong_in`` (by file), ``stages_ms``, ``by_codec`` and
+    ``unreadable`` (reason by file and way).
     """
     import torch
 
@@ -140,7 +140,7 @@ def measure(
                 for name in names:
                     try:
                         ms, made = entrants[name](path, indices, box, size)
-                    except Exception as error:  # a decoder that refuses a file is a finding
+                    except Exception as error:  # a refused file is a result
                         unreadable[f"{path} by {name}"] = str(error)[:200]
                         continue
                     times[name].setdefault(path, []).append(ms)
@@ -195,7 +195,7 @@ def measure(
 
 
 def timed(way: Way) -> Way:
-    """CPU milliseconds of a way of this process, and what it made."""
+    """Wrap a way of this process to return its CPU time (ms) and its result."""
 
     def clip(path: str, indices: list[int], box: transforms.Box, size: int) -> tuple[float, Any]:
         begun = time.process_time()
@@ -206,7 +206,7 @@ def timed(way: Way) -> Way:
 
 
 def asked(peer: Peer) -> Way:
-    """CPU milliseconds of a peer, whose clip is always the centre square, and the thumbnails of its frames."""
+    """Wrap a peer, whose clip is always the centre square, to return its CPU time (ms) and thumbnails of its frames."""
 
     def clip(path: str, indices: list[int], box: transforms.Box, size: int) -> tuple[float, Any]:
         found = peer.ask([path, indices])
@@ -218,11 +218,11 @@ def asked(peer: Peer) -> Way:
 
 
 NEARER = 1.0
-"""A frame is another one where that looks nearer by more than this (mean of absolute differences, of 255 levels)."""
+"""A frame counts as another one that is nearer by more than this (mean absolute difference, of 255 levels)."""
 
 
 def every_frame(path: str, num_frames: int, box: transforms.Box, size: int) -> np.ndarray:
-    """float32 [N, D]: the thumbnails of all frames, decoded one after another from the start."""
+    """Return the thumbnails of all frames, decoded sequentially from the start: float32 [N, D]."""
     parts = []
     for begin in range(0, num_frames, 256):
         indices = list(range(begin, min(begin + 256, num_frames)))
@@ -231,9 +231,9 @@ def every_frame(path: str, num_frames: int, box: transforms.Box, size: int) -> n
 
 
 def are_wrong(looks: np.ndarray, indices: list[int], seen: np.ndarray) -> np.ndarray:
-    """bool [K]: where a thumbnail is nearer to another frame of the file than to the one asked for.
+    """Return bool [K]: whether a thumbnail is nearer to another frame of the file than to the requested one.
 
-    Colours may differ between decoders; frames that look alike are not told apart.
+    Colours may differ between decoders, and frames that look alike are not distinguished.
     """
     distances = np.abs(looks[:, None] - seen[None]).mean(axis=2)  # [K, N]
     asked = distances[np.arange(len(indices)), indices]

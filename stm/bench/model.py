@@ -1,19 +1,18 @@
-"""How fast the network is beside its relatives, in training and in inference, on one device.
+"""Compare the speed of the network with its variants and with peers, in training and inference, on one device.
 
     stm, tsn, tsm, cstm, cmm    the variants of ``build_model``
-    naive                       stm as re-implementations have it (``tests.tools.naive``; in the repository alone)
-    mmaction2                   its TSM in a process of its own (``stm.bench.peers``; CPU, if asked for)
-    script                      naive in a process of its own, with malloc's defaults (``tests.tools.script``; CPU, if
-                                asked for)
+    naive                       stm as other re-implementations do it (``tests.tools.naive``; needs the repository)
+    mmaction2                   its TSM, in a separate process (``stm.bench.peers``; CPU, if requested)
+    script                      naive, in a process with malloc's defaults (``tests.tools.script``; CPU, if requested)
 
     train       forward, backward, one step of SGD
     inference   evaluation mode
-    folded      evaluation mode, of ``stm.model.folding.fold``
-    packed      evaluation mode, of ``stm.model.packed.pack``: what `stm predict` runs (x86 CPUs in float32)
-    onnx        the folded network in ONNX Runtime, if asked for (CPU)
+    folded      evaluation mode, after ``stm.model.folding.fold``
+    packed      evaluation mode, after ``stm.model.packed.pack``, as in `stm predict` (x86 CPUs in float32)
+    onnx        the folded network in ONNX Runtime (on a CPU, if requested)
 
-All take turns, in a random order each round, with the product of two large matrices: what the arithmetic of this device
-reaches at this precision. Clips are random and lie on the device: no data is loaded.
+In each round, all run once in a random order, together with the product of two large matrices, whose rate is what this
+device reaches at this precision. Clips are random and already on the device, so no data is loaded.
 """
 
 from __future__ import annotations
@@ -40,18 +39,18 @@ from stm.repository import has_tools, tool
 
 NETWORKS = (*registry.names(), "naive")
 ESSENTIAL = ("stm", "tsn", "naive")
-"""STM and what its goals are set against."""
+"""STM, and the networks that its goals refer to."""
 MODES = ("train", "inference", "folded")
 SCRIPT = "script"
 _SCRIPT_OPTION = "--script true"
 BASES = ("tsn", "naive", SCRIPT)
-"""What the others are compared with: in the same mode, or in inference where a base is not measured in that mode."""
+"""Networks that the others are compared with, in the same mode, or else in inference."""
 BACKWARD_COST = 2
-"""A backward pass is counted as twice the forward's operations: gradients of inputs, and of weights."""
+"""Operations of a backward pass, in forward passes: gradients of the inputs and of the weights."""
 
 
 def build(name: str, **settings: Any) -> VideoResNet:
-    """One of `NETWORKS`; ``settings`` are those of ``build_model``."""
+    """Build one of `NETWORKS`; ``settings`` are those of ``build_model``."""
     if name == "naive":
         return tool("naive", "the comparison with a naive re-implementation").build_naive(
             **settings
@@ -67,9 +66,9 @@ class Contender:
     mode: str
     step: Callable[[], Any]
     gflop: float
-    """Of one step; a multiply-add is two, normalisation is not counted."""
+    """Operations of one step; a multiply-add counts as two, normalisation is not counted."""
     state_bytes: int
-    """What stays allocated between steps: weights, statistics, momentum."""
+    """Bytes that stay allocated between steps: weights, statistics, momentum."""
 
 
 def contenders(
@@ -85,10 +84,10 @@ def contenders(
     width: int = 64,
     networks: Sequence[str] = NETWORKS,
 ) -> list[Contender]:
-    """These networks in every mode but the script's, on one batch of random clips."""
+    """Return these networks in every mode that runs in this process, on one batch of random clips."""
     generator = torch.Generator().manual_seed(0)
     clips = torch.randn(batch_size, num_frames, size, size, 3, generator=generator)
-    clips = clips.permute(0, 1, 4, 2, 3).to(device)  # as ``stm.model.inputs.normalise`` leaves them
+    clips = clips.permute(0, 1, 4, 2, 3).to(device)  # as from ``stm.model.inputs.normalise``
     found = []
     for name in networks:
         torch.manual_seed(0)
@@ -114,7 +113,7 @@ def contenders(
 
 
 def _scripts(stack: ExitStack, like: list[Contender], **settings: Any) -> list[Contender]:
-    """The naive network in processes of its own, one for each mode: what malloc does depends on what it has seen."""
+    """Return the naive network in one process for each mode, because malloc depends on earlier allocations."""
     run = tool("script", _SCRIPT_OPTION)
     gflop = {entrant.mode: entrant.gflop for entrant in like if entrant.network == "naive"}
     return [
@@ -128,10 +127,10 @@ def _scripts(stack: ExitStack, like: list[Contender], **settings: Any) -> list[C
 def _peers(
     stack: ExitStack, like: list[Contender], python: str, settings: dict[str, Any]
 ) -> list[Contender]:
-    """mmaction2's TSM in processes of its own, one for each mode."""
+    """Return mmaction2's TSM, in one process for each mode."""
     from stm.bench import peers
 
-    # An implementation of TSM does the arithmetic of ours, whichever of its relatives is measured beside it.
+    # TSM's shift needs no operations, so the sum is that of TSN, which is always measured.
     gflop = {entrant.mode: entrant.gflop for entrant in like if entrant.network == "tsn"}
     found = []
     for mode in ("train", "inference"):
@@ -153,12 +152,12 @@ def in_onnx_runtime(model: VideoResNet, clips: Tensor) -> Callable[[], Any]:
         path = Path(folder) / "network.onnx"
         write_onnx(model, {"num_frames": clips.shape[1], "size": clips.shape[-1]}, path)
         run = read_onnx(path)
-    contiguous = clips.contiguous()  # what a program without PyTorch would hand over
+    contiguous = clips.contiguous()  # as from a program without PyTorch
     return lambda: run(contiguous)
 
 
 def matrix_product(device: torch.device, precision: str, size: int) -> Contender:
-    """The product of two square matrices."""
+    """Return the product of two square matrices of ``size``."""
     left, right = (torch.randn(size, size, device=device).to(PRECISIONS[precision]) for _ in "ab")
     return Contender("matrix product", str(size), lambda: left @ right, 2e-9 * size**3, 0)
 
@@ -183,18 +182,18 @@ def measure(
     seed: int = 0,
     tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Milliseconds a step of every network and mode, interleaved; medians, with the least and the most.
+    """Measure a step of every network and mode, interleaved; return medians, with the smallest and the largest value.
 
-    ``networks`` are some of `NETWORKS`, the `ESSENTIAL` ones among them; `naive` is left out where stm is installed
-    without its repository. ``peers`` is the interpreter of an environment with mmaction2. A ratio is the median over
-    rounds of the quotient within a round, so that what slows a round down drops out.
+    ``networks`` are some of `NETWORKS`, including the `ESSENTIAL` ones; `naive` is left out if stm is installed without
+    its repository. ``peers`` is the interpreter of an environment with mmaction2. A ratio is the median over rounds of
+    the ratio within a round, so that a slow round does not matter.
 
     Returns ``rows``, one for each network and mode (``ms``, ``spread_ms``, ``clips_per_s``, ``gflop_per_s``,
-    ``share_of_matrix_product``, ``times_`` each of `BASES` as time by time, ``peak_mb``: None on a CPU),
+    ``share_of_matrix_product``, ``times_BASE`` for each of `BASES`, a ratio of times, and ``peak_mb``, None on a CPU),
     ``matrix_product``, and the settings.
     """
     if script:
-        tool("script", _SCRIPT_OPTION)  # refused before anything is measured
+        tool("script", _SCRIPT_OPTION)  # raises before anything is measured
     if not has_tools():
         networks = [name for name in networks if name != "naive"]
     before = torch.get_num_threads(), torch.backends.cudnn.benchmark
@@ -279,12 +278,12 @@ def _race(
     seed: int,
     tick: Callable[[int, int], None],
 ) -> tuple[Times, dict[tuple[str, str], float]]:
-    """Seconds a step of each entrant in each round, and the memory of each in MB (on a GPU)."""
+    """Return the seconds of a step of each entrant in each round, and, on a GPU, the memory of each in MB."""
     on_gpu = device.type == "cuda"
     times: Times = {(entrant.network, entrant.mode): [] for entrant in entrants}
     peaks: dict[tuple[str, str], float] = {}
     for entrant in entrants:
-        for _ in range(3 if on_gpu else 2):  # kernels are chosen, momentum made, the heap grown
+        for _ in range(3 if on_gpu else 2):  # chooses kernels, creates momentum, grows the heap
             entrant.step()
         if on_gpu and entrant.network in NETWORKS:
             peaks[entrant.network, entrant.mode] = _peak_mb(entrant, device)
@@ -305,8 +304,8 @@ def _cpu_s(step: Callable[[], Any]) -> float:
 
 
 def _cuda_s(step: Callable[[], Any], repetitions: int = 10) -> float:
-    """Seconds a step by the device's clock: the steps follow one another as in training."""
-    step()  # the one before was of another network
+    """Return the seconds of a step by the device's clock, in a sequence of steps as in training."""
+    step()  # the previous step was of another network
     begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     begun.record()
@@ -318,7 +317,7 @@ def _cuda_s(step: Callable[[], Any], repetitions: int = 10) -> float:
 
 
 def _peak_mb(entrant: Contender, device: torch.device) -> float:
-    """What the step needs beyond what it found, and the entrant's own state; the others' is not counted."""
+    """Return the peak memory of a step plus the entrant's own state, in MB, without the other entrants."""
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     found = torch.cuda.memory_allocated(device)
@@ -339,5 +338,5 @@ def _ratio(seconds: list[float], base: list[float] | None) -> float | None:
 
 
 def _rounded(value: float) -> float:
-    """Four significant digits."""
+    """Round to four significant digits."""
     return float(f"{value:.4g}")

@@ -1,10 +1,10 @@
-"""What a peer does in a process of its own, which `stm.bench.peers` starts with the Python of the peer's environment.
+"""Run a peer in a separate process, which `stm.bench.peers` starts with the Python of the peer's environment.
 
     PYTHON peer_process.py "torchcodec exact" decode JSON
 
-stm need not be installed there: beside the peer itself only NumPy and PyTorch are imported. The first line of the
-answer says which peer this is, or why it cannot be had; then comes one line for each line that is read (`decode`,
-`model`), or one for each batch (`loader`).
+stm need not be installed there: only the peer, NumPy and PyTorch are imported. The first line of the output names the
+peer and its version, or tells why it is not available. One line follows for each line of input (`decode`, `model`), or
+for each batch (`loader`).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 
 Clip = Callable[[str, list[int]], np.ndarray]
-"""Path, frame numbers -> uint8 [K, size, size, 3]: the centre square of the frames."""
+"""A function of path and frame numbers that returns the centre square of the frames, uint8 [K, size, size, 3]."""
 
 SIDE = 16
-"""Of a thumbnail, px."""
+"""Side of a thumbnail, px."""
 
 
 def thumbnails(clip: np.ndarray) -> np.ndarray:
-    """uint8 [K, S, S, 3] -> float32 [K, D]: at most `SIDE` x `SIDE` means, by which frames are told apart."""
+    """Reduce uint8 [K, S, S, 3] to float32 [K, D], at most `SIDE` x `SIDE` means, by which frames are compared."""
     side = min(SIDE, clip.shape[1])
     block = clip.shape[1] // side
     edge = side * block
@@ -37,7 +37,7 @@ def thumbnails(clip: np.ndarray) -> np.ndarray:
 
 
 def torchcodec(mode: str, size: int) -> Clip:
-    """Decode with ``VideoDecoder`` on one thread; resize with PyTorch, antialiased, in uint8."""
+    """Return a function that decodes with ``VideoDecoder`` on one thread, and resizes in PyTorch, antialiased."""
     import torch
     from torchcodec.decoders import VideoDecoder
 
@@ -59,7 +59,7 @@ def torchcodec(mode: str, size: int) -> Clip:
 
 
 def mmaction2(size: int) -> Clip:
-    """The transforms of mmaction2's recipes for decord, on one thread."""
+    """Return a function that applies the transforms of mmaction2's recipes for decord, on one thread."""
     from mmaction.datasets.transforms import CenterCrop, DecordDecode, DecordInit, Resize
 
     transforms = [DecordInit(num_threads=1), DecordDecode(), Resize((-1, size)), CenterCrop(size)]
@@ -78,17 +78,17 @@ CLIPS: dict[str, Callable[[int], Clip]] = {
     "torchcodec approximate": lambda size: torchcodec("approximate", size),
     "mmaction2": mmaction2,
 }
-"""Peer -> how it makes a clip of this size."""
+"""For each peer, a function of the size that returns its `Clip`."""
 
 
 def decode(clip: Clip, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """For each ``[path, indices]``: CPU milliseconds of all threads of this process, and what the frames look like."""
+    """Yield the CPU time (ms) of all threads of this process, and thumbnails, for each line ``[path, indices]``."""
     for line in lines:
         path, indices = json.loads(line)
         begun = time.process_time()
         try:
             frames = clip(path, indices)
-        except Exception as error:  # a decoder that refuses a file is a finding
+        except Exception as error:  # a refused file is a result
             yield {"error": str(error)[:200] or type(error).__name__}
             continue
         ms = 1000 * (time.process_time() - begun)
@@ -106,13 +106,13 @@ class Clips:
         return len(self._samples)
 
     def __getitem__(self, number: int) -> np.ndarray:
-        if self._clip is None:  # in the worker: a decoder does not cross a process
+        if self._clip is None:  # in the worker, because a decoder cannot be pickled
             self._clip = CLIPS[self._peer](self._size)
         return self._clip(*self._samples[number])
 
 
 def loader(peer: str, size: int, samples: str, batch_size: int, cores: int) -> Iterator[int]:
-    """The sizes of a DataLoader's batches; ``samples`` is a JSON file."""
+    """Yield the size of each of a DataLoader's batches; ``samples`` is a JSON file."""
     from torch.utils.data import DataLoader
 
     with open(samples) as file:
@@ -124,10 +124,10 @@ def loader(peer: str, size: int, samples: str, batch_size: int, cores: int) -> I
 
 
 def tsm(depth: int, num_frames: int) -> Any:
-    """mmaction2's TSM with 174 classes, random weights: [B, T, 3, H, W] -> [B, 174]."""
+    """Return mmaction2's TSM with 174 classes and random weights, which maps [B, T, 3, H, W] to [B, 174]."""
     name = "mmaction.models.localizers.drn"
     if importlib.util.find_spec("mmaction") and not _has_drn():
-        # mmaction2 1.2.0 imports this package and does not ship it. Nothing of TSM is in there.
+        # mmaction2 1.2.0 imports this package but does not contain it. TSM does not need it.
         sys.modules[name] = ModuleType(name)
         sys.modules[f"{name}.drn"] = inner = ModuleType(f"{name}.drn")
         inner.DRN = type("DRN", (), {})  # type: ignore[attr-defined]
@@ -172,7 +172,7 @@ def model(
     threads: int,
     lines: Iterable[str],
 ) -> Iterator[bool]:
-    """One step of training (SGD with momentum) or of inference in float32 for each line."""
+    """Run one step of training (SGD with momentum) or inference in float32 for each line, and yield True after it."""
     import torch
 
     torch.set_num_threads(threads)
@@ -197,7 +197,7 @@ def model(
 
 
 def main(peer: str, task: str, settings: dict[str, Any]) -> None:
-    """Answer on the standard output as it was; what the peer prints goes to the standard error."""
+    """Write the answers to the standard output; what the peer itself prints goes to the standard error."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     package = peer.split()[0]
@@ -208,7 +208,7 @@ def main(peer: str, task: str, settings: dict[str, Any]) -> None:
         if task == "model":
             tsm(settings["depth"], settings["num_frames"])
         print(json.dumps({"peer": f"{package} {version(package)}"}), file=answers)
-    except Exception as error:  # whatever stands in the way of a package of others
+    except Exception as error:  # the package may fail in any way
         print(json.dumps({"missing": f"{type(error).__name__}: {error}"[:300]}), file=answers)
         return
     found: Iterable[Any]

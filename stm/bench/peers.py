@@ -1,7 +1,7 @@
-"""Real peers beside ours: torchcodec and mmaction2, each in a process of an environment that has it.
+"""Measure torchcodec and mmaction2 beside stm, each in a process of an environment in which it is installed.
 
-``--peers PYTHON`` names that environment's interpreter; stm need not be installed there. How to make one is in
-docs/benchmarks.md.
+``--peers PYTHON`` names that environment's interpreter; stm need not be installed there. docs/benchmarks.md tells how
+to create one.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ logger = get_logger(__name__)
 
 DECODERS = tuple(peer_process.CLIPS)
 TSM = "mmaction2"
-"""The peer whose TSM is measured beside ours."""
+"""The peer with a TSM."""
 PATIENCE_S = 120.0
-"""How long a peer may take to start, or to answer."""
+"""Seconds that a peer may take to start, or to answer."""
 
 
 class PeerError(UserError):
-    """A peer that ended, or does not answer."""
+    """A peer is not available, has ended, or does not answer."""
 
 
 class Peer:
-    """A running one; ``with`` ends it. ``name`` has its version."""
+    """A running peer, which ``with`` ends. ``name`` includes its version."""
 
     def __init__(self, python: str, peer: str, task: str, **settings: Any) -> None:
-        """Raises ``PeerError`` where the peer cannot be had there."""
+        """Start the peer. Raises ``PeerError`` if it is not available in this environment."""
         self._words = [python, peer_process.__file__, peer, task, json.dumps(settings)]
         self._start()
 
     def _start(self) -> None:
         self._received = b""
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  it is read when the process has ended
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  it is read after the process has ended
         try:
             self._process = subprocess.Popen(
                 self._words,
-                # The folder of this script would be searched first: stm/bench has modules of common names.
+                # Otherwise Python would search the script's folder first, and stm/bench has modules with common names.
                 env={**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": "", "OMP_NUM_THREADS": "1"},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -66,16 +66,16 @@ class Peer:
         self.name = first["peer"]
 
     def ask(self, question: Any = None) -> Any:
-        """Its answer. Raises ``PeerError`` where it ends or hangs; the next question then finds it started anew."""
+        """Return its answer. Raises ``PeerError`` if it ends or hangs; the next question then restarts it."""
         assert self._process.stdin is not None
         if self._process.poll() is not None:
             self._start()
-        with suppress(BrokenPipeError):  # then there is no answer, which is told
+        with suppress(BrokenPipeError):  # `read` raises then
             self._process.stdin.write(json.dumps(question).encode() + b"\n")
         return self.read()
 
     def read(self) -> Any:
-        """The next line."""
+        """Return the next line, parsed as JSON. Raises ``PeerError``."""
         assert self._process.stdout is not None
         while b"\n" not in self._received:
             ready, _, _ = select.select([self._process.stdout], [], [], PATIENCE_S)
@@ -103,9 +103,9 @@ class Peer:
 def start(
     python: str, peers: tuple[str, ...], task: str, stack: ExitStack, **settings: Any
 ) -> dict[str, Peer]:
-    """Those of ``peers`` that this interpreter has, each running; what is missing is logged.
+    """Start those of ``peers`` that this interpreter has, and return them by name; log the missing ones.
 
-    Raises ``UserError`` where it has none of them.
+    Raises ``UserError`` if it has none of them.
     """
     found, missing = {}, {}
     for peer in peers:
@@ -116,7 +116,7 @@ def start(
     if not found:
         raise UserError(
             "\n".join(
-                [f"--peers {python}: none of {', '.join(peers)} can be had there"]
+                [f"--peers {python}: none of {', '.join(peers)} is available there"]
                 + [f"  {peer}: {why}" for peer, why in missing.items()]
             )
         )
@@ -134,7 +134,7 @@ def through_loader(
     batch_size: int,
     cores: int,
 ) -> Iterator[int]:
-    """Batches of the peer's clips from a DataLoader with ``cores`` workers; yields their sizes."""
+    """Decode in the peer, in a DataLoader with ``cores`` workers; yield the size of each batch."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "samples.json"
         path.write_text(json.dumps(samples))

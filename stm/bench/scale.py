@@ -1,9 +1,8 @@
-"""How many ranks the data stream can feed: its real graph, with arrays that are there already in place of decoding.
+"""Measure how many ranks the data stream can feed, with its real graph but ready arrays instead of decoding.
 
-What is left is the cost of everything that is not decoding: the plan, the executor that deals blocks out, the tasks
-that put clips together, the iterators of the ranks, and Ray itself. Ranks are plain iterators in a few processes; each
-drains its share as fast as it comes. CPU time of whole processes counts, on the Ray of this machine that the bench has
-started.
+The result is the cost of everything except decoding: the plan, the executor that distributes blocks, the tasks that
+assemble clips, the iterators of the ranks, and Ray itself. Ranks are iterators in a few processes, and read as fast as
+they can. The CPU time is that of all processes of the Ray that the benchmark has started on this machine.
 """
 
 from __future__ import annotations
@@ -31,30 +30,30 @@ from stm.plural import counted
 logger = get_logger(__name__)
 
 RANKS_PER_PROCESS = 32
-"""More threads in one would wait for each other."""
+"""More threads in one process would wait for each other."""
 
 NUM_VIDEOS = 100_000
 
 STILL_S = 300.0
-"""A round of blocks for 256 ranks takes 15 s on two cores."""
+"""Seconds without a step that count as a failure; a round of blocks for 256 ranks takes 15 s on two cores."""
 
 PARTS = {
     "ray::SplitCoordinator": "coordinators",
     "ray::ReadSamplePlan": "plan",
     "ray::_Ranks": "iterators",
     "ray::MapBatches(decode_shares)": "tasks",
-    "ray::IDLE": "tasks",  # between two
+    "ray::IDLE": "tasks",  # between two tasks
 }
-"""How the title of a process begins -> the part that it is; all other processes are Ray's own."""
+"""The part of each process, by the first words of its title; all other processes are Ray's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What is asked of the stream."""
+    """What the stream must deliver."""
 
     ranks: int
     clips: int
-    """Of each rank in a step."""
+    """Clips of each rank in a step."""
     streams: int = 1
 
 
@@ -69,7 +68,7 @@ def ready_views(
     fps: float = 0.0,
     sampling_number: int = 0,
 ) -> tuple[np.ndarray, int]:
-    """In the place of ``stm.data.stream.clips.load_views``: uint8 [V, T, size, size, 3] of zeros, always the same."""
+    """Replace ``stm.data.stream.clips.load_views``; return zeros, uint8 [V, T, size, size, 3], and the label."""
     del path, num_frames, width, height, seed, fps, sampling_number
     return _zeros(spec.num_crops, spec.num_segments, spec.size), label
 
@@ -80,7 +79,7 @@ def _zeros(num_views: int, num_frames: int, size: int) -> np.ndarray:
 
 
 def made_up_videos(count: int) -> Any:
-    """A table as ``stm.data.stream.graph.put_videos`` has it, of videos that nobody opens."""
+    """Return a table like that of ``stm.data.stream.graph.put_videos``, of videos that are never opened."""
     import pyarrow as pa
 
     names = [f"class_{i % 400:03d}/video_{i:08d}" for i in range(count)]
@@ -98,7 +97,7 @@ def made_up_videos(count: int) -> Any:
 
 
 class _Ranks:
-    """Actor: iterators of some ranks, a thread each, that drain their shares and count them."""
+    """An actor with the iterators of some ranks, each in a thread, which read their batches and count them."""
 
     def __init__(self, shards: Sequence[Any], prefetch_batches: int) -> None:
         self._steps = [0] * len(shards)
@@ -112,26 +111,24 @@ class _Ranks:
         try:
             for batch in iterate(shard, prefetch_batches):
                 self._steps[rank] += int((batch.videos >= 0).any())
-        except (
-            Exception
-        ) as error:  # told by `steps`, whose caller waits for counts that do not come
+        except Exception as error:  # `steps` raises it, since no more counts will come
             self._failures.append(f"{type(error).__name__}: {error}")
 
     def steps(self) -> list[int]:
-        """Batches that each rank has had."""
+        """Return the number of batches of each rank."""
         if self._failures:
-            raise RuntimeError(f"a rank has lost its stream: {self._failures[0]}")
+            raise RuntimeError(f"the stream of a rank failed: {self._failures[0]}")
         return list(self._steps)
 
 
 def measure(
     loads: Sequence[Load], *, num_segments: int, size: int, seconds: float, rounds: int
 ) -> dict[str, Any]:
-    """CPU milliseconds a clip of each part, clips/s and blocks/s; medians over the rounds.
+    """Return the CPU milliseconds per clip of each part, clips/s and blocks/s, as medians over the rounds.
 
-    The loads take turns, and each is measured for ``seconds`` and until all ranks have had as many steps, after every
-    rank has had its first block of full size. ``spread`` is the least and the most of ``ms_per_clip``. A stream that
-    gives no rank a step for `STILL_S` is a ``RuntimeError``.
+    The loads take turns. Each is measured after every rank has had its first block of full size, for ``seconds`` and
+    until all ranks have had the same number of steps. ``spread`` is the smallest and largest ``ms_per_clip``. Raises
+    ``RuntimeError`` if a stream yields no step for `STILL_S`.
     """
     import ray
 
@@ -154,7 +151,7 @@ def measure(
         logger.info(
             f"  round {number + 1} of {rounds}: {load.ranks} ranks x {load.clips} clips, "
             f"{counted(load.streams, 'stream')}: "
-            f"{one['ms_per_clip']:.3f} ms of CPU a clip, {one['clips_per_s']:.0f} clips/s"
+            f"{one['ms_per_clip']:.3f} ms of CPU per clip, {one['clips_per_s']:.0f} clips/s"
         )
     return {
         "num_frames": num_segments,
@@ -200,7 +197,7 @@ def _once(spec: StreamSpec, load: Load, seconds: float) -> dict[str, Any]:
     ]
 
     def next_round(known: int) -> int:
-        """Steps that the slowest rank has had, once they are more than were known: a round of blocks has come."""
+        """Wait for the next round of blocks; return the steps of the slowest rank when they exceed ``known``."""
         until = time.perf_counter() + STILL_S
         while True:
             steps = min(
@@ -210,19 +207,19 @@ def _once(spec: StreamSpec, load: Load, seconds: float) -> dict[str, Any]:
                 return steps
             if time.perf_counter() > until:
                 raise RuntimeError(
-                    f"a stream for {load.ranks} ranks x {load.clips} clips gave no step for {STILL_S:.0f} s"
+                    f"a stream for {load.ranks} ranks x {load.clips} clips yielded no step for {STILL_S:.0f} s"
                 )
             time.sleep(0.1)
 
     try:
-        first = next_round(spec.steps_per_block(load.ranks))  # blocks have grown to their size
+        first = next_round(spec.steps_per_block(load.ranks))  # blocks have reached their full size
         before, begun = cpu_seconds(), time.perf_counter()
         time.sleep(seconds)
         steps = load.ranks * (next_round(first) - first)
         after, took = cpu_seconds(), time.perf_counter() - begun
     finally:
         coordinators = {shard._coord_actor for shard in shards}
-        # Not killed alone: what an executor has asked Ray for is its own until it gives it back.
+        # Shut down before they are killed, because only this returns the executor's resources to Ray.
         ray.get([each.shutdown_executor.remote() for each in coordinators], timeout=60)
         for actor in [*readers, *coordinators]:
             ray.kill(actor)
@@ -240,14 +237,14 @@ def _once(spec: StreamSpec, load: Load, seconds: float) -> dict[str, Any]:
 
 
 def cpu_seconds(root: int | None = None) -> dict[str, float]:
-    """CPU seconds so far, by part, of all processes below one (None is this one): of the Ray that it has started."""
+    """Return the CPU seconds so far, by part, of all descendants of the process ``root`` (None: this one)."""
     import psutil
 
     spent: dict[str, float] = defaultdict(float)
     for process in psutil.Process(root).children(recursive=True):
         try:
             title, times = " ".join(process.cmdline()), process.cpu_times()
-        except psutil.Error:  # it has ended since
+        except psutil.Error:  # it has ended
             continue
         part = next(
             (part for begin, part in PARTS.items() if title.startswith(begin)), "Ray itself"

@@ -1,4 +1,4 @@
-"""What one step of a network is, in training and in each form of inference."""
+"""One step of a network, in training and in each form of inference."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 def make_step(
     mode: str, model: nn.Module, clips: Tensor, precision: str, compiled: bool = False
 ) -> tuple[Callable[[], Any], int]:
-    """What one step in this mode is, and the bytes that stay allocated between two."""
+    """Return a function that runs one step in this mode, and the bytes that stay allocated between steps."""
     dtype = PRECISIONS[precision]
     autocast = Autocast(clips.device.type, None if dtype == torch.float32 else dtype)
     if mode == "train":
@@ -67,7 +67,7 @@ def _inference(
 def _folded(
     model: nn.Module, clips: Tensor, autocast: Autocast, compiled: bool
 ) -> tuple[Callable[[], Any], int]:
-    # Weights in the type of the arithmetic: nothing is converted on the way.
+    # The weights get the type of the arithmetic, so that nothing is converted in a step.
     dtype = autocast.dtype or torch.float32
     return _inference(
         model.to(dtype), clips.to(dtype), Autocast(autocast.device_type, None), compiled
@@ -83,5 +83,5 @@ def _compiled(model: nn.Module, compiled: bool) -> Callable[[Tensor], Tensor]:
 
 
 def bytes_of(model: nn.Module) -> int:
-    """Of its weights and statistics."""
+    """Return the size of its weights and statistics in bytes."""
     return sum(tensor.nbytes for tensor in model.state_dict().values())

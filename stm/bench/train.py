@@ -1,9 +1,9 @@
-"""How fast training goes when clips must be decoded, against the same step fed with clips that are there already.
+"""Compare the rate of training with clips from the data stream and with clips that are already decoded.
 
-    ready     one batch, decoded before, again and again: what the network and the optimizer take
-    stream    the Ray Data stream of a training, on the connected cluster
+    ready     one batch, decoded before and repeated: the cost of the network and the optimizer
+    stream    a training's Ray Data stream, on the connected cluster
 
-Both feed the very step that a worker of ``stm train`` takes (``stm.train.replica``), in turns, on one device.
+Both use the step of a worker of ``stm train`` (``stm.train.replica``), in turns, on one device.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from stm.train.replica import Replica
 logger = get_logger(__name__)
 
 LEARNING_RATE = 1e-4
-"""Of the steps that are timed; what they learn is thrown away."""
+"""Learning rate of the measured steps, whose result is not used."""
 
 
 def measure(
@@ -42,9 +42,9 @@ def measure(
     repetitions: int,
     threads: int | None = None,
 ) -> dict[str, Any]:
-    """Clips a second of one worker; medians over the repetitions, with the least and the most.
+    """Measure clips per second of one worker; return medians of the repetitions, with the smallest and largest value.
 
-    The first step of each run is not counted: a run starts when its first batch has been trained on.
+    The first step of each run is not counted.
 
     Returns ``clips_per_s`` and ``spread`` for `ready` and `stream`, ``stream_to_ready`` (median of the rounds' ratios)
     and ``wait_share``, the part of the stream's time that the step waited for clips.
@@ -88,7 +88,7 @@ def measure(
 
 
 def _ready_batch(manifest: Manifest, config: Config) -> ClipBatch:
-    """The first batch of the plan, decoded here."""
+    """Decode and return the first batch of the plan."""
     spec = ClipSpec.training(
         config.data, flip=manifest.flip, flip_map=manifest.flip_map, classes=manifest.classes
     )
@@ -106,7 +106,7 @@ def _ready_batch(manifest: Manifest, config: Config) -> ClipBatch:
 
 
 def _come_to_rest(patience_s: float = 30.0) -> None:
-    """Wait until the stream of the round before decodes no more: it fills its buffers, then stops."""
+    """Wait until the stream of the previous round has filled its buffers and stops decoding."""
     import ray
 
     cpus, deadline = ray.cluster_resources().get("CPU", 0), time.monotonic() + patience_s
@@ -115,7 +115,7 @@ def _come_to_rest(patience_s: float = 30.0) -> None:
 
 
 def _stream(manifest: Manifest, config: Config, num_batches: int) -> Iterator[ClipBatch]:
-    """Full batches of the training stream, and no more of them than asked for."""
+    """Yield ``num_batches`` full batches of the training stream."""
     batch_size = config.optim.batch_size
     spec = stream_spec(
         config,
@@ -135,7 +135,7 @@ def _stream(manifest: Manifest, config: Config, num_batches: int) -> Iterator[Cl
 def _run(
     replica: Replica, batches: Iterator[ClipBatch], device: torch.device
 ) -> tuple[float, float]:
-    """Clips a second after the first step, and the share of that time spent waiting for clips."""
+    """Return clips per second after the first step, and the share of that time spent waiting for clips."""
     replica.step(next(batches), LEARNING_RATE, seed=0)
     _finish(device)
     clips, waited, clock = 0, 0.0, StepClock(device)

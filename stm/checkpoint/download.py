@@ -1,9 +1,9 @@
-"""Files from the web, kept in a folder: continued where a connection was cut, checked, and there whole or not at all.
+"""Download files into a folder, whole or not at all: interrupted downloads are continued, and files are checked.
 
     download("https://host/resnet50-0676ba61.pth", "/cache", name="resnet50-0676ba61.pth", digest="0676ba61")
 
-A file that has a digest is asked for once. Any other is asked for again each time, and fetched again only where the
-server says that it has changed (ETag, Last-Modified).
+A file with a digest is requested once. For any other file the server is asked each time, and the file is downloaded
+again only if it has changed (ETag, Last-Modified).
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ from stm.ticker import Ticker
 logger = get_logger(__name__)
 
 TIMEOUT_S = 20.0
-"""A server that is silent for so long counts as gone."""
+"""Seconds of silence after which a connection counts as broken."""
 TRIES = 5
-"""How often a download is continued without a byte more."""
+"""Number of attempts in a row that may bring no new byte."""
 _BLOCK_BYTES = 2**18
 _PARTIAL = ".partial-"
 
 
 class DownloadFailed(UserError):
-    """It did not come, for the reason that is said."""
+    """A download failed, for the reason in the message."""
 
 
 def download(url: str, folder: Path, *, name: str, digest: str | None = None) -> Path:
-    """The file at an http(s) URL, in ``folder``.
+    """Download an http(s) URL into ``folder``, unless it is there already, and return its path.
 
     Args:
-        url: may have a user and a password.
-        folder: is made.
-        name: what the file is called; without a ``digest`` the version at the server is put before it.
-        digest: how its sha256 (hex) begins.
+        url: it may contain a user and a password.
+        folder: it is created if it is missing.
+        name: of the file; without a ``digest``, the server's version is put before it.
+        digest: first hex digits of its sha256.
 
     Raises:
-        DownloadFailed: (a UserError) the server does not answer, has no such file, or sends another than
-            ``digest`` says.
+        DownloadFailed: (a UserError) the server does not answer, has no such file, or sends one that does not match
+            ``digest``.
         UserError: the folder cannot be written.
     """
     if digest is not None and (kept := folder / name).is_file():
@@ -82,9 +82,9 @@ def _fetched(url: str, folder: Path, name: str, digest: str | None) -> Path:
         return target
     partial = folder / f"{_PARTIAL}{target.name}"
     with _alone(partial, target) as file:
-        if file is None:  # another process was quicker
+        if file is None:  # another process has downloaded it
             return target
-        if digest is None and not version:  # nobody knows what it is the beginning of
+        if digest is None and not version:  # the version of the partial file is unknown
             file.truncate(0)
         begun = file.seek(0, os.SEEK_END)
         _receive(url, file, target)
@@ -113,7 +113,7 @@ def _fetched(url: str, folder: Path, name: str, digest: str | None) -> Path:
 
 
 def _version(url: str) -> str:
-    """A word for what the server has at the URL now; "" where it does not say."""
+    """Return a short hash of the server's ETag or Last-Modified for the URL, or "" if it sends neither."""
     for last in (False, True):
         try:
             with _open(url, {}) as answer:
@@ -132,11 +132,11 @@ def _short(text: str) -> str:
 
 @contextlib.contextmanager
 def _alone(partial: Path, target: Path) -> Iterator[IO[bytes] | None]:
-    """The partial file, which no other process writes meanwhile; None where another has made ``target`` of it."""
+    """Yield the locked partial file, or None if another process has completed ``target`` meanwhile."""
     before = _identity(target)
     while True:
         with open(partial, "ab") as file:
-            with contextlib.suppress(OSError):  # a disk without locks: two may fetch, and one wins
+            with contextlib.suppress(OSError):  # without locks, both may download and one wins
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
@@ -164,7 +164,7 @@ def _identity(path: Path) -> int | None:
 
 
 def _receive(url: str, file: IO[bytes], target: Path) -> None:
-    """Append what is missing. Raises `DownloadFailed`; ``OSError`` where the disk refuses."""
+    """Append the missing part. Raises `DownloadFailed`, or ``OSError`` from the disk."""
     tries, total = 0, None
     told = False
     while True:
@@ -179,7 +179,7 @@ def _receive(url: str, file: IO[bytes], target: Path) -> None:
                         raise _Passing(
                             "the server sends a different part of the file than was requested"
                         )
-                    done = file.truncate(0)  # it does not continue: from the start
+                    done = file.truncate(0)  # the server does not continue: start again
                 length = answer.headers.get("Content-Length")
                 total = None if length is None else done + int(length)
                 if not told:
@@ -211,7 +211,7 @@ def _receive(url: str, file: IO[bytes], target: Path) -> None:
 
 
 def _copy(answer: Any, file: IO[bytes], total: int | None, name: str) -> int:
-    """Write the rest of an answer; the size of the file then."""
+    """Write the rest of an answer; return the size of the file in bytes."""
     tick = Ticker(f"MB of {name}")
     size = file.tell()
     while True:
@@ -228,22 +228,22 @@ def _copy(answer: Any, file: IO[bytes], total: int | None, name: str) -> int:
 
 
 class _Passing(Exception):
-    """Trying again may help."""
+    """An error that may pass."""
 
 
 class _Full(Exception):
-    """The server has no more than what is there."""
+    """The server has no bytes beyond those in the partial file."""
 
 
 def _open(url: str, headers: dict[str, str]) -> Any:
-    """The answer to a GET, its body not read. Raises `DownloadFailed`, `_Passing` or `_Full`."""
+    """Send a GET and return the answer, whose body is not read yet. Raises `DownloadFailed`, `_Passing` or `_Full`."""
     parts = urllib.parse.urlsplit(url)
     user, _, host = parts.netloc.rpartition("@")
     request = urllib.request.Request(
         urllib.parse.urlunsplit(parts._replace(netloc=host)),
         headers={"User-Agent": "stm", **headers},
     )
-    if user:  # not to where a redirect leads
+    if user:  # not sent to the target of a redirect
         secret = base64.b64encode(urllib.parse.unquote(user).encode()).decode()
         request.add_unredirected_header("Authorization", f"Basic {secret}")
     try:

@@ -1,19 +1,19 @@
-"""What a checkpoint contains: everything a run needs to continue exactly. A checkpoint is a folder or its URL.
+"""The format of a checkpoint: a folder, or its URL, with everything that a run needs to continue exactly.
 
-    model.safetensors   the weights that are evaluated and shipped (the moving average, where one is kept)
-    state.pt            optimizer, gradient scaler, and the weights in training where they are other ones
-    history.json        the steps since the checkpoint before, for the record
-    meta.json           what the network is and where training stood; written last
-    validation.json     what a validation beside training found later
-    plugin.py           the source of the network's blocks, where they are the user's own (never run unasked)
+    model.safetensors   the weights for evaluation (the moving average, if there is one)
+    state.pt            optimizer, gradient scaler, and the trained weights if those above are an average
+    history.json        the steps since the previous checkpoint, for the record
+    meta.json           the network and the position of training; written last
+    validation.json     the metrics of a later validation beside training
+    plugin.py           the source of the network's blocks, if they are a plugin (never run without permission)
 
-``meta.json`` alone says what the network is (config, classes) and where training stood (position), so evaluation and
-prediction need nothing but the checkpoint's path. Nothing in it is pickled: weights are safetensors, the optimizer's
-state loads with ``weights_only=True``.
+``meta.json`` describes the network (config, classes) and the position of training, so evaluation and prediction need
+only the checkpoint's path. Reading runs no pickled code: weights are safetensors, and the optimizer's state loads with
+``weights_only=True``.
 
-A checkpoint knows whether it is whole: ``meta.json`` has the size and the checksum of every other file and one of
-itself, ``validation.json`` one of itself, and whoever reads a file compares. Those that older versions wrote have
-none of it and are read as they are.
+Damage is detected: ``meta.json`` contains the size and checksum of every other file and its own checksum,
+``validation.json`` its own checksum, and every read compares them. Checkpoints of older versions have no checksums and
+are read without a check.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ logger = get_logger(__name__)
 
 
 class Damaged(UserError):
-    """A file of a checkpoint is not what was written."""
+    """A file of a checkpoint is missing, or has changed since it was written."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Meta:
-    """What ``meta.json`` holds."""
+    """The content of ``meta.json``."""
 
     config: dict[str, Any]
     classes: list[str]
@@ -59,28 +59,28 @@ class Meta:
     step: int
     """Optimizer steps taken."""
     fingerprint: str
-    """Of the training manifest; another manifest has another order."""
+    """Fingerprint of the training manifest, which determines the order of samples."""
     dataset: str = ""
     class_counts: list[int] | None = None
-    """Videos of each class that were trained on; None where an older version wrote it."""
+    """Training videos of each class; None in checkpoints of older versions."""
     class_weights: list[float] | None = None
-    """Of the loss, where it has some."""
+    """Weights of the classes in the loss; None if it has none."""
     world_size: int = 1
     metrics: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     mlflow_run_id: str | None = None
     val_fingerprint: str = ""
-    """Of the manifest that the run is validated on at this point, as it was read; "" without one, or unknown."""
+    """Fingerprint of the validation manifest at this point; "" if there is none, or it is unknown."""
     val_dataset: str = ""
-    """That manifest's data set."""
+    """Data set of the validation manifest."""
     awaits_validation: bool = False
-    """Its validation runs elsewhere (``stm.train.async_validation``), and its result is not there yet."""
+    """Whether its validation, beside training (``stm.train.async_validation``), has no result yet."""
     started_from: dict[str, Any] | None = None
-    """The weights that the run began with: source, sha256, summary, ...; None for random ones."""
+    """Initial weights of the run: source, sha256, summary, ...; None if they were random."""
     plugin: dict[str, str] | None = None
-    """name and digest of the plugin that its blocks come from; the source is ``plugin.py``."""
+    """``name`` and ``digest`` of the plugin with its blocks; the source is ``plugin.py``."""
     files: dict[str, list[Any]] = field(default_factory=dict)
-    """File -> [bytes, checksum], of all others that were written with it; empty where an older version wrote it."""
+    """Size in bytes and checksum of each other file, by name; empty in checkpoints of older versions."""
 
     def to_json(self) -> str:
         return sealed(
@@ -93,7 +93,7 @@ class Meta:
 
     @classmethod
     def from_json(cls, text: str) -> Meta:
-        """Raises ``ValueError`` where the text is damaged, ``TypeError`` or ``KeyError`` where it is something else."""
+        """Invert `to_json`. Raises ``ValueError`` for damaged text, ``TypeError`` or ``KeyError`` for other content."""
         values = unsealed(text)
         if "files" in values and _CHECKSUM not in text:
             raise ValueError("its own checksum is missing")
@@ -108,12 +108,15 @@ def write(
     history: list[dict[str, Any]] | None = None,
     plugin: Plugin | None = None,
 ) -> None:
-    """Write a checkpoint into ``directory``; ``meta.json`` comes last, so a directory without it is not one."""
+    """Write a checkpoint into ``directory``; ``meta.json`` is last, so a directory without it is not a checkpoint.
+
+    Raises ``OSError``, such as for a full disk.
+    """
     import torch
     from safetensors.torch import save
 
     def keep(name: str, content: bytes | memoryview) -> None:
-        # Of what is to be written, not of what a disk made of it. A full disk is an OSError here.
+        # The checksum is of the content in memory, so that it also detects errors of the disk.
         files[name] = [len(content), _checksum(content)]
         (directory / name).write_bytes(content)
 
@@ -130,8 +133,11 @@ def write(
 
 
 def read_meta(directory: str | Path) -> Meta:
-    """The meta of a checkpoint, with the validation that came after it; ``UserError`` where there is none, `Damaged`
-    where it is not what was written. A validation that is damaged does not count."""
+    """Return the meta of a checkpoint, with the metrics of a later validation.
+
+    A damaged validation is ignored with a warning. Raises ``UserError`` if there is no checkpoint, or it is of another
+    version, and `Damaged` if ``meta.json`` is damaged.
+    """
     try:
         meta = Meta.from_json(read_file(directory, META).decode())
     except FileNotFoundError:
@@ -159,7 +165,7 @@ def read_meta(directory: str | Path) -> Meta:
 
 
 def read_weights(directory: str | Path) -> dict[str, torch.Tensor]:
-    """The model's state dict, on the CPU."""
+    """Return the model's state dict, on the CPU. Raises `Damaged` if it is missing or damaged."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -170,8 +176,10 @@ def read_weights(directory: str | Path) -> dict[str, torch.Tensor]:
 
 
 def read_state(directory: str | Path) -> dict[str, Any]:
-    """What ``write`` was given as ``state``, on the CPU. Raises ``UserError`` where it holds more than tensors and
-    plain values: that would be code, and is not run."""
+    """Return the ``state`` that was given to ``write``, on the CPU.
+
+    Raises `Damaged` if it is damaged, or contains anything but tensors and plain values, which could be code.
+    """
     import torch
 
     try:
@@ -179,14 +187,14 @@ def read_state(directory: str | Path) -> dict[str, Any]:
         return torch.load(content, map_location="cpu", weights_only=True)
     except UserError:
         raise
-    except Exception as error:  # a cut file fails in as many ways as it has parts
+    except Exception as error:  # a truncated file raises many kinds of errors
         raise Damaged(
-            f"{directory}/{STATE} is damaged, or holds Python objects beside tensors, which are never run here"
+            f"{directory}/{STATE} is damaged, or contains Python objects other than tensors, which are never run here"
         ) from error
 
 
 def read_history(directory: str | Path) -> list[dict[str, Any]]:
-    """The steps that a checkpoint brought with it."""
+    """Return the steps since the previous checkpoint. Raises `Damaged`."""
     try:
         return json.loads(read_file(directory, HISTORY))
     except FileNotFoundError as error:
@@ -200,8 +208,10 @@ def read_history(directory: str | Path) -> list[dict[str, Any]]:
 
 
 def read_file(directory: str | Path, name: str) -> bytes:
-    """One of a checkpoint's files; raises as ``stm.storage.read_bytes``, and `Damaged` where it is another than was
-    written."""
+    """Return the content of one of a checkpoint's files.
+
+    Raises the errors of ``stm.storage.read_bytes``, and `Damaged` if the file has changed since it was written.
+    """
     content = read_bytes(join(str(directory), name))
     if name not in (META, VALIDATION):
         size_bytes, checksum = read_meta(directory).files.get(name, (None, None))
@@ -215,9 +225,9 @@ def read_file(directory: str | Path, name: str) -> bytes:
 
 
 def check_whole(directory: str, meta: Meta) -> None:
-    """Read every file that a run needs to go on; raises `Damaged` for the first that is not what was written.
+    """Read every file that a run needs to continue. Raises `Damaged` for the first that is missing or damaged.
 
-    Of a checkpoint of an older version, which has no checksums, the files must be readable.
+    A checkpoint of an older version has no checksums; its files must be readable.
     """
     for name in meta.files:
         try:
@@ -231,19 +241,19 @@ def check_whole(directory: str, meta: Meta) -> None:
 
 
 def sealed(values: dict[str, Any]) -> str:
-    """JSON with a checksum of itself."""
+    """Return values as JSON that contains its own checksum."""
     checksum = _checksum(json.dumps(values, indent=1).encode())
     return json.dumps({**values, _CHECKSUM: checksum}, indent=1)
 
 
 def unsealed(text: str) -> dict[str, Any]:
-    """What `sealed` was given. Raises ``ValueError`` where that is damaged; what has no checksum is taken as it is."""
+    """Invert `sealed`. Raises ``ValueError`` if the text is damaged; text without a checksum is not checked."""
     values = json.loads(text)
     if not isinstance(values, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     checksum = values.pop(_CHECKSUM, None)
     if checksum not in (None, _checksum(json.dumps(values, indent=1).encode())):
-        raise ValueError("it is not what was written, by its checksum")
+        raise ValueError("its checksum is wrong")
     return values
 
 
@@ -252,7 +262,7 @@ def _checksum(content: bytes | memoryview) -> str:
 
 
 def chosen_on(meta: Meta, fingerprint: str, dataset: str) -> str | None:
-    """Why a figure on the manifest of ``fingerprint`` is too high: the run's best checkpoint was chosen on it.
+    """Return why a figure on the manifest of ``fingerprint`` is too high: the best checkpoint was chosen on its videos.
 
     None if the best checkpoint was chosen on other videos, or not at all.
     """
@@ -274,23 +284,23 @@ def chosen_on(meta: Meta, fingerprint: str, dataset: str) -> str | None:
 
 
 def config_of(meta: Meta) -> Config:
-    """The config that a checkpoint was trained with."""
+    """Return the config that a checkpoint was trained with."""
     return Config.from_dict(meta.config)
 
 
 def network_arguments(meta: Meta, where: str) -> dict[str, Any]:
-    """All arguments of ``stm.model.build_model`` for the network of the checkpoint ``where``.
+    """Return all arguments of ``stm.model.build_model`` for the network of the checkpoint ``where``.
 
-    Raises ``UserError`` where its blocks come from a plugin that this process was not told to run.
+    Raises ``UserError`` if its blocks come from a plugin that this process was not told to run.
     """
     check_plugin(meta, where)
     return {**model_arguments(config_of(meta)), "num_classes": len(meta.classes)}
 
 
 def check_plugin(meta: Meta, where: str) -> None:
-    """Raise ``UserError`` where the checkpoint ``where`` needs a plugin that this process was not told to run.
+    """Raise ``UserError`` if the checkpoint ``where`` needs a plugin that this process was not told to run.
 
-    A driver asks before it starts workers.
+    A driver calls this before it starts workers.
     """
     if meta.plugin is not None:
         from stm.model import plugins
@@ -299,12 +309,12 @@ def check_plugin(meta: Meta, where: str) -> None:
 
 
 def model_arguments(config: Config) -> dict[str, Any]:
-    """The arguments of ``stm.model.build_model`` that come from the config (all but ``num_classes``)."""
+    """Return the arguments of ``stm.model.build_model`` from the config, which are all but ``num_classes``."""
     return config.model.build_arguments()
 
 
 def load_plugin(config: Config) -> Plugin | None:
-    """Run the plugin that the config names, if any, in this process."""
+    """Run the plugin that the config names, if any, in this process. Raises ``UserError``."""
     if config.model.plugin is None:
         return None
     from stm.model import plugins
@@ -316,9 +326,9 @@ def load_plugin(config: Config) -> Plugin | None:
 
 
 def check_model(config: Config) -> None:
-    """Raise ``UserError`` where no network can be built from the config, or a plugin's block does not run.
+    """Raise ``UserError`` if no network can be built from the config, or a plugin's block does not run.
 
-    Nothing is allocated, and neither Ray nor a GPU is needed: it takes a second, which is importing PyTorch.
+    Nothing is allocated, and neither Ray nor a GPU is needed.
     """
     from stm.model import check_settings
 

@@ -1,12 +1,12 @@
-"""One driver a run: a lease in the run directory says which process drives it, and is renewed while that lives.
+"""Allow only one driver for a run: a lease in the run directory names the driver, which renews it while it lives.
 
-    with hold("runs/first") as lease:    # UserError while another driver lives
-        lease.check()                    # UserError where another took it meanwhile
+    with hold("runs/first") as lease:    # raises UserError while another driver lives
+        lease.check()                    # raises UserError if another has taken the run
 
-``RUN/driver.json`` names the host, the process, when it took the run, and counts heartbeats. A second driver on
-the same machine looks whether that process lives. On another one, or in another container, it watches for `SILENT_S`
-whether heartbeats come: no clocks are compared. The lease of a dead driver is taken, and whoever held it finds that at
-its next heartbeat, and its workers at their next checkpoint.
+``RUN/driver.json`` contains the host, the process, the time when it took the run, and a count of heartbeats. A second
+driver on the same machine checks whether that process lives. On another machine, or in another container, it waits up
+to `SILENT_S` for a heartbeat; no clocks are compared. The lease of a dead driver is taken over. If its old holder still
+runs, it notices this at its next heartbeat, and its workers at their next checkpoint.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ logger = get_logger(__name__)
 NAME = "driver.json"
 BEAT_S = 5.0
 SILENT_S = 30.0
-"""A driver on another machine that shows no heartbeat for so long is taken for dead."""
+"""Seconds without a heartbeat after which a driver on another machine counts as dead."""
 
 _SETTLE_S = 0.2
 
 _held: set[str] = set()
-"""Tokens of this process: a lease of it that is none of these is left over from an outage, in which it ended."""
+"""Tokens in use by this process. A lease of this process with another token was left behind during an outage."""
 
 
 class Leased(UserError):
@@ -45,7 +45,7 @@ class Leased(UserError):
 
 
 class Lease:
-    """This driver's hold on the run in ``run_directory``; ``token`` names it to the run's workers."""
+    """The lease of this driver on the run in ``run_directory``; the run's workers check its ``token``."""
 
     def __init__(self, run_directory: str) -> None:
         self.token = uuid.uuid4().hex
@@ -56,7 +56,7 @@ class Lease:
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
 
     def take(self) -> None:
-        """Take the run, from a dead driver too. Raises `Leased` while another lives."""
+        """Take the run, also from a dead driver. Raises `Leased` while another lives."""
         _held.add(self.token)
         before = _read(self._run_directory)
         if before is not None and _drives(self._run_directory, before):
@@ -67,29 +67,25 @@ class Lease:
             self._write()
         except StorageError:
             raise
-        except (
-            OSError
-        ) as error:  # a full disk is told at each checkpoint, and there may be room again
+        except OSError as error:  # a full disk is also reported at each checkpoint
             logger.warning(
                 f"no lease in {self._run_directory} yet, so a second driver would not be noticed: {error}"
             )
-        time.sleep(
-            _SETTLE_S
-        )  # another that began at this moment sees whose lease it is, and so do we
+        time.sleep(_SETTLE_S)  # of drivers that start together, the last writer stays
         self.check()
         self._thread.start()
 
     def check(self) -> None:
-        """Raise `Leased` where another driver has taken the run."""
+        """Raise `Leased` if another driver has taken the run."""
         check(self._run_directory, self.token)
 
     def release(self) -> None:
-        """Give the run back, if it is still ours."""
+        """Remove the lease if it is still this driver's."""
         _held.discard(self.token)
         self._ended.set()
         if self._thread.ident is not None:
             self._thread.join()
-        # The lease of a process that is gone holds nobody up.
+        # If this fails, the lease names a dead process, and blocks nobody.
         with contextlib.suppress(OSError, Leased), at_once():
             self.check()
             remove_file(join(self._run_directory, NAME))
@@ -103,7 +99,7 @@ class Lease:
             except Leased as error:
                 logger.warning(f"{error} This one ends at its next checkpoint")
                 return
-            except OSError:  # a full disk, a store that is away: the next one may succeed
+            except OSError:  # a full disk, or no answer: the next beat may succeed
                 continue
 
     def _write(self) -> None:
@@ -121,10 +117,10 @@ class Lease:
 
 @contextlib.contextmanager
 def hold(run_directory: str) -> Iterator[Lease]:
-    """Drive the run in ``run_directory``, which must be there, and nobody else meanwhile.
+    """While the body runs, be the only driver of the run in ``run_directory``, which must exist.
 
-    Raises `Leased` while another driver lives, `StorageError` where the lease cannot be written; on a full
-    disk there is a warning instead.
+    Raises `Leased` while another driver lives, and `StorageError` if the store refuses the lease; a full disk causes
+    only a warning.
     """
     lease = Lease(run_directory)
     try:
@@ -135,22 +131,24 @@ def hold(run_directory: str) -> Iterator[Lease]:
 
 
 def check(run_directory: str, token: str) -> None:
-    """Raise `Leased` where another driver than that of ``token`` has taken the run. A lease that is gone or unreadable
-    is nobody's."""
+    """Raise `Leased` if a driver other than that of ``token`` has taken the run.
+
+    A missing or damaged lease belongs to nobody.
+    """
     found = _read(run_directory)
     if found is not None and found["token"] != token:
         raise _refusal(run_directory, found)
 
 
 def _drives(run_directory: str, lease: dict[str, Any]) -> bool:
-    """Whether the driver of a lease lives; watches for `SILENT_S` where only its heartbeats can tell."""
+    """Return whether the driver of a lease lives; on another machine, wait up to `SILENT_S` for a heartbeat."""
     living = lives(lease["process"])
     if living and lease["process"] == me():
         living = lease["token"] in _held
     if living is not None:
         return living
     logger.info(
-        f"{_where(lease)} drives this run, or did: waiting up to {SILENT_S:.0f} s for a sign of life"
+        f"{_where(lease)} drives this run, or did: waiting up to {SILENT_S:.0f} s for a heartbeat"
     )
     deadline = time.monotonic() + SILENT_S
     while time.monotonic() < deadline:
@@ -171,7 +169,7 @@ def _read(run_directory: str) -> dict[str, Any] | None:
         return None
     except UserError:
         raise
-    except (ValueError, AttributeError):  # damaged: nobody can be asked
+    except (ValueError, AttributeError):  # damaged: it names no driver
         return None
 
 

@@ -1,10 +1,10 @@
-"""From what a user names to a checkpoint: a checkpoint, a run directory, a URL, or a registered model.
+"""Find the checkpoint that a user names: a checkpoint, a run directory, a URL, or a registered model.
 
     locate("runs/first").directory              # "runs/first/checkpoint-00000120", the best by validation
     locate("runs/first", which="last").taken    # {"which": "last", "step": 160, "epoch": 8}
     locate("models:/ucf101@champion").label     # "models:/ucf101/3"
 
-A registered version is fetched once and kept under the id of its model, which never means another one:
+A registered version is downloaded once, and cached by the unique id of its model:
 ``~/.cache/stm/models/<model id>`` ($XDG_CACHE_HOME).
 """
 
@@ -31,10 +31,10 @@ logger = get_logger(__name__)
 WHICH = ("best", "last")
 CHAMPION = "champion"
 DATA = "data/checkpoint"
-"""Where a package keeps its checkpoint."""
+"""Folder of the checkpoint in a registered model."""
 PREFIX = "models:/"
 MODEL_ID = "stm.model_id"
-"""Tag of a version: the id of its model. MLflow's databases do not keep it."""
+"""Tag of a version with the id of its model, which MLflow's databases do not store."""
 
 _MLFLOW_ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -43,26 +43,26 @@ _MLFLOW_ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
 }
 _ASKING = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
-"""How long to ask whether a server is there: some 20 s, unless the user has set these. Files may take longer."""
+"""Limits, about 20 s, for the first request to a server, unless the user has set others. Files may take longer."""
 
 _URI = re.compile(r"models:/(?P<name>[^/:@]+)(?:@(?P<alias>[^/:@]+)|/(?P<version>\d+))")
 
 
 @dataclass(frozen=True)
 class Located:
-    """A checkpoint, wherever it was named."""
+    """A checkpoint that was found."""
 
     directory: str
     """Folder or URL that ``stm.checkpoint.format`` reads."""
     label: str
-    """What to call it in an answer: the folder, or ``models:/NAME/VERSION``."""
+    """Its name in results: the folder, or ``models:/NAME/VERSION``."""
     meta: Meta
     which: str
-    """Why this one: ``best`` or ``last`` of a run directory, or ``named`` itself."""
+    """``best`` or ``last`` of a run directory, or ``named`` if the user named the checkpoint itself."""
 
     @property
     def was_chosen(self) -> bool:
-        """Whether a validation singled it out: it is the best of its run, named so, or itself and not the last."""
+        """Whether a validation chose it: it is the best of its run, and, if it was named itself, not also the last."""
         if self.which != "named":
             return self.which == "best"
         run, _, _ = self.directory.rstrip("/").rpartition("/")
@@ -78,11 +78,11 @@ class Located:
 
 
 def locate(checkpoint: str, tracking: str | None = None, which: str = "best") -> Located:
-    """The checkpoint that a path, a run directory or ``models:/...`` means; a registered one is fetched.
+    """Find the checkpoint of a path, a run directory or ``models:/...``; a registered one is downloaded.
 
-    ``tracking`` is the server or database of a registered one, see `store_of`. Of a run directory it is the ``best`` by
-    validation (the last, where none is validated), or the ``last``. The log says which one was taken. Raises
-    ``UserError`` where there is none.
+    ``tracking`` is the server or database of a registered one (see `store_of`). ``which`` chooses in a run directory:
+    ``best`` by validation (the last, if none is validated), or ``last``. The choice is logged. Raises ``UserError`` if
+    there is none.
     """
     if not checkpoint.startswith(PREFIX):
         return find(checkpoint, which)
@@ -90,14 +90,14 @@ def locate(checkpoint: str, tracking: str | None = None, which: str = "best") ->
 
 
 def find(path: str, which: str = "best") -> Located:
-    """The checkpoint that a path or a run directory means, as `locate` finds it."""
+    """Find the checkpoint of a path or a run directory, as `locate` does."""
     if which not in WHICH:
         raise UserError(f"--which {which}: must be {' or '.join(WHICH)}")
     return _say(path, _in_storage(path, which), which)
 
 
 def resolve(path: str, which: str = "best") -> str:
-    """The folder or URL of the checkpoint that `find` finds."""
+    """Return the folder or URL of the checkpoint that `find` finds."""
     return find(path, which).directory
 
 
@@ -110,7 +110,7 @@ def _say(checkpoint: str, located: Located, which: str) -> Located:
 
 
 def described(meta: Meta) -> str:
-    """Where training stood, and its validation: ``step 120, epoch 6, validation top-1 72.0%``."""
+    """Describe the position of training and its validation: ``step 120, epoch 6, validation top-1 72.0%``."""
     epoch, offset = meta.position.epoch, meta.position.offset
     top1 = meta.metrics.get("val_top1")
     said = "not validated" if top1 is None else f"validation top-1 {top1:.1%}"
@@ -167,7 +167,7 @@ def _in_storage(path: str, which: str) -> Located:
 
 
 def store_of(tracking: str | None) -> str:
-    """The registry to use: the one given, else $MLFLOW_TRACKING_URI, else the database of ``runs`` in this folder."""
+    """Return the registry: the given one, else $MLFLOW_TRACKING_URI, else runs/mlflow.db. Raises ``UserError``."""
     given = tracking or os.environ.get("MLFLOW_TRACKING_URI")
     if given:
         return given
@@ -181,10 +181,9 @@ def store_of(tracking: str | None) -> str:
 
 
 def open_client(uri: str, create: bool = True) -> Any:
-    """An ``MlflowClient`` of a server or database that is there; ``UserError`` where it is not.
+    """Return an ``MlflowClient`` for a server or database. Raises ``UserError`` if it does not answer or exist.
 
-    ``create`` makes a database that is missing, in a folder that is there. No global of MLflow's is set: the caller's
-    own tracking stays as it is.
+    ``create`` creates a missing database in an existing folder. MLflow's global settings are not changed.
     """
     for key, value in _MLFLOW_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
@@ -202,7 +201,7 @@ def open_client(uri: str, create: bool = True) -> Any:
     try:
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
-    except Exception as error:  # every store fails in its own way
+    except Exception as error:  # each store raises its own errors
         raise UserError(
             f"--tracking {uri} does not answer: {_reason(error)}{proxy.named(uri)}"
         ) from error
@@ -212,7 +211,7 @@ def open_client(uri: str, create: bool = True) -> Any:
 
 
 def _reason(error: BaseException) -> str:
-    """The system's own word where a connection failed (`Connection refused`), else all that the store says."""
+    """Return the system's message for a failed connection (`Connection refused`), else the store's whole message."""
     innermost = error
     while inner := innermost.__cause__ or innermost.__context__:
         innermost = inner
@@ -222,7 +221,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _fetched(uri: str, location: str, label: str, model_id: str) -> str:
-    """The package's checkpoint in the cache; there whole or not at all."""
+    """Return the folder of a registered model's checkpoint in the cache; download it, whole or not at all."""
     import mlflow.artifacts
 
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stm" / "models"
@@ -237,14 +236,13 @@ def _fetched(uri: str, location: str, label: str, model_id: str) -> str:
                     tracking_uri=uri,
                     registry_uri=uri,
                 )
-                checkpoints.read_meta(folder)  # UserError where it is no package of ours
+                checkpoints.read_meta(folder)  # UserError if stm did not register it
                 try:
                     os.replace(folder, target)
                 except OSError:
-                    if not (
-                        target / checkpoints.META
-                    ).exists():  # another process was quicker, or not
+                    # Another process may have downloaded it.
+                    if not (target / checkpoints.META).exists():
                         raise
         except OSError as error:
-            raise UserError(f"{label} cannot be kept in {cache}: {error}") from error
+            raise UserError(f"{label} cannot be saved in {cache}: {error}") from error
     return str(target)

@@ -1,4 +1,4 @@
-"""From a checkpoint to its network."""
+"""Load the network of a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from stm.model import VideoResNet, build_model
 
 
 def load_network(checkpoint: str) -> VideoResNet:
-    """The network of a checkpoint in evaluation mode, on this process's GPU where it has one.
+    """Return the network of a checkpoint in evaluation mode, on this process's GPU if it has one.
 
-    ``checkpoint`` is its folder or URL. Raises ``UserError`` where there is none, or it cannot be read.
+    ``checkpoint`` is its folder or URL. Raises ``UserError`` if there is none, or it cannot be read.
     """
     meta = checkpoints.read_meta(checkpoint)
     model = build_model(**checkpoints.network_arguments(meta, checkpoint))

@@ -1,10 +1,10 @@
-"""What `--model.pretrained` names: from a name to weights, and from weights to a network that begins with them.
+"""Find the weights that `--model.pretrained` names, and initialize a network with them.
 
     found = find("imagenet", depth=50)                    # also a run, a checkpoint, a file, a URL, models:/NAME@ALIAS
     print(begin(model, found, classes=["open", "close"]))
 
-A driver finds them once and hands them to its workers (``receive`` in theirs), so that nothing but the driver needs the
-file, the network or the registry.
+A driver finds them once and passes them to its workers (`receive`), so that only the driver needs the file,
+the internet or the registry.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ logger = get_logger(__name__)
 
 IMAGENET = "imagenet"
 MIRROR = "STM_IMAGENET_URL"
-"""In the environment: where the files below are, if not at torchvision's own place."""
+"""Environment variable with the URL of a mirror of torchvision's files."""
 _TORCHVISION = "https://download.pytorch.org/models"
 _PUBLISHED = {
     50: "resnet50-0676ba61.pth",
     101: "resnet101-63fe2227.pth",
     152: "resnet152-394f9c45.pth",
 }
-"""Depth -> torchvision's IMAGENET1K_V1 weights; a name has the first 8 hex digits of its file's sha256."""
+"""torchvision's IMAGENET1K_V1 weights by depth; a name ends with the first 8 hex digits of the file's sha256."""
 _FILES = (".pth", ".pt", ".bin", ".safetensors", ".ckpt", ".tar")
 _OF_HUGGING_FACE = ("model.safetensors", "pytorch_model.bin")
 _CAFFE = re.compile(r"caffe|detectron|msra", re.I)
@@ -55,49 +55,49 @@ _NAMED = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """Weights to begin with, under the names of our own networks."""
+    """Initial weights, with the names that stm's networks use."""
 
     label: str
-    """What to call them."""
+    """Name of the weights in messages."""
     state: Mapping[str, Tensor]
     adapted: str = ""
-    """Whose names they had."""
+    """The library whose names they had, if they were renamed."""
     sha256: str
-    """Of the file."""
+    """Hex digest of the file."""
     classes: tuple[str, ...] = ()
-    """Of the rows of its classifier, where they are known."""
+    """Class of each row of its classifier, if they are known."""
     model: Mapping[str, Any] | None = None
-    """The ``model`` section of the config of a checkpoint of ours."""
+    """The ``model`` section of the config, for a checkpoint or an export of stm."""
     num_segments: int | None = None
-    """T of the clips that it was trained on, where it is known."""
+    """T of the clips that it was trained on, if it is known."""
 
 
 _received: dict[str, Pretrained] = {}
 
 
 def receive(found: Mapping[str, Pretrained]) -> None:
-    """What another process of the same job has found, by `key`."""
+    """Take the weights that another process of the job has found, by `key`."""
     _received.update(found)
 
 
 def forget() -> None:
-    """Nothing was found: files may be others by now."""
+    """Forget the received weights, because the files may have changed."""
     _received.clear()
 
 
 def key(model: ModelConfig) -> str:
-    """What `find` would find, as one word."""
+    """Return a string that identifies what `find` finds."""
     name = str(model.pretrained)
     return f"{name}-{model.depth}" if name == IMAGENET else absolute(name)
 
 
 def is_path(name: str) -> bool:
-    """Whether a name means a file or folder on a disk."""
+    """Return whether a name is a path on a disk."""
     return not (name == IMAGENET or name.startswith(PREFIX) or is_url(name))
 
 
 def absolute(name: str) -> str:
-    """The name as processes with another working directory give it."""
+    """Return the name for processes with another working directory; a path becomes absolute."""
     return resolved(name) if is_path(name) else name
 
 
@@ -131,10 +131,10 @@ def check_name(model: ModelConfig) -> None:
 
 
 def find(name: str, depth: int = 50, tracking: str | None = None) -> Pretrained:
-    """The weights that a name means; those of the web are fetched into a cache.
+    """Return the weights of a name; those from the web are downloaded into a cache.
 
     Args:
-        name: ``imagenet``, a file, a run, a checkpoint, a folder of Hugging Face's, the URL of one of these, or
+        name: ``imagenet``, a file, a run, a checkpoint, a Hugging Face folder, the URL of one of these, or
             ``models:/NAME@ALIAS``.
         depth: of the network, for ``imagenet``.
         tracking: server or database of a registered model.
@@ -161,14 +161,14 @@ def begin(
     classes: Sequence[str] = (),
     num_segments: int | None = None,
 ) -> PretrainedReport:
-    """Fill ``model`` from what `find` found; the rows of its FC whose classes are called the same, too.
+    """Load the weights that `find` returned into ``model``, with the classifier's rows for classes of the same name.
 
     Args:
-        classes: of the model; without them its FC keeps its initial values.
-        num_segments: T of the clips to come, for the report.
+        classes: of the model; without them, the classifier keeps its initial values.
+        num_segments: T of the clips to train on, for the report.
 
     Raises:
-        UserError: they do not fit the model, which is left as it was; the message says what would.
+        UserError: they do not fit the model, which is not changed; the message says what would fit.
     """
     from stm.model.pretrained import fill
 
@@ -187,16 +187,16 @@ def load_pretrained(
     classes: Sequence[str] = (),
     tracking: str | None = None,
 ) -> PretrainedReport:
-    """Fill a network from ``build_model`` with what `--model.pretrained` takes; ``print`` shows the answer in one line.
+    """Load weights into a network from ``build_model``; ``print`` shows the returned report in one line.
 
     Args:
         source: ``imagenet``, a file, a run, a checkpoint, a URL, ``models:/NAME@ALIAS``.
-        classes: of the model, in the order of its labels: rows of its last layer are loaded where the source has a
-            class of this name. Without them all of it stays new.
+        classes: of the model, in the order of its labels. Rows of the last layer are loaded for classes that the source
+            also has, by name. Without ``classes``, the whole layer keeps its initial values.
         tracking: MLflow server or database of a registered model; None uses $MLFLOW_TRACKING_URI, else runs/mlflow.db.
 
     Raises:
-        UserError: (a ValueError) there is no such thing, or it does not fit; the model is as it was.
+        UserError: (a ValueError) there is no such source, or it does not fit; the model is not changed.
     """
     return begin(
         model, find(os.fspath(source), getattr(model, "depth", 50), tracking), classes=classes
@@ -204,7 +204,7 @@ def load_pretrained(
 
 
 def record(found: Pretrained, report: PretrainedReport) -> dict[str, Any]:
-    """What a checkpoint keeps of where its run began: plain values."""
+    """Return what a checkpoint stores about the initial weights of its run, as plain values."""
     return {
         "source": found.label,
         "sha256": found.sha256,
@@ -223,7 +223,9 @@ def _imagenet(depth: int) -> Pretrained:
     name = _PUBLISHED[depth]
     place = (os.environ.get(MIRROR) or _TORCHVISION).rstrip("/")
     if split_url(place)[0] not in ("http", "https"):
-        raise UserError(f"${MIRROR} {redact(place)}: is no http(s) URL of a folder with {name}")
+        raise UserError(
+            f"${MIRROR} {redact(place)}: is not the http(s) URL of a folder with {name}"
+        )
     folder = _torch_hub()
     try:
         file = download(f"{place}/{name}", folder, name=name, digest=name[-12:-4])
@@ -236,7 +238,7 @@ def _imagenet(depth: int) -> Pretrained:
 
 
 def _torch_hub() -> Path:
-    """Where torchvision keeps its weights, so that one copy is enough."""
+    """Return the folder where torchvision stores its weights, so that one copy suffices."""
     home = os.environ.get("TORCH_HOME") or str(_cache() / "torch")
     return Path(home).expanduser() / "hub" / "checkpoints"
 
@@ -293,13 +295,13 @@ def _located(name: str) -> str:
 
 
 def _hugging_face(folder: str) -> Pretrained:
-    """What ``save_pretrained`` wrote."""
+    """Read a folder that ``save_pretrained`` of Hugging Face wrote."""
     try:
         config = json.loads(read_bytes(join(folder, "config.json")))
         names = config.get("id2label") or {}
         classes = tuple(str(names[k]) for k in sorted(names, key=int))
     except (ValueError, AttributeError) as error:
-        raise UserError(f"{folder}/config.json is not one of Hugging Face's: {error}") from error
+        raise UserError(f"{folder}/config.json is not a Hugging Face config: {error}") from error
     if config.get("downsample_in_bottleneck"):
         raise UserError(
             f"{folder} is a ResNet with its strides in the first 1x1 of a block (downsample_in_bottleneck, Caffe's "
@@ -344,11 +346,11 @@ def _file(content: bytes, label: str) -> Pretrained:
     )
 
 
-# ---------------------------------------------------------------------- what is said
+# ---------------------------------------------------------------------- messages
 
 
 def _check_variant(model: torch.nn.Module, found: Pretrained) -> None:
-    """Two variants may have the same names and shapes, and yet compute something else."""
+    """Raise ``UserError`` for another variant, whose weights may have the same names and shapes but not fit."""
     from stm.model.network import PLAIN
 
     there, here = (found.model or {}).get("variant"), getattr(model, "variant", None)

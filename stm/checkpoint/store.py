@@ -1,14 +1,14 @@
-"""Where a run keeps its checkpoints: a folder on a disk that all nodes share, or a URL that fsspec reads.
+"""Store the checkpoints of a run in a folder on a disk that all nodes share, or at a URL that fsspec accepts.
 
     RUN/checkpoint-00000120/    step 120: meta.json, model.safetensors, state.pt, history.json
 
-A checkpoint is there whole or not at all. On a disk it is written under another name, flushed and renamed; in an object
-store ``meta.json`` is written last, and what lacks it does not count. So the newest one that counts is the truth, and
-a crash, a full disk or a machine that disappears at any moment leaves the one before it.
+A checkpoint is complete or absent. On a disk it is written under another name, flushed and renamed; in an object store
+``meta.json`` is written last, and a folder without it is ignored. So after a crash, a full disk or the loss of a
+machine, the newest complete checkpoint is valid.
 
-A disk may still lose or change what it was given. So who goes on from a checkpoint reads all of it first
-(`CheckpointStore.take_whole`); a damaged one is set aside and the one before it is taken. That is why the one before
-the last is always kept.
+A disk may still lose or change data. So a run that continues first reads the whole checkpoint
+(`CheckpointStore.take_whole`). A damaged one is set aside and the previous one is used, which is why the last two are
+always kept.
 """
 
 from __future__ import annotations
@@ -46,27 +46,27 @@ from stm.storage import (
 logger = get_logger(__name__)
 
 SET_ASIDE = "damaged-meta.json"
-"""What ``meta.json`` of a damaged checkpoint is called, so that it does not count and can be looked at."""
+"""New name of ``meta.json`` in a damaged checkpoint, which is then ignored but can be examined."""
 _MOST_WAITING = 3
 
 
 class CheckpointStore:
-    """The checkpoints of one run directory (a local path or a URL). Cheap to make and to pickle.
+    """The checkpoints of one run directory (a local path or a URL). Creating and pickling it is cheap.
 
-    With the token of a ``lease`` it commits nothing once another driver has taken the run.
+    With the token of a ``lease``, it commits nothing after another driver has taken the run.
     """
 
     def __init__(self, run_directory: str, lease: str | None = None) -> None:
         self.run_directory = run_directory.rstrip("/")
         self.lease = lease
         self.newest: str | None = None
-        """The newest checkpoint that was seen or committed through this object: no look at a store that may be away."""
+        """The newest checkpoint that this object has read or committed; reading this does not access the store."""
 
     def commit(self, step: int, write: Callable[[Path], None]) -> str:
-        """Keep what ``write(folder)`` writes as the checkpoint of ``step``; returns its path.
+        """Save what ``write(folder)`` writes as the checkpoint of ``step``; return its path.
 
-        Raises ``OSError`` (a full disk, a store that is away), `Leased` where another driver has the run; what was
-        there before is still there then.
+        Raises ``OSError`` (a full disk, a store that does not answer), or `Leased` if another driver has the run. Other
+        checkpoints are not changed.
         """
         path = join(self.run_directory, f"checkpoint-{step:08d}")
         write_folder(path, write, last=META, check=self.check_lease)
@@ -74,60 +74,59 @@ class CheckpointStore:
         return path
 
     def is_there(self) -> bool:
-        """Whether the run's folder is there; an object store has none that could be missed."""
+        """Return whether the run's folder exists; True for an object store, which has no folders."""
         return is_url(self.run_directory) or Path(self.run_directory).is_dir()
 
     def check_lease(self) -> None:
-        """Raise `Leased` where another driver has taken the run that this store was opened for."""
+        """Raise `Leased` if another driver has taken the run since this store was created."""
         if self.lease is not None:
             lease.check(self.run_directory, self.lease)
 
     def checkpoints(self) -> list[tuple[str, Meta]]:
-        """Every checkpoint with its meta, in the order of steps; one whose meta is damaged is passed over, with a
-        warning."""
+        """Return every checkpoint with its meta, in the order of steps; skip damaged metas, with a warning."""
         found = []
         for path in self._paths():
             try:
                 found.append((path, read_meta(path)))
             except Damaged as error:
-                logger.warning(f"{error}: this checkpoint does not count")
+                logger.warning(f"{error}: this checkpoint is ignored")
         self.newest = found[-1][0] if found else None
         return found
 
     def latest(self) -> tuple[str, Meta] | None:
-        """The newest checkpoint, or None before the first. Its other files are not looked at."""
+        """Return the newest checkpoint, or None if there is none. Only its meta is checked."""
         found = self.checkpoints()
         return found[-1] if found else None
 
     def take_whole(self, warn: Callable[[str], None] = logger.warning) -> tuple[str, Meta] | None:
-        """The newest checkpoint of which every file is what was written, or None where there is none.
+        """Return the newest checkpoint whose files are all undamaged, or None if there is none.
 
-        Damaged ones that are newer are set aside, so that `latest` means the same to all that ask from now on.
-        ``warn`` is told of each. Only the driver of a run calls this. Raises ``OSError``, ``UserError`` where a
-        store is away or a checkpoint is of another version: that is no damage.
+        Damaged newer ones are set aside, so that `latest` returns the same checkpoint to all processes, and ``warn`` is
+        called for each. Only the driver of a run calls this. Raises ``OSError`` if a store does not answer, and
+        ``UserError`` if a checkpoint is of another version; neither counts as damage.
         """
         counted = self._paths()
         for path in reversed(self._folders()):
             if path not in counted:
-                warn(f"{path} has no {META}, so it does not count: the one before it is taken")
+                warn(f"{path} has no {META}, so it is ignored, and the previous one is used")
                 continue
             try:
                 meta = read_meta(path)
                 check_whole(path, meta)
             except Damaged as error:
                 move_file(join(path, META), join(path, SET_ASIDE))
-                warn(f"{error}. This checkpoint is set aside, and the one before it is taken")
+                warn(f"{error}. This checkpoint is set aside, and the previous one is used")
                 continue
             return path, meta
         return None
 
     def prune(self) -> None:
-        """Remove all but the newest two checkpoints, the best by validation, the newest few that wait for theirs, and
-        what crashes left half-written or half-removed.
+        """Remove old checkpoints, and incomplete ones that crashes have left.
 
-        What cannot be removed stays, with a warning: that is no reason to stop a run. Nor is what another process may
-        be writing touched: half-written ones go when their writer is dead, those without a meta when the run has passed
-        them. A store that is away is not waited for: the next call removes as much.
+        Kept are the newest two, the best by validation, and the newest few that wait for their validation. If one
+        cannot be removed, it stays and a warning is logged. Incomplete checkpoints are removed if their writer is dead,
+        and those without a meta if a newer checkpoint exists. If a store does not answer, this does not wait; the next
+        call removes them.
         """
         with at_once(), self._staying(self.run_directory):
             self._prune()
@@ -156,11 +155,11 @@ class CheckpointStore:
             logger.warning(f"{path}: old checkpoints could not be removed and stay: {error}")
 
     def remove(self, path: str) -> None:
-        """Remove a checkpoint; from the first moment on it does not count. Raises ``OSError``."""
+        """Remove a checkpoint, first its meta, so that it is ignored at once. Raises ``OSError``."""
         remove_folder(path, first=META)
 
     def add_validation(self, path: str, metrics: dict[str, float]) -> None:
-        """Add to a checkpoint what its validation found; nothing, where the validation is given up."""
+        """Add the metrics of its validation to a checkpoint; they are empty if the validation was abandoned."""
         write_bytes(join(path, VALIDATION), sealed(metrics).encode())
 
     def _paths(self) -> list[str]:
@@ -168,27 +167,27 @@ class CheckpointStore:
         return [meta.removesuffix(f"/{META}") for meta in metas]
 
     def _folders(self) -> list[str]:
-        """Those without ``meta.json`` too."""
+        """Return all checkpoint folders, also those without ``meta.json``."""
         return glob(self.run_directory, "checkpoint-*")
 
 
 def validated_on(found: list[tuple[str, Meta]]) -> str:
-    """Fingerprint of the manifest that the newest checkpoints are validated on: best is chosen among its validations.
+    """Return the fingerprint of the manifest on which the newest checkpoints are validated.
 
-    "" where nothing is validated, or by an older version, which kept no fingerprint.
+    "" if none is validated, or only by an older version, which stored no fingerprint.
     """
     return next((meta.val_fingerprint for _, meta in reversed(found) if meta.val_fingerprint), "")
 
 
 def validated(meta: Meta, on: str) -> float | None:
-    """Top-1 of a checkpoint on the manifest of the fingerprint ``on``; None where it was not validated on that."""
+    """Return a checkpoint's top-1 on the manifest with the fingerprint ``on``; None if it was not validated on it."""
     return meta.metrics.get("val_top1") if meta.val_fingerprint == on else None
 
 
 def best(found: list[tuple[str, Meta]], on: str | None = None) -> tuple[str, Meta]:
-    """The checkpoint with the highest validation top-1, the newer of two equal ones; the last where none is validated.
+    """Return the checkpoint with the highest validation top-1 (the newer of equal ones), or the last if there is none.
 
-    Only validations on one manifest are compared: that of the fingerprint ``on``, by default the newest.
+    Only validations on one manifest are compared: that with the fingerprint ``on``, by default the newest.
     """
     on = validated_on(found) if on is None else on
 
@@ -200,9 +199,9 @@ def best(found: list[tuple[str, Meta]], on: str | None = None) -> tuple[str, Met
 
 
 def best_whole(found: list[tuple[str, Meta]]) -> tuple[str, Meta]:
-    """The best checkpoint whose weights are what was written; a better one that is damaged is named in a warning.
+    """Return the best checkpoint whose weights are undamaged; a warning names better ones that are damaged.
 
-    Raises `Damaged` where there is none.
+    Raises `Damaged` if there is none.
     """
     on = validated_on(found)
     while True:
@@ -215,4 +214,4 @@ def best_whole(found: list[tuple[str, Meta]]) -> tuple[str, Meta]:
             said = str(error) if isinstance(error, Damaged) else f"{pair[0]}/{MODEL} is missing"
             if not found:
                 raise Damaged(said) from error
-            logger.warning(f"{said}: the next best checkpoint is taken")
+            logger.warning(f"{said}: the next best checkpoint is used")

@@ -1,5 +1,5 @@
-"""Checks of a machine or a cluster before a job is given to it: ``stm doctor``.
+"""Check a machine or a cluster before a job runs on it, as ``stm doctor`` does.
 
-A check asks every node in a task of its own, with a deadline; a plain function makes a finding of the answers. It
-takes what the nodes said as dicts, so that nodes which run another version of this code can still be understood.
+A check runs a task on every node, with a deadline, and a plain function turns the answers into a finding. The answers
+are dicts, so that it also understands nodes with another version of this code.
 """

@@ -1,4 +1,4 @@
-"""CPUs against GPUs: enough of them to decode for the training, by the model of ``stm plan``."""
+"""Check that there are enough CPUs to decode for the workers, with the model of ``stm plan``."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ CPUS_PER_WORKER = 1.0
 
 
 def check(cpus: float, gpus: int, workers: int | None, cores: int, rates: Rates | None) -> Finding:
-    """``cpus`` and ``gpus`` are what Ray gives away, ``cores`` what the machines have.
+    """Compare Ray's ``cpus`` and ``gpus``, and the machines' ``cores``, with what ``workers`` need.
 
-    Without GPUs training itself takes the CPUs, so one is asked for beside the workers; with GPUs, as many as the
-    measured rates say.
+    Without GPUs, the workers themselves use CPUs, and one more is needed to decode. With GPUs, the measured rates tell
+    how many are needed to decode.
     """
     ranks = workers or gpus or 1
     left = cpus - ranks * CPUS_PER_WORKER
     sum_ = f"{cpus:g} CPU - {counted(ranks, 'worker')} = {left:g} to decode"
     if left < 1:
         return fails(
-            "cpus", f"{sum_}; at least 1 is needed", "fewer --train.num_workers, or nodes with CPUs"
+            "cpus",
+            f"{sum_}; at least 1 is needed",
+            "lower --train.num_workers, or add nodes with CPUs",
         )
     if not gpus:
         if cores < cpus:
             return warning(
                 "cpus",
                 f"{sum_}, but the machines have {counted(cores, 'core')}",
-                "they share them: expect it to be slower, not wrong",
+                "the processes share the cores: training is slower, but its results are the same",
             )
         return ok("cpus", sum_)
     if rates is None:
@@ -46,13 +48,13 @@ def check(cpus: float, gpus: int, workers: int | None, cores: int, rates: Rates 
         return warning(
             "cpus",
             f"{said}: training would run at {left / needed:.0%}",
-            "add CPU nodes (`stm plan` says how many), or `stm prepare` videos that are cheap to decode",
+            "add CPU nodes (`stm plan` tells how many), or convert the videos with `stm prepare` to decode faster",
         )
     return ok("cpus", said)
 
 
 def check_originals(originals: Originals, rates: Rates | None) -> Finding:
-    """Whether videos should be prepared before they are trained on, by their sizes and key frames."""
+    """Check, by sizes and key frames, whether the videos should be prepared before training."""
     said = originals.said(rates.train_clips_per_s_gpu if rates else None)
     if originals.should_be_prepared:
         return warning("videos", said, "prepare them first: `stm prepare` (docs/prepare.md)")

@@ -1,4 +1,4 @@
-"""Clocks: how far each node's is from this machine's, as NTP measures it."""
+"""Check how far each node's clock differs from this machine's, measured as NTP does."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from stm.doctor.finding import Finding, fails, ok, warning
 from stm.doctor.nodes import Missing, Node, listed, on_each
 
 OFF_S, FAR_OFF_S = 1.0, 300.0
-"""Records and log lines no longer line up; object stores and tokens refuse what was signed at another time."""
+"""Differences (s) from which log lines are out of order, and from which object stores and tokens refuse requests."""
 
 _PINGS = 4
 
 Offset = tuple[float, float]
-"""Seconds that a clock is ahead of this machine's, and by how much that may be wrong."""
+"""Seconds that a clock is ahead of this machine's, and the uncertainty of this in seconds."""
 
 
 def check(nodes: Sequence[Node], deadline_s: float) -> Finding:
-    """Ask each node for the time; of several answers the quickest counts."""
+    """Ask each node for the time, several times, and use the quickest answer."""
     offsets: dict[str, Offset] = {}
     absent: dict[str, str] = {}
     for node in nodes:
@@ -37,12 +37,12 @@ def check(nodes: Sequence[Node], deadline_s: float) -> Finding:
 
 
 def time_there() -> float:
-    """Runs on every node."""
+    """Return the time on the node that runs this, in seconds."""
     return time.time()
 
 
 def check_offsets(offsets: dict[str, Offset], absent: dict[str, str]) -> Finding:
-    """A clock is off where it is so by more than the measurement may be wrong."""
+    """Judge offsets; a clock is wrong only if it differs by more than the uncertainty of the measurement."""
     off = {
         name: (ahead, unsure) for name, (ahead, unsure) in offsets.items() if abs(ahead) > unsure
     }
@@ -51,7 +51,7 @@ def check_offsets(offsets: dict[str, Offset], absent: dict[str, str]) -> Finding
         for name, (ahead, unsure) in off.items()
         if abs(ahead) - unsure > OFF_S
     }
-    todo = "let the nodes keep time: chrony or systemd-timesyncd"
+    todo = "synchronize the clocks of the nodes with chrony or systemd-timesyncd"
     if absent:
         return fails("clocks", listed(absent), "see the other lines about this node")
     if bad:

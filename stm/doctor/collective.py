@@ -1,7 +1,7 @@
-"""All-reduce: processes on the nodes form a group as in training, and must add up the right numbers in time.
+"""Check all-reduce: processes on the nodes form a group as in training, and must compute the right sum in time.
 
-gloo between CPUs, nccl between GPUs. Each rank can say how far it has come while it waits for the others, so a group
-that does not come together names the ranks that are missing.
+The backend is gloo between CPUs and nccl between GPUs. Each rank can report its stage while it waits for the others, so
+if the group is not complete, the finding names the missing ranks.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from stm.doctor.nodes import Node, listed, on
 from stm.plural import counted
 
 NUM_FLOATS = 4_000_000
-"""16 MB, of the order of one bucket of DDP's gradients (25 MB)."""
+"""Size of an all-reduce: 16 MB, similar to one bucket of DDP's gradients (25 MB)."""
 
 REPETITIONS = 3
 
 _DEATH_KNOWN_S = 2.0
-"""Within this time Ray says that a process has died."""
+"""Seconds within which Ray reports the death of a process."""
 
 STAGES = ("not started", "loading PyTorch", "joining the group", "adding", "done")
 
@@ -35,7 +35,7 @@ class Rank:
         self._stage = 1
 
     def address(self) -> tuple[str, int]:
-        """An address of this node and a free port, where the others find rank 0."""
+        """Return this node's address and a free port, at which the others find rank 0."""
         import ray
 
         with socket.socket() as free:
@@ -43,13 +43,13 @@ class Rank:
             return ray.util.get_node_ip_address(), free.getsockname()[1]
 
     def stage(self) -> int:
-        """Index into ``STAGES``; answered while ``add`` runs."""
+        """Return an index into ``STAGES``, also while ``add`` runs."""
         return self._stage
 
     def add(
         self, rank: int, world_size: int, address: tuple[str, int], backend: str, timeout_s: float
     ) -> float:
-        """Join the group and add; returns the least seconds of one all-reduce. Raises where the sum is wrong."""
+        """Join the group and add; return the shortest all-reduce (s). Raises ``ArithmeticError`` for a wrong sum."""
         import torch
         from torch import distributed
 
@@ -78,7 +78,7 @@ class Rank:
 
 
 def ranks_on(nodes: Sequence[Node], workers: int | None) -> tuple[list[Node], bool]:
-    """The node of each rank, and whether they use GPUs: one a GPU, else one a node with CPUs, and at least 2."""
+    """Return the node of each rank, and whether they use GPUs: one per GPU, else one per node with CPUs, at least 2."""
     with_gpus = [node for node in nodes for _ in range(node.gpus)]
     if with_gpus:
         return with_gpus[: workers or len(with_gpus)], True
@@ -93,7 +93,7 @@ def check(
     deadline_s: float,
     rank_class: type[Rank] = Rank,
 ) -> Finding:
-    """Form the group, add, and say how fast it was or who was missing."""
+    """Form the group and add; report the speed, or the ranks that failed."""
     import ray
 
     places, use_gpu = ranks_on(nodes, workers)
@@ -111,7 +111,7 @@ def check(
             address = ray.get(master)
         except Exception as error:
             return when_lost(places, {0: first_line(error)})
-        # A rank gives up a little before we do, and then says why itself.
+        # A rank times out a little earlier than this process, and then reports the reason itself.
         timeout_s = max(1.0, 0.8 * (until - time.monotonic()))
         tasks = [
             actor.add.remote(rank, len(ranks), address, backend, timeout_s)
@@ -134,14 +134,14 @@ def check(
 @dataclass
 class _Seen:
     took: list[float] = field(default_factory=list)
-    """Seconds of the ranks that are done."""
+    """Seconds of the ranks that have finished."""
     died: dict[int, str] = field(default_factory=dict)
     raised: dict[int, str] = field(default_factory=dict)
     waiting: list[int] = field(default_factory=list)
 
 
 def _watch(tasks: list[Any], until: float) -> _Seen:
-    """Wait for the ranks. The first failure ends it, as the others can only wait in vain."""
+    """Wait for the ranks until the first failure, after which the others would wait for nothing."""
     import ray
 
     seen = _Seen()
@@ -151,7 +151,7 @@ def _watch(tasks: list[Any], until: float) -> _Seen:
         ready, waiting = ray.wait(waiting, timeout=max(0.1, until - time.monotonic()))
         _sort(ready, rank_of, seen)
     if seen.raised and waiting:
-        # A neighbour that lost its peer may be heard before the peer's own death is known.
+        # A neighbour of a dead rank may report its error before the death itself is known.
         ready, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=_DEATH_KNOWN_S)
         _sort(ready, rank_of, seen)
     seen.waiting = [rank_of[task] for task in waiting]
@@ -175,12 +175,12 @@ def _stage(actor: Any) -> int:
 
     try:
         return int(ray.get(actor.stage.remote(), timeout=2.0))
-    except Exception:  # it hangs so that it cannot even answer, or was never started
+    except Exception:  # it hangs and cannot answer, or was never started
         return 0
 
 
 _NETWORK = (
-    "let the nodes reach each other on every port; where a node has several networks, name the one to use in "
+    "let the nodes reach each other on every port; if a node has several networks, name the one to use in "
     "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME; its host name must not resolve to 127.0.0.1"
 )
 
@@ -190,20 +190,20 @@ def _no_start(use_gpu: bool, places: list[Node], deadline_s: float) -> Finding:
         return warning(
             "all-reduce",
             f"not checked: no GPU of {places[0].name} became free within {deadline_s:g} s",
-            "run it when no job holds the GPUs",
+            "run this when no job uses the GPUs",
         )
     reason = f"no process started within {deadline_s:g} s"
     return when_lost(places, {0: reason})
 
 
 def when_lost(places: list[Node], lost: dict[int, str]) -> Finding:
-    """Ranks that died or raised."""
+    """Report ranks that died or raised an error."""
     said = {f"rank {rank} on {places[rank].name}": why for rank, why in lost.items()}
     return fails("all-reduce", listed(said), _NETWORK)
 
 
 def when_raised(places: list[Node], raised: dict[int, str], stages: dict[int, int]) -> Finding:
-    """Ranks that gave up waiting are not to blame where another has not come as far as they."""
+    """Report the ranks that raised, or, if others are at an earlier stage, those, for which the first ones waited."""
     reached = min(stages[rank] for rank in raised)
     behind = {rank: stage for rank, stage in stages.items() if stage < reached}
     if behind:
@@ -214,7 +214,7 @@ def when_raised(places: list[Node], raised: dict[int, str], stages: dict[int, in
 
 
 def when_late(places: list[Node], stages: dict[int, int], said: str) -> Finding:
-    """The group did not come together; the ranks that are behind the others are named."""
+    """Report the ranks at the earliest stage, because the group is not complete."""
     behind = min(stages.values())
     named = {
         f"rank {rank} on {places[rank].name}": STAGES[stage]
@@ -225,7 +225,7 @@ def when_late(places: list[Node], stages: dict[int, int], said: str) -> Finding:
 
 
 def when_done(places: list[Node], backend: str, seconds: float) -> Finding:
-    """The sums are right."""
+    """Report that the sums are right, and the speed."""
     num_nodes = len({node.id for node in places})
     said = f"{counted(len(places), 'rank')} on {counted(num_nodes, 'node')}, {backend}"
     speed = NUM_FLOATS * 4 / 1e6 / seconds

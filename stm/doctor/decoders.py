@@ -1,7 +1,7 @@
-"""Decoders: each node reads known frames of one clip, by the packet plan and by decord, and must get those frames.
+"""Check the decoders: each node reads chosen frames of a known clip with the packet plan and with decord.
 
-Every frame of the clip spells its number in two colours, so another frame, a blend or swapped channels give
-themselves away. The clip is made once and every node reads the same bytes.
+Every frame of the clip shows its number in binary, in two colours, so a wrong frame, a blend or swapped channels are
+detected. The clip is encoded once, and every node reads the same bytes.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from stm.doctor.nodes import listed
 
 NUM_FRAMES = 48
 WANTED = (0, 5, 11, 12, 13, 30, 47)
-"""Both sides of a key frame (there is one every 12), frames in between, and both ends."""
+"""Frames on both sides of a key frame (every 12th), others in between, the first and the last."""
 
 _ONE, _ZERO = (220, 120, 40), (40, 120, 220)
 _EDGE = 16  # px of a block
 _BITS = 8
 _FARTHEST = 12.0
-"""Mean difference from the drawn frame that compression may make, of 255; it makes about 2."""
+"""Largest mean difference from the drawn frame, of 255; compression causes about 2."""
 
 DECODERS = ("packets", "decord")
 
 
 def draw(number: int) -> NDArray[np.uint8]:
-    """uint8 [32, 128, 3]: the bits of ``number`` (0 to 255) above, their complements below."""
+    """Return uint8 [32, 128, 3] with the bits of ``number`` (0 to 255) above and their complements below."""
     frame = np.empty((2 * _EDGE, _BITS * _EDGE, 3), np.uint8)
     for bit in range(_BITS):
         columns = slice(bit * _EDGE, (bit + 1) * _EDGE)
@@ -42,7 +42,7 @@ def draw(number: int) -> NDArray[np.uint8]:
 
 
 def number_in(frame: NDArray[np.uint8]) -> int:
-    """The number that a frame spells; -1 where it is no frame of the clip."""
+    """Return the number that a frame shows, or -1 if it is not a frame of the clip."""
     wide = frame.astype(np.float32)
     bits = [
         [
@@ -59,7 +59,7 @@ def number_in(frame: NDArray[np.uint8]) -> int:
 
 
 def make_clip() -> bytes:
-    """The clip: H.264 with B-frames in mp4."""
+    """Return the clip, H.264 with B-frames in mp4."""
     from stm.data.synthetic import encode
 
     with tempfile.TemporaryDirectory() as folder:
@@ -69,7 +69,7 @@ def make_clip() -> bytes:
 
 
 def read_everywhere(clip: bytes) -> dict[str, Any]:
-    """Decoder -> {numbers, digest} or {error}; runs on every node."""
+    """Return {numbers, digest} or {error} of each decoder. Runs on every node."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "known.mp4"
         path.write_bytes(clip)
@@ -88,8 +88,8 @@ def _read(path: str, decoder: str) -> dict[str, Any]:
 
 
 def _frames(path: str, decoder: str) -> NDArray[np.uint8]:
-    """uint8 [7, 32, 128, 3]."""
-    if decoder == "decord":  # asked directly: `read_frames` may hand a file to the packet plan
+    """Return the frames `WANTED`, uint8 [7, 32, 128, 3]."""
+    if decoder == "decord":  # directly, since `read_frames` may use the packet plan instead
         from stm.data.decode.collector import Collector
         from stm.data.decode.decord_reader import read
 
@@ -103,7 +103,7 @@ def _frames(path: str, decoder: str) -> NDArray[np.uint8]:
 def check(
     reports: dict[str, dict[str, Any]], absent: dict[str, str], expects_decord: bool
 ) -> Finding:
-    """Exactly the wanted frames, by every decoder on every node."""
+    """Check that every decoder on every node returned exactly the frames `WANTED`."""
     wrong = dict(absent)
     without_decord = []
     for name, report in reports.items():
@@ -115,7 +115,7 @@ def check(
                 wrong[name] = f"{decoder} cannot read the clip: {error}"
             elif result["numbers"] != list(WANTED):
                 wrong[name] = (
-                    f"{decoder} gave frames {result['numbers']} for {list(WANTED)} (-1: no frame of it)"
+                    f"{decoder} gave frames {result['numbers']} for {list(WANTED)} (-1: not a frame of the clip)"
                 )
     if wrong:
         return fails(
@@ -131,9 +131,9 @@ def check(
         found = {name: report["packets"]["digest"] for name, report in reports.items()}
         return warning(
             "decoders",
-            f"the right frames, but not the same to the bit on all nodes: {listed(found)}",
-            "install the same av on nodes of one architecture, if runs are to repeat bit by bit",
+            f"the frames are right, but their pixels differ between nodes: {listed(found)}",
+            "for runs that repeat bit by bit, use the same av version and the same architecture on all nodes",
         )
-    names = "packets alone (decord has no wheel here)" if without_decord else "packets and decord"
+    names = "packets (decord is not installed)" if without_decord else "packets and decord"
     nodes = f"{len(reports)} node{'s' if len(reports) != 1 else ''}"
-    return ok("decoders", f"{names} give exactly the {len(WANTED)} frames asked for, on {nodes}")
+    return ok("decoders", f"{names} return exactly the {len(WANTED)} requested frames, on {nodes}")

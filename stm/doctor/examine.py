@@ -1,4 +1,4 @@
-"""All checks of a machine or a cluster, side by side, each with its deadline: ``stm doctor``."""
+"""Run all checks of ``stm doctor`` in parallel, each with a deadline."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from stm.storage import is_url
 logger = get_logger(__name__)
 
 _GRACE_S = 15.0
-"""Beyond a check's own deadline: to end what it started."""
+"""Seconds that a check may take beyond its own deadline, to end what it started."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is to be examined."""
+    """What to examine."""
 
     address: str | None = None
     storage: str = "runs"
@@ -48,9 +48,9 @@ class Settings:
     workers: int | None = None
     rates: Rates | None = None
     originals: Originals | None = None
-    """What the videos to train on are."""
+    """Statistics of the videos to train on."""
     deadline_s: float = 60.0
-    """Seconds that a check may take."""
+    """Largest duration of a check."""
 
     def __post_init__(self) -> None:
         if self.deadline_s <= 0:
@@ -60,8 +60,8 @@ class Settings:
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Every finding, in the order in which they are told. Connects to a cluster, or starts one on this machine."""
-    # What a task raised after it was given up is nobody's news.
+    """Return all findings in the order of the report. Connects to a cluster, or starts one on this machine."""
+    # Errors of tasks that were abandoned are not shown.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     import ray
 
@@ -81,11 +81,13 @@ def examine(settings: Settings) -> list[Finding]:
             try:
                 with_deadline.wait(_GRACE_S)
             except Exception:
-                logger.warning("leaving the cluster took too long; left without goodbye")
+                logger.warning(
+                    "disconnecting from the cluster took too long; continuing without it"
+                )
 
 
 def connect(settings: Settings) -> Finding:
-    """Join the cluster, or start one here; what fails is a finding, not an error."""
+    """Join the cluster, or start one on this machine; an error becomes a finding."""
     import ray
 
     address = settings.address or os.environ.get("RAY_ADDRESS")
@@ -98,7 +100,7 @@ def connect(settings: Settings) -> Finding:
             cluster.connect("local", num_cpus=(settings.workers or 1) + 1)
         else:
             assert address is not None
-            joining.look(address)  # at once: it is to be told, not waited for
+            joining.look(address)  # reports an error at once instead of waiting
             cluster.connect(address, patience_s=settings.deadline_s)
         resources = within(settings.deadline_s, ray.cluster_resources)
         nodes = within(settings.deadline_s, alive)
@@ -106,7 +108,7 @@ def connect(settings: Settings) -> Finding:
         said = str(error) if isinstance(error, UserError) else first_line(error)
         return fails(
             "cluster",
-            f"{address or 'this machine'}: {said}; only this machine was looked at",
+            f"{address or 'this machine'}: {said}; only this machine was checked",
             "start Ray with `ray start --head` on the first node and `ray start --address` on the others, the same "
             "version and token (RAY_AUTH_MODE) everywhere",
         )
@@ -117,13 +119,13 @@ def connect(settings: Settings) -> Finding:
 
 
 def _here_alone(settings: Settings) -> list[Finding]:
-    """What can be said of this machine without Ray."""
+    """Return the findings about this machine that do not need Ray."""
     ranges = versions.requirements()
     folders = [] if is_url(settings.storage) else [settings.storage]
     try:
         report = within(settings.deadline_s, lambda: facts.gather(list(ranges), folders))
     except Exception as error:
-        return [fails("this machine", first_line(error), "look at what the message names")]
+        return [fails("this machine", first_line(error), "correct what the message names")]
     reports = {"this machine": report}
     return [
         versions.check_python(reports),
@@ -155,7 +157,7 @@ def _on_the_cluster(settings: Settings) -> list[Finding]:
         "mlflow": lambda: record.check(nodes[0], settings.tracking, settings.deadline_s),
     }
     found = side_by_side(checks, settings.deadline_s)
-    # Last: answers are quick where nothing else runs.
+    # Last, because answers are quick when nothing else runs.
     clock = side_by_side(
         {"clocks": lambda: clocks.check(whole, settings.deadline_s)}, settings.deadline_s
     )
@@ -186,7 +188,7 @@ def _on_the_cluster(settings: Settings) -> list[Finding]:
 
 
 def side_by_side(checks: dict[str, Callable[[], Finding]], deadline_s: float) -> dict[str, Finding]:
-    """Run checks at once. One that raises, or overstays its own deadline, is a finding like any other."""
+    """Run checks in parallel. One that raises, or exceeds its deadline, becomes a failed finding."""
     calls = {name: Call(check) for name, check in checks.items()}
     until = time.monotonic() + deadline_s + _GRACE_S
     found = {}
@@ -195,9 +197,9 @@ def side_by_side(checks: dict[str, Callable[[], Finding]], deadline_s: float) ->
             found[name] = call.wait(max(0.1, until - time.monotonic()))
         except Late:
             said = f"no answer within {deadline_s + _GRACE_S:g} s"
-            found[name] = fails(name, said, "look at the node's log (`ray logs`), and at its disks")
+            found[name] = fails(name, said, "check the node's log (`ray logs`) and its disks")
         except Exception as error:
-            found[name] = fails(name, first_line(error), "look at what the message names")
+            found[name] = fails(name, first_line(error), "correct what the message names")
     return found  # type: ignore[return-value]
 
 
@@ -217,7 +219,7 @@ def _facts(
 
 
 def _this_process(libraries: list[str]) -> dict[str, Any]:
-    """The driver's side of what must agree."""
+    """Return this driver's facts for the comparison with the nodes."""
     import platform
 
     return {

@@ -1,13 +1,13 @@
-"""What a machine says about itself. Runs on every node, so it imports as little as it can.
+"""Collect facts about a machine. This runs on every node, so it imports as little as possible.
 
 host, python     names
-versions         {library: version, or null where it is not installed}
+versions         {library: version, or null if it is not installed}
 code             digest of the source of stm and pipelines
-shm_bytes        size of /dev/shm; null where there is none
+shm_bytes        size of /dev/shm; null if there is none
 disk             {path: {free_bytes, total_bytes}}
-open_files       files a process may have open
+open_files       soft limit of open files of a process
 cores            CPUs of the machine that this process may use
-gpus             {on_bus, with_driver, torch: {count, build, error}}; torch is asked only where a GPU is in sight
+gpus             {on_bus, with_driver, torch: {count, build, error}}; torch is null if no GPU is visible or expected
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 _NVIDIA = "0x10de"
-_DISPLAY = "0x03"  # PCI class of anything that draws, or computes like it
+_DISPLAY = "0x03"  # PCI class of display controllers, which GPUs have
 _TORCH_ASKED_S = 60.0
 
 _ASK_TORCH = """
@@ -45,7 +45,7 @@ print(json.dumps(found))
 def gather(
     libraries: list[str], folders: list[str] | None = None, expected_gpus: int = 0
 ) -> dict[str, Any]:
-    """The table at the top of this file; ``disk`` is of ``folders`` as far as they exist."""
+    """Return the table at the top of this file; ``disk`` has the file systems of ``folders``."""
     return {
         "host": socket.gethostname(),
         "python": platform.python_version(),
@@ -60,7 +60,7 @@ def gather(
 
 
 def code_digest() -> str:
-    """SHA-256 of every Python file of ``stm`` and ``pipelines``, in the order of their names."""
+    """Return 12 hex digits of the SHA-256 of all Python files of ``stm`` and ``pipelines``."""
     root = Path(__file__).resolve().parents[2]
     digest = hashlib.sha256()
     for package in ("stm", "pipelines"):
@@ -71,7 +71,7 @@ def code_digest() -> str:
 
 
 def version_of(name: str) -> str | None:
-    """Of an installed library; None where it is not there."""
+    """Return the version of an installed library, or None."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -86,7 +86,7 @@ def _shm_bytes() -> int | None:
 
 
 def _disk(folder: str) -> dict[str, int]:
-    """Of the file system that holds the folder, or would hold it."""
+    """Return the space of the file system in which the folder is, or would be created."""
     path = Path(folder)
     while not path.exists() and path != path.parent:
         path = path.parent
@@ -109,7 +109,7 @@ def _gpus(expected: int) -> dict[str, Any]:
 
 
 def _ask_torch() -> dict[str, Any]:
-    """In a process of its own: Ray hides GPUs from a task that reserves none, and a broken driver hangs."""
+    """Test the GPUs in a new process: Ray hides GPUs from a task that reserves none, and a broken driver may hang."""
     environment = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
     try:
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""GPUs: on the bus, with a driver, in PyTorch, and given away by Ray."""
+"""Compare the GPUs on the bus, with a driver, in PyTorch, and in Ray."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stm.plural import counted
 
 
 def check(reports: dict[str, dict[str, Any]], given_by_ray: dict[str, int]) -> Finding:
-    """Every GPU that Ray gives away computes in PyTorch, and none lies idle."""
+    """Check that every GPU of Ray computes in PyTorch, and that Ray offers all GPUs."""
     broken: dict[str, str] = {}
     idle: dict[str, str] = {}
     total = 0
@@ -21,7 +21,7 @@ def check(reports: dict[str, dict[str, Any]], given_by_ray: dict[str, int]) -> F
         if torch["count"] < given or torch["error"]:
             broken[name] = _why(given, torch)
         elif torch["count"] > given:
-            idle[name] = f"PyTorch sees {torch['count']}, Ray gives away {given}"
+            idle[name] = f"PyTorch sees {torch['count']}, Ray offers {given}"
         elif gpus["on_bus"] > torch["count"]:
             idle[name] = f"{gpus['on_bus']} NVIDIA on the bus, " + _why(gpus["on_bus"], torch)
     if broken:
@@ -29,13 +29,13 @@ def check(reports: dict[str, dict[str, Any]], given_by_ray: dict[str, int]) -> F
             "gpu",
             listed(broken),
             "install PyTorch for the CUDA of the driver, start the container with its GPUs (`--gpus all`), "
-            "look at `nvidia-smi` on that node",
+            "and check `nvidia-smi` on that node",
         )
     if idle:
         return warning(
             "gpu",
             listed(idle),
-            "install the driver and PyTorch for CUDA, and start Ray with `--num-gpus`; or leave them on purpose",
+            "install the driver and PyTorch for CUDA, and start Ray with `--num-gpus`, unless they should stay unused",
         )
     if not total:
         return ok("gpu", "none: training runs on CPUs")

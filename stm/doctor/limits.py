@@ -1,4 +1,4 @@
-"""What the machine allows: shared memory against the object store, free disk, open files."""
+"""Check the limits of machines: shared memory for the object store, disk space, open files."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from stm.doctor.nodes import listed
 from stm.starting import MORE_SHM
 
 CHECKPOINTS_BYTES = 1_000_000_000
-"""Three checkpoints of STM-50 (weights, momentum, averaged weights; 24 M of each in float32), rounded up."""
+"""Size of three checkpoints of STM-50 (weights, momentum, averaged weights; 24 M of each in float32), rounded up."""
 
 FULL, NEARLY_FULL = 0.95, 0.90
-"""Shares of a disk in use. Ray creates no more objects that need the disk from 0.95 on."""
+"""Shares of a disk in use. From 0.95, Ray creates no more objects that need the disk."""
 
 FEW_FILES, TOO_FEW_FILES = 4096, 1024
-"""A Ray process keeps about three files open for each process it knows."""
+"""Limits of open files. A Ray process keeps about three files open for each process that it knows."""
 
 Reports = dict[str, dict[str, Any]]
 
 
 def check_shared_memory(reports: Reports, object_store_bytes: dict[str, int]) -> Finding:
-    """The object store fits into /dev/shm; Ray otherwise keeps it in files, at the speed of a disk."""
+    """Check that the object store fits into /dev/shm; otherwise it is in files, at the speed of a disk."""
     small = {
         name: f"/dev/shm is {_gb(report['shm_bytes'])}, the object store {_gb(object_store_bytes[name])}"
         for name, report in reports.items()
@@ -41,7 +41,7 @@ def check_shared_memory(reports: Reports, object_store_bytes: dict[str, int]) ->
 
 
 def check_disk(reports: Reports, storage: str | None) -> Finding:
-    """Room for spilled objects where Ray keeps its session, and for checkpoints in a local storage."""
+    """Check the space for spilled objects in Ray's session folder, and for checkpoints in a local storage."""
     bad: dict[str, str] = {}
     tight: dict[str, str] = {}
     least = None
@@ -56,16 +56,18 @@ def check_disk(reports: Reports, storage: str | None) -> Finding:
                 bad[name] = f"{said}; Ray stops at {FULL:.0%}"
             elif used >= NEARLY_FULL:
                 tight[name] = said
-    todo = "free some, or move Ray's session (`ray start --temp-dir`) or --storage to a larger disk"
+    todo = "free some space, or move Ray's session (`ray start --temp-dir`) or --storage to a larger disk"
     if bad:
         return fails("disk", listed({**bad, **tight}), todo)
     if tight:
         return warning("disk", listed(tight), todo)
-    return ok("disk", "nothing to look at" if least is None else f"at least {_gb(least)} free")
+    return ok(
+        "disk", "no local folder to check" if least is None else f"at least {_gb(least)} free"
+    )
 
 
 def check_open_files(reports: Reports) -> Finding:
-    """The soft limit of open files in a Ray worker."""
+    """Check the soft limit of open files in a Ray worker."""
     limits = {name: report["open_files"] for name, report in reports.items()}
     low = {name: f"{limit}" for name, limit in limits.items() if limit < FEW_FILES}
     if not low:

@@ -13,28 +13,28 @@ from stm.doctor.finding import first_line
 
 @dataclass(frozen=True)
 class Node:
-    """A live node, as Ray's head knows it."""
+    """A live node, as Ray's head reports it."""
 
     id: str
     name: str
-    """Its address; with the start of its id where several nodes share one."""
+    """Its address, with the start of its id if several nodes share the address."""
     address: str
     cpus: float
     gpus: int
     object_store_bytes: int
     session_folder: str
-    """Where Ray keeps logs and spills objects."""
+    """Folder in which Ray writes logs and spills objects."""
 
 
 @dataclass(frozen=True)
 class Missing:
-    """A node's answer that did not come, and why."""
+    """The reason why a node did not answer."""
 
     reason: str
 
 
 def alive() -> list[Node]:
-    """The live nodes, the one of this process first."""
+    """Return the live nodes, beginning with the node of this process."""
     import ray
 
     found = [node for node in ray.nodes() if node["Alive"]]
@@ -59,9 +59,9 @@ def alive() -> list[Node]:
 
 
 def on(node: Node, **options: Any) -> dict[str, Any]:
-    """Ray options that place a task or an actor on the node; it reserves nothing unless told so.
+    """Return Ray options that place a task or an actor on the node.
 
-    A busy cluster is checked like an idle one: a task that reserves no CPU waits for none.
+    By default it reserves no CPU, so that it does not wait on a busy cluster.
     """
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -76,9 +76,9 @@ def on_each(
     deadline_s: float,
     each: Callable[[Node], tuple[Any, ...]] = lambda node: (),
 ) -> dict[str, Any]:
-    """Run ``function(*arguments, *each(node))`` on every node; name -> what it returned, or ``Missing``.
+    """Run ``function(*arguments, *each(node))`` on every node; return each node's result, or ``Missing``, by name.
 
-    A task that has not answered by the deadline is ended with its process.
+    A task that has not answered by the deadline is killed with its process.
     """
     import ray
 
@@ -93,7 +93,7 @@ def on_each(
 
 
 def collect(task: Any, waited_s: float) -> Any:
-    """What a task returned; ``Missing`` where it failed, died or still runs, which ends it."""
+    """Return a task's result, or ``Missing`` if it failed, died or still runs; in that case it is killed."""
     import ray
 
     ready, _ = ray.wait([task], timeout=0.01)
@@ -107,14 +107,14 @@ def collect(task: Any, waited_s: float) -> Any:
 
 
 def answers(results: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Results of ``on_each`` as those that came, and the reasons of those that did not."""
+    """Split the results of ``on_each`` into answers, and the reasons of missing ones."""
     came = {name: value for name, value in results.items() if not isinstance(value, Missing)}
     absent = {name: value.reason for name, value in results.items() if isinstance(value, Missing)}
     return came, absent
 
 
 def listed(reasons: dict[str, str], most: int = 4) -> str:
-    """``node: reason; node: reason``, the first few of them."""
+    """Return ``node: reason; node: reason`` for the first ``most`` nodes."""
     shown = [f"{name}: {reason}" for name, reason in list(reasons.items())[:most]]
     rest = len(reasons) - len(shown)
     return "; ".join(shown) + (f"; and {rest} more" if rest else "")

@@ -1,4 +1,4 @@
-"""MLflow: a run is written, read back and deleted again, from where the driver of a job runs."""
+"""Check MLflow: write a run, read it back and delete it, on the node where a job's driver runs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from stm.doctor.nodes import Missing, Node, on_each
 from stm.redaction import redact
 
 EXPERIMENT = "stm-doctor"
-"""The experiment that the runs belong to; it stays, empty."""
+"""Experiment of these runs; it is not deleted."""
 
 
 def check(here: Node, uri: str | None, deadline_s: float) -> Finding:
-    """Records are written by the driver alone, so one node is asked: that of this process."""
+    """Check the node ``here``, the one of this process, because only a driver writes records."""
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
     if uri == "none":
         return ok("mlflow", "switched off")
@@ -27,13 +27,13 @@ def check(here: Node, uri: str | None, deadline_s: float) -> Finding:
             "mlflow",
             f"{where} cannot be used: {redact(result.reason)}",
             "start it (`mlflow server --host ... --allowed-hosts ...`) and open its port to this machine, or give "
-            "--tracking.uri none; training itself goes on without it",
+            "--tracking.uri none; training also works without it",
         )
     return ok("mlflow", f"{where}: a run written and read back in {result:.1f} s")
 
 
 def round_trip(uri: str | None) -> float:
-    """Write a run with one number and read it back; returns the seconds. Raises what MLflow raises."""
+    """Write a run with one number and read it back; return the seconds. Raises the errors of MLflow."""
     os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "5"
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

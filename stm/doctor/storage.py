@@ -1,4 +1,4 @@
-"""Storage: every node writes a file there, and every node reads the same bytes from all of them."""
+"""Check the storage: every node writes a file there, and every node reads all of them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from stm.plural import counted
 from stm.redaction import redact
 from stm.storage import filesystem, is_url, join
 
-_TRY_AGAIN_S = (0.5, 1.0)  # NFS may show another client's file a moment late
+_TRY_AGAIN_S = (0.5, 1.0)  # NFS may show another client's file late
 
 
 def check(nodes: Sequence[Node], storage: str, deadline_s: float) -> Finding:
-    """Write on each node, then read all on each node, then remove what was written."""
+    """Write a file on each node, read all files on each node, and remove them."""
     begun = time.monotonic()
     folder = join(storage, f".stm-doctor-{secrets.token_hex(6)}")
     left = partial(_left, begun, deadline_s)
@@ -48,7 +48,7 @@ def check_files(
     cannot_read: dict[str, str],
     seen: dict[str, dict[str, str]],
 ) -> Finding:
-    """``seen``: reader -> file -> "" where its bytes are those that were written, else what is wrong."""
+    """Judge the answers. ``seen`` has, by reader and file, "" if the bytes are right, else what is wrong."""
     where = redact(storage)
     if cannot_write:
         return fails(
@@ -81,21 +81,21 @@ def check_files(
     if other:
         return fails(
             "storage",
-            redact(f"{where} gives other bytes than were written: {listed(other)}"),
-            "do not keep runs there: checkpoints would be damaged",
+            redact(f"{where} returns different bytes than were written: {listed(other)}"),
+            "choose another --storage: checkpoints would be damaged there",
         )
     nodes = counted(len(seen), "node")
-    return ok("storage", f"{where}: written and read back by {nodes}, each the others' bytes too")
+    return ok("storage", f"{where}: written by {nodes}, and all files read by each")
 
 
 MISSING = "missing"
 
 
 def write(folder: str, name: str) -> str:
-    """Write random bytes; returns their digest. Runs on every node."""
+    """Write random bytes; return their sha256 in hex. Runs on every node."""
     found, root = filesystem(folder, fresh=True)
     data = secrets.token_bytes(4096)
-    if not is_url(folder):  # a store has no folders to make, and would make a bucket
+    if not is_url(folder):  # a store has no folders, and would create a bucket
         found.makedirs(root, exist_ok=True)
     with found.open(f"{root}/{name}", "wb") as file:
         file.write(data)
@@ -103,7 +103,7 @@ def write(folder: str, name: str) -> str:
 
 
 def read(folder: str, wanted: dict[str, str]) -> dict[str, str]:
-    """File -> "" where its digest is the wanted one, "missing", or what is wrong. Runs on every node."""
+    """Return for each file "" if its digest is right, "missing", or what is wrong. Runs on every node."""
     found, root = filesystem(folder, fresh=True)
     return {name: _compare(found, f"{root}/{name}", d) for name, d in wanted.items()}
 
@@ -120,15 +120,15 @@ def _compare(found: Any, path: str, digest: str) -> str:
             continue
         except Exception as error:
             return first_line(error)
-        return "" if hashlib.sha256(data).hexdigest() == digest else "other bytes"
+        return "" if hashlib.sha256(data).hexdigest() == digest else "different bytes"
     return MISSING
 
 
 def remove(folder: str) -> None:
-    """Remove the folder, and the storage's own where this examination made it and it is empty. Runs on every node."""
+    """Remove the folder, and the storage's folder if it is empty. Runs on every node."""
     found, root = filesystem(folder, fresh=True)
     with contextlib.suppress(FileNotFoundError):
         found.rm(root, recursive=True)
     if not is_url(folder):
         with contextlib.suppress(OSError):
-            os.rmdir(os.path.dirname(root))  # refuses one that is not empty
+            os.rmdir(os.path.dirname(root))  # fails if it is not empty

@@ -1,4 +1,4 @@
-"""Python, the libraries and the code: within the ranges of this package, and the same on every node."""
+"""Check that Python, the libraries and the code are the same on every node, and in the ranges of this package."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from stm.version import DISTRIBUTION
 MUST_AGREE = frozenset(
     ("torch", "ray", "numpy", "pyarrow", "av", "decord", "safetensors", "fsspec")
 )
-"""Libraries that compute results or speak from node to node; others may differ with a warning."""
+"""Libraries that compute results or communicate between nodes; a difference in others is only a warning."""
 
 REINSTALL = "install the same environment on every node: `make install`, or the image of clusters/Dockerfile"
 
 Reports = dict[str, dict[str, Any]]
-"""Node -> what ``stm.doctor.facts.gather`` says of it."""
+"""The result of ``stm.doctor.facts.gather`` for each node, by name."""
 
 
 def requirements() -> dict[str, str]:
-    """Library -> the range that stm accepts, of those this machine needs, as installed metadata says."""
+    """Return the accepted range of each library that this machine needs, from the installed metadata of stm."""
     from packaging.requirements import Requirement
 
     try:
@@ -39,7 +39,7 @@ def requirements() -> dict[str, str]:
 
 
 def check_python(reports: Reports) -> Finding:
-    """One Python on all nodes: Ray moves pickled functions between them."""
+    """Check that all nodes have one Python version, because Ray sends pickled functions between them."""
     found = _groups({name: report["python"] for name, report in reports.items()})
     if len(found) == 1:
         return ok("python", f"{next(iter(found))} on {_count(reports)}")
@@ -51,14 +51,14 @@ def check_python(reports: Reports) -> Finding:
 
 
 def check_libraries(reports: Reports, ranges: dict[str, str]) -> Finding:
-    """Every library within its range on every node, and those that must agree the same everywhere."""
+    """Check that libraries are in their ranges on every node, and that `MUST_AGREE` are the same everywhere."""
     from packaging.specifiers import SpecifierSet
     from packaging.version import Version
 
     if not ranges:
         return warning(
             "libraries",
-            "stm is not an installed package here, so the versions it needs are not known",
+            "stm is not an installed package here, so the versions that it needs are unknown",
             "`pip install -e .` in its folder",
         )
     wrong: dict[str, str] = {}
@@ -96,14 +96,14 @@ def check_libraries(reports: Reports, ranges: dict[str, str]) -> Finding:
 
 
 def check_code(reports: Reports) -> Finding:
-    """The same source everywhere: a version number does not change with every edit."""
+    """Check that all nodes have the same source, since the version number does not change with every edit."""
     found = _groups({name: report["code"] for name, report in reports.items()})
     if len(found) == 1:
         return ok("code", f"stm {next(iter(found))} on {_count(reports)}")
     return fails(
         "code",
         f"nodes run different code of stm: {_told(found)}",
-        "bring the same version to every node, or submit it with the job (`working_dir`)",
+        "install the same version on every node, or submit it with the job (`working_dir`)",
     )
 
 
@@ -112,7 +112,7 @@ def _public(version: str) -> str:
 
 
 def _groups(values: dict[str, str]) -> dict[str, list[str]]:
-    """Value -> the nodes that have it, most of them first."""
+    """Return the nodes of each value, the most frequent value first."""
     groups: dict[str, list[str]] = {}
     for name, value in values.items():
         groups.setdefault(value, []).append(name)
@@ -132,4 +132,4 @@ def _count(reports: Reports) -> str:
 
 
 DRIVER = f"this process ({sys.executable})"
-"""The name of the report of the process that asks: it runs the driver of a job."""
+"""Name of the report of this process, in which a job's driver would run."""

@@ -1,1 +1,1 @@
-"""What an evaluation found, as one page to look at (``stm.report.page.write``)."""
+"""The report of an evaluation, as one HTML page (``stm.report.page.write``)."""

@@ -1,4 +1,4 @@
-"""The later sections of a report: how the network was trained, what the videos are, and what made the figures."""
+"""The later sections of a report: the training of the network, the videos, and the origin of the figures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MOST_KINDS = 8
 
 
 class Figure(NamedTuple):
-    """A chart under its name; without one, the caption says it all."""
+    """A chart with a title. Without a chart, the caption is the whole content."""
 
     title: str
     chart: Html | None
@@ -33,7 +33,7 @@ class Figure(NamedTuple):
 
 
 def training(facts: Facts) -> dict[str, Any]:
-    """Loss, accuracy and speed, from the run's record."""
+    """Return loss, accuracy and speed, from the run's record."""
     record, meta = facts.record, facts.meta
     epochs = counted(meta.position.epoch, "epoch")
     lead = f"{meta.step:,} steps, {epochs}, {counted(meta.world_size, 'worker')}; "
@@ -41,7 +41,7 @@ def training(facts: Facts) -> dict[str, Any]:
     if not record.curves:
         return {"lead": lead + " The run's record is not on this machine.", "figures": []}
     if not record.complete:
-        lead += " The run kept no record; the last checkpoint remembers the steps since the one before it."
+        lead += " The run has no record, so only the steps in this checkpoint are shown."
     figures = [figure for figure in (_loss(record), _accuracy(record)) if figure is not None]
     figures += _speed(record)
     return {"lead": lead, "figures": figures}
@@ -106,7 +106,7 @@ def _speed(record: TrainingRecord) -> list[Figure]:
 
 
 def _points(series: Series, most: int = 800) -> list[tuple[float, float]]:
-    """At most ``most`` points: means of neighbours, where a curve has more than a screen can show."""
+    """Return at most ``most`` points; of a longer curve, means of neighbouring points."""
     if len(series.x) <= most:
         return list(zip(series.x.tolist(), series.y.tolist(), strict=True))
     edges = np.linspace(0, len(series.x), most + 1).astype(int)
@@ -117,7 +117,7 @@ def _points(series: Series, most: int = 800) -> list[tuple[float, float]]:
 
 
 def _ceiling(values: np.ndarray) -> float:
-    """A loss's first steps may tower above the rest: they are cut rather than flatten it."""
+    """Return the top of the loss axis, which cuts off much larger values at the start, so that the rest is visible."""
     return float(min(values.max(), 2.5 * np.quantile(values, 0.9))) * 1.05 or 1.0
 
 
@@ -126,14 +126,14 @@ def _percent(value: float) -> str:
 
 
 def data(facts: Facts) -> dict[str, Any]:
-    """Which videos there are, which could not be used and why."""
+    """Return the videos' properties, and the failures with their reasons."""
     health, manifest = facts.health, facts.manifest
     bad = num_unusable(health)
     failed_now = len(facts.scores.failures) - bad
     lead = f"{len(manifest):,} videos of {manifest.dataset}: {len(manifest) - bad:,} usable when indexed"
     lead += f", {bad:,} not" if bad else ""
     lead += f"; {failed_now:,} more failures while measuring." if failed_now > 0 else "."
-    # Once, whatever the number of views.
+    # Each failure once, for any number of views.
     failures = {(f["video_id"], f["reason"]): f for f in facts.scores.failures}
     return {
         "lead": lead,
@@ -173,17 +173,16 @@ def _largest(counts: dict[str, int]) -> dict[str, int]:
 
 
 def _guard(health: Health) -> str:
-    """Why videos are not read by decord, and how many; "" where all are."""
+    """Return why some videos are not read with decord, and how many; "" if all are."""
     reasons: Counter[str] = Counter()
     for why, count in health.not_for_decord.items():
-        reasons[re.split(r"[:(]", why)[0].strip()] += (
-            count  # what follows differs from file to file
-        )
+        # The rest of a reason differs between files.
+        reasons[re.split(r"[:(]", why)[0].strip()] += count
     return ", ".join(f"{why} ({count:,})" for why, count in reasons.most_common(MOST_KINDS))
 
 
 def provenance(facts: Facts) -> dict[str, Any]:
-    """What made these figures, so that they can be made again and compared."""
+    """Return what is needed to reproduce and compare the figures."""
     import yaml
 
     meta = facts.meta

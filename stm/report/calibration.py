@@ -1,4 +1,4 @@
-"""Whether 80 % sure means 80 % right: reliability, and the expected calibration error (Guo et al., ICML 2017)."""
+"""Calibration: whether answers with a score of 80 % are right in 80 % of cases (Guo et al., ICML 2017)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 from stm.report.intervals import Interval, wilson
 
 NUM_BINS = 15
-"""Of equal width, as in the paper."""
+"""Number of bins of equal width, as in the paper."""
 
 _TRIALS = 1000
 
 
 @dataclass(frozen=True)
 class Bin:
-    """The videos whose best score lies in one fifteenth of [0, 1]."""
+    """The videos whose best score is in one of `NUM_BINS` parts of [0, 1]."""
 
     confidence: float
     """Mean of their best scores."""
@@ -27,21 +27,21 @@ class Bin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Of the readable videos."""
+    """The calibration of the answers to all readable videos."""
 
     bins: list[Bin]
-    """Those that hold a video, rising."""
+    """The bins with videos, in the order of their scores."""
     ece: float
-    """Mean over videos of |accuracy - confidence| of their bin."""
+    """Expected calibration error: mean over videos of |accuracy - confidence| of their bin."""
     ece_by_chance: tuple[float, float]
-    """Mean and 95th percentile of what a perfectly calibrated network would show on as many videos: not 0, since a
-    bin of few videos is seldom right as often as it should be."""
+    """Mean and 95th percentile of the error of a perfectly calibrated network on as many videos. It is not 0, because
+    the accuracy in a bin with few videos varies by chance."""
     mean_confidence: float
     accuracy: float
 
 
 def calibrate(confidence_N: np.ndarray, correct_N: np.ndarray, seed: int = 0) -> Calibration | None:
-    """Calibration of answers; None without any.
+    """Return the calibration of answers, or None if there are none.
 
     ``confidence_N``: float [N], the score of each answer; ``correct_N``: bool [N].
     """

@@ -1,4 +1,4 @@
-"""The report's own figures: the confusion matrix, accuracy with its interval, reliability."""
+"""Charts of the report: the confusion matrix, accuracies with intervals, reliability, orders of frames."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stm.report.svg import BOTTOM, TOP, Axes, drawing
 from stm.report.time_use import NAMES, Share, TimeUse
 
 MOST_DRAWN = 40
-"""Classes up to which each cell is drawn and each class is named beside the matrix; more become a picture."""
+"""Largest number of classes for which cells and class names are drawn; a larger matrix becomes a picture."""
 
 _MOST_COUNTED = 24
 _CELLS = ((8, 46.0), (16, 34.0), (24, 28.0), (MOST_DRAWN, 22.0))
@@ -23,7 +23,7 @@ _LETTER, _LONGEST = 6.6, 28
 
 
 def confusion_grid(shares_KK: np.ndarray, counts_KK: np.ndarray, classes: list[str]) -> Html:
-    """The matrix of up to `MOST_DRAWN` classes, already in order: right in grey, wrong in the accent colour."""
+    """Draw the matrix of up to `MOST_DRAWN` classes, which are sorted: right in grey, wrong in the accent colour."""
     size = len(classes)
     cell = next(px for most, px in _CELLS if size <= most)
     shown = [_cut(name, _LONGEST) for name in classes]
@@ -87,9 +87,9 @@ def _cut(text: str, longest: int) -> str:
 
 
 def confusion_picture(shares_KK: np.ndarray, alt: str) -> Html:
-    """The matrix of many classes as an image whose background is clear: it stands on light and on dark.
+    """Return the matrix of many classes as an image with a transparent background, for light and dark pages.
 
-    A colour's strength grows with the root of the share, so that few videos are seen too.
+    The opacity grows with the root of the share, so that small shares are visible.
     """
     from PIL import Image
 
@@ -98,7 +98,7 @@ def confusion_picture(shares_KK: np.ndarray, alt: str) -> Html:
     pixels[..., :3] = (0xD9, 0x5F, 0x2B)
     np.einsum("iic->ic", pixels)[:, :3] = (0x86, 0x8E, 0x96)
     pixels[..., 3] = np.where(shares_KK > 0, np.round(70 + 185 * np.sqrt(shares_KK)), 0)
-    scale = max(1, -(-1200 // size))  # browsers shrink smoothly, and would enlarge blurredly
+    scale = max(1, -(-1200 // size))  # browsers shrink images well, but blur enlarged ones
     buffer = io.BytesIO()
     Image.fromarray(pixels.repeat(scale, 0).repeat(scale, 1)).save(buffer, "PNG", optimize=True)
     return tag(
@@ -107,7 +107,7 @@ def confusion_picture(shares_KK: np.ndarray, alt: str) -> Html:
 
 
 def interval_bar(value: float, interval: Interval, mean: float | None = None) -> Html:
-    """A share from 0 to 1 as a dot on its interval; a faint tick is the mean of all."""
+    """Draw a share from 0 to 1 as a dot on its interval, with a faint tick at ``mean``."""
     width = 160.0
     parts = [tag("line", class_="grid", x1=0, x2=width, y1=8, y2=8)]
     if mean is not None:
@@ -123,7 +123,7 @@ def interval_bar(value: float, interval: Interval, mean: float | None = None) ->
 
 
 def profile(accuracies: list[float], intervals: list[Interval], alt: str) -> Html:
-    """Accuracy of many classes, already sorted: a line with the band of its intervals."""
+    """Draw the accuracies of many classes, which are sorted, as a line with the band of their intervals."""
     axes = Axes(
         860, 220, (1, max(len(accuracies), 2)), (0, 1), "classes, from worst to best", _percent
     )
@@ -140,7 +140,7 @@ def profile(accuracies: list[float], intervals: list[Interval], alt: str) -> Htm
 
 
 def reliability(calibration: Calibration) -> Html:
-    """Share that was right over the score of the answer; on the diagonal a network knows how sure it may be."""
+    """Draw the share of right answers by their score; a calibrated network is on the diagonal."""
     axes = Axes(420, 330, (0, 1), (0, 1), "score of the answer", _percent, _percent)
     most = max(bin_.num_videos for bin_ in calibration.bins)
     parts = [
@@ -171,11 +171,11 @@ class OrderGroup:
     title: str
     rows: list[tuple[str, Share]]
     chance: float
-    """What it takes to know nothing; a dashed line."""
+    """The share of an answer that ignores the video, drawn as a dashed line."""
 
 
 def order_groups(use: TimeUse) -> list[OrderGroup]:
-    """Top-1 by order of the frames; and of the videos of pairs, those told from the other class."""
+    """Return top-1 by order of the frames, and, for pairs, the share of videos that is told from the other class."""
     labels = use.labels_N
     most_frequent = np.bincount(labels).max() / len(labels) if len(labels) else 0.0
     groups = [
@@ -191,7 +191,7 @@ def order_groups(use: TimeUse) -> list[OrderGroup]:
 
 
 def orders(use: TimeUse) -> Html:
-    """Each order's share of right answers with its interval, and what knowing nothing would give, as dashes."""
+    """Draw each order's share of right answers with its interval, and the share of ``chance`` as dashes."""
     groups = order_groups(use)
     step, left, right = 24.0, 168.0, 58.0
     height = TOP + sum(step * (len(group.rows) + 1) + 10 for group in groups) + BOTTOM - 14
@@ -214,7 +214,7 @@ def orders(use: TimeUse) -> Html:
             tag("line", class_="grid", x1=at(value), x2=at(value), y1=first, y2=last)
             for value in scale
         ]
-        chance = tag("title", f"knowing nothing: {group.chance:.0%}")
+        chance = tag("title", f"by chance: {group.chance:.0%}")
         parts.append(
             tag("line", chance, class_="mark", x1=at(group.chance), x2=at(group.chance), y1=first, y2=last)
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Which classes are taken for which, in an order that puts classes beside those they are confused with."""
+"""The confusions between classes, and an order of the classes that puts confused ones side by side."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_MOST_TO_REFINE = 800  # the best order of the leaves takes cubic time: half a second at 400 classes
+_MOST_TO_REFINE = 800  # ordering the leaves takes cubic time: half a second for 400 classes
 
 
 def seriate(confusion_KK: np.ndarray) -> np.ndarray:
-    """An order of the classes, int64 [K], in which those that are confused lie side by side.
+    """Return an order of the classes, int64 [K], that puts confused ones side by side.
 
-    Classes are joined bottom-up (average linkage; the distance of two is 1 less the mean share that each gives to the
-    other), and the leaves of that tree turned so that neighbours are as near as it allows (optimal leaf ordering,
-    Bar-Joseph et al., Bioinformatics 17, 2001). The same matrix gives the same order. Classes never confused with any
-    other keep theirs, at the end.
+    Classes are joined bottom-up (average linkage; the distance of two is 1 minus the mean share that each gives to the
+    other), and the leaves of the tree are ordered so that neighbours are as near as possible (optimal leaf ordering,
+    Bar-Joseph et al., Bioinformatics 17, 2001). The result is deterministic. Classes without confusions are at the end,
+    in their original order.
     """
     shares = confusion_KK / np.maximum(confusion_KK.sum(1, keepdims=True), 1)
     likeness = (shares + shares.T) / 2
@@ -35,7 +35,7 @@ def seriate(confusion_KK: np.ndarray) -> np.ndarray:
 
 
 def ordered_confusion(confusion_KK: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(counts, shares of each row, `seriate`'s order): the matrix as it is drawn, rows and columns in that order."""
+    """Return the counts and the shares of each row, rows and columns in the order of `seriate`, and that order."""
     order = seriate(confusion_KK)
     counts = confusion_KK[np.ix_(order, order)]
     return counts, counts / np.maximum(counts.sum(1, keepdims=True), 1), order
@@ -49,11 +49,11 @@ class Pair:
     answered: int
     count: int
     share: float
-    """Of the readable videos of the true class."""
+    """Share of the readable videos of the true class."""
 
 
 def most_confused(confusion_KK: np.ndarray, limit: int) -> list[Pair]:
-    """The cells off the diagonal with most videos, at most ``limit``; of equal ones the greater share first."""
+    """Return the up to ``limit`` cells off the diagonal with most videos; of equal ones, the larger share is first."""
     wrong = confusion_KK.copy()
     np.fill_diagonal(wrong, 0)
     totals = np.maximum(confusion_KK.sum(1), 1)

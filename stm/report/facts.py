@@ -1,4 +1,4 @@
-"""Everything a report speaks of, gathered once: what was measured, by which network, on which videos."""
+"""All data of a report: the measurement, the network, and the videos."""
 
 from __future__ import annotations
 
@@ -30,33 +30,33 @@ class Facts:
     num_segments: int
     size: int
     command: str
-    """What repeats it."""
+    """Command that repeats it."""
     seconds: float
-    """Spent on scoring."""
+    """Time of scoring."""
     checkpoint: str
     meta: Meta
     model_fingerprint: str
     """sha256 (hex) of ``model.safetensors``."""
     manifest_path: str
     manifest: Manifest
-    """Its labels are the network's."""
+    """The manifest with the labels of the network."""
     scores: Scores
     metrics: Metrics
     record: TrainingRecord = field(default_factory=TrainingRecord)
     versions: dict[str, str] = field(default_factory=dict)
-    """Of the libraries that measured; those that trained are in ``meta``."""
+    """Libraries of the evaluation; those of the training are in ``meta``."""
     manifest_fingerprint: str = ""
-    """Of the manifest as it was read, before its labels became the network's; "" is that of ``manifest``."""
+    """Fingerprint of the manifest before its labels were changed to the network's; "" means that of ``manifest``."""
     which: str = "named"
-    """``best`` or ``last`` of its run, or ``named`` itself."""
+    """``best`` or ``last`` of its run, or ``named`` if the user named the checkpoint itself."""
     flattered: str | None = None
-    """Why the figures flatter, where the checkpoint was chosen on these videos."""
+    """Why the figures are too high, if the checkpoint was chosen on these videos."""
     time_use: TimeUse | None = None
-    """None where only clips as played were measured."""
+    """None if only clips as played were measured."""
     pairs_from: str = "found from the names of classes"
-    """Where the pairs of ``time_use`` are from."""
+    """Source of the pairs of ``time_use``."""
     when: str = ""
-    """UTC, such as 2026-11-22 19:30."""
+    """Time of the evaluation in UTC, such as 2026-11-22 19:30."""
 
     @property
     def classes(self) -> list[str]:
@@ -77,7 +77,7 @@ class Facts:
 
     @cached_property
     def order(self) -> np.ndarray:
-        """Of the classes in the confusion matrix."""
+        """Order of the classes in the confusion matrix, int64 [K]."""
         return seriate(self.metrics.confusion)
 
     @cached_property
@@ -87,7 +87,7 @@ class Facts:
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:
-        """Of top1, top5 and mean_class_accuracy."""
+        """95 % intervals of top1, top5 and mean_class_accuracy."""
         metrics, total = self.metrics, self.metrics.num_videos
         return {
             "top1": wilson(round(metrics.top1 * total), total),
@@ -97,7 +97,7 @@ class Facts:
 
     @cached_property
     def calibration(self) -> Calibration | None:
-        """Of the readable videos."""
+        """Calibration on the readable videos; None if there are none."""
         readable = self.scores.readable_N
         scores = self.scores.scores_NK[readable]
         if not len(scores):
@@ -110,7 +110,7 @@ class Facts:
 
 
 def fingerprint_of(checkpoint: str) -> str:
-    """sha256 (hex) of the weights' file, as ``sha256sum`` prints it."""
+    """Return the sha256 (hex) of the file of weights, as ``sha256sum`` prints it."""
     digest = hashlib.sha256()
     for block in read_blocks(join(checkpoint, MODEL)):
         digest.update(block)

@@ -1,7 +1,7 @@
-"""The videos to look at first: wrong answers the network was surest of, then right ones it was least sure of.
+"""The hardest videos: wrong answers with the highest scores, then right answers with the lowest scores.
 
-Frames are decoded in a process of their own, with a deadline: a file that hangs or kills a decoder costs the report
-its picture.
+Frames are decoded in a separate process with a deadline, so if a file hangs or kills a decoder, only its picture
+is missing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stm.markup import data_uri
 NUM_VIDEOS = 12
 NUM_FRAMES = 5
 FRAME_HEIGHT = 144
-"""Pixels of a frame in the strip; 5 frames side by side are one JPEG of some 20 kB."""
+"""Height of a frame in the strip, px; 5 frames side by side are a JPEG of about 20 kB."""
 
 _DEADLINE_S = 20.0
 _TOTAL_S = 60.0
@@ -28,7 +28,7 @@ _TOTAL_S = 60.0
 
 @dataclass(frozen=True)
 class HardVideo:
-    """One video, what it is and what the network said."""
+    """One video with its class and the network's answers."""
 
     video_id: str
     path: str
@@ -37,7 +37,7 @@ class HardVideo:
     """The three best classes with their scores, best first."""
     true_score: float
     strip: bytes | None
-    """JPEG of frames side by side, in order of time; None where they could not be read."""
+    """JPEG of frames side by side, in temporal order; None if they could not be read."""
     problem: str
     """Why there is no strip."""
 
@@ -47,20 +47,20 @@ class HardVideo:
 
     @property
     def answers_and_truth(self) -> list[tuple[int, float]]:
-        """The answers, and behind them the true class where it is none of them."""
+        """The answers, followed by the true class if it is not among them."""
         is_among = any(label == self.true for label, _ in self.answers)
         return self.answers if is_among else [*self.answers, (self.true, self.true_score)]
 
     @property
     def picture(self) -> str | None:
-        """The strip as an address."""
+        """The strip as a data URI."""
         return None if self.strip is None else data_uri(self.strip, "image/jpeg")
 
 
 def choose(
     scores_NK: np.ndarray, labels_N: np.ndarray, readable_N: np.ndarray, limit: int = NUM_VIDEOS
 ) -> list[int]:
-    """Rows of the manifest: wrong ones by falling score of the answer, then right ones by rising score."""
+    """Return rows of the manifest: wrong answers by falling score, then right ones by rising score."""
     best_N = scores_NK.max(1)
     wrong_N = scores_NK.argmax(1) != labels_N
     rows = np.flatnonzero(readable_N)
@@ -71,7 +71,7 @@ def choose(
 def hardest(
     manifest: Manifest, scores_NK: np.ndarray, readable_N: np.ndarray, limit: int = NUM_VIDEOS
 ) -> list[HardVideo]:
-    """The ``limit`` hardest videos with their frames; takes a minute at most, whatever the files do."""
+    """Return the ``limit`` hardest videos with their frames, within about a minute."""
     labels_N = manifest.table["label"].to_numpy()
     videos = []
     until = time.monotonic() + _TOTAL_S
@@ -83,9 +83,11 @@ def hardest(
             left_s = min(_DEADLINE_S, until - time.monotonic())
             try:
                 if left_s <= 0:
-                    raise CallFailed("deadline", f"{_TOTAL_S:g} s for all pictures were over")
+                    raise CallFailed(
+                        "deadline", f"all pictures together may take only {_TOTAL_S:g} s"
+                    )
                 strip = process.call(read_strip, path, num_frames, deadline_s=left_s)
-            except Exception as error:  # a picture less, and never a report less
+            except Exception as error:  # a missing picture must not prevent the report
                 problem = str(error)[:300]
             top = np.argsort(-scores_NK[row], kind="stable")[:3]
             videos.append(
@@ -103,9 +105,9 @@ def hardest(
 
 
 def read_strip(path: str, num_frames: int) -> bytes:
-    """JPEG of the middle frames of equal parts of a video, whole and side by side.
+    """Return a JPEG of the middle frames of equal parts of a video, side by side.
 
-    Raises ``decode.VideoError`` where a frame cannot be had.
+    Raises ``decode.VideoError`` if a frame cannot be read.
     """
     from PIL import Image
 
@@ -113,7 +115,7 @@ def read_strip(path: str, num_frames: int) -> bytes:
 
     frames = read_frames(path, centre_indices(num_frames, NUM_FRAMES).tolist())
     height, width = frames.shape[1:3]
-    # Between 9:16 and 16:9 the picture is shown whole; what is longer would leave nothing of the others.
+    # Very wide frames are squeezed, because they would leave no space for the others.
     width_shown = max(1, min(round(width * FRAME_HEIGHT / height), 2 * FRAME_HEIGHT))
     strip = Image.new("RGB", (NUM_FRAMES * width_shown, FRAME_HEIGHT))
     for place, frame in enumerate(frames):

@@ -1,4 +1,4 @@
-"""What the videos of a manifest are: how many can be used, why others cannot, their formats, sizes and lengths."""
+"""Statistics of a manifest's videos: their status, formats, sizes and lengths."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from stm.data.manifest import OK, Manifest
 
 @dataclass(frozen=True)
 class Health:
-    """Of all rows: ``status``. Of the usable ones: the rest. Counters run from most to least."""
+    """``status`` counts all rows, the other fields only usable ones. Counters begin with the most frequent value."""
 
     status: dict[str, int]
     codecs: dict[str, int]
     sizes: dict[str, int]
-    """By "width x height" in pixels."""
+    """Number of videos by "width x height" in pixels."""
     rates: dict[str, int]
-    """By frames per second, rounded; "unknown" for frame folders."""
+    """Number of videos by frames per second, rounded; "unknown" for frame folders."""
     frames_N: np.ndarray
-    """int32 [usable videos]."""
+    """Numbers of frames, int32 [usable videos]."""
     seconds_N: np.ndarray
-    """float [usable videos with a known rate]."""
+    """Lengths in seconds, float [usable videos with a known rate]."""
     not_for_decord: dict[str, int]
-    """Why decord is not asked (the manifest's ``guard``)."""
+    """Number of videos by the reason why decord is not used (the manifest's ``guard``)."""
 
 
 def inspect(manifest: Manifest) -> Health:
-    """The health of a manifest."""
+    """Return the statistics of a manifest."""
     usable = manifest.table.take(manifest.usable)
     rows = usable.select(["codec", "width", "height", "guard"]).to_pylist()
     frames = usable["num_frames"].to_numpy()
@@ -47,7 +47,7 @@ def inspect(manifest: Manifest) -> Health:
 
 
 def num_unusable(health: Health) -> int:
-    """Rows that indexing could not use."""
+    """Return the number of rows that indexing found unusable."""
     return sum(count for status, count in health.status.items() if status != OK)
 
 

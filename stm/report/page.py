@@ -1,6 +1,6 @@
-"""One page of an evaluation: a single HTML file that asks nothing of any network, and its figures as PNG.
+"""Write the report of an evaluation: a single HTML file that needs no network, and its figures as PNG.
 
-The page forbids itself whatever it does not carry (Content-Security-Policy): no request, no script but its own.
+The page's Content-Security-Policy forbids requests, and scripts other than its own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from stm.storage import write_bytes
 
 
 def write(facts: Facts, folder: Path) -> dict[str, str]:
-    """Write ``report.html`` and PNG figures into ``folder``; returns their paths by kind, the page as "report"."""
+    """Write ``report.html`` and PNG figures into ``folder``; return their paths by kind, the page as "report"."""
     videos = hardest(facts.manifest, facts.scores.scores_NK, facts.scores.readable_N)
     files = pictures.draw(facts, videos, folder)
     path = folder / "report.html"
@@ -24,7 +24,7 @@ def write(facts: Facts, folder: Path) -> dict[str, str]:
 
 
 def render(facts: Facts, videos: list[HardVideo]) -> str:
-    """The page as text."""
+    """Return the page as text."""
     source = script_source("stm.report", "report.js")
     network = facts.meta.config.get("model", {})
     return page_of(

@@ -1,4 +1,4 @@
-"""The report's figures as PNG files, for slides and for MLflow's own pages."""
+"""The report's figures as PNG files, for slides and for MLflow."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stm.report.time_use import TimeUse
 
 
 def draw(facts: Facts, videos: list[HardVideo], folder: Path) -> dict[str, Path]:
-    """Calibration, orders of frames, training, speed and hardest videos: those there is something to show of."""
+    """Draw calibration, orders of frames, training, speed and hardest videos, if there are data; return their paths."""
     files: dict[str, Path] = {}
     if facts.calibration is not None:
         files["calibration"] = _calibration(facts, folder / "calibration.png")
@@ -35,7 +35,7 @@ def draw(facts: Facts, videos: list[HardVideo], folder: Path) -> dict[str, Path]
 
 
 def plot_confusion(path: Path, confusion_KK: np.ndarray, classes: list[str], title: str) -> Path:
-    """Confusion matrix, rows as shares of their class, in `seriate`'s order; counts are written in up to 30 classes."""
+    """Draw the confusion matrix as shares of each row, in `seriate`'s order; up to 30 classes, with counts."""
     from matplotlib.colors import LinearSegmentedColormap, to_rgb
 
     size = len(classes)
@@ -71,7 +71,7 @@ def plot_confusion(path: Path, confusion_KK: np.ndarray, classes: list[str], tit
 def plot_per_class(
     path: Path, per_class: list[float | None], counts: list[int], classes: list[str], title: str
 ) -> Path:
-    """Top-1 of every class that occurs with its 95 % interval (Wilson), best first; of hundreds the curve alone."""
+    """Draw the top-1 of every class with videos and its 95 % interval (Wilson), best first; above 120, as a curve."""
     order = sorted(
         (i for i, a in enumerate(per_class) if a is not None), key=lambda i: -(per_class[i] or 0)
     )

@@ -1,6 +1,6 @@
-"""What a run recorded of its training: curves by step, speed by time. Read from the run's spool, whole or partly there.
+"""The record of a training: curves by step and speed by time, from the run's spool, which may be incomplete.
 
-A run without a record (``--tracking.uri none``) still has the last steps in its checkpoint.
+For a run without a record (``--tracking.uri none``), the steps in the checkpoint are used.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from stm import spool
 from stm.checkpoint import format as checkpoints
 
 _PAUSE_S = 120.0
-"""A longer silence between two lines of speed, twenty times the usual one, is a time without training."""
+"""A gap between two records of speed that is longer than this, and 20 times the median, is a pause of training."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """Values at rising places: steps, or minutes."""
+    """Values ``y`` at rising ``x``, which are steps or minutes."""
 
     x: np.ndarray
     y: np.ndarray
@@ -31,20 +31,20 @@ class Series:
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """Empty where nothing was recorded."""
+    """The curves of a run; empty if nothing was recorded."""
 
     curves: dict[str, Series] = field(default_factory=dict)
     """By step: train/loss, train/top1, train/lr, val_top1, val_top5, val_loss."""
     speed: dict[str, Series] = field(default_factory=dict)
-    """By minutes of training, pauses left out: clips_per_s, data_wait_share."""
+    """By minutes of training, without pauses: clips_per_s, data_wait_share."""
     restarts: list[float] = field(default_factory=list)
-    """Minutes at which there was a pause."""
+    """Minutes of training at which there was a pause."""
     complete: bool = True
-    """False where the record is only that of the last checkpoint."""
+    """False if only the steps in the checkpoint are known."""
 
 
 def read_record(run_folder: Path, checkpoint: str) -> TrainingRecord:
-    """The record of the run whose driver keeps its files in ``run_folder``; of the checkpoint alone without a spool."""
+    """Read the spool in the driver's ``run_folder`` or, without one, the history of the checkpoint."""
     lines = spool.metrics(run_folder / spool.NAME)
     if lines:
         return TrainingRecord(_by_step(lines), *_by_time(lines))
@@ -65,7 +65,7 @@ def read_record(run_folder: Path, checkpoint: str) -> TrainingRecord:
 
 
 def _by_step(lines: list[dict[str, Any]]) -> dict[str, Series]:
-    """A step that was repeated counts once, with its last value."""
+    """Return curves by step; a repeated step has its last value."""
     curves: dict[str, dict[int, float]] = {}
     for line in lines:
         for name, value in line["values"].items():
@@ -75,7 +75,7 @@ def _by_step(lines: list[dict[str, Any]]) -> dict[str, Series]:
 
 
 def _by_time(lines: list[dict[str, Any]]) -> tuple[dict[str, Series], list[float]]:
-    """Speed by minutes since its first line, and where pauses were."""
+    """Return the speed by minutes since the first record, and the minutes of pauses."""
     lines = [line for line in lines if "speed/clips_per_s" in line["values"] and "time_ms" in line]
     lines.sort(key=lambda line: line["time_ms"])
     if not lines:

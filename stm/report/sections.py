@@ -1,4 +1,4 @@
-"""What the sections of a report show, from `Facts` to the values of their templates (``stm/report/templates``)."""
+"""The values of the templates of a report's sections (``stm/report/templates``), from `Facts`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from stm.report.time_use import NAMES
 
 MOST_PAIRS = 15
 UNEQUAL = 2
-"""Classes are unequal where the largest has more than so many times the videos of the smallest."""
+"""Classes are unequal if the largest has more than this many times the videos of the smallest."""
 MOST_CELLS = 20_000
-"""Cells off the diagonal that the heat map can name under the pointer."""
+"""Number of cells off the diagonal that the heat map can name under the pointer."""
 
 
 def headline(facts: Facts) -> dict[str, Any]:
-    """The three figures with their intervals, what they are of, and what they are worth."""
+    """Return the three main figures with their intervals, and the share of the most frequent class."""
     metrics = facts.metrics
     named = {"top1": "top-1", "top5": "top-5", "mean_class_accuracy": "mean class accuracy"}
     if len(facts.classes) <= 5:
@@ -45,7 +45,7 @@ def headline(facts: Facts) -> dict[str, Any]:
 
 
 def confusions(facts: Facts) -> dict[str, Any]:
-    """The matrix, ordered, and the largest confusions; of many classes a picture with its cells beside it."""
+    """Return the sorted matrix, for many classes as a picture with a data block, and the largest confusions."""
     counts, shares, order = ordered_confusion(facts.metrics.confusion)
     classes = [facts.classes[i] for i in order]
     pairs = most_confused(facts.metrics.confusion, MOST_PAIRS)
@@ -61,7 +61,7 @@ def confusions(facts: Facts) -> dict[str, Any]:
 
 
 def _cells(counts_KK: np.ndarray) -> dict[int, list[list[int]]]:
-    """Row -> [[column, count], ...]: the diagonal, and the largest others."""
+    """Return [[column, count], ...] by row, for the diagonal and the largest other cells."""
     cells: dict[int, list[list[int]]] = {}
     for place, count in enumerate(np.diagonal(counts_KK).tolist()):
         if count:
@@ -72,9 +72,9 @@ def _cells(counts_KK: np.ndarray) -> dict[int, list[list[int]]]:
 
 
 def classes(facts: Facts) -> dict[str, Any]:
-    """Every class with its interval and what it is taken for; of many the curve of all, too.
+    """Return every class with its interval and its most frequent confusion; for many classes, also a curve.
 
-    Worst first; where training had unequal ones, the rarest first.
+    The worst is first or, if training had unequal classes, the rarest.
     """
     metrics = facts.metrics
     occurring = [i for i, count in enumerate(metrics.class_counts) if count]
@@ -97,22 +97,20 @@ def classes(facts: Facts) -> dict[str, Any]:
         }
         for i in order
     ]
-    lead = "The rarest in training first. " if unequal else "Worst first. "
-    lead += "A dot is the share of the class's videos that was right, the bar its 95 % interval (Wilson)"
+    lead = "The rarest class in training is first. " if unequal else "The worst class is first. "
+    lead += "A dot is the share of right answers for the class, the bar its 95 % interval (Wilson)"
     lead += ", the dashes the mean over classes."
     if unequal:
         lead += (
-            f" Training saw {min(trained_on):,} to {max(trained_on):,} videos a class, and did this for rare ones: "
-            f"{config_of(facts.meta).rare_classes or 'nothing'}."
+            f" Training had {min(trained_on):,} to {max(trained_on):,} videos per class. Settings for rare classes: "
+            f"{config_of(facts.meta).rare_classes or 'none'}."
         )
     missing = len(facts.classes) - len(occurring)
     if missing:
-        lead += f" {missing} of {len(facts.classes)} classes have no video here."
+        lead += f" {missing} of {len(facts.classes)} classes have no videos here."
     profile = None
     if len(order) > charts.MOST_DRAWN:
-        alt = (
-            f"Top-1 of {len(order)} classes, sorted, with intervals; the table below has every one"
-        )
+        alt = f"Top-1 of {len(order)} classes, sorted, with intervals; the table below lists all of them"
         profile = charts.profile([accuracy[i] for i in order], [intervals[i] for i in order], alt)
     return {"lead": lead, "rows": rows, "profile": profile}
 
@@ -126,31 +124,33 @@ def _taken_for(facts: Facts, label: int) -> str:
 
 
 def hardest(facts: Facts, videos: list[HardVideo]) -> dict[str, Any]:
-    """The videos to look at first, and how they were chosen."""
+    """Return the hardest videos, and how they were chosen."""
     readable = facts.scores.readable_N
     wrong = int((facts.scores.scores_NK.argmax(1) != facts.labels_N)[readable].sum())
-    lead = f"{wrong:,} readable videos were given a wrong answer. "
+    lead = f"{wrong:,} readable videos got a wrong answer. "
     if wrong == 0:
         lead += "These were right with the lowest score."
     elif wrong < NUM_VIDEOS:
-        lead += "They come first, the surest at the top; then those that were right with the lowest score."
+        lead += (
+            "They are first, by falling score; then those that were right with the lowest score."
+        )
     else:
-        lead += f"These are the {NUM_VIDEOS} that the network was surest of."
+        lead += f"These are the {NUM_VIDEOS} with the highest scores."
     return {"lead": lead, "videos": videos}
 
 
 def time(facts: Facts) -> dict[str, Any] | None:
-    """What the order of frames is worth; None where it was not asked for."""
+    """Return the effect of the order of frames; None if it was not measured."""
     use = facts.time_use
     if use is None:
         return None
     heads = ["reversed, called the other" if o == "reversed" else NAMES[o] for o in use.scores]
-    shuffles = "A shuffle is any order but that of the video"
-    each = ", another in each of its samplings" if facts.num_views > 1 else ""
+    shuffles = "A shuffle is a random order other than that of the video"
+    each = " and each of its samplings" if facts.num_views > 1 else ""
     return {
         "chart": charts.orders(use),
         "says": use.says,
-        "how": f"{shuffles}, drawn for each video{each}; one frame is the middle one of the clip."
+        "how": f"{shuffles}, drawn for each video{each}; the repeated frame is the middle one of the clip."
         if len(use.scores) > 1
         else "",
         "found": f"The pairs are {facts.pairs_from}.",

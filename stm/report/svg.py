@@ -1,6 +1,6 @@
-"""Small charts as inline SVG: no library, sharp at any size, and coloured by the page, so light and dark fit both.
+"""Small charts as inline SVG, without a library. The page colours them, for light and dark.
 
-Lengths are CSS pixels. Classes of the style sheet (``templates/report.css``): axis, grid, faint, line, band, dot, bar.
+Lengths are CSS pixels. Classes in the style sheet (``templates/report.css``): axis, grid, faint, line, band, dot, bar.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ class Line:
     points: Sequence[tuple[float, float]]
     name: str
     style: str = "line"
-    """line (accent), second (ink, dashed), faint."""
+    """`line` (accent colour), `second` (ink, dashed) or `faint`."""
     dots: bool = False
 
 
 @dataclass(frozen=True)
 class Axes:
-    """A plane with ticks; maps data to pixels."""
+    """A plot area with ticks, which maps data to pixels."""
 
     width: float
     height: float
@@ -50,7 +50,7 @@ class Axes:
         )
 
     def frame(self) -> Html:
-        """Grid lines, ticks and the label of the x axis."""
+        """Draw grid lines, ticks and the label of the x axis."""
         parts: list[Html] = []
         for value in ticks(*self.y_range, 4):
             y = self.y(value)
@@ -68,7 +68,7 @@ class Axes:
         return join(*parts, label)
 
     def curve(self, line: Line) -> Html:
-        """A line through its points, cut to the plane."""
+        """Draw a line through its points, clipped to the plot area."""
         places = [
             (self.x(x), self.y(min(max(y, self.y_range[0]), self.y_range[1])))
             for x, y in line.points
@@ -81,7 +81,7 @@ class Axes:
 
 
 def drawing(width: float, height: float, alt: str, *children: Html, style: str = "") -> Html:
-    """The ``svg`` element; ``alt`` says in words what it shows."""
+    """Return the ``svg`` element; ``alt`` describes in words what it shows."""
     return tag(
         "svg",
         *children,
@@ -104,7 +104,7 @@ def line_chart(
     width: float = 420,
     height: float = 230,
 ) -> Html:
-    """Curves over a common x; vertical dashes at ``marks``."""
+    """Draw curves over a common x, with vertical dashes at ``marks``."""
     points = [point for line in lines for point in line.points]
     xs, ys = [x for x, _ in points], [y for _, y in points]
     x_range = (min(xs), max(xs)) if min(xs) < max(xs) else (min(xs) - 0.5, max(xs) + 0.5)
@@ -126,7 +126,7 @@ def line_chart(
 
 
 def histogram(edges: Sequence[float], counts: Sequence[int], alt: str, *, x_label: str) -> Html:
-    """Bars between edges; hovering tells a bar's range and count."""
+    """Draw bars between edges; hovering shows a bar's range and count."""
     width, height = 420.0, 190.0
     axes = Axes(
         width, height, (edges[0], edges[-1]), (0, max(counts) * 1.05), x_label, _short, _short
@@ -145,7 +145,7 @@ def histogram(edges: Sequence[float], counts: Sequence[int], alt: str, *, x_labe
 
 
 def ticks(low: float, high: float, about: int) -> list[float]:
-    """Round numbers in [low, high], some ``about`` of them."""
+    """Return approximately ``about`` round numbers in [low, high]."""
     if not high > low:
         return [low]
     raw = (high - low) / about
@@ -157,7 +157,7 @@ def ticks(low: float, high: float, about: int) -> list[float]:
 
 
 def _short(value: float) -> str:
-    """12000 -> 12k."""
+    """Shorten a number: 12000 is "12k"."""
     if abs(value) >= 1e6:
         return f"{value / 1e6:g}M"
     return f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:.4g}"

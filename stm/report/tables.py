@@ -1,13 +1,13 @@
-"""The figures of an evaluation for other programs: classes, confusions and answers as CSV and JSON.
+"""Write the figures of an evaluation for other programs: classes, confusions and answers as CSV and JSON.
 
-file                  a row is a   columns
+file                  row          columns
 classes.csv, .json    class        class, num_videos, right, unreadable, top1, low and high (95 %), taken_for,
                                    taken_for_videos
-confusion.csv         class        its videos by the class that they were answered as; then the unreadable
+confusion.csv         class        the number of its videos by answer, then the unreadable ones
 confusion.json                     classes; counts [K, K], rows true, columns answered; unreadable [K]
 answers.csv           video        video_id, class, readable, is_right, rank of its class, answer_1, score_1, to 5
 
-A class that does not occur has no top1: an empty cell, ``null`` in JSON. So has a video without an answer.
+Missing values, such as the top1 of a class without videos, are empty cells, or ``null`` in JSON.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def write_tables(
     readable_N: np.ndarray,
     scores_NK: np.ndarray,
 ) -> dict[str, str]:
-    """Write the files above into ``folder``, which is there; returns their paths by kind."""
+    """Write the files above into an existing ``folder``; return their paths by kind."""
     rows = list(_classes(classes, metrics, labels_N, readable_N))
     unreadable = [row["unreadable"] for row in rows]
     counts = metrics.confusion.tolist()

@@ -1,11 +1,10 @@
-"""What time is worth to a network: its answers to the same frames as played, reversed, shuffled, and to one repeated.
+"""The use of time by a network: its answers to the same frames as played, reversed, shuffled, and to one repeated.
 
-Two measures, both over every video of the manifest, of which one that cannot be read counts as wrong:
+There are two measures, both over all videos of the manifest; an unreadable video counts as wrong:
 
-top-1         of all classes, in each order; how much is lost by another order has an interval over the same videos
-within pairs  of two classes that are each other backwards the one with the higher score. What is told apart without
-              order (shuffled) is what the two kinds of video differ in besides; a reversed clip should be called the
-              partner of its class.
+top-1         over all classes, in each order; the loss by another order has an interval over the same videos
+within pairs  for two classes of which one is the reverse of the other: the class with the higher score. If shuffled
+              frames suffice, the classes differ in more than order. A reversed clip should get the other class.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ NAMES: dict[FrameOrder, str] = {
 
 @dataclass(frozen=True)
 class Share:
-    """``right`` of ``total`` videos."""
+    """A share: ``right`` of ``total`` videos."""
 
     right: int
     total: int
@@ -48,11 +47,11 @@ class Share:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two classes that are each other backwards."""
+    """Two classes of which each is the reverse of the other."""
 
     labels: tuple[int, int]
     shares: dict[FrameOrder, Share]
-    """Of its videos: those told from the other class. Of ``reversed``: those called the other class, as they should."""
+    """Videos that are told from the other class. For ``reversed``: videos that get the other class, as they should."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class TimeUse:
     """One network on one manifest."""
 
     scores: Mapping[FrameOrder, np.ndarray]
-    """float [N, K] of each order, ``played`` among them."""
+    """Scores of each order, including ``played``: float [N, K]."""
     labels_N: np.ndarray
     readable_N: np.ndarray
     pairs_of_labels: Sequence[tuple[int, int]] = ()
@@ -78,7 +77,7 @@ class TimeUse:
 
     @cached_property
     def _right(self) -> dict[FrameOrder, np.ndarray]:
-        """bool [N]: whose best class is the true one."""
+        """bool [N] of each order: whether the best class is the true one."""
         return {
             order: (scores_NK.argmax(1) == self.labels_N) & self.readable_N
             for order, scores_NK in self.scores.items()
@@ -86,7 +85,7 @@ class TimeUse:
 
     @cached_property
     def lost(self) -> dict[FrameOrder, Interval]:
-        """Of the other orders: what they cost of top-1, from so much to so much."""
+        """Interval of the loss of top-1 in each other order."""
         played = self._right["played"]
         return {
             order: paired_difference(int((played & ~right).sum()), int((right & ~played).sum()), len(played))
@@ -96,7 +95,7 @@ class TimeUse:
 
     @cached_property
     def pairs(self) -> list[Pair]:
-        """Those that have videos here; the worst told apart, as played, first."""
+        """The pairs that have videos here; the pair with the smallest share, as played, is first."""
         found = [self._pair(labels) for labels in self.pairs_of_labels]
         found = [pair for pair in found if pair.shares["played"].total]
         return sorted(found, key=lambda pair: (pair.shares["played"].value, pair.labels))
@@ -116,7 +115,7 @@ class TimeUse:
 
     @cached_property
     def in_pairs(self) -> dict[FrameOrder, Share]:
-        """All pairs together; empty without any."""
+        """Shares over all pairs together; empty if there are no pairs."""
         return {
             order: Share(
                 sum(pair.shares[order].right for pair in self.pairs),
@@ -127,7 +126,7 @@ class TimeUse:
 
     @cached_property
     def says(self) -> list[str]:
-        """What follows from the figures, a sentence each, and nothing that their intervals do not bear."""
+        """Sentences about the figures, which claim only what the intervals support."""
         if not self.readable_N.any():
             return ["No video could be read."]
         said = [self._of_order(), self._of_frames(), self._of_pairs(), self._of_direction()]
@@ -160,20 +159,20 @@ class TimeUse:
         if lost.low > 0:
             return f"{figures}: it needs more than one frame ({_points(lost)})."
         if lost.high < 0:
-            return f"{figures}: one frame is more to it than all of them ({_points(lost)})."
+            return f"{figures}: it does better with one frame than with all ({_points(lost)})."
         return f"{figures}: nothing here shows that it needs more than one frame."
 
     def _of_pairs(self) -> str:
         if not self.pairs:
             return ""
         played, shuffled = self.in_pairs["played"], self.in_pairs.get("shuffled")
-        figures = "Of two classes that are each other backwards it names the right one for "
+        figures = "Of two classes that are each other backwards, it names the right one for "
         figures += f"{_whole(played)} of the videos"
         if shuffled is not None:
             figures += f", with shuffled frames for {_whole(shuffled)}"
         if played.interval.low > 0.5:
             if shuffled is not None and shuffled.interval.high < played.interval.low:
-                return f"{figures} (chance: 50 %): it tells them by the order of frames."
+                return f"{figures} (chance: 50 %): it distinguishes them by the order of frames."
             if shuffled is None or shuffled.interval.low <= 0.5:
                 return f"{figures} (chance: 50 %): better than chance."
             return f"{figures} (chance: 50 %): better than chance, but nothing here shows that order helps."
@@ -189,11 +188,11 @@ class TimeUse:
         if share.interval.low > 0.5:
             return f"{figures}, as they should: the direction of time decides."
         if share.interval.high < 0.5:
-            return f"{figures}: these classes are not each other backwards to it."
+            return f"{figures}: this network does not see these classes as each other backwards."
         return f"{figures}: no more than chance, which is 50 %."
 
     def as_dict(self, classes: Sequence[str]) -> dict[str, Any]:
-        """JSON-able; docs/reports.md says what the keys mean."""
+        """Return the results for JSON; docs/reports.md explains the keys."""
         return {
             "orders": {
                 order: {

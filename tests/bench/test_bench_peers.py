@@ -88,7 +88,7 @@ def test_an_environment_without_peers_is_refused(tmp_path, capfd):
     words = ["bench", "decode", "--videos", str(tmp_path), "--peers"]
     assert cli.main([*words, sys.executable]) == 2
     said = capfd.readouterr().err
-    assert "none of torchcodec exact, torchcodec approximate, mmaction2 can be had there" in said
+    assert "none of torchcodec exact, torchcodec approximate, mmaction2 is available there" in said
     assert "No module named 'mmaction'" in said
     assert cli.main([*words, str(tmp_path / "python")]) == 2
     assert "cannot be started (No such file or directory)" in capfd.readouterr().err

@@ -383,7 +383,7 @@ def test_prepare_writes_a_manifest_and_compares_before_and_after(
     assert [line.split("\t")[:2] for line in lines] == [["lost", "not_found"], ["1.mp4", FAILED]]
     assert "1.mp4: not_a_video" in printed.err
     assert "--keep_source_on_failure" in printed.err
-    assert "ms a clip" in printed.err
+    assert "ms per clip" in printed.err
 
     assert main([*command, "--measure", "0", "--keep-source-on-failure"]) == 0
     printed = capfd.readouterr()

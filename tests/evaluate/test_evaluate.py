@@ -240,7 +240,7 @@ def test_videos_of_some_classes_in_another_order_are_measured_by_name(
     capfd.readouterr()
     assert cli.main([*command, str(tmp_path / "some.parquet")]) == 0
     shown, err = capfd.readouterr()
-    assert f"(of the 3 classes that occur, {whole.num_classes - 3} do not)" in shown
+    assert f"(over 3 classes; {whole.num_classes - 3} have no videos)" in shown
     assert "'Left' is 'left'" in err
     rows = pq.read_table(tmp_path / "scores.parquet").to_pylist()
     assert len(rows) == len(kept)

@@ -222,7 +222,10 @@ BAD_INPUT = {
         "leave out other videos",
     ),
     "a manifest that is missing": (["--motion_check", "gone.parquet"], "no such file"),
-    "another seed than the demo's": (["--motion_check", "{manifest}", "--seed", "5"], "--seed is"),
+    "another seed than the demo's": (
+        ["--motion_check", "{manifest}", "--seed", "5"],
+        "set --seed to",
+    ),
 }
 
 

@@ -250,7 +250,7 @@ def test_a_config_printed_by_an_older_version_is_read(tmp_path):
         ("train optim.lr=0.1", "--optim.lr?"),
         ("index --split-folder yes", "--split_folders?"),
         ("evaluate --batchsize 3", "--batch_size?"),
-        ("submit train --workers 3", "the command stands after a --"),
+        ("submit train --workers 3", "the command must follow a --"),
     ],
 )  # fmt: skip
 def test_a_wrong_option_names_the_nearest(words, meant):
@@ -302,8 +302,8 @@ def test_a_wrong_value_says_option_value_and_what_is_allowed(words, said):
             "optim.groups: [{'match': 'fc', 'scale': 5}] must be a list",
         ),
         ("data: {flip: swp}\n", "'swp' must be one of auto, swap, never; did you mean swap?"),
-        ("optim: 3\n", "x.yaml:1: optim: is a section, and 3 holds no settings"),
-        ("optim:\n", "x.yaml:1: optim: is a section, and None holds no settings"),
+        ("optim: 3\n", "x.yaml:1: optim: is a section, and 3 contains no settings"),
+        ("optim:\n", "x.yaml:1: optim: is a section, and None contains no settings"),
         ("optim: {lr: 1}\noptim: {epochs: 1}\n", "x.yaml:2: optim: is given twice"),
         ("- 1\n", "x.yaml: must be a mapping of settings"),
         ("", "x.yaml: must be a mapping of settings"),

@@ -145,8 +145,8 @@ def test_the_figures_are_those_of_the_metrics_and_unreadable_videos_count():
 def test_measuring_on_the_training_videos_is_said_aloud():
     facts = make_facts()
     warned = replace(facts, meta=replace(facts.meta, fingerprint=facts.manifest.fingerprint))
-    assert "trained on: the figures say nothing" not in page.render(facts, [])
-    assert "trained on: the figures say nothing" in page.render(warned, [])
+    assert "so the figures say nothing" not in page.render(facts, [])
+    assert "so the figures say nothing" in page.render(warned, [])
 
 
 def test_hundreds_of_classes_are_a_picture_a_search_and_a_bounded_page():
@@ -213,4 +213,4 @@ def test_unequal_classes_come_rarest_first_with_what_was_done_for_them():
     assert [row["trained_on"] for row in page["rows"]] == sorted(counts)
     assert "balance 0.5, class weights inverse" in page["lead"]
     equal = replace(facts.meta, class_counts=[10] * len(counts))
-    assert sections.classes(make_facts(meta=equal))["lead"].startswith("Worst first")
+    assert sections.classes(make_facts(meta=equal))["lead"].startswith("The worst class is first")

@@ -79,7 +79,7 @@ def test_within_a_pair_the_other_classes_have_no_say_and_other_videos_do_not_cou
         ({"played": 95, "shuffled": 93}, r"nothing here shows that order helps"),
         ({"played": 5}, r"worse than chance"),
         ({"played": 95, "reversed": 5}, r"95\.0 % are called the other class of their pair, as they should"),
-        ({"played": 95, "reversed": 95}, r"not each other backwards to it"),
+        ({"played": 95, "reversed": 95}, r"does not see these classes as each other backwards"),
         ({"played": 95, "reversed": 52}, r"no more than chance, which is 50 %\.$"),
     ],
 )  # fmt: skip
@@ -137,10 +137,10 @@ def test_the_section_shows_every_order_every_pair_and_what_follows():
     for share in facts.time_use.top1.values():
         assert f"{100 * share.value:.1f}" in section
     assert "|class 000||class 001|" in section
-    assert "drawn for each video; one frame" in section
+    assert "drawn for each video; the repeated frame" in section
     assert text.index('href="#time"') < text.index('href="#confusions"')
     _, accurate = shown(replace(facts, num_views=30))
-    assert "another in each of its samplings" in accurate
+    assert "and each of its samplings" in accurate
 
 
 def test_a_report_of_clips_as_played_alone_has_no_such_section():
@@ -150,7 +150,7 @@ def test_a_report_of_clips_as_played_alone_has_no_such_section():
 
 
 def test_without_pairs_the_section_says_how_to_name_them():
-    assert "--pairs FILE names them" in shown(timed_facts(pairs=[]))[1]
+    assert "--pairs FILE names the pairs" in shown(timed_facts(pairs=[]))[1]
 
 
 def test_a_class_of_a_pair_that_is_named_like_a_script_is_text():

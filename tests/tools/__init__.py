@@ -1,1 +1,1 @@
-"""What the documents of this repository compare stm with and check it by. Not part of what is installed."""
+"""Programs behind the comparisons and checks in the documents of this repository; they are not installed."""

@@ -1,10 +1,10 @@
-"""Fine-tuning against training from scratch, on one small data set, three seeds each: what docs/benchmarks.md may show.
+"""Compare fine-tuning with training from scratch on a small data set, with three seeds each (docs/benchmarks.md).
 
     stm index mini5 ...            (docs/lists.md)
     python -m tests.tools.finetuning runs/made index/train.parquet index/val.parquet --epochs 20
 
-The first argument is what ``--model.pretrained`` takes: a run of the same network. Each training is an ordinary run in
-``runs``, named after its start and seed, so that the same command goes on where it was interrupted.
+The first argument is a value of ``--model.pretrained``: a run of the same network. Each training is an ordinary run in
+``runs``, named after its initial weights and seed, so that the same command continues after an interruption.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stm.checkpoint.locate import locate
 
 
 def main() -> None:
-    """Train, and print one JSON object: last top-1 (percent) of each seed, and their mean."""
+    """Train, and print one JSON object: the last top-1 (percent) of each seed, and their mean."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pretrained")
     parser.add_argument("train")

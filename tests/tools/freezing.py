@@ -1,7 +1,7 @@
-"""What freezing saves of a training step on a CPU, as a table: ``python -m tests.tools.freezing [ROUNDS]``.
+"""Measure what freezing saves in a training step on a CPU, as a table: ``python -m tests.tools.freezing [ROUNDS]``.
 
-Each measurement is a process of its own: CPU seconds of its second and third step, and the most memory that it had. The
-rounds go over all settings in turn, so that what slows the machine down slows all of them.
+Each measurement is a separate process: the CPU seconds of its second and third step, and its peak memory. Each round
+measures all settings in turn, so that a slow machine affects all of them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BATCH, FRAMES, SIZE, CLASSES = 8, 8, 112, 5
 
 
 def measured(optim: dict[str, object]) -> tuple[float, float]:
-    """CPU seconds a step, and the peak of the process in GB beyond what it had before the first."""
+    """Return the CPU seconds of a step, and the peak memory of the process beyond that before the first step, in GB."""
     import numpy as np
     import torch
 
@@ -71,7 +71,9 @@ def main() -> None:
             command = [sys.executable, "-m", __spec__.name, "1", json.dumps(optim)]
             found[name].append(json.loads(subprocess.check_output(command)))
     whole = found["nothing"]
-    print("| frozen | CPU s a step | least to most | of nothing | GB |\n|---|---|---|---|---|")
+    print(
+        "| frozen | CPU s per step | range | relative to nothing frozen | GB |\n|---|---|---|---|---|"
+    )
     for name, values in found.items():
         seconds = [value for value, _ in values]
         share = statistics.median(a / b for (a, _), (b, _) in zip(values, whole, strict=True))

@@ -1,14 +1,14 @@
-"""All that a GPU has to say about this code, in one command of under ten minutes and without a network: ``make gpu``.
+"""Run all checks and measurements that need a GPU, in under ten minutes and without a network: ``make gpu``.
 
     python -m tests.tools.gpu OUTPUT                    on a GPU
-    python -m tests.tools.gpu OUTPUT --rehearse         the same steps on a CPU, each as small as it can be
+    python -m tests.tools.gpu OUTPUT --rehearse         the same steps on a CPU, each as small as possible
 
-Runs the tests for a GPU, times STM beside TSM and TSN (eager, compiled, with the Triton kernels; batches of 8 to 64
-clips, 8 and 16 frames), trains and evaluates the demo in bfloat16, and feeds a step by the real stream. Each step is a
-process of its own: one that fails or takes too long is a line of the table, and the others go on. Writes
-``OUTPUT/results.json`` after every step, and ``OUTPUT/results.md``: the tables for docs/benchmarks.md.
+It runs the tests for a GPU, measures STM, TSM and TSN (eager, compiled, with the Triton kernels; batches of 8 to 64
+clips, 8 and 16 frames), trains and evaluates the demo in bfloat16, and measures training with the real stream. Each
+step is a separate process: if one fails or takes too long, this is a line of the table, and the others continue. After
+every step it writes ``OUTPUT/results.json`` and ``OUTPUT/results.md``, the tables for docs/benchmarks.md.
 
-Needs no more than an environment that can import stm and pytest; stm itself need not be installed.
+It needs only an environment that can import stm and pytest; stm itself need not be installed.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from typing import Any
 REPOSITORY = Path(__file__).parents[2]
 NETWORKS = ("stm", "tsm", "tsn")
 BUDGET_S = 570
-"""Of all steps; what does not begin within it is left out, and said."""
+"""Seconds for all steps; a step that cannot begin within them is reported as left out."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A process, and how long it may take."""
+    """A process, and its time limit."""
 
     name: str
     arguments: list[str]
@@ -42,7 +42,7 @@ class Step:
 
 
 def plan(output: Path, rehearse: bool) -> list[Step]:
-    """The steps, the most telling ones first."""
+    """Return the steps, the most important ones first."""
     precision = "float32" if rehearse else "bfloat16"
     small = {"depth": 26, "size": 64, "width": 16, "rounds": 1, "matrix_size": 256}
     depth, size = ("26", "64") if rehearse else ("50", "224")
@@ -86,7 +86,7 @@ def plan(output: Path, rehearse: bool) -> list[Step]:
 
 
 def run(step: Step, limit_s: float) -> dict[str, Any]:
-    """What came of a step: status, seconds, and its JSON object or its last lines."""
+    """Run a step; return its status, seconds, and its JSON object or its last lines."""
     began = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, *step.arguments],
@@ -100,7 +100,7 @@ def run(step: Step, limit_s: float) -> dict[str, Any]:
         printed, logged = process.communicate(timeout=limit_s)
         status = str(process.returncode)
     except subprocess.TimeoutExpired:
-        process.terminate()  # it takes its Ray with it
+        process.terminate()  # this also ends its Ray
         printed, logged = process.communicate()
         status = "too long"
     result: dict[str, Any] = {
@@ -116,7 +116,7 @@ def run(step: Step, limit_s: float) -> dict[str, Any]:
 
 
 def measured(settings: dict[str, Any]) -> dict[str, Any]:
-    """The step that times networks, in its own process."""
+    """Measure networks; this is a step with its own process."""
     import torch
 
     from stm.bench.model import measure
@@ -126,7 +126,7 @@ def measured(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def about() -> dict[str, str]:
-    """Where the figures come from."""
+    """Return the date, the machine and the versions of the figures."""
     import torch
 
     from stm.version import __version__
@@ -140,14 +140,14 @@ def about() -> dict[str, str]:
 
 
 def table(found: dict[str, Any]) -> str:
-    """Markdown: one line a step, and one a network and mode that was timed."""
+    """Return Markdown with a line for each step, and for each network and mode."""
     lines = [
         "`make gpu`: " + ", ".join(f"{name} {value}" for name, value in found["about"].items())
     ]
     lines += ["", "| step | status | s | |", "|---|---|---|---|"]
     timed = [
         "",
-        "| | network | mode | ms a step | clips/s | by TSN | MB |",
+        "| | network | mode | ms per step | clips/s | relative to TSN | MB |",
         "|---|---|---|---|---|---|---|",
     ]
     for step in found["steps"]:
@@ -168,7 +168,7 @@ def table(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Run every step that fits, and write what came of them."""
+    """Run every step for which there is time, and write the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

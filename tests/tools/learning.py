@@ -1,12 +1,12 @@
-"""What each network learns of time: the learning benchmark of docs/benchmarks.md.
+"""Measure what each network learns about time: the learning benchmark of docs/benchmarks.md.
 
     python -m tests.tools.learning learning                    writes 2,000 videos, trains 5 networks x 3 seeds
-    python -m tests.tools.learning learning --share 0.1        STM on a tenth of them, with and without augmentation
+    python -m tests.tools.learning learning --share 0.1        STM on 10 % of them, with and without augmentation
 
-Twelve classes in six pairs, each the other played backwards. They are harder than the demo's: beside the digit that
-acts another one swings to and fro (which looks the same backwards), a third stands still, the action begins and ends at
-any time and its speed changes. Each training is an ordinary run in the folder's ``runs``, named after its network and
-seed; the same command goes on where it was interrupted.
+There are twelve classes in six pairs, each the other played backwards. They are harder than the demo's: besides the
+acting digit, another one swings (which looks the same backwards) and a third stands still, the action begins and ends
+at any time, and its speed changes. Each training is an ordinary run in the folder's ``runs``, named after its network
+and seed; the same command continues after an interruption.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ NETWORKS = ("stm", "tsm", "tsn", "cstm", "cmm")
 NUM_FRAMES = 32
 SIZE = 72
 STUDENT_95 = {1: 0.0, 2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}
-"""Half a 95 % interval of the mean of so many seeds, in standard errors."""
+"""Half of the 95 % interval of the mean, in standard errors, by the number of seeds."""
 
 
 def action(pair: int, generator: np.random.Generator) -> np.ndarray:
-    """Centre x, y, edge (each a share of the frame) and opacity of the acting digit, for a pair's first class.
+    """Return centre x, y, edge (each a share of the frame) and opacity of the acting digit, float [NUM_FRAMES, 4].
 
-    Returns float [NUM_FRAMES, 4]. The action takes a half to the whole of the video, and its speed changes within.
+    This is for the first class of a pair. The action takes 50 to 100 % of the video, and its speed changes.
     """
     length = generator.uniform(0.5, 1.0)
     start = generator.uniform(0, 1 - length)
@@ -66,7 +66,7 @@ def action(pair: int, generator: np.random.Generator) -> np.ndarray:
 
 
 def distractors(generator: np.random.Generator) -> list[np.ndarray]:
-    """Two digits whose tracks, as `action` gives them, are as likely backwards: one swings, one stands."""
+    """Return tracks, as from `action`, of two digits that are as likely backwards: one stands still, one swings."""
     still = np.tile(
         [*generator.uniform(0.1, 0.9, size=2), generator.uniform(0.15, 0.25), 0.8], (NUM_FRAMES, 1)
     )
@@ -80,7 +80,7 @@ def distractors(generator: np.random.Generator) -> list[np.ndarray]:
 
 
 def draw(pair: int, generator: np.random.Generator) -> np.ndarray:
-    """One video of a pair's first class: uint8 [NUM_FRAMES, SIZE, SIZE, 3]."""
+    """Draw a video of a pair's first class, uint8 [NUM_FRAMES, SIZE, SIZE, 3]."""
     background = texture(SIZE, generator)
     tracks = [*distractors(generator), action(pair, generator)]
     shown = [digits()[generator.integers(len(digits()))] for _ in tracks]
@@ -96,7 +96,7 @@ def draw(pair: int, generator: np.random.Generator) -> np.ndarray:
 
 
 def write_videos(root: Path, counts: dict[str, int]) -> Path:
-    """``counts[split]`` videos a class into ``root/videos``; returns the annotation file. Done once."""
+    """Write ``counts[split]`` videos per class into ``root/videos``, once; return the annotation file."""
     annotations = root / "annotations.csv"
     if annotations.exists():
         return annotations
@@ -116,7 +116,7 @@ def write_videos(root: Path, counts: dict[str, int]) -> Path:
 
 
 def config_of(network: str, seed: int, manifests: Path, given: argparse.Namespace) -> stm.Config:
-    """The demo's small network and schedule, with more videos."""
+    """Return a config with the demo's small network and schedule."""
     augmented = {"color_jitter": 0.4, "erasing": 0.25} if network.endswith("+augmented") else {}
     return stm.Config(
         model=stm.ModelConfig(variant=network.split("+")[0], depth=26, width=32, dropout=0.2),
@@ -135,7 +135,7 @@ def config_of(network: str, seed: int, manifests: Path, given: argparse.Namespac
 
 
 def main() -> None:
-    """Train what is not yet trained, and print what each network reached."""
+    """Train the networks that are not trained yet, and print the accuracies of each."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -182,7 +182,7 @@ def main() -> None:
 
 
 def first_of(annotations: Path, share: float) -> Path:
-    """The list with the first ``share`` of each class's training videos, and all others."""
+    """Write and return the list with the first ``share`` of each class's training videos, and all other videos."""
     with annotations.open(newline="") as file:
         head, *rows = list(csv.reader(file))
     number = round(share * sum(split == "train" for _, _, split in rows) / (2 * len(PAIRS)))
@@ -194,7 +194,7 @@ def first_of(annotations: Path, share: float) -> Path:
 
 
 def measure(config: stm.Config) -> dict[str, float]:
-    """Train, and evaluate the last checkpoint: shares of right answers, as played, shuffled, and within pairs."""
+    """Train, evaluate the last checkpoint, and return the shares of right answers by order of frames, and in pairs."""
     trained = stm.train(config)
     result = stm.evaluate(
         trained.last_checkpoint, config.data.val, frames=["reversed", "shuffled"], pairs=PAIRS

@@ -1,19 +1,18 @@
-"""Do a network's maps light up where things move? Correlations with the true masks of the demo's videos.
+"""Measure whether a network's maps respond to motion, by correlation with the true masks of the demo's videos.
 
-Four figures for each map of a block, the mean over N videos with a 95 % interval:
+There are four figures for each map of a block, each a mean over N videos with a 95 % interval:
 
     motion     Pearson correlation of the map with the mask of what moves: where the digit is in this frame or the
-               next one of the clip. A map that shows the digit, moving or not, scores high, too.
-    at rest    size of the map when the clip stands still (its middle frame, repeated), as a share of its size in
-               motion. A frame by itself gives 1, a difference of frames 0.
-    order      how much of the map changes when the clip is played backwards: mean absolute change of each frame's
-               map, as a share of its mean. A map made from a frame alone does not change.
-    direction  Pearson correlation of that change with where the digit goes less where it came from: its mask in the
-               next frame less that in the one before. 1: all that changes lies ahead of the digit; 0 where nothing
-               changes.
+               next one of the clip. A map that shows the digit without its motion also scores high.
+    at rest    size of the map for a still clip (its middle frame, repeated), as a share of its size for the clip. It
+               is 1 for a map of single frames, and 0 for a difference of frames.
+    order      how much the map changes when the clip is played backwards: mean absolute change of each frame's map,
+               as a share of its mean. A map of single frames does not change.
+    direction  Pearson correlation of that change with the direction of the digit: its mask in the next frame minus
+               its mask in the previous one. It is 1 if all changes are ahead of the digit, and 0 if nothing changes.
 
-All cells of all frames of a clip go into one figure: of the T - 1 first for motion and at rest, since CMM's last
-output is 0 by definition, and of the T - 2 inner ones for order and direction, for which both ends are last.
+A figure includes all cells of the frames of a clip: of the first T - 1 for motion and at rest, since CMM's last output
+is 0 by definition, and of the T - 2 inner ones for order and direction, since the first frame is the last backwards.
 """
 
 from __future__ import annotations
@@ -40,12 +39,12 @@ UNTRAINED = "untrained"
 DIFFERENCE = "frame difference"
 _RESAMPLES = 10_000
 _ROUNDING = 1e-5
-"""A change so small is that of float32 sums taken in another order."""
+"""Largest change that may come from the order of float32 sums."""
 
 
 @dataclass(frozen=True)
 class Video:
-    """A clip of the demo with the truth about it."""
+    """A clip of the demo with its true masks."""
 
     clip: np.ndarray
     """uint8 [T, S, S, 3], decoded."""
@@ -64,16 +63,16 @@ def check_motion(
     blocks: Sequence[str] | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Measure every map of the named blocks, for each checkpoint and for the first's network before training.
+    """Measure every map of the named blocks, for each checkpoint and for the first one's network before training.
 
-    ``frame difference`` stands beside them: the absolute difference of a frame and the next, in pixels.
+    The rows also contain ``frame difference``: the absolute difference of the pixels of a frame and the next.
 
     Returns:
         ``{"num_videos", "num_pairs", "num_frames", "rows": [{"network", "block", "map", "motion": {"mean", "low",
         "high"}, "at_rest": ..., "order": ..., "direction": ...}]}``.
 
     Raises:
-        UserError: A video is not the demo's, cannot be read, or was drawn with another seed.
+        UserError: a video is not the demo's, cannot be read, or was drawn with another seed.
     """
     networks = [Network(checkpoint, which) for checkpoint in checkpoints]
     first = networks[0]
@@ -82,7 +81,9 @@ def check_motion(
         network.blocks(chosen)
         first.require_same_clips(network)
     if first.data.sampling != "segments":
-        raise UserError(f"--motion_check draws frames by segments, and {first.directory} does not")
+        raise UserError(
+            f"--motion_check needs --data.sampling segments, and {first.directory} has another sampling"
+        )
     videos = [read(row, first, seed) for row in usable_rows(manifest_path, root)]
     logger.info(f"{len(videos)} videos, as their generator draws them")
     values: dict[tuple[str, str, str], list[list[float]]] = {}
@@ -111,7 +112,7 @@ def check_motion(
 
 
 def usable_rows(manifest_path: str, root: str | None = None) -> list[dict[str, Any]]:
-    """The usable rows of a manifest; ``UserError`` where there are none."""
+    """Return the usable rows of a manifest. Raises ``UserError`` if there are none."""
     manifest = Manifest.read(manifest_path, root)
     rows = manifest.table.take(manifest.usable).to_pylist()
     if not rows:
@@ -120,7 +121,7 @@ def usable_rows(manifest_path: str, root: str | None = None) -> list[dict[str, A
 
 
 def read(row: dict[str, Any], network: Network, seed: int) -> Video:
-    """Decode the clip of a manifest's row, and draw its truth."""
+    """Decode the clip of a manifest's row, and draw its masks."""
     path, num_frames, side = row["path"], row["num_frames"], row["width"]
     frames, digit, pair = digits.draw(path, side, num_frames, seed)
     indices = sampling.centre_indices(num_frames, network.data.num_segments)
@@ -140,7 +141,7 @@ def read(row: dict[str, Any], network: Network, seed: int) -> Video:
 
 
 def untrained(network: Network, seed: int = 0) -> Network:
-    """The same network with its initial weights: what its form alone does."""
+    """Return the same network with initial weights."""
     import copy
 
     import torch
@@ -163,7 +164,7 @@ def untrained(network: Network, seed: int = 0) -> Network:
 def measure(
     network: Network, video: Video, blocks: Sequence[str]
 ) -> dict[tuple[str, str], list[float]]:
-    """(block, kind) -> the figures of ``MEASURES``, for one video."""
+    """Return the figures of ``MEASURES`` for one video, by block and kind of map."""
     seen = network.look(np.stack(_played(video.clip)), blocks)
     return {
         (block, kind): figures_of(list(three), video.digit)
@@ -173,19 +174,19 @@ def measure(
 
 
 def _played(clip: np.ndarray) -> list[np.ndarray]:
-    """The clip, its middle frame standing still, and the clip backwards."""
+    """Return the clip, its repeated middle frame, and the clip backwards."""
     middle = len(clip) // 2
     return [clip, np.repeat(clip[middle : middle + 1], len(clip), axis=0), clip[::-1]]
 
 
 def _moved(clip: np.ndarray) -> np.ndarray:
-    """Absolute difference of each frame and the next, 0 for the last: uint8 [T, S, S, 3] -> float32 [T, S, S]."""
+    """Return the absolute difference of each frame and the next, 0 for the last: float32 [T, S, S]."""
     moved = np.abs(np.diff(clip.astype(np.float32), axis=0)).mean(-1)
     return np.concatenate([moved, np.zeros_like(moved[:1])])
 
 
 def figures_of(played: Sequence[np.ndarray], digit_THW: np.ndarray) -> list[float]:
-    """The figures of ``MEASURES`` from the maps of a clip, of its still and of its reversal, each [T, h, w].
+    """Return the figures of ``MEASURES`` from the maps of a clip, of its still and of its reversal, each [T, h, w].
 
     The masks are averaged over the map's cells.
     """
@@ -204,12 +205,12 @@ def figures_of(played: Sequence[np.ndarray], digit_THW: np.ndarray) -> list[floa
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> float:
-    """Mean of one map as a share of another's; 0 of a map that is dark."""
+    """Return the mean of one map as a share of another's, or 0 if the other is 0 everywhere."""
     return float(part.mean() / whole.mean()) if whole.any() else 0.0
 
 
 def pearson(a: np.ndarray, b: np.ndarray) -> float:
-    """Correlation of two arrays of one shape, 0 where one of them does not vary."""
+    """Return the correlation of two arrays of the same shape, or 0 if one of them is constant."""
     a, b = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
     a, b = a - a.mean(), b - b.mean()
     length = np.sqrt((a @ a) * (b @ b))
@@ -217,7 +218,7 @@ def pearson(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _averaged(masks: np.ndarray, height: int, width: int) -> np.ndarray:
-    """[T, H, W] -> [T, height, width], each cell the mean over its area."""
+    """Reduce [T, H, W] to [T, height, width]; each cell is the mean over its area."""
     import torch
     from torch.nn.functional import adaptive_avg_pool2d
 
@@ -225,7 +226,7 @@ def _averaged(masks: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def interval(values_N: np.ndarray, pairs_N: np.ndarray) -> dict[str, float]:
-    """Mean and 95 % interval: a bootstrap over pairs, since a video and its reversal are no two observations."""
+    """Return the mean and its 95 % interval, by a bootstrap over pairs: a video and its reversal are dependent."""
     counts = np.bincount(pairs_N)
     sums = np.bincount(pairs_N, weights=values_N)
     drawn = np.random.default_rng(0).integers(len(counts), size=(_RESAMPLES, len(counts)))

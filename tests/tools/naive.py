@@ -1,7 +1,7 @@
-"""STM as re-implementations have it: the same function and weights, in PyTorch's default memory layout.
+"""STM as other re-implementations do it: the same function and weights, in PyTorch's default memory layout.
 
-Frames lie as ``[N*T, C, H, W]``, each channel a plane. The temporal convolution permutes to ``[N*H*W, C, T]``, where it
-is a Conv1d, and back; CMM cuts its frames out of ``[N, T, C, H, W]``.
+Frames are stored as ``[N*T, C, H, W]``, with a plane for each channel. The temporal convolution is a Conv1d on
+``[N*H*W, C, T]``, with permutations before and after it; CMM slices its frames from ``[N, T, C, H, W]``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from stm.model.temporal import ChannelwiseTemporalConv
 
 class NaiveTemporalConv(ChannelwiseTemporalConv):
     def forward(self, frames: Tensor, num_frames: int) -> Tensor:
-        """``frames: [N*T, C, H, W]`` -> the same shape."""
+        """Map ``frames: [N*T, C, H, W]`` to the same shape."""
         _, channels, height, width = frames.shape
         clips = frames.view(-1, num_frames, channels, height, width)
         pixels = clips.permute(0, 3, 4, 2, 1).reshape(-1, channels, num_frames)
@@ -32,7 +32,7 @@ class NaiveTemporalConv(ChannelwiseTemporalConv):
 
 class NaiveCMM(CMM):
     def forward(self, u: Tensor, num_frames: int) -> Tensor:
-        """``u: [N*T, C, H, W]`` -> ``[N*T, C, H/s, W/s]`` (rounded up)."""
+        """Map ``u: [N*T, C, H, W]`` to ``[N*T, C, H/s, W/s]`` (rounded up)."""
         v = self.bn(self.reduce(u))
         convolved = F.conv2d(v, self.motion.weight, padding=1, groups=v.shape[1])
         now, after = (x.view(-1, num_frames, *v.shape[1:]) for x in (v, convolved))
@@ -44,7 +44,7 @@ FOLDABLE[NaiveCMM] = FOLDABLE[CMM]
 
 
 def build_naive(**settings: Any) -> VideoResNet:
-    """``build_model("stm", **settings)`` with these layers in the place of ours."""
+    """Return ``build_model("stm", **settings)`` with these layers instead of stm's."""
     model = build_model("stm", **settings)
     for layer in model.modules():
         if type(layer) is ChannelwiseTemporalConv:

@@ -1,7 +1,8 @@
-"""Clips as planar 4:2:0 in place of RGB: what it saves, how far colours are off. ``python -m tests.tools.planar DIR``
+"""Compare planar 4:2:0 clips with RGB in CPU time and colours: ``python -m tests.tools.planar DIR``.
 
-RGB is what a decoding task makes today: convert, cut the centre square, resize. Planar cuts and resizes three planes,
-luma to 224 px and chroma to 112 px, and leaves the conversion to the device. CPU time of one thread, decoding left out.
+RGB is what a decoding task does: convert, crop the centre square, resize. Planar crops and resizes three planes, luma
+to 224 px and chroma to 112 px, and leaves the conversion to the device. The time is CPU time of one thread, without
+decoding.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ SIZE, NUM_FRAMES, ROUNDS = 224, 8, 3
 
 
 def rgb(frames: list[av.VideoFrame], side: int, top: int, left: int) -> np.ndarray:
-    """uint8 [K, SIZE, SIZE, 3]"""
+    """Return uint8 [K, SIZE, SIZE, 3]."""
     clip = [
         frame.to_ndarray(format="rgb24")[top : top + side, left : left + side] for frame in frames
     ]
@@ -31,7 +32,7 @@ def rgb(frames: list[av.VideoFrame], side: int, top: int, left: int) -> np.ndarr
 
 
 def planar(frames: list[av.VideoFrame], side: int, top: int, left: int) -> tuple[Tensor, Tensor]:
-    """uint8 luma [K, 1, SIZE, SIZE] and chroma [K, 2, SIZE / 2, SIZE / 2]"""
+    """Return luma, uint8 [K, 1, SIZE, SIZE], and chroma, uint8 [K, 2, SIZE / 2, SIZE / 2]."""
 
     def cut(plane: int, by: int) -> np.ndarray:
         planes = [frame.planes[plane] for frame in frames]
@@ -49,7 +50,7 @@ def planar(frames: list[av.VideoFrame], side: int, top: int, left: int) -> tuple
 
 
 def on_the_device(luma: Tensor, chroma: Tensor, full_range: bool) -> Tensor:
-    """float32 [K, SIZE, SIZE, 3] by BT.601, as the source's matrix is taken where it names none."""
+    """Convert to float32 [K, SIZE, SIZE, 3] by BT.601, the matrix of sources that name none."""
     y = luma[:, 0].float()
     u, v = (interpolate(chroma.float(), (SIZE, SIZE), mode="bilinear") - 128).unbind(1)
     if not full_range:
@@ -78,11 +79,11 @@ def main() -> None:
         made = on_the_device(*planar(frames, *place), frames[0].format.name == "yuvj420p")
         differences.append((torch.from_numpy(rgb(frames, *place)).float() - made).abs())
     away = torch.cat([difference.flatten() for difference in differences])
-    print(f"{len(differences)} videos; ms a clip: ", end="")
+    print(f"{len(differences)} videos; ms per clip: ", end="")
     print(", ".join(f"{name} {np.median(values):.2f}" for name, values in times.items()))
     print(
-        f"levels apart: mean {away.mean():.2f}, most {away.max():.0f}; more than one: {(away > 1).float().mean():.0%} "
-        f"of values"
+        f"difference in levels: mean {away.mean():.2f}, largest {away.max():.0f}; above 1: "
+        f"{(away > 1).float().mean():.0%} of values"
     )
 
 

@@ -1,9 +1,9 @@
-"""The naive network as a script of its own runs it: alone in a process, whose malloc is as it comes.
+"""Run the naive network as a separate script does, alone in a process with the defaults of malloc.
 
-By default glibc maps a large block anew for each activation and the kernel clears its pages; stm's processes keep what
-they free (``stm.model.allocator``), and in one process with them the naive network would have that, too.
+By default, glibc maps a new large block for each activation, and the kernel clears its pages. stm's processes keep
+freed memory (``stm.model.allocator``), and the naive network would profit from that in the same process.
 
-The process steps once for each line it reads, and answers with one.
+The process runs a step for each line of input, and prints a line after it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Self
 
 
 class Script:
-    """A running one; ``with`` ends it. ``step`` returns when the other process has done its step."""
+    """A running script, which ``with`` ends. ``step`` returns when its process has finished a step."""
 
     def __init__(self, mode: str, **settings: Any) -> None:
         """``mode`` is `train` or `inference`; ``settings`` are those of `_main`."""

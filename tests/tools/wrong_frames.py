@@ -1,7 +1,7 @@
-"""How many of 8 frames come out wrong: ``python -m tests.tools.wrong_frames`` prints a table in Markdown.
+"""Count wrong frames of decoders, as a table in Markdown: ``python -m tests.tools.wrong_frames``.
 
-Each file is encoded here from frames that bear their numbers. stm, decord and (where it is installed) torchcodec are
-each asked for 8 of the 48, in a process of their own, since decord hangs on some files.
+Each file is encoded here from 48 frames that show their numbers. stm, decord and (if it is installed) torchcodec read 8
+of them, each in a separate process, because decord hangs on some files.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ READERS = {
 
 
 def wrong(reader: str, path: Path) -> str:
-    """How many of the frames are not those that were asked for; ``error`` or ``hangs``."""
+    """Return the number of frames that differ from the requested ones, or ``error`` or ``hangs``."""
     code = (
         f"import json, sys; path, asked = json.loads(sys.argv[1]); {READERS[reader]}; "
         "from tests.videos import frame_numbers; print(json.dumps(frame_numbers(frames)))"

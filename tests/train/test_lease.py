@@ -108,7 +108,7 @@ def run(request, tmp_path):
 def test_on_another_machine_heartbeats_tell_who_lives(run, elsewhere):
     with logged() as said, hold(run), pytest.raises(Leased, match="One driver at a time"):
         hold(run).__enter__()
-    assert any("waiting up to 2 s for a sign of life" in line for line in said)
+    assert any("waiting up to 2 s for a heartbeat" in line for line in said)
 
 
 def test_on_another_machine_silence_tells_who_is_dead(run, elsewhere):

@@ -214,7 +214,7 @@ def test_damage_is_noticed_and_the_checkpoint_before_is_taken(store, name, how):
     with logged() as said:
         path, found = store.take_whole()
     assert (path, found.step) == (before, 1)
-    warned = [line for line in said if newest in line and "the one before it is taken" in line]
+    warned = [line for line in said if newest in line and "the previous one is used" in line]
     assert len(warned) == 1, said
     assert name in warned[0]
     assert store.latest() == (path, found), "all that ask from now on take the same one"
@@ -337,7 +337,7 @@ def test_a_run_directory_means_the_best_checkpoint_with_whole_weights(store):
     damage(f"{best}/{MODEL}", "one bit")
     with logged() as said:
         assert resolve(store.run_directory).endswith("checkpoint-00000003")
-    assert any(best in line and "next best checkpoint is taken" in line for line in said), said
+    assert any(best in line and "next best checkpoint is used" in line for line in said), said
     damage(f"{store.run_directory}/checkpoint-00000003/{MODEL}", "gone")
     damage(f"{store.run_directory}/checkpoint-00000001/{MODEL}", "empty")
     with pytest.raises(UserError, match=r"model\.safetensors"):

@@ -1,4 +1,4 @@
-// The little a report does when it is touched. It reads whole without this.
+// The search and the readout of a report. The page is complete without this script.
 "use strict";
 const search = document.getElementById("search");
 if (search) {
