@@ -210,7 +210,7 @@ def test_stages_and_blocks_choose_which_blocks_are_replaced():
         ({"temporal_conv": "dense"}, "temporal_conv is 'dense'; allowed: one of channelwise"),
         ({"stages": (1, 2)}, "stages is (1, 2); allowed: some of (2, 3, 4, 5)"),
         ({"stages": ()}, "stages is (); allowed"),
-        ({"blocks": (2,)}, "blocks is (2,); allowed: 0 to 1, for stage 2 of depth 26"),
+        ({"blocks": (2,)}, "blocks is (2,); allowed: 0 to 1, because stage 2 of depth 26"),
         ({"blocks": (-1,)}, "blocks is (-1,); allowed"),
         ({"blocks": ()}, "blocks is (); allowed"),
         ({"dropout": 1.0}, "dropout is 1.0; allowed"),

@@ -182,7 +182,7 @@ def test_a_single_tensor_that_does_not_fit_is_refused(imagenet, change, words):
 
 def test_names_of_another_family_are_told_apart(imagenet):
     torch.save({"blocks.0.attn.weight": torch.zeros(1)}, imagenet)
-    assert "is no ResNet with the layers of torchvision's" in refusal(make(), imagenet)
+    assert "is not a ResNet with torchvision's layers" in refusal(make(), imagenet)
     torch.save({"encoder.weight": torch.zeros(1)}, imagenet)
     assert "not those of torchvision's ResNet" in refusal(make(), imagenet)
 
@@ -317,17 +317,17 @@ OTHER_KINDS = {
     "deep stem": (lambda s: s | {"conv1.0.weight": s["conv1.weight"]}, "resnet50d"),
     "ResNet-D": (
         lambda s: s | {"layer1.0.downsample.1.weight": s["layer1.0.downsample.0.weight"]},
-        "shortcuts average",
+        "shortcuts have an average pool",
     ),
     "SE": (lambda s: s | {"layer1.0.se.fc1.weight": torch.zeros(1)}, "attention in its blocks"),
-    "group norm": (lambda s: without(s, "running", "tracked"), "without statistics"),
+    "group norm": (lambda s: without(s, "running", "tracked"), "without batch normalisation statistics"),
     "ResNeXt": (
         lambda s: {k: v[:, :4] if "layer" in k and "conv2" in k else v for k, v in s.items()},
         "ResNeXt",
     ),
     "wide": (
         lambda s: s | {"layer1.0.conv1.weight": torch.zeros(32, 16, 1, 1)},
-        "wide ResNet, whose blocks have 32 channels",
+        "wide ResNet, whose first block has 32 channels",
     ),
     "two": (
         lambda s: {f"{e}.{k}": v for k, v in s.items() for e in ("encoder_q", "encoder_k")},
