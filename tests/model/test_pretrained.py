@@ -133,7 +133,7 @@ def test_another_depth_is_refused_with_both_depths_and_the_first_keys(tmp_path):
     deeper = build_model("tsn", depth=50, width=16)
     torch.save(deeper.state_dict(), tmp_path / "deeper.pth")
     message = refusal(make(), tmp_path / "deeper.pth")
-    assert "(3, 4, 6, 3) blocks in stages 2 to 5, the model (2, 2, 2, 2)" in message
+    assert "(3, 4, 6, 3) blocks in stages 2 to 5, and the model (2, 2, 2, 2)" in message
     assert "layer1.2.bn1.bias" in message
     assert "more" in message
 
@@ -148,7 +148,7 @@ def test_another_depth_is_refused_with_both_depths_and_the_first_keys(tmp_path):
         ({"blocks": (1,)}, {}, "stages [2, 3, 4, 5], blocks [1]"),
         ({"reduction": 8}, {}, "reduction 8"),
         ({"temporal_kernel": 5}, {}, "temporal_kernel 5"),
-        ({}, {"depth": 50}, "It has (2, 2, 2, 2) blocks in stages 2 to 5, the model (3, 4, 6, 3)"),
+        ({}, {"depth": 50}, "It has (2, 2, 2, 2) blocks in stages 2 to 5, and the model (3, 4, 6, 3)"),
         ({}, {"fusion": "concat"}, "conv3_cmm"),
         ({"width": 32}, {}, "depth 26, width 32"),
         ({"temporal_conv": "ordinary"}, {}, "layer1.0.temporal.weight is [16, 16, 3, 1] there"),
@@ -168,7 +168,7 @@ def test_weights_of_another_network_of_ours_are_refused(tmp_path, there, here, w
         (lambda state: state.update(extra=torch.zeros(1)), "extra"),
         (
             lambda state: state.update({"layer1.0.conv2.weight": torch.zeros(16, 1, 3, 3)}),
-            "layer1.0.conv2.weight is [16, 1, 3, 3] there and [16, 16, 3, 3] here",
+            "layer1.0.conv2.weight is [16, 1, 3, 3] in it and [16, 16, 3, 3] in the model",
         ),
     ],
     ids=["a 3x3 is missing", "a statistic is missing", "one too many", "a 3x3 of another shape"],
@@ -357,5 +357,5 @@ def test_rows_of_the_classifier_go_where_they_are_told(imagenet):
 
 def test_a_classifier_shorter_than_its_class_names_is_refused(imagenet):
     source = torch.load(imagenet, weights_only=True)
-    with pytest.raises(UserError, match="another shape than its class names say"):
+    with pytest.raises(UserError, match="shape of its classifier does not match its class names"):
         fill(make(), source, "resnet.pth", rows={0: 1000})
