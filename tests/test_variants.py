@@ -167,7 +167,7 @@ def test_another_source_of_the_same_name_is_not_taken(network, tmp_path, monkeyp
     other = tmp_path / "foreign_blocks.py"
     other.write_text(Path(PLUGIN).read_text().replace("0.5 * super", "0.6 * super"))
     plugins.load(str(other))
-    with pytest.raises(ValueError, match=r"the one that was given, .* is different"):
+    with pytest.raises(ValueError, match=r"the given .* has another source"):
         checkpoints.network_arguments(checkpoints.read_meta(directory), directory)
 
 

@@ -125,7 +125,7 @@ def _read(name: str) -> Plugin:
 
 
 def _run(plugin: Plugin) -> None:
-    """Register the plugin's blocks, unless they are registered. Of two plugins with the same name, the last one wins."""
+    """Register the plugin's blocks, unless they are registered. For a name that two plugins use, the last one wins."""
     digest = plugin.digest
     if digest in _loaded and registry.of_origin(digest) == _names.get(digest):
         return

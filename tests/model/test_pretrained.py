@@ -143,7 +143,7 @@ def test_another_depth_is_refused_with_both_depths_and_the_first_keys(tmp_path):
     [
         ({"variant": "cstm"}, {}, "layer1.0.cmm.bn.bias"),
         ({}, {"variant": "cstm"}, "layer1.0.cmm.bn.bias"),
-        ({}, {"variant": "tsn"}, "not the model's"),
+        ({}, {"variant": "tsn"}, "not in the model"),
         ({"stages": (2,)}, {}, "It fits a model of variant stm, depth 26, width 16, stages [2]"),
         ({"blocks": (1,)}, {}, "stages [2, 3, 4, 5], blocks [1]"),
         ({"reduction": 8}, {}, "reduction 8"),
@@ -151,7 +151,7 @@ def test_another_depth_is_refused_with_both_depths_and_the_first_keys(tmp_path):
         ({}, {"depth": 50}, "It has (2, 2, 2, 2) blocks in stages 2 to 5, and the model (3, 4, 6, 3)"),
         ({}, {"fusion": "concat"}, "conv3_cmm"),
         ({"width": 32}, {}, "depth 26, width 32"),
-        ({"temporal_conv": "ordinary"}, {}, "layer1.0.temporal.weight is [16, 16, 3, 1] there"),
+        ({"temporal_conv": "ordinary"}, {}, "layer1.0.temporal.weight is [16, 16, 3, 1] in it"),
     ],
     ids=str,
 )
