@@ -184,7 +184,7 @@ def test_names_of_another_family_are_told_apart(imagenet):
     torch.save({"blocks.0.attn.weight": torch.zeros(1)}, imagenet)
     assert "is not a ResNet with torchvision's layers" in refusal(make(), imagenet)
     torch.save({"encoder.weight": torch.zeros(1)}, imagenet)
-    assert "not those of torchvision's ResNet" in refusal(make(), imagenet)
+    assert "do not have the names of a ResNet" in refusal(make(), imagenet)
 
 
 def test_basic_blocks_are_told_apart(imagenet):
