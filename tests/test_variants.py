@@ -200,7 +200,7 @@ def test_a_plugin_that_cannot_be_used_says_why(tmp_path, source, message):
         ({"blocks": [9]}, r"--model.blocks is \(9,\); allowed: 0 to 2"),
         ({"stages": []}, r"--model.stages is \(\); allowed: some of"),
         ({"variant": "cmm", "temporal_conv": "ordinary"}, "--model.temporal_conv is 'ordinary'"),
-        ({"width": 24}, "--model.width makes blocks of 24 channels"),
+        ({"width": 24}, "--model.width gives a block 24 channels"),
         ({"depth": 34}, "--model.depth is 34"),
         ({"variant": "stn"}, "--model.variant is 'stn'; allowed: one of"),
         ({"temporal_kernel": 4}, "--model.temporal_kernel is 4; allowed: an odd number"),

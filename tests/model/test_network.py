@@ -217,7 +217,7 @@ def test_stages_and_blocks_choose_which_blocks_are_replaced():
         ({"dropout": float("nan")}, "dropout is nan; allowed"),
         ({"width": 20}, "width is 20; allowed: a positive multiple of 8"),
         ({"reduction": 0}, "reduction is 0; allowed"),
-        ({"reduction": 32}, "blocks of 16 channels, which CMM cannot squeeze by reduction 32"),
+        ({"reduction": 32}, "a block 16 channels, which reduction 32 of CMM does not divide"),
         ({"variant": "cstm", "fusion": "concat"}, "no effect on variant 'cstm'"),
         ({"variant": "cmm", "temporal_conv": "ordinary"}, "choose the variant from: cstm, stm"),
         ({"variant": "tsn", "stages": (2,)}, "stages is (2,), which has no effect"),

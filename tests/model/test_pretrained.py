@@ -228,7 +228,7 @@ def test_files_that_are_no_state_dict_are_refused(tmp_path, monkeypatch):
     assert "epoch, state_dict" in refusal(model, tmp_path / "training.pth")
 
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
-    assert "no state dict" in refusal(model, tmp_path / "list.pth")
+    assert "not a state dict" in refusal(model, tmp_path / "list.pth")
 
 
 def test_a_file_cut_short_is_refused(imagenet):
