@@ -221,7 +221,7 @@ def test_files_that_are_no_state_dict_are_refused(tmp_path, monkeypatch):
         assert "cannot be read" in message or "damaged" in message
 
     torch.save(Harmful(), tmp_path / "harmful.pt")
-    assert "never run here" in refusal(model, tmp_path / "harmful.pt")
+    assert "which stm does not load" in refusal(model, tmp_path / "harmful.pt")
     assert not (tmp_path / "ran").exists()
 
     torch.save({"epoch": 3, "state_dict": {}}, tmp_path / "training.pth")
