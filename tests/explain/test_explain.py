@@ -214,7 +214,7 @@ BAD_INPUT = {
     ),
     "CMM of a network without": (
         ["{video}", "--backwards", "{folder}/m.png", "--checkpoint", "{tsn}"],
-        "no CMM in it",
+        "this block has no CMM",
     ),
     "a picture of another kind": (["{video}", "--backwards", "m.gif"], "end with .png"),
     "a check of videos and a manifest": (
