@@ -200,7 +200,7 @@ BAD_INPUT = {
     "a file that is no video": (["{broken}"], "not_a_video"),
     "a block that is not there": (
         ["{video}", "--block", "layer7.0"],
-        "there are layer1.0, layer1.1",
+        "the blocks are layer1.0, layer1.1",
     ),
     "too many blocks": (
         ["{video}", "--block", "layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer3.0"],
