@@ -129,7 +129,7 @@ def encrypted() -> bytes:
         (lambda: tarred(IMAGES)[:9000], "unreadable", ""),
         (lambda: encrypted(), "unreadable", "password"),
         (lambda: zipped(IMAGES, zipfile.ZIP_BZIP2), "unreadable", "neither stored nor deflated"),
-        (lambda: zipped([("1.png", png()), ("2.png", png(1, 50))]), "unreadable", "60x48 and of 50x48"),
+        (lambda: zipped([("1.png", png()), ("2.png", png(1, 50))]), "unreadable", "60x48 and 50x48"),
         (lambda: zipped([("1.png", b"text")]), "unreadable", "frame 0"),
     ],
 )  # fmt: skip
