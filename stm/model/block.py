@@ -89,7 +89,7 @@ class Add(nn.Module):
 
 
 class AddReLU(nn.Module):
-    """Compute ReLU(y + shortcut) in place of ``y``."""
+    """Overwrite ``y`` with ReLU(y + shortcut)."""
 
     def forward(self, y: Tensor, shortcut: Tensor) -> Tensor:
         """Two tensors ``[N*T, C, H, W]`` -> one of the same shape."""

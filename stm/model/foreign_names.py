@@ -87,7 +87,7 @@ def _other_kind(state: Mapping[str, Tensor]) -> str:
         return tuple(state[name].shape) if name in state else ()
 
     if "conv1.0.weight" in state or "stem.conv1.weight" in state:
-        return "a ResNet with several convolutions in its stem (timm's resnet50d, 50s, 50t), and the model has one 7x7"
+        return "a ResNet with several convolutions in its stem (timm's resnet50d, 50s, 50t), but the model has one 7x7"
     if len(shape("layer1.0.downsample.1.weight")) == 4:
         return "a ResNet-D, whose shortcuts have an average pool before the 1x1"
     if extra := [

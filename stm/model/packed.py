@@ -163,7 +163,7 @@ class PackedConv(nn.Module):
 
 
 class PackedConvOnto(nn.Module):
-    """Compute conv(frames) + total, or its ReLU (``activation="relu"``), in place of ``total``."""
+    """Overwrite ``total`` with conv(frames) + total, or with the ReLU of that (``activation="relu"``)."""
 
     def __init__(self, conv: PackedConv, activation: str | None = None) -> None:
         super().__init__()

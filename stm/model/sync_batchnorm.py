@@ -17,7 +17,7 @@ from stm.errors import UserError
 class SyncBatchNorm2d(nn.BatchNorm2d):
     """``nn.BatchNorm2d`` that normalises by the statistics of all ranks' inputs together, in training.
 
-    In eval mode and without several ranks, it computes what ``nn.BatchNorm2d`` computes.
+    In eval mode, or with only one rank, it computes what ``nn.BatchNorm2d`` computes.
     """
 
     counts: bool = True

@@ -1,4 +1,4 @@
-"""Layers that mix frames: CSTM's channel-wise temporal convolution, the ordinary one, and TSM's shift (section 3.1).
+"""Layers that mix frames: CSTM's temporal convolution (paper, section 3.1), the ordinary one, and TSM's shift.
 
 On a GPU the channel-wise convolution can run as a Triton kernel (``stm.model.kernels``).
 """
