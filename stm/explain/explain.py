@@ -72,8 +72,8 @@ class Network:
         """Raise ``UserError`` unless both networks use the same frames and pixels, with at least 3 frames in a clip."""
         if self.data.num_segments < 3:
             raise UserError(
-                f"{self.directory}: its clips have {self.data.num_segments} frames, but at least 3 "
-                "are needed: the first and the last are not shown"
+                f"{self.directory}: its data.num_segments is {self.data.num_segments}, but at least 3 "
+                "are needed, because the first and the last frame of a clip are not shown"
             )
         for field in ("num_segments", "size", "sampling", "frame_stride", "window_s"):
             ours, theirs = getattr(self.data, field), getattr(other.data, field)

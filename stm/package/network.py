@@ -6,6 +6,7 @@ unpickled. It needs torch, PyAV, pyarrow, numpy and pandas, but no Ray and no tr
     input row      type and content
     path or URL    str: a file, a frame folder, an fsspec URL
     data URL       str: ``data:video/mp4;base64,...``
+    file           bytes: the content of a video file
     clip           uint8 [T, H, W, 3], RGB, or the same as nested lists
 
     output column
@@ -108,7 +109,7 @@ class PackagedNetwork:
     def clip_of(self, row: Any, number: int = 0) -> np.ndarray:
         """Return the clip of one row, uint8 [T, H, W, 3]. ``number`` is the row's, for messages.
 
-        Raises ``VideoError`` for a video that cannot be read, and ``ValueError`` for a row that is no clip.
+        Raises ``VideoError`` for a video that cannot be read, and ``ValueError`` for a row that is not a clip.
         """
         from stm.data.stream.clips import load_views
 

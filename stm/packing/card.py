@@ -27,8 +27,8 @@ def model_card(
     """Return the card as Markdown.
 
     ``measured`` is a ``stm.package.rules.Measurement`` or None. ``per_class`` has the top-1 accuracy of each measured
-    class, and ``command`` is the command that measured. ``uri`` is what the example loads (default: the champion of
-    ``name``).
+    class, and ``command`` is the command of that measurement. ``uri`` is what the example loads, by default the
+    champion of ``name``.
     """
     config = checkpoints.config_of(meta)
     model, data, optim = config.model, config.data, config.optim
@@ -126,7 +126,7 @@ def _limits(meta: checkpoints.Meta) -> str:
             else "- It sees only a window in the middle of the video: cut long videos into clips first.",
             "- It was trained on the cameras, places and people of its training videos. Measure it on your own videos "
             "before you use it.",
-            "- It has not been examined for bias, and not for decisions about people.",
+            "- It has not been examined for bias, or for use in decisions about people.",
         ]
     )
 

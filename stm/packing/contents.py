@@ -33,7 +33,7 @@ _NEEDED = (
     *("av", "fsspec", "mlflow-skinny", "numpy", "pandas", "pillow", "psutil", "pyarrow"),
     *("safetensors", "simplejpeg", "torch"),
 )
-"""Distributions that ``stm.package.network`` needs, directly or not: mlflow-skinny is enough to load, and no Ray."""
+"""Packages that ``stm.package.network`` and its imports need. MLflow's skinny package is enough to load a model."""
 
 _EXAMPLE_FRAMES, _EXAMPLE_SIZE = 8, 64
 

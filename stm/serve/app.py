@@ -49,7 +49,9 @@ def running(
     allowed_hosts: list[str] | None = None,
     token: str | None = None,
 ) -> Iterator[str]:
-    """Serve a checkpoint while the block runs, and yield the server's URL. Call ``drain`` to answer all uploads first.
+    """Serve a checkpoint while the block runs, and yield the server's URL.
+
+    Call ``drain`` before the block ends, so that uploads in progress are answered.
 
     Args:
         checkpoint: a checkpoint, a run directory or ``models:/NAME@champion``, which every node can read.
@@ -84,7 +86,9 @@ def running(
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     gpus = _require_room(num_replicas, decoders)
     try:
-        logger.info(f"starting {num_replicas} x network, {decoders} x decoder for {located.label}")
+        logger.info(
+            f"starting {located.label} with --replicas {num_replicas} and --decoders {decoders}"
+        )
         serve.start(
             proxy_location="HeadOnly",
             http_options={"host": host, "port": port},
@@ -108,7 +112,7 @@ def running(
 
 @contextlib.contextmanager
 def _limited() -> Iterator[None]:
-    """Make a cluster that is started in this context limit connections, unless the user has set ``CALLBACK``."""
+    """Make a cluster that is started in this context limit connections, unless the user has set the variable."""
     if CALLBACK in os.environ:
         yield
         return
@@ -132,7 +136,7 @@ def watch(stopped: threading.Event) -> None:
             found = (
                 "deleted" if application is None else f"{application.status}: {application.message}"
             )
-            raise UserError(f"the application was not stopped by this command: {found}")
+            raise UserError(f"the application ended unexpectedly: {found}")
 
 
 @contextlib.contextmanager

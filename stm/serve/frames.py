@@ -90,8 +90,8 @@ def _counted(entries: Iterator[_Entry], most_bytes: int) -> Iterator[_Entry]:
             continue
         total += entry.num_bytes
         if entry.num_bytes > MOST_IMAGE_BYTES or total > most_bytes:
-            limits = f"{MOST_IMAGE_BYTES >> 20} MiB an image and {most_bytes >> 20} MiB in all"
-            raise VideoError(NAME, "too_large", f"its images have more than {limits}")
+            limits = f"{MOST_IMAGE_BYTES >> 20} MiB each or {most_bytes >> 20} MiB in total"
+            raise VideoError(NAME, "too_large", f"its images are larger than {limits}")
         yield entry
 
 

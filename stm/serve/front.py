@@ -31,7 +31,7 @@ GET  /metrics    counts and times, for Prometheus
 504 time           there was no answer in time, including time in queues
 """
 
-# Annotations are not postponed here: FastAPI reads them, in another process than this module's.
+# Annotations are not postponed here, because FastAPI evaluates them in another process.
 import asyncio
 import base64
 import binascii
@@ -276,9 +276,7 @@ class Front:
 
     async def _check_room(self, request: Request) -> None:
         if self._closing or self._in_flight >= self._limits.max_in_flight:
-            detail = (
-                f"{self._in_flight} uploads are being processed: try again in {RETRY_AFTER_S} s"
-            )
+            detail = f"uploads in progress: {self._in_flight}; try again in {RETRY_AFTER_S} s"
             await self._discard(request, self._limits.max_bytes)
             raise _refused(503, "busy", detail)
 
@@ -288,9 +286,7 @@ class Front:
         await self._check_room(request)
         if self._num_long >= self._max_long:
             await self._discard(request, self._limits.max_bytes)
-            detail = (
-                f"{self._num_long} long videos are being processed: try again in {RETRY_AFTER_S} s"
-            )
+            detail = f"long videos in progress: {self._num_long}; try again in {RETRY_AFTER_S} s"
             raise _refused(503, "busy", detail)
         lines = self._lines(request, started, options)
         first = await anext(lines)

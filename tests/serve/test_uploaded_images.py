@@ -113,9 +113,9 @@ def encrypted() -> bytes:
 @pytest.mark.parametrize(
     ("archive", "reason", "detail"),
     [
-        (lambda: large(frames.MOST_IMAGE_BYTES + 1), "too_large", "MiB an image"),
+        (lambda: large(frames.MOST_IMAGE_BYTES + 1), "too_large", "MiB each"),
         (lambda: zipped([(f"{k}.png", bytes(2**26)) for k in range(17)], zipfile.ZIP_DEFLATED),
-         "too_large", "1024 MiB in all"),
+         "too_large", "1024 MiB in total"),
         (lambda: zipped([(f"{k}.txt", b"") for k in range(frames.MOST_FILES + 1)]),
          "too_large", "more than 20000 files"),
         (lambda: tarred([], *[(f"{k}", "x") for k in range(frames.MOST_FILES + 1)]),
