@@ -148,7 +148,11 @@ def test_another_depth_is_refused_with_both_depths_and_the_first_keys(tmp_path):
         ({"blocks": (1,)}, {}, "stages [2, 3, 4, 5], blocks [1]"),
         ({"reduction": 8}, {}, "reduction 8"),
         ({"temporal_kernel": 5}, {}, "temporal_kernel 5"),
-        ({}, {"depth": 50}, "It has (2, 2, 2, 2) blocks in stages 2 to 5, and the model (3, 4, 6, 3)"),
+        (
+            {},
+            {"depth": 50},
+            "It has (2, 2, 2, 2) blocks in stages 2 to 5, and the model (3, 4, 6, 3)",
+        ),
         ({}, {"fusion": "concat"}, "conv3_cmm"),
         ({"width": 32}, {}, "depth 26, width 32"),
         ({"temporal_conv": "ordinary"}, {}, "layer1.0.temporal.weight is [16, 16, 3, 1] in it"),
@@ -320,7 +324,10 @@ OTHER_KINDS = {
         "shortcuts have an average pool",
     ),
     "SE": (lambda s: s | {"layer1.0.se.fc1.weight": torch.zeros(1)}, "attention in its blocks"),
-    "group norm": (lambda s: without(s, "running", "tracked"), "without batch normalisation statistics"),
+    "group norm": (
+        lambda s: without(s, "running", "tracked"),
+        "without batch normalisation statistics",
+    ),
     "ResNeXt": (
         lambda s: {k: v[:, :4] if "layer" in k and "conv2" in k else v for k, v in s.items()},
         "ResNeXt",
