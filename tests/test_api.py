@@ -240,7 +240,7 @@ def test_clips_are_taken_as_arrays_alone_in_a_batch_and_beside_paths(checkpoint)
     assert alone.top5[0]["score"] == pytest.approx(both.top5[0]["score"], abs=1e-5)
     mixed = model.predict([str(min(videos.iterdir())), clips[1]])
     assert mixed[1].name == alone.name
-    with pytest.raises(ValueError, match=r"a clip is uint8 \[T, H, W, 3\]"):
+    with pytest.raises(ValueError, match=r"must be a clip, uint8 \[T, H, W, 3\]"):
         model.predict([clips[0].astype(np.float32)])
 
 

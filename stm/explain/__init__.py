@@ -1,1 +1,1 @@
-"""What the network sees: feature maps of its blocks and evidence for a class, as pictures, films and figures."""
+"""Pictures and films of what the network sees: feature maps of its blocks, and evidence for a class."""

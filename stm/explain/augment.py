@@ -1,4 +1,4 @@
-"""What training sees of a video: ``stm explain --augment clip.mp4 --data.color_jitter 0.4``."""
+"""Draw the clips that training takes from a video: ``stm explain --augment clip.mp4 --data.color_jitter 0.4``."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ def draw_augmentations(
     class_name: str | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Write ``output/<video>-augment.png``: a row for the clip of the test, and one for each of 12 training clips.
+    """Write ``output/<video>-augment.png``, with a row for the test clip and for each of 12 training clips.
 
-    The clips are those of the video's first 12 epochs, if it is the first of its manifest. ``classes`` decide what may
-    be mirrored and played backwards; without any, all may that the settings allow.
+    If the video is the first of its manifest, the training clips are those of the first 12 epochs. ``classes`` decide
+    whether a clip can be mirrored and reversed; without classes, only the settings decide.
 
-    Returns ``{"picture", "draws": [{"seed", "label", "words"}]}``, the label as an index of ``classes``, or None.
+    Returns ``{"picture", "draws": [{"seed", "label", "words"}]}``. A label is an index of ``classes`` or None.
 
-    Raises ``UserError`` if the video cannot be read, the class is none of ``classes``, or ``output`` cannot be written.
+    Raises ``UserError`` if the video cannot be read, ``classes`` do not include ``class_name``, or ``output`` cannot be
+    written.
     """
     label = -1
     if class_name is not None:
@@ -80,18 +81,18 @@ def draw_augmentations(
     path = make_folder(output) / f"{stems([source])[0]}-augment.png"
     name = Path(source.rstrip("/")).name.encode(errors="backslashreplace").decode()
     footer = [
-        "Every draw is a function of the seed, the epoch and the video alone; all frames of a clip share it."
+        "A draw depends only on the seed, the epoch and the video. All frames of a clip have the same draw."
     ]
     if data.reverse != "never" and classes:
         footer.append(reversal(data, classes))
     if not classes:
         footer.append(
-            "No classes were given: where class names forbid mirroring or reversal, training does without."
+            "No classes were given. Training does not mirror or reverse clips if class names forbid it."
         )
     picture.draw(
         path,
         rows,
-        title=f"{name}: what training sees of it",
+        title=f"{name}: clips that training takes from it",
         subtitle=f"{info.num_frames} frames of {info.width} x {info.height} px; clips of "
         f"{data.num_segments} x {data.size} px",
         columns=[f"frame {k + 1} of the clip" for k in range(data.num_segments)],
@@ -116,7 +117,7 @@ def _read(
 
 
 def _words(drawn: Drawn) -> str:
-    """What was drawn, in a line."""
+    """Describe a draw in one line."""
     left, top, width, height = (round(value) for value in drawn.box)
     said = [f"{width}x{height} at {left}, {top}"]
     if not callable(drawn.frames):

@@ -1,4 +1,4 @@
-"""A clip beside itself played backwards: the same frames, another action. What of the network can tell?"""
+"""Compare a clip with its reversal, which has the same frames but another action, in the maps of a block with CMM."""
 
 from __future__ import annotations
 
@@ -24,21 +24,23 @@ def draw_backwards(
     compare: str | None = None,
     which: str = "best",
 ) -> dict[str, Any]:
-    """Write one picture to ``output``: a clip and its reversal, in the order of the first, and their CMM rows.
+    """Write one picture to ``output``, with the CMM outputs for a clip and for its reversal, and their difference.
 
-    Columns hold equal frames, so every difference between the two halves of the picture is the order of time.
-    ``compare`` is a second checkpoint, whose answers to both are written beside the first's. Of run directories the
-    ``which`` is taken, best or last.
+    The maps of the reversal are in the clip's order: each column has the same frame, so only the order of time makes
+    a difference. ``compare`` is a second checkpoint, whose answers are written next to the first one's. For a run
+    directory, ``which`` selects its best or last checkpoint.
 
-    Returns ``{"picture", "block", "forwards": {network: top5}, "backwards": {network: top5}, "same_before": bool}``;
-    ``same_before`` says whether the features before the block are equal, frame by frame, as they are before the first
+    Returns ``{"picture", "block", "forwards": {network: top5}, "backwards": {network: top5}, "same_before": bool}``.
+    ``same_before`` is whether the features before the block are equal for each frame, as they are before the first
     block that mixes time.
 
     Raises ``UserError`` if the video cannot be read, the network has no CMM in this block, or ``output`` cannot be
     written.
     """
     if Path(output).suffix != ".png":
-        raise UserError(f"--backwards {output}: the picture is a PNG; let its name end with .png")
+        raise UserError(
+            f"--backwards {output}: the picture is a PNG, so its name must end with .png"
+        )
     network = Network(checkpoint, which)
     block = network.blocks([block] if block else None)[0]
     try:
@@ -50,9 +52,7 @@ def draw_backwards(
     both = np.stack([clip, clip[::-1]])
     seen = network.look(both, [block])
     if "cmm" not in seen.maps[block]:
-        raise UserError(
-            f"--block {block}: no CMM in it; --backwards needs a network with motion features"
-        )
+        raise UserError(f"--block {block}: this block has no CMM, which --backwards needs")
     others = [] if compare is None else [Network(compare, which)]
     for other in others or [network]:
         network.require_same_clips(other)
@@ -64,8 +64,8 @@ def draw_backwards(
         )
     }
 
-    # Both in the clip's order, without the columns at the ends: there one of the two has its last step, whose CMM
-    # output is 0 by definition.
+    # Both are in the clip's order, without the first and the last column: there, one of the two has its last step,
+    # whose CMM output is always 0.
     before, cmm = (
         np.stack([m[0], m[1, ::-1]])[:, 1:-1]
         for m in (seen.maps[block]["before"], seen.maps[block]["cmm"])
@@ -84,7 +84,7 @@ def draw_backwards(
         picture.Row("CMM, played →", _said(answers, 0), cmm[0], scale, True),
         picture.Row("CMM, played ←", _said(answers, 1), cmm[1], scale),
         picture.Row(
-            "difference, → less ←",
+            "difference, → minus ←",
             "orange: more when played →\npurple: more when played ←",
             difference,
             Scale.of_evidence(difference),
@@ -96,11 +96,11 @@ def draw_backwards(
     picture.draw(
         path,
         rows,
-        title="The same frames in two orders, and what CMM makes of them",
-        subtitle="Each column is one frame. The clip runs through them from left to right (→), "
-        "its reversal from right to left (←).",
+        title="CMM outputs for the same frames in two orders",
+        subtitle="Each column is one frame. The clip plays from left to right (→), "
+        "and its reversal from right to left (←).",
         columns=[f"frame {k}" for k in pictures.clip_frames[1:-1]],
-        footer=[f"{picture.HOW} The two CMM rows share one."],
+        footer=[f"{picture.HOW} The two CMM rows share a scale."],
         dpi=110,
     )
     return {

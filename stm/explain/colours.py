@@ -1,7 +1,7 @@
-"""From maps to colours that colour-blind readers can tell apart, with one scale for all frames of a row.
+"""Colour maps for colour-blind readers, with one scale for all frames of a row.
 
-Magnitudes take matplotlib's `viridis`, which rises evenly in lightness; evidence takes `PuOr`, purple against, orange
-for, white for neither.
+Magnitudes use matplotlib's ``viridis``, whose lightness rises evenly. Evidence uses ``PuOr``: purple is evidence
+against the class, orange evidence for it, and white is neither.
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ class Scale:
 
     @classmethod
     def of_magnitudes(cls, maps: np.ndarray) -> Scale:
-        """From the smallest to the largest value there is."""
+        """A scale from the smallest to the largest value."""
         return cls(float(maps.min()), float(maps.max()), MAGNITUDE)
 
     @classmethod
     def of_evidence(cls, maps: np.ndarray) -> Scale:
-        """As far below zero as above it, so that neither is white."""
+        """A scale that is symmetric about zero, so that 0 is white."""
         most = float(np.abs(maps).max())
         return cls(-most, most, EVIDENCE)
 
     def unit(self, maps: np.ndarray) -> np.ndarray:
-        """The same shape, in 0 .. 1; a row that is the same everywhere is all 0, or 0.5 where it may be negative."""
+        """Scale values to 0 .. 1, in the same shape. A constant row becomes 0, or 0.5 if the scale is of evidence."""
         if self.high <= self.low:
             return np.full_like(maps, 0.5 if self.colours == EVIDENCE else 0.0)
         return np.clip((maps - self.low) / (self.high - self.low), 0, 1)
 
     def paint(self, maps: np.ndarray) -> np.ndarray:
-        """Values [...] -> uint8 [..., 3]."""
+        """Colour values: float [...] -> uint8 [..., 3], RGB."""
         from matplotlib import colormaps
 
         table = colormaps[self.colours](np.arange(256), bytes=True)[:, :3]
         return table[np.rint(255 * self.unit(maps)).astype(np.uint8)]
 
     def lay_over(self, pictures: np.ndarray, maps: np.ndarray) -> np.ndarray:
-        """Lay maps over pictures, made grey; the stronger a value, the more it covers.
+        """Lay maps over grey pictures, with more opacity for stronger values.
 
-        Under evidence the grey is light, as the middle of its colours is white.
+        Under evidence the grey is light, because the middle of its colours is white.
 
         ``pictures: uint8 [T, H, W, 3]``, ``maps: float [T, h, w]`` -> uint8 [T, H, W, 3].
         """
@@ -68,12 +68,12 @@ class Scale:
 
 
 def stretch(maps: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bilinear: float32 [T, h, w] -> float32 [T, height, width]."""
+    """Resize maps bilinearly: float32 [T, h, w] -> float32 [T, height, width]."""
     values = torch.from_numpy(np.ascontiguousarray(maps, dtype=np.float32))[:, None]
     return interpolate(values, (height, width), mode="bilinear", align_corners=False)[:, 0].numpy()
 
 
 def cells(maps: np.ndarray, side: int) -> np.ndarray:
-    """Each cell as a block of equal pixels: ``[T, h, w, ...]`` -> ``[T, side, side, ...]``."""
+    """Enlarge each cell to a block of equal pixels: ``[T, h, w, ...]`` -> ``[T, side, side, ...]``."""
     rows, columns = (np.arange(side) * edge // side for edge in maps.shape[1:3])
     return maps[:, rows[:, None], columns[None]]

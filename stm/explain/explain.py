@@ -1,4 +1,4 @@
-"""Pictures and films of what a checkpoint's network sees in videos."""
+"""Write pictures and films of what a checkpoint's network computes from videos."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ logger = get_logger(__name__)
 NAMES = {
     "before": ("before the block", "features that enter it"),
     "cstm": ("CSTM output", "space and time"),
-    "conv": ("3×3 output", "space alone: no CSTM here"),
+    "conv": ("3×3 output", "space only: no CSTM here"),
     "cmm": ("CMM output", "motion; the last is 0"),
     "after": ("after the block", "features that leave it"),
 }
-"""Kind of map -> its name and a remark, as they stand in pictures."""
+"""Kind of map -> its name and a remark, for the pictures."""
 SHOWN = ("before", "cstm", "conv", "cmm")
 MOST_BLOCKS = 4
 _FRAMES_AT_ONCE = 32
-"""What passes the network together, for bounded memory."""
+"""Frames in one forward pass, to limit memory."""
 
 
 class Network:
-    """The network of a checkpoint, and what is known of it."""
+    """The network of a checkpoint, with its classes and data settings."""
 
     def __init__(self, checkpoint: str, which: str = "best") -> None:
         located = find(checkpoint, which)
@@ -57,34 +57,34 @@ class Network:
         return self.model.variant.upper()
 
     def look(self, clips: np.ndarray, blocks: Sequence[str]) -> maps.Seen:
-        """``clips: uint8 [N, T, S, S, 3]`` through the network, in float32."""
+        """Run the network in float32 on ``clips: uint8 [N, T, S, S, 3]``, and keep the maps of the named blocks."""
         from stm.model.inputs import normalise
 
         return maps.look(self.model, normalise(clips, self.device), blocks)
 
     def blocks(self, names: Sequence[str] | None) -> list[str]:
-        """The named blocks, each once, or the default one; ``UserError`` where one does not exist."""
+        """Return the named blocks without repetitions, or the default one; ``UserError`` if one does not exist."""
         names = list(dict.fromkeys(names or [maps.default_block(self.model)]))
         maps.find_blocks(self.model, names)
         return names
 
     def require_same_clips(self, other: Network) -> None:
-        """``UserError`` unless another network looks at the same frames and pixels, at least three frames a clip."""
+        """Raise ``UserError`` unless both networks use the same frames and pixels, with at least 3 frames in a clip."""
         if self.data.num_segments < 3:
             raise UserError(
-                f"{self.directory}: its clips have {self.data.num_segments} frames; at least 3 "
-                "are needed, for a frame with one before and one after it"
+                f"{self.directory}: its data.num_segments is {self.data.num_segments}, but at least 3 "
+                "are needed, because the first and the last frame of a clip are not shown"
             )
         for field in ("num_segments", "size", "sampling", "frame_stride", "window_s"):
             ours, theirs = getattr(self.data, field), getattr(other.data, field)
             if ours != theirs:
                 raise UserError(
-                    f"--compare {other.directory}: trained with data.{field} {theirs}, and "
-                    f"{self.directory} with {ours}: their clips differ"
+                    f"--compare {other.directory}: trained with data.{field} {theirs}, but "
+                    f"{self.directory} with {ours}, so their clips differ"
                 )
 
     def label(self, name: str) -> int:
-        """The class of that name; ``UserError`` for another, with the nearest."""
+        """Return the label of the named class; ``UserError`` with the most similar name if there is none."""
         if name in self.classes:
             return self.classes.index(name)
         near = difflib.get_close_matches(name, self.classes, n=1)
@@ -92,7 +92,7 @@ class Network:
         raise UserError(f"--class {name}: not one of the {len(self.classes)} classes; {hint}")
 
     def top5(self, scores_K: np.ndarray) -> list[dict[str, Any]]:
-        """The likeliest classes, best first."""
+        """Return the five classes with the highest scores, best first; ``scores_K`` is float [K]."""
         best = np.argsort(-scores_K, kind="stable")[:5]
         return [{"class": self.classes[k], "score": float(scores_K[k])} for k in best]
 
@@ -109,11 +109,12 @@ def explain(
     """Write ``output/<video>.png`` and ``output/<video>.mp4`` for every video.
 
     Args:
-        checkpoint: A checkpoint, or a run directory for its ``which`` one, best or last.
-        sources: Videos, and folders of them.
-        blocks: Blocks by their names in the network, such as ``layer1.0``; None is ``maps.default_block``.
+        checkpoint: A checkpoint, or a run directory.
+        sources: Videos, and folders of videos.
+        blocks: Names of blocks in the network, such as ``layer1.0``; None is ``maps.default_block``.
         output: Folder to write into.
-        class_name: Class whose evidence is drawn; None is the one predicted for each video.
+        class_name: Class whose evidence is drawn; None is the predicted class of each video.
+        which: The checkpoint of a run directory: best or last.
 
     Returns:
         ``{"checkpoint", "taken", "variant", "blocks", "num_videos", "unreadable", "videos": [{"path", "top5", "class",
@@ -127,7 +128,7 @@ def explain(
     names = network.blocks(blocks)
     if len(names) > MOST_BLOCKS:
         raise UserError(
-            f"--block: {len(names)} blocks; one picture has room for only {MOST_BLOCKS}"
+            f"--block: {len(names)} blocks, but a picture has room for only {MOST_BLOCKS}"
         )
     if class_name is not None:
         network.label(class_name)
@@ -171,7 +172,7 @@ def _explain(
     shown = class_name or top5[0]["class"]
     label = network.label(shown)
     answer = textwrap.shorten(top5[0]["class"], 60, placeholder=" ...")
-    # A name that is not UTF-8 comes as surrogates, which no font draws.
+    # A name that is not UTF-8 has surrogates, which no font can draw.
     name = stem.name.encode(errors="backslashreplace").decode()
     title = f"{name}: {answer} {top5[0]['score']:.0%}"
     about = (
@@ -200,7 +201,7 @@ def _explain(
 
 
 def clip_rows(clip: np.ndarray, seen: maps.Seen, label: int, class_name: str) -> list[picture.Row]:
-    """The rows of a clip's figure: its frames, the maps of each block that exist, the evidence for a class."""
+    """Return the rows of a clip's picture: its frames, the maps of each block, and the evidence for a class."""
     rows = [picture.Row("input frames", "the centre crop", clip)]
     for block, kinds in seen.maps.items():
         first = True
@@ -223,7 +224,7 @@ def clip_rows(clip: np.ndarray, seen: maps.Seen, label: int, class_name: str) ->
 def _film_layers(
     network: Network, pictures: frames.Pictures, blocks: list[str], label: int
 ) -> tuple[list[Layer], np.ndarray]:
-    """The maps of every frame of the film, each frame seen in its own segment, and the evidence float [F, h, w]."""
+    """Return the maps and the evidence, float [F, h, w], of all frames of the film, each seen in its own segment."""
     num_segments = len(pictures.clip)
     clips, clip_of, segment_of = frames.deal(
         pictures.film_frames, pictures.num_frames, num_segments, pictures.num_windows
@@ -246,7 +247,7 @@ def _film_layers(
 
 
 def titles(networks: Sequence[Network]) -> list[str]:
-    """A name for each network: its variant, with a number where two are the same."""
+    """Return a name for each network: its variant, with a number if several networks have the same one."""
     variants = [network.variant for network in networks]
     return [
         name if variants.count(name) == 1 else f"{name} {variants[:i].count(name) + 1}"
@@ -255,7 +256,7 @@ def titles(networks: Sequence[Network]) -> list[str]:
 
 
 def make_folder(output: str) -> Path:
-    """The folder, made where it is missing; ``UserError`` where it cannot be."""
+    """Return the folder ``output``, and create it if necessary; ``UserError`` if that fails."""
     folder = Path(output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -265,7 +266,7 @@ def make_folder(output: str) -> Path:
 
 
 def stems(paths: list[str]) -> list[str]:
-    """A file name for each video, without its suffix; a second of the same name gets a number."""
+    """Return a file name without suffix for each video. Equal names get a number."""
     taken: set[str] = set()
     stems = []
     for path in paths:

@@ -1,4 +1,4 @@
-"""A film of a video: the frame, the maps over it and beside it, at the video's pace, as H.264."""
+"""Write a film of a video as H.264: its frames and the maps of each frame, at the video's frame rate."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DPI = 100
 
 @dataclass(frozen=True)
 class Layer:
-    """One map of the film."""
+    """The maps of one kind, for all frames of the film."""
 
     name: str
     block: str
@@ -40,17 +40,17 @@ def write_film(
     title: str,
     subtitle: str,
 ) -> Path:
-    """Write a film of as many pictures as there are frames.
+    """Write a film with one picture for each frame, and return its path.
 
-    The left column has the frame, and under it the class evidence over the frame; each layer has a column with the
-    map over the frame, and under it the map's cells.
+    The left column shows the frame, and below it the class evidence over the frame. Each layer has a column that shows
+    the map over the frame, and below it the cells of the map.
 
     Args:
-        path: The mp4 to write.
+        path: The mp4 file to write.
         frames: uint8 [F, S, S, 3].
-        layers: One column each.
-        evidence: Class evidence.
-        fps: Frames a second.
+        layers: The layers, one for each further column.
+        evidence: The class evidence.
+        fps: Frames per second.
         title: One line.
         subtitle: One line.
 
@@ -86,7 +86,7 @@ def write_film(
 def _pictures(
     page: np.ndarray, frames: np.ndarray, layers: Sequence[Layer], evidence: Layer
 ) -> Iterator[np.ndarray]:
-    """uint8 [H, W, 3], one for each frame: the page with its panels filled."""
+    """Yield the picture of each frame, uint8 [H, W, 3]: the page with its panels filled."""
     from stm.data.decode.resize import resize_clip
 
     width = page.shape[1] - 2 * _MARGIN
@@ -105,7 +105,7 @@ def _pictures(
 
 
 def _corner(row: int, column: int) -> tuple[int, int]:
-    """Top and left of a panel, px; each has a line of text over it."""
+    """Return the top and left of a panel in px, below its line of text."""
     return _HEAD + _LINE + row * (_PANEL + _LINE + _GAP), _MARGIN + column * (_PANEL + _GAP)
 
 
@@ -115,7 +115,7 @@ def _place(picture: np.ndarray, row: int, column: int, panel: np.ndarray) -> Non
 
 
 def _page(layers: Sequence[Layer], evidence: Layer, title: str, subtitle: str) -> np.ndarray:
-    """Everything that stays: uint8 [H, W, 3], both sides even."""
+    """Draw what is the same in all pictures: uint8 [H, W, 3], with even sides."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,9 +1,9 @@
-"""Which frames of a video are shown, and which clip tells what the network sees in each of them.
+"""Choose the frames of a video that are shown, and the clips in which the network computes them.
 
-The network sees T frames of a video, one of each segment. A film shows all of them, so its frames are dealt out to
-clips: clip j takes the j-th frame of every segment. Each frame is then seen once in its own segment, as training and
-the 30-view protocol see it, and no map is blended from others. Where the network sees windows (``data.sampling`` dense,
-seconds), the video is cut into as many as fit, about, and each of them is dealt out so.
+The network sees T frames of a video, one from each segment, but a film shows all frames. So the frames are distributed
+over clips: clip j has the j-th frame of every segment. Each frame is then computed once in its own segment, as in
+training and in the 30-view protocol, and no map is blended from others. If the network sees windows (``data.sampling``
+dense or seconds), the video is divided into about as many windows as fit, and each is treated in this way.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stm.data.stream.guarded import GuardedDecoder
 from stm.data.video import naming_failures
 
 MOST_FRAMES = 256
-"""A longer video is thinned evenly to so many for its film."""
+"""The film of a longer video has this many frames, evenly spaced."""
 
 
 @dataclass(frozen=True)
@@ -28,38 +28,38 @@ class Pictures:
     """The part of a video that the network looks at: its centre crop, as in the `efficient` protocol."""
 
     clip: np.ndarray
-    """uint8 [T, S, S, 3]: the middle frame of each segment."""
+    """uint8 [T, S, S, 3]: the middle frame of each segment, or the frames of the middle window."""
     clip_frames: np.ndarray
-    """int64 [T]: their numbers in the video."""
+    """int64 [T]: numbers of these frames in the video."""
     film: np.ndarray
-    """uint8 [F, S, S, 3]: all frames, or every so many of a long video."""
+    """uint8 [F, S, S, 3]: all frames of the video, or evenly spaced ones of a long video."""
     film_frames: np.ndarray
-    """int64 [F], rising."""
+    """int64 [F]: numbers of these frames in the video, rising."""
     num_frames: int
-    """Of the video."""
+    """Number of frames of the video."""
     fps: float
-    """Of the video."""
+    """Frames per second of the video."""
     num_windows: int = 1
-    """Windows that the film's frames are dealt out in."""
+    """Number of windows over which the film's frames are distributed."""
 
     @property
     def film_fps(self) -> float:
-        """Frames a second at which the film lasts as long as the video, within what an mp4 can state."""
+        """Frames per second at which the film lasts as long as the video, limited to 0.1 .. 1000 for mp4."""
         fps = self.fps * len(self.film_frames) / self.num_frames
         return min(max(fps, 0.1), 1000.0)
 
 
 def decoder_of(config: DataConfig) -> GuardedDecoder:
-    """A child process to decode in, which a video that hangs or kills it takes with it."""
+    """Return a decoder in a child process, so that a video that hangs or crashes ends only that process."""
     return GuardedDecoder(ClipSpec.one_clip(config), config.decode_deadline_s, isolated=True)
 
 
 def read(
     decoder: GuardedDecoder, path: str, config: DataConfig, most_frames: int = MOST_FRAMES
 ) -> Pictures:
-    """Decode what is shown of a video. Raises ``decode.VideoError`` where it cannot be read.
+    """Decode the frames of a video that are shown; ``decode.VideoError`` if it cannot be read.
 
-    It may take the deadline of a clip once for its facts, and once for every T frames that are shown.
+    Reading the facts of the video has the deadline of one clip, and decoding that of one clip for every T frames.
     """
     info = decoder.call(path, decode.probe, path, limits_of(config))
     clips = 1 + min(info.num_frames, most_frames) / config.num_segments
@@ -69,7 +69,7 @@ def read(
 def read_pictures(
     path: str, config: DataConfig, most_frames: int, info: decode.VideoInfo
 ) -> Pictures:
-    """The same in this process; ``info`` is what was found of the video."""
+    """Decode as ``read`` does, in this process. ``info`` has the facts of the video."""
     with naming_failures(path):
         return _read(path, config, most_frames, info)
 
@@ -108,31 +108,31 @@ def _read(path: str, config: DataConfig, most_frames: int, info: decode.VideoInf
 
 
 def film_frames(num_frames: int, most: int) -> np.ndarray:
-    """At most ``most`` frames of a video, evenly spaced: int64, rising, each once."""
+    """Return the numbers of at most ``most`` evenly spaced frames: int64, rising, distinct."""
     return sampling.centre_indices(num_frames, min(num_frames, most))
 
 
 def segments_of(frames: np.ndarray, num_frames: int, num_segments: int) -> np.ndarray:
-    """The segment in which the middle of each frame lies: int64, 0 to T - 1."""
+    """Return the segment that contains the middle of each frame: int64, 0 to T - 1."""
     return ((frames + 0.5) * num_segments / num_frames).astype(np.int64)
 
 
 def deal(
     frames: np.ndarray, num_frames: int, num_segments: int, num_windows: int = 1
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Deal frames out to clips, so that each is seen once, in its own segment.
+    """Distribute frames over clips, so that each frame is computed once, in its own segment.
 
     Args:
         frames: int64 [F], rising, distinct.
-        num_frames: Of the video.
+        num_frames: Number of frames of the video.
         num_segments: T.
-        num_windows: Equal parts of the video, each with clips and T segments of its own.
+        num_windows: Number of equal parts of the video, each with its own clips and T segments.
 
     Returns:
-        clips: int64 [M, T], places in ``frames``. A segment with fewer frames than another repeats its last; one
-            without any, in a video shorter than T, takes the frame nearest to its middle.
-        clip_of: int64 [F], the clip that shows each frame.
-        segment_of: int64 [F], and where in it.
+        clips: int64 [M, T], indices of ``frames``. A segment with fewer frames than another repeats its last one. A
+            segment without frames, in a video shorter than T, has the frame nearest to its middle.
+        clip_of: int64 [F], the clip of each frame.
+        segment_of: int64 [F], the segment of each frame in that clip.
     """
     shape = (num_windows, num_segments)
     segment_of = segments_of(frames, num_frames, num_windows * num_segments)

@@ -1,11 +1,11 @@
-"""What passes through a block, as one map a frame: read by forward hooks, while the network runs as it always does.
+"""Read the features in a block as one map for each frame, with forward hooks and without changing the network.
 
-A feature map becomes a picture by the mean over its channels of the absolute value. Kinds of map, a block's layers
-in order (see ``stm.model.block``):
+A map is the mean over channels of the absolute feature value. The kinds of map, in the order of a block's layers
+(``stm.model.block``; paper, sections 3.1 to 3.3):
 
-    before   x, the block's input                     all blocks, of whatever class
+    before   x, the block's input                     all blocks, of any class
     cstm     a = ReLU(BN(conv3x3(temporal(u))))       stm, cstm
-    conv     a = ReLU(BN(conv3x3(u)))                 the others: the plain 3x3 in CSTM's place
+    conv     a = ReLU(BN(conv3x3(u)))                 other variants: the plain 3x3 instead of CSTM
     cmm      b = CMM(u)                               stm, cmm
     after    the block's output                       all blocks
 
@@ -28,12 +28,12 @@ from stm.errors import UserError
 from stm.model.network import VideoResNet
 
 Maps = dict[str, dict[str, np.ndarray]]
-"""Block name -> kind -> float32 [N, T, h, w], the cells of the block's resolution."""
+"""Block name -> kind -> float32 [N, T, h, w], at the block's resolution."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a network made of N clips of T frames."""
+    """Maps and logits that a network computed for N clips of T frames."""
 
     maps: Maps
     logits_NK: np.ndarray
@@ -43,14 +43,14 @@ class Seen:
 
     @property
     def scores_NK(self) -> np.ndarray:
-        """float32 [N, K]: softmax of the logits."""
+        """Softmax of the logits, float32 [N, K]."""
         return torch.from_numpy(self.logits_NK).softmax(1).numpy()
 
     def evidence(self, label: int) -> np.ndarray:
-        """Where and when the network finds class ``label``: float32 [N, T, h, w], negative where it speaks against it.
+        """Evidence for class ``label`` in space and time: float32 [N, T, h, w], negative for evidence against it.
 
-        The class-activation map (Zhou et al., CVPR 2016) of each frame, less the mean over all classes, which softmax
-        does not see. Its mean over T, h and w is the class's logit less the mean logit, apart from the biases.
+        This is the class-activation map (Zhou et al., CVPR 2016) of each frame minus the mean over all classes, which
+        does not change softmax. Its mean over T, h and w is the logit minus the mean logit, without the biases.
         """
         weights_C = self._classifier_KC[label] - self._classifier_KC.mean(0)
         return torch.einsum("ntchw,c->nthw", self._features_NTCHW, weights_C).cpu().numpy()
@@ -58,16 +58,16 @@ class Seen:
 
 @torch.inference_mode()
 def look(model: VideoResNet, clips: Tensor, blocks: Sequence[str]) -> Seen:
-    """Run ``clips: float [N, T, 3, H, W]`` and keep the maps of the named blocks.
+    """Run the model on ``clips: float [N, T, 3, H, W]`` and keep the maps of the named blocks.
 
-    The model must be in evaluation mode; it is left as it was. Raises ``UserError`` for a block it does not have.
+    The model must be in evaluation mode, and does not change. Raises ``UserError`` if it lacks a named block.
     """
     num_clips, num_frames = clips.shape[:2]
     maps: Maps = {name: {} for name in blocks}
     last: list[Tensor] = []
 
     def keep(name: str, kind: str, features: Tensor) -> None:
-        # Reduced at once: what follows changes some of these tensors in place.
+        # Reduce now, because later layers change some of these tensors in place.
         map_BHW = features.abs().mean(1).float().cpu().numpy()
         maps[name][kind] = map_BHW.reshape(num_clips, num_frames, *map_BHW.shape[1:])
 
@@ -121,23 +121,23 @@ def _hook(name: str, block: nn.Module, keep: Callable[[str, str, Tensor], None])
 
 
 def has_layer(block: nn.Module, name: str) -> bool:
-    """Whether the block has a layer of this name, as ``Bottleneck`` names them."""
+    """Whether the block has a layer with this name of ``Bottleneck``."""
     return isinstance(getattr(block, name, None), nn.Module)
 
 
 def find_blocks(model: VideoResNet, names: Sequence[str]) -> dict[str, nn.Module]:
-    """The blocks of these names, in the order given; ``UserError`` names those there are."""
+    """Return the blocks with these names, in the same order; ``UserError`` with all names if one does not exist."""
     there = model.blocks
     for name in names:
         if name not in there:
-            raise UserError(f"--block {name}: no such block; there are {', '.join(there)}")
+            raise UserError(f"--block {name}: no such block; the blocks are {', '.join(there)}")
     return {name: there[name] for name in names}
 
 
 def default_block(model: VideoResNet) -> str:
-    """The block that shows most: the first with CMM, else with a temporal convolution, else the first.
+    """Name of the first block with CMM, else of the first with a temporal convolution, else of the first block.
 
-    In the paper's network that is ``layer1.0``, conv2_1 of its first figure.
+    In the paper's network this is ``layer1.0``, which is conv2_1 in the paper's first figure.
     """
     blocks = model.blocks
     return max(

@@ -1,4 +1,4 @@
-"""The paper's first figure, for any video: a row for the frames and for each kind of map, a column for each segment."""
+"""Draw the paper's first figure for any video: rows for the frames and each kind of map, a column for each segment."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from stm.explain.colours import Scale
 from stm.storage import write_bytes
 
 HOW = (
-    "A map shows, cell by cell, the mean over channels of the absolute feature value. One colour scale a row, "
-    "over all its frames; its range stands at the right."
+    "Each cell of a map shows the mean over channels of the absolute feature value. All frames of a row share a "
+    "colour scale, whose range is at the right."
 )
 HOW_EVIDENCE = (
-    "Class evidence: class-activation map of the last features, less the mean over all classes, "
-    "over the frame in grey; orange for the class, purple against it."
+    "Class evidence is the class-activation map of the last features minus the mean over all classes, "
+    "over the frame in grey. Orange is evidence for the class, and purple evidence against it."
 )
 INK, MUTED = "#1a1a1a", "#5f6368"
-TEXT = {"color": INK, "parse_math": False}  # a dollar in a name is no formula
+TEXT = {"color": INK, "parse_math": False}  # a dollar sign in a name does not start a formula
 _LABEL, _SCALE, _GAP, _MARGIN = 1.85, 0.6, 0.05, 0.2  # inches
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a figure: a picture for each column."""
+    """A row of the figure, with a picture for each column."""
 
     name: str
     note: str
     pictures: np.ndarray
-    """uint8 [T, H, W, 3], or float [T, h, w] to be painted cell by cell."""
+    """uint8 [T, H, W, 3], or maps, float [T, h, w], which are coloured cell by cell."""
     scale: Scale | None = None
     """None for the frames themselves."""
     after_gap: bool = False
-    """Stands apart from the row above."""
+    """Whether there is a gap above the row."""
 
 
 def draw(
@@ -51,16 +51,16 @@ def draw(
     footer: Sequence[str],
     dpi: int = 130,
 ) -> Path:
-    """Write the figure as PNG.
+    """Write the figure as PNG, and return its path.
 
     Args:
-        path: Where to.
-        rows: From the top; all have as many pictures as there are columns.
+        path: The file to write.
+        rows: The rows from the top, each with a picture for every column.
         title: One line.
         subtitle: One line.
-        columns: What stands over each column.
-        footer: Lines under the figure: how it was made.
-        dpi: Pixels an inch; a cell of 8 columns is 1.2 inches wide.
+        columns: The text above each column.
+        footer: Paragraphs below the figure.
+        dpi: Pixels per inch. With 8 columns, a cell is 1.2 inches wide.
 
     Raises:
         UserError: The file cannot be written.
@@ -133,7 +133,7 @@ def _draw_scale(axes: Any, scale: Scale) -> None:
 
 
 def number(value: float) -> str:
-    """Three digits, with a true minus sign."""
+    """Format a number with three digits and a minus sign."""
     return f"{value:.3g}".replace("-", "−")
 
 

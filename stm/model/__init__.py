@@ -1,6 +1,6 @@
-"""The STM network and its baselines, in PyTorch alone.
+"""The STM network (Jiang et al., ICCV 2019) and its baselines, in PyTorch alone.
 
-Float clips ``[N, T, 3, H, W]`` in, float logits ``[N, num_classes]`` out::
+A network maps float clips ``[N, T, 3, H, W]`` to float logits ``[N, num_classes]``::
 
     from stm.model import build_model
     logits = build_model("stm", depth=50, num_classes=174)(clips)
@@ -8,7 +8,7 @@ Float clips ``[N, T, 3, H, W]`` in, float logits ``[N, num_classes]`` out::
 
 from __future__ import annotations
 
-from stm.model import variants as _variants  # registers them  # noqa: F401
+from stm.model import variants as _variants  # importing registers them  # noqa: F401
 from stm.model.block import Bottleneck as Block
 from stm.model.counting import count_operations, count_parameters
 from stm.model.network import VideoResNet, build_model, check_settings

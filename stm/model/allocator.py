@@ -1,4 +1,4 @@
-"""Memory that a CPU process frees stays with it, ready for the next step."""
+"""Let a CPU process reuse the memory that it frees, instead of returning it to the kernel after each step."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import ctypes
 import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # malloc.h
-_NEVER = -1  # any number is a limit, and the largest, 2 GiB, is less than a training step frees
+_NEVER = -1  # any other value is a threshold of at most 2 GiB, less than a training step frees
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc's malloc to serve large blocks from a heap that it does not give back; True where it did.
+    """Make glibc's malloc serve large blocks from a heap that it never returns; True if all settings were accepted.
 
-    By default each activation of a network is mapped, touched page by page for the first time, and unmapped, in every
-    step anew: the kernel clears those pages again and again. Networks with more, smaller passes over memory, as STM's
-    are beside TSN's, suffer most. The process keeps the most it ever needed, which a training process needs again.
+    By default, every step maps and unmaps the memory of each activation, and the kernel clears those pages each time.
+    Networks with many small passes over memory suffer most: STM more than TSN. The process keeps the memory of its
+    largest step, which the next step needs again. Returns False without glibc.
     """
     if sys.platform != "linux":
         return False

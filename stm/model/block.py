@@ -1,4 +1,4 @@
-"""The residual bottleneck, which may carry CSTM and CMM. The only place that says what a block computes."""
+"""The STM block: a residual bottleneck with optional CSTM and CMM (paper, section 3.3). No other file computes it."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ EXPANSION = 4
 
 
 class Bottleneck(nn.Module):
-    """A ResNet bottleneck (stride on the 3x3) with room for CSTM and CMM (paper, section 3.3).
+    """A ResNet bottleneck (stride on the 3x3) with optional CSTM and CMM (paper, section 3.3).
 
         u   = ReLU(BN(conv1x1(shift(x))))           Cin -> C
         a   = ReLU(BN(conv3x3(temporal(u))))        C -> C, stride s       CSTM (section 3.1)
-        b   = CMM(u)                                C -> C, stride s
+        b   = CMM(u)                                C -> C, stride s       CMM (section 3.2)
         y   = BN(conv1x1(a + b))                    C -> 4C
         out = ReLU(y + shortcut(x))
 
-    Neither normalisation nor activation stands between the sum and the last 1x1. As it is made here it is ResNet's own
-    block: ``shift``, ``temporal``, ``cmm`` and ``conv3_cmm`` are None, and leave out what they stand for. The modules
-    of ``stm.model.variants`` fill them in. The temporal convolution sees the full resolution, since ``conv2`` carries
-    the stride; ``conv2`` and ``bn2`` are ResNet's and keep its names, so that ImageNet weights load.
+    There is no normalisation and no activation between the sum and the last 1x1. The constructor makes ResNet's own
+    block: ``shift``, ``temporal``, ``cmm`` and ``conv3_cmm`` are None, and ``forward`` skips a layer that is None. The
+    modules of ``stm.model.variants`` set them. The temporal convolution runs at full resolution, because ``conv2``
+    carries the stride. ``conv2`` and ``bn2`` keep ResNet's names, so that ImageNet weights load.
 
-    With ``conv3_cmm`` it is the paper's ablation, y = BN(conv1x1([a; b])) from 2C channels: the 1x1 over both halves is
-    held as two, ``conv3`` over a and ``conv3_cmm`` over b, whose outputs are summed: the same function and the same
-    number of weights, and ImageNet still fills ``conv3``.
+    With ``conv3_cmm``, the block is the paper's concatenation ablation: y = BN(conv1x1([a; b])), 2C -> 4C. That 1x1 is
+    stored as two, ``conv3`` over a and ``conv3_cmm`` over b, whose outputs are added. The function and the number of
+    weights are the same, and ImageNet weights still load into ``conv3``.
 
-    What stands between the convolutions are layers, too (``relu1``, ``sum``, ``residual``, ...), without a weight:
-    ``stm.model.folding`` and ``stm.model.packed`` replace layers and never repeat ``forward``.
+    The operations between the convolutions (``relu1``, ``sum``, ``residual``, ...) are layers without weights, so that
+    ``stm.model.folding`` and ``stm.model.packed`` can replace layers without repeating ``forward``.
 
     Args:
         in_channels: Cin.
@@ -63,10 +63,10 @@ class Bottleneck(nn.Module):
         self.conv3_cmm: nn.Module | None = None
 
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
-        """``x: float [N*T, Cin, H, W]`` -> ``[N*T, 4C, H/s, W/s]`` (rounded up)."""
+        """``x: float [N*T, Cin, H, W]`` -> ``[N*T, 4C, H/s, W/s]`` (rounded up), of the same dtype."""
         shifted = x if self.shift is None else self.shift(x, num_frames)
         u = self.relu1(self.bn1(self.conv1(shifted)))
-        # CMM comes first, while u is in the cache.
+        # CMM runs first, while u is in the cache.
         b = None if self.cmm is None else self.cmm(u, num_frames)
         mixed = u if self.temporal is None else self.temporal(u, num_frames)
         a = self.relu2(self.bn2(self.conv2(mixed)))
@@ -81,16 +81,16 @@ class Bottleneck(nn.Module):
 
 
 class Add(nn.Module):
-    """The sum of two tensors, written over the first: no gradient needs what CMM gave, while that of ReLU needs a."""
+    """Add the second tensor to the first in place: no gradient needs CMM's output, but ReLU's gradient needs a."""
 
     def forward(self, into: Tensor, other: Tensor) -> Tensor:
-        """Two of ``[N*T, C, H, W]`` -> the same shape."""
+        """Two tensors ``[N*T, C, H, W]`` -> one of the same shape."""
         return into.add_(other)
 
 
 class AddReLU(nn.Module):
-    """ReLU(y + shortcut), written over ``y``."""
+    """Overwrite ``y`` with ReLU(y + shortcut)."""
 
     def forward(self, y: Tensor, shortcut: Tensor) -> Tensor:
-        """Two of ``[N*T, C, H, W]`` -> the same shape."""
+        """Two tensors ``[N*T, C, H, W]`` -> one of the same shape."""
         return F.relu(y.add_(shortcut), inplace=True)

@@ -1,7 +1,7 @@
 """Compile a network block by block with ``torch.compile``.
 
-Blocks of one shape share what was compiled for the first of them, so that STM-50 has 8 graphs in place of one of 16
-blocks. What lies between and after them stays as it is, so that dropout draws as in a network that is not compiled.
+Blocks of the same shape share one graph, so that the 16 blocks of STM-50 need 8 graphs. The stem and the head are not
+compiled, so that dropout draws the same numbers as in a network that is not compiled.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import torch
 from stm.model.network import VideoResNet
 
 _MODES = 2
-"""Training and evaluation."""
+"""Training and evaluation have a graph each."""
 
 
 def compile_blocks(network: VideoResNet) -> None:
-    """Compile each block, in place; the names of weights stay. Shapes are constants: every batch is padded to its size.
+    """Compile each block in place, for fixed shapes (every batch is padded to its size). Names of weights stay.
 
-    PyTorch gives up on a function that it has compiled 8 times, and all blocks of a kind have one ``forward``: the
-    limit is raised for this process to what the network can need.
+    PyTorch stops compiling a function after 8 compilations, and all blocks of a class share one ``forward``. So this
+    raises the limit of the process to the number of graphs that the network can need.
     """
     blocks = network.blocks.values()
     limits = torch._dynamo.config

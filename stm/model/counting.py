@@ -1,6 +1,6 @@
 """Count a network's parameters and operations the way the paper does.
 
-Try it; the paper says 33.3 G::
+Try it; the paper reports 33.3 G::
 
     python -c "from stm.model import *; print(count_operations(build_model('stm'), num_frames=8))"
 """
@@ -23,23 +23,22 @@ _BATCH_NORMS = {
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of learnable weights; running statistics are not counted."""
+    """Number of learnable weights, without the running statistics of batch normalisation."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def count_operations(model: nn.Module, num_frames: int = 8, size: int = 224) -> int:
-    """Operations for one clip: multiply-adds of convolutions and FC, 2 for each normalised element.
+    """Operations for one clip: one for each multiply-add of convolutions and FC, two for each element that BN reads.
 
-    This is the count behind the paper's "FLOPs" (one multiply-add is one). It is taken from the
-    calls that a forward pass really makes, on tensors without storage: it costs milliseconds, and
-    the model is left as it was.
+    These are the paper's "FLOPs". They are counted in a forward pass of a copy on the meta device, which takes
+    milliseconds and does not change the model.
 
     Args:
         model: a network from ``build_model``, on any device.
         num_frames: T.
         size: height and width of a frame in pixels.
     """
-    # Copied as meta tensors through the memo, so that no weight is duplicated.
+    # The memo replaces each weight by a meta tensor, so that the copy duplicates no weight.
     memo: dict[int, Any] = {
         id(parameter): nn.Parameter(torch.empty_like(parameter, device="meta"))
         for parameter in model.parameters()

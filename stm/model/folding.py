@@ -1,4 +1,4 @@
-"""A network for inference: what does not depend on the clip is computed once, into the weights.
+"""Fold batch normalisation into the convolutions of a network, for inference.
 
 Try it::
 
@@ -20,7 +20,7 @@ from stm.model.sync_batchnorm import SyncBatchNorm2d
 
 
 class FoldedNetwork(nn.Module):
-    """What ``fold`` returns: a network that runs, and can neither be trained nor folded again."""
+    """The result of ``fold``: a network for inference, which cannot be trained or folded again."""
 
     def __init__(self, network: VideoResNet) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class FoldedNetwork(nn.Module):
         return self.network(clips)
 
     def train(self, mode: bool = True) -> FoldedNetwork:
-        """Raise an error, since the normalisation that training would update is gone."""
+        """Stay in evaluation mode; ``RuntimeError`` if ``mode`` is True, because no normalisation is left to train."""
         if mode:
             raise RuntimeError("a folded network has no batch normalisation left to train")
         return super().train(False)
@@ -41,25 +41,22 @@ class FoldedNetwork(nn.Module):
 
 @torch.no_grad()
 def fold(model: VideoResNet) -> FoldedNetwork:
-    """A copy of ``model`` that computes in evaluation what ``model`` does, with fewer passes over memory.
+    """Copy ``model`` into a network that gives the same logits in evaluation, with fewer passes over memory.
 
-    - Every BN, CMM's among them, goes into the convolution before it:
+    - Every BN, also CMM's, is folded into the convolution before it:
       BN(W x) = s W x + (beta - s mu), s = gamma / sqrt(var + eps).
-    - Under ``fusion="concat"`` CMM's expansion and the 1x1 over it are two linear maps in a row.
-      Where no pooling stands between them (stride 1) they become one, C/r -> 4C in place of
-      C/r -> C -> 4C.
-    - Dropout and gradient checkpointing, which do nothing in evaluation, are taken out.
+    - With ``fusion="concat"``, CMM's expansion and the 1x1 after it are two consecutive linear maps. In blocks of
+      stride 1, which have no pooling between them, they become one: C/r -> 4C instead of C/r -> C -> 4C.
+    - Dropout and gradient checkpointing, which do nothing in evaluation, are removed.
 
-    CMM's squeeze keeps the bias it gets as a bias, ahead of the motion convolution: that pads with
-    zeros, so near the border a constant could not be moved behind it. With ``fusion="sum"`` the
-    expansion stays by itself: merged into the last 1x1 it would cost four times the operations and
-    a pass over 4C channels, to save one over C.
+    The bias that CMM's squeeze gets stays before the motion convolution. That convolution pads with zeros, so near the
+    border the bias would not be a constant after it. With ``fusion="sum"`` the expansion stays separate: merged into
+    the last 1x1 it would cost four times the operations and a pass over 4C channels, and save one pass over C.
 
-    Only what stands in modules of these very classes is touched: ``VideoResNet``, ``Bottleneck``, ``CMM``. A block of
-    another class, a subclass as well, and a layer that somebody put in place of ours, keep all that they have, since
-    nothing is known of what they compute.
+    Only modules whose class is exactly ``VideoResNet``, ``Bottleneck`` or ``CMM`` are changed. Blocks of other classes
+    (subclasses too) and replaced layers stay as they are, because it is not known what they compute.
 
-    Products are taken in float64. ``model`` is left as it was, and shares no memory with the copy.
+    Products are computed in float64. ``model`` does not change and shares no memory with the copy.
     """
     network = copy.deepcopy(model)
     for module in network.modules():
@@ -81,12 +78,11 @@ FOLDABLE: dict[type, tuple[tuple[str, str], ...]] = {
     Bottleneck: (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")),
     CMM: (("reduce", "bn"),),
 }
-"""Class -> its convolutions, each with the normalisation that follows and with nothing between. A class of your own may
-be entered, too."""
+"""Class -> pairs of a convolution and the normalisation that directly follows it. You can add classes of your own."""
 
 
 def is_exactly(layers: nn.Module, **kinds: type) -> bool:
-    """Whether these layers of a module are of these very classes, and nobody hooked into them."""
+    """Whether the named layers have exactly these classes (no subclasses) and no forward hooks."""
     found: dict[str, Any] = {name: getattr(layers, name, None) for name in kinds}
     return all(
         type(found[name]) is kind
@@ -104,9 +100,9 @@ def _can_fold(layers: nn.Module, conv: str, norm: str) -> bool:
 
 
 def _fold_concatenation(block: Bottleneck) -> bool:
-    """Make CMM's half of the last 1x1 ready for bn3 to go into the other; whether that can be done.
+    """Fold bn3's scale into ``conv3_cmm``; False if bn3 cannot be folded, and then nothing changes.
 
-    bn3 scales it, too. CMM's expansion goes into it where no pooling stands between them.
+    Without pooling between them, CMM's expansion is merged into ``conv3_cmm`` too.
     """
     if not (is_exactly(block, conv3_cmm=nn.Conv2d, sum=Add) and _can_fold(block, "conv3", "bn3")):
         return False
@@ -119,7 +115,7 @@ def _fold_concatenation(block: Bottleneck) -> bool:
 
 
 def _fold_pair(layers: nn.Module, conv: str, norm: str) -> None:
-    """Put ``norm(conv(x))`` into ``conv``, as one convolution with a bias, and nothing into ``norm``."""
+    """Replace ``conv`` by one convolution with a bias that computes ``norm(conv(x))``, and ``norm`` by an identity."""
     if not _can_fold(layers, conv, norm):
         return
     before, after = layers.get_submodule(conv), layers.get_submodule(norm)
@@ -133,7 +129,7 @@ def _fold_pair(layers: nn.Module, conv: str, norm: str) -> None:
 
 
 def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """BN in evaluation as ``scale * x + shift``: float64 ``[C]`` each."""
+    """BN in evaluation mode as ``scale * x + shift``: two tensors, float64 ``[C]``."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
@@ -141,7 +137,7 @@ def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 def _scaled(conv: nn.Conv2d, scale: Tensor) -> nn.Conv2d:
-    """``scale * conv(x)``, for a convolution without a bias, as all of ours are."""
+    """A convolution that computes ``scale * conv(x)``, from one without a bias."""
     scaled = copy.copy(conv)
     scaled._parameters = dict(conv._parameters)
     weight = conv.weight.double() * scale[:, None, None, None]
@@ -150,7 +146,7 @@ def _scaled(conv: nn.Conv2d, scale: Tensor) -> nn.Conv2d:
 
 
 def _composed(second: nn.Conv2d, first: nn.Conv2d) -> nn.Conv2d:
-    """``second(first(x))`` of two 1x1 convolutions without biases, as one."""
+    """One 1x1 convolution that computes ``second(first(x))``, from two without biases."""
     weight = second.weight.double().flatten(1) @ first.weight.double().flatten(1)
     composed = nn.Conv2d(first.in_channels, second.out_channels, 1, bias=False)
     composed.weight = nn.Parameter(weight[:, :, None, None].to(second.weight))

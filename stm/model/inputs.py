@@ -1,4 +1,4 @@
-"""What the network is given, and in which arithmetic: pixels normalised on its device, autocast, cuDNN's settings."""
+"""Prepare the input and the arithmetic of the network: pixel normalisation, autocast, and settings of cuDNN."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def normalise(clips: np.ndarray, device: torch.device) -> torch.Tensor:
-    """uint8 [N, T, H, W, 3] in shared memory -> float32 [N, T, 3, H, W] on the device, ImageNet mean and std.
+    """Normalise clips by ImageNet's mean and standard deviation, on the device.
 
-    uint8 travels, a quarter of the bytes; the result is channels-last in memory, as the network wants it.
+    uint8 [N, T, H, W, 3] in shared memory -> float32 [N, T, 3, H, W], channels-last in memory, which is the network's
+    format. The copy to the device is uint8, a quarter of the bytes of float32.
     """
     if not clips.flags.writeable:
         clips = clips.copy()  # PyTorch has no read-only tensors
@@ -25,15 +26,15 @@ def normalise(clips: np.ndarray, device: torch.device) -> torch.Tensor:
 
 
 def normalised(pixels: torch.Tensor) -> torch.Tensor:
-    """uint8 [N, T, H, W, 3] -> float32 [N, T, 3, H, W] on the same device, as ``normalise``."""
+    """``normalise`` for pixels on the device: uint8 [N, T, H, W, 3] -> float32 [N, T, 3, H, W], channels-last."""
     scale, shift = _scale_and_shift(pixels.device)
     return pixels.permute(0, 1, 4, 2, 3).to(torch.float32).mul_(scale).add_(shift)
 
 
 @functools.cache
 def _scale_and_shift(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """float32 [3, 1, 1] each; kept, because sending them anew would hold up a GPU in every step."""
-    with torch.inference_mode(False):  # inference may come first, and training after it
+    """Two tensors, float32 [3, 1, 1]. They are cached, because sending them in every step would delay a GPU."""
+    with torch.inference_mode(False):  # training may follow inference in this process
         scale = torch.tensor([1 / (255 * s) for s in IMAGENET_STD], device=device)
         shift = torch.tensor(
             [-m / s for m, s in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)], device=device
@@ -43,11 +44,11 @@ def _scale_and_shift(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
 
 @dataclass(frozen=True)
 class Autocast:
-    """The arithmetic of the forward pass."""
+    """The data type in which the forward pass computes."""
 
     device_type: str
     dtype: torch.dtype | None
-    """None is float32."""
+    """None means float32."""
 
     def context(self) -> Any:
         if self.dtype is None:
@@ -56,12 +57,12 @@ class Autocast:
 
     @property
     def scale_gradients(self) -> bool:
-        """float16 loses small gradients unless the loss is scaled."""
+        """Whether the loss must be scaled: float16 rounds small gradients to 0."""
         return self.dtype == torch.float16
 
 
 def autocast(precision: str, device: torch.device) -> Autocast:
-    """The arithmetic of `float32`, `bfloat16`, `float16` or `auto`: bfloat16 on GPUs that have it, else float32."""
+    """Return the arithmetic for `float32`, `bfloat16`, `float16` or `auto` (bfloat16 on GPUs with it, else float32)."""
     if precision == "auto":
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return Autocast(device.type, torch.bfloat16 if fast else None)
@@ -70,10 +71,10 @@ def autocast(precision: str, device: torch.device) -> Autocast:
 
 
 def set_arithmetic(device: torch.device) -> None:
-    """The process's settings of a GPU, before its first forward pass.
+    """Set PyTorch's GPU options for this process, before the first forward pass. Does nothing for a CPU.
 
-    cuDNN tries its algorithms on each shape once, which pays because all batches have one shape. TF32 is off: who asks
-    for float32 gets it, and who wants speed has `bfloat16`, which `auto` takes.
+    cuDNN benchmarks its algorithms once for each shape, which is worth it because all batches have one shape. TF32 is
+    off, so that `float32` means float32. For speed there is `bfloat16`, which `auto` selects.
     """
     if device.type != "cuda":
         return

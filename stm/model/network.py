@@ -1,4 +1,4 @@
-"""The whole network: a ResNet over the frames, in blocks that mix time, and a consensus."""
+"""The whole network: a 2-D ResNet over all frames with STM blocks, and the mean of the frames' scores (section 3.3)."""
 
 from __future__ import annotations
 
@@ -37,28 +37,28 @@ def build_model(
 ) -> VideoResNet:
     """Build a network: ``clips: float [N, T, 3, H, W]`` -> ``logits: float [N, num_classes]``.
 
-    It takes any T, H and W. The defaults are the paper's STM on Something-Something. Initial
-    weights are random; ``load_pretrained`` fills in ImageNet's. The layers carry the names of
-    torchvision's ResNet.
+    T, H and W are free. The defaults are the paper's STM for Something-Something v1. Weights are
+    random until ``load_pretrained`` loads ImageNet's. Layers have the names of torchvision's ResNet.
 
     Args:
-        variant: what the blocks are: ``stm``, its halves ``cstm`` and ``cmm``, the baselines
-            ``tsm`` and ``tsn`` (see ``stm.model.variants``), or one that you registered.
+        variant: kind of block: ``stm``, its parts ``cstm`` and ``cmm``, the baselines ``tsm`` and
+            ``tsn`` (see ``stm.model.variants``), or one that you registered.
         depth: 26, 50, 101 or 152.
         num_classes: length of the score vector.
-        stages: the ResNet stages, named 2 to 5 as in the paper, whose blocks are of this variant.
-            The blocks of other stages are plain.
-        blocks: the blocks within each of those stages, from 0; None means all.
-        dropout: probability, before the FC. The paper is silent; 0.5 is the practice of the TSN
-            family, 0.8 for UCF-101 and HMDB-51.
+        stages: the ResNet stages that have blocks of this variant, numbered 2 to 5 as in the
+            paper. The blocks of other stages are ResNet's own.
+        blocks: indices from 0 of the blocks of this variant in each of those stages; None means
+            all blocks.
+        dropout: probability, before the FC. The paper does not give it; projects of the TSN family
+            use 0.5, and 0.8 for UCF-101 and HMDB-51.
         width: channels of the stem; 64 in the paper, 32 for a laptop.
         gradient_checkpointing: compute each block a second time in the backward pass instead of
             keeping its activations. Gradients stay the same.
-        settings: settings of the variant's blocks: stm's own have ``fusion``, ``temporal_conv``,
-            ``temporal_kernel`` and ``reduction`` (see ``stm.model.variants``).
+        settings: keyword arguments of the variant's blocks. stm's variants have ``fusion``,
+            ``temporal_conv``, ``temporal_kernel`` and ``reduction`` (see ``stm.model.variants``).
 
     Raises:
-        UserError: (a ValueError) a value is impossible, or would have no effect on this variant.
+        UserError: (a ValueError) a value is not allowed, or has no effect on this variant.
     """
     kind = registry.get(variant)
     _require(depth in BLOCKS_IN_STAGES, "depth", depth, f"one of {tuple(BLOCKS_IN_STAGES)}")
@@ -97,11 +97,14 @@ def build_model(
 
 
 def check_settings(num_frames: int = 8, *, runs: bool = False, **settings: Any) -> None:
-    """Raise what ``build_model`` raises for these settings, without creating weights: in milliseconds.
+    """Check settings of ``build_model`` in milliseconds, without creating weights.
 
     Args:
-        num_frames: T of the clip that is tried.
-        runs: try, too, whether the network gives scores for a clip, as a block that is not ours may not.
+        num_frames: T of the clip for ``runs``.
+        runs: also run the network on a clip, in case a registered block fails or changes shapes.
+
+    Raises:
+        UserError: (a ValueError) as ``build_model``, or with ``runs`` if the network does not return its scores.
     """
     with torch.device("meta"):
         model = build_model(**{"num_classes": 1, **settings}).eval()
@@ -109,7 +112,7 @@ def check_settings(num_frames: int = 8, *, runs: bool = False, **settings: Any) 
             return
         try:
             logits = model(torch.empty(1, num_frames, 3, 64, 64))
-        except NotImplementedError:  # an operator without shapes alone
+        except NotImplementedError:  # an operator that cannot run on the meta device
             return
         except Exception as error:
             raise UserError(
@@ -118,19 +121,19 @@ def check_settings(num_frames: int = 8, *, runs: bool = False, **settings: Any) 
             ) from error
     if logits.shape != (1, model.num_classes):
         raise UserError(
-            f"variant {model.variant!r}: its block changes the number of frames or channels: the network gives "
-            f"{list(logits.shape)} in place of [1, {model.num_classes}]"
+            f"variant {model.variant!r}: its block changes the number of frames or channels: the network returns "
+            f"{list(logits.shape)} instead of [1, {model.num_classes}]"
         )
 
 
 class VideoResNet(nn.Module):
-    """A ResNet that sees T frames of a video and scores them together (paper, section 3.3).
+    """A ResNet that scores the T frames of each clip together (paper, section 3.3).
 
         stem     conv 7x7 / 2, BN, ReLU, maxpool 3x3 / 2
-        stages   four, of bottlenecks; some of them mix time; none reduces T
-        head     global average pool, dropout, FC on each frame, mean of the T score vectors
+        stages   four stages of bottlenecks (``stm.model.block``); in STM, every block mixes time and none reduces T
+        head     global average pool, dropout, FC on each frame, mean of the T logit vectors
 
-    Use ``build_model``, which checks the arguments and explains them.
+    Use ``build_model``, which checks the arguments and documents them.
     """
 
     memory_format = torch.channels_last
@@ -174,8 +177,7 @@ class VideoResNet(nn.Module):
                 else:
                     stage_blocks.append(Bottleneck(in_channels, channels, stride))
                 in_channels = EXPANSION * channels
-            # torchvision counts the stages from the first with bottlenecks: the paper's stage 2 is
-            # ``layer1``.
+            # torchvision does not count the stem as a stage: the paper's stage 2 is ``layer1``.
             self.add_module(f"layer{stage - 1}", stage_blocks)
 
         self.dropout = nn.Dropout(dropout)
@@ -186,7 +188,10 @@ class VideoResNet(nn.Module):
     def forward(self, clips: Tensor) -> Tensor:
         """``clips: float [N, T, 3, H, W]`` -> ``logits: float [N, num_classes]``.
 
-        Any memory format will do; clips that lie as ``[N, T, H, W, 3]`` are used where they are.
+        Clips can have any memory format. Clips that are ``[N, T, H, W, 3]`` in memory are not copied.
+
+        Raises:
+            ValueError: ``clips`` have another shape or are not floating point.
         """
         if clips.ndim != 5 or clips.shape[2] != 3 or not clips.is_floating_point():
             raise ValueError(
@@ -207,7 +212,7 @@ class VideoResNet(nn.Module):
 
     @property
     def blocks(self) -> dict[str, nn.Module]:
-        """Its residual blocks, of whatever kind, by name and in order: ``layer1.0`` to ``layer4.2``."""
+        """All residual blocks in order, by name: ``layer1.0`` to ``layer4.2`` at depth 50."""
         stages = (self.layer1, self.layer2, self.layer3, self.layer4)
         return {
             f"layer{number}.{index}": block
@@ -237,7 +242,7 @@ def _require_blocks_exist(
             all(index in range(count) for index in blocks),
             "blocks",
             blocks,
-            f"0 to {count - 1}, for stage {stage} of depth {depth} has {count} blocks",
+            f"0 to {count - 1}, because stage {stage} of depth {depth} has {count} blocks",
         )
 
 
@@ -247,7 +252,7 @@ def _require_effect(
     blocks: tuple[int, ...] | None,
     settings: Mapping[str, Any],
 ) -> None:
-    """A setting that changes nothing would put a false name on a result."""
+    """Raise ``UserError`` for a setting that changes nothing, so that no result is recorded under a wrong setting."""
     if kind.name == PLAIN:
         others = ", ".join(name for name in registry.names() if name != PLAIN)
         for field, value, default in (

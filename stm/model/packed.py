@@ -1,9 +1,9 @@
-"""The folded network in oneDNN's fused convolutions: inference in float32 on x86 CPUs.
+"""Run the folded network with oneDNN's fused convolutions: float32 inference on x86 CPUs.
 
-A convolution takes along what stands next to it, so that memory is passed once: the ReLU behind it, or the sum with
-what is there already (CMM with CSTM, the last 1x1 with the shortcut). Its weights lie as oneDNN wants them for this
-shape of frames; PyTorch orders them anew in every call. Layers are replaced below the network and its blocks, whose
-``forward`` stays the only one.
+A fused convolution also computes the ReLU after it, or adds its result to an existing tensor (CMM's to CSTM's, the last
+1x1's to the shortcut), in one pass over memory. Its weights are stored in oneDNN's order for the shape of the frames;
+PyTorch reorders them in every call. Only layers inside the network and its blocks are replaced: their ``forward``
+methods are not repeated here.
 
 Try it::
 
@@ -26,11 +26,11 @@ from stm.model.temporal import ChannelwiseTemporalConv
 from stm.model.time_axis import join_time, split_time
 
 _NARROW = 128
-"""Up to so many channels a matrix product squeezes faster: oneDNN computes 16 channels where C/r are fewer."""
+"""Up to this many input channels, CMM's squeeze is faster as a matrix product: oneDNN pads C/r outputs to 16."""
 
 
 def can_pack() -> bool:
-    """Whether this machine and this PyTorch have what `pack` needs; the operators are not part of its public API."""
+    """Whether ``pack`` works on this machine with this PyTorch, whose public API does not include the operators."""
     operators = ("_convolution_pointwise", "_convolution_pointwise_", "_reorder_convolution_weight")
     return (
         platform.machine().lower() in ("x86_64", "amd64")
@@ -40,13 +40,13 @@ def can_pack() -> bool:
 
 
 def pack(model: VideoResNet) -> PackedNetwork:
-    """A copy of ``model`` (float32, on the CPU) that computes in evaluation what ``model`` does, up to rounding.
+    """Copy ``model`` (float32, on the CPU) into a faster network with the same logits in evaluation, up to rounding.
 
-    As in ``fold``, blocks and layers of classes that are not ours stay as they are. ``model`` is left as it was, and
-    shares no memory with the copy.
+    As in ``fold``, blocks and layers of other classes stay as they are. ``model`` does not change and shares no memory
+    with the copy.
     """
     network = fold(model).network
-    # The input of a block that stands in the network itself is nobody else's, and may be written over.
+    # Only the block itself uses the input of a block of the network, so it may overwrite that input.
     own = set(network.blocks.values()) if type(network) is VideoResNet else set()
     for module in list(network.modules()):
         if type(module) is VideoResNet:
@@ -59,9 +59,9 @@ def pack(model: VideoResNet) -> PackedNetwork:
 
 
 class PackedNetwork(nn.Module):
-    """What ``pack`` returns. It holds weights in order for the last shape of clips; another shape orders them anew.
+    """The result of ``pack``. It keeps weights in the order for the last shape of clips, and reorders them for another.
 
-    Several threads may call it.
+    It can be called from several threads.
     """
 
     def __init__(self, network: VideoResNet) -> None:
@@ -106,7 +106,7 @@ def _pack_cmm(cmm: CMM) -> None:
 
 
 def _pack_conv(layers: nn.Module, conv: str, activation: str = "none") -> bool:
-    """Pack a convolution, where it is one that oneDNN does as a whole; whether it is."""
+    """Replace a convolution by a ``PackedConv``; False if it is not one that oneDNN computes in one call."""
     found = layers.get_submodule(conv)
     if not (isinstance(found, nn.Conv2d) and is_exactly(layers, **{conv: nn.Conv2d})):
         return False
@@ -117,7 +117,7 @@ def _pack_conv(layers: nn.Module, conv: str, activation: str = "none") -> bool:
 
 
 def _pack_with_relu(layers: nn.Module, conv: str, norm: str, relu: str) -> None:
-    """relu(norm(conv(x))), where the normalisation has been folded into the convolution."""
+    """Pack a convolution, with the ReLU after it if the normalisation between them has been folded."""
     if is_exactly(layers, **{norm: nn.Identity, relu: nn.ReLU}) and _pack_conv(
         layers, conv, "relu"
     ):
@@ -127,7 +127,7 @@ def _pack_with_relu(layers: nn.Module, conv: str, norm: str, relu: str) -> None:
 
 
 def _pack_onto(block: nn.Module, layers: nn.Module, conv: str, total: str, kind: type) -> None:
-    """total(conv(x), y): the convolution moves into the layer that adds what it gives to y."""
+    """For total(conv(x), y): move the convolution into the layer ``total``, which adds its result to y."""
     if is_exactly(block, **{total: kind}) and _pack_conv(layers, conv):
         packed = layers.get_submodule(conv)
         assert isinstance(packed, PackedConv)
@@ -136,7 +136,7 @@ def _pack_onto(block: nn.Module, layers: nn.Module, conv: str, total: str, kind:
 
 
 class PackedConv(nn.Module):
-    """A convolution of channels-last frames, and the activation behind it (``none`` or ``relu``)."""
+    """A convolution of channels-last frames, with the activation after it (``none`` or ``relu``)."""
 
     def __init__(self, conv: nn.Conv2d, activation: str = "none") -> None:
         super().__init__()
@@ -152,8 +152,8 @@ class PackedConv(nn.Module):
         )
 
     def weight_for(self, frames: Tensor) -> Tensor:
-        """The weight in the order that oneDNN wants for frames of this shape."""
-        shape, weight = self._ordered  # read and written as one, since other threads do so, too
+        """Return the weight in oneDNN's order for frames of this shape."""
+        shape, weight = self._ordered  # one tuple, because other threads read and write it too
         if frames.shape != shape:
             weight = torch.ops.mkldnn._reorder_convolution_weight(
                 self.weight, *self.geometry, list(frames.shape)
@@ -163,7 +163,7 @@ class PackedConv(nn.Module):
 
 
 class PackedConvOnto(nn.Module):
-    """conv(frames) + total, written over ``total``; with ``activation="relu"`` its ReLU."""
+    """Overwrite ``total`` with conv(frames) + total, or with the ReLU of that (``activation="relu"``)."""
 
     def __init__(self, conv: PackedConv, activation: str | None = None) -> None:
         super().__init__()
@@ -178,7 +178,7 @@ class PackedConvOnto(nn.Module):
 
 
 class MatrixProduct(nn.Module):
-    """A 1x1 convolution as what it is, on pixels that lie as rows."""
+    """A 1x1 convolution as a matrix product, with one row for each pixel."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -191,7 +191,7 @@ class MatrixProduct(nn.Module):
 
 
 class PackedFeatureDifference(nn.Module):
-    """``stm.model.cmm.FeatureDifference``, written over the frames that it is given."""
+    """``stm.model.cmm.FeatureDifference``, which overwrites its input (paper, equation 2)."""
 
     def __init__(self, motion: FeatureDifference) -> None:
         super().__init__()
@@ -206,10 +206,10 @@ class PackedFeatureDifference(nn.Module):
 
 
 class PackedTemporalConv(nn.Module):
-    """``ChannelwiseTemporalConv``, with every pixel of every channel as a channel of its own.
+    """``ChannelwiseTemporalConv`` (paper, equation 1), with each pixel of each channel as a separate channel.
 
-    As an image of T rows a frame is fetched from memory once for each output that looks at it. In this form oneDNN
-    takes some channels through all of T, and the cache holds them.
+    On an image of T rows, each frame would be fetched from memory once for each output that depends on it. In this
+    layout, oneDNN computes all T steps of a few channels at a time, which fit into the cache.
 
     Args:
         weight: float32 ``[C, 1, K, 1]``.
@@ -231,9 +231,9 @@ class PackedTemporalConv(nn.Module):
         return join_time(wide(rows).permute(0, 2, 3, 1).reshape(clips.shape))
 
     def _repeated(self, width: int) -> PackedConv:
-        """The kernels ``[C, 1, K, 1]`` for each pixel: ``[H*W*C, 1, K, 1]``."""
+        """A convolution whose weight repeats the kernels ``[C, 1, K, 1]`` for each pixel: ``[H*W*C, 1, K, 1]``."""
         channels, _, taps, _ = self.weight.shape
-        with torch.device("meta"):  # its own weights are never made
+        with torch.device("meta"):  # creates no initial weights
             conv = nn.Conv2d(
                 width, width, (taps, 1), padding=(taps // 2, 0), groups=width, bias=False
             )

@@ -1,4 +1,4 @@
-"""Blocks of the user's own: a Python file (or an importable module) that registers them.
+"""Load plugins: Python files (or importable modules) that register blocks of the user's own.
 
     # my_blocks.py
     from stm.model import Block, register
@@ -8,10 +8,10 @@
 
     stm train --model.plugin my_blocks.py --model.variant mine ...
 
-Its source is copied to every worker and into every checkpoint, with its digest. A plugin is one file, which imports
-only installed packages. **Code in a checkpoint never runs unasked**: to load one, name the same file again
-(``--plugin``, ``stm.model.plugins.load``, or ``STM_PLUGIN`` in the environment), which may be the copy in the
-checkpoint, after you have read it.
+A plugin is one file, which can import only installed packages. Its source is copied to every worker and into every
+checkpoint, with its digest. **stm never runs code from a checkpoint by itself**: to load such a checkpoint, name the
+same file again (``--plugin``, ``stm.model.plugins.load``, or ``STM_PLUGIN`` in the environment). You can name the copy
+in the checkpoint, after you have read it.
 """
 
 from __future__ import annotations
@@ -36,35 +36,35 @@ VARIABLE = "STM_PLUGIN"
 
 @dataclass(frozen=True)
 class Plugin:
-    """The source of a plugin's blocks."""
+    """The name and the source of a plugin."""
 
     name: str
-    """As it was given: a file, or a module with dots."""
+    """As the user gave it: a file, or a dotted module name."""
     source: str
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the source."""
+        """SHA-256 of the source, in hex."""
         return hashlib.sha256(self.source.encode()).hexdigest()
 
 
 _loaded: dict[str, Plugin] = {}
-"""By digest: what this process was told to run."""
+"""Digest -> plugin that this process was told to run."""
 _names: dict[str, tuple[str, ...]] = {}
-"""By digest: the names that it registered."""
+"""Digest -> names of the variants that the plugin registered."""
 _received: dict[str, Plugin] = {}
-"""By name: what another process of the same job sent here."""
+"""Name -> plugin that another process of the same job sent here."""
 
 
 def load(name: str) -> Plugin:
     """Read a plugin and run it in this process, which registers its blocks.
 
     Args:
-        name: a Python file, or an importable module. Where another process of the job has sent one of this name
-            (``receive``), that is it.
+        name: a Python file, or an importable module. If another process of the job has sent a plugin of this name
+            (``receive``), that one is used.
 
     Raises:
-        UserError: (a ValueError) it is not there, cannot be run, or registers nothing.
+        UserError: (a ValueError) the plugin does not exist, fails to run, or registers no block.
     """
     plugin = _received.get(name) or _read(name)
     _run(plugin)
@@ -72,37 +72,37 @@ def load(name: str) -> Plugin:
 
 
 def receive(plugins: Iterable[Plugin]) -> None:
-    """Run what the driver has loaded, in a worker; a later ``load`` of these names needs no file."""
+    """Run the driver's plugins in a worker. A later ``load`` of their names then needs no file."""
     for plugin in plugins:
         _run(plugin)
         _received[plugin.name] = plugin
 
 
 def loaded() -> tuple[Plugin, ...]:
-    """All that this process was told to run, to be sent to workers."""
+    """All plugins that this process was told to run, to be sent to workers."""
     return tuple(_loaded.values())
 
 
 def require(name: str, digest: str, where: str) -> Plugin:
-    """The plugin with this digest, if this process was told to run it; its blocks are the registered ones then.
+    """Return the plugin with this digest and register its blocks again, if this process was told to run it.
 
     Args:
-        name: what it was called when the network was trained.
-        digest: of its source.
-        where: what needs it, for the message; its copy is ``where/plugin.py``.
+        name: the plugin's name when the network was trained.
+        digest: SHA-256 of its source, in hex.
+        where: the checkpoint that needs it, for the message; the copy is ``where/plugin.py``.
 
     Raises:
-        UserError: (a ValueError) it was not loaded here.
+        UserError: (a ValueError) this process has not loaded it.
     """
     for path in os.environ.get(VARIABLE, "").split(os.pathsep):
         if digest not in _loaded and path:
             load(path)
     if digest not in _loaded:
         others = [plugin.name for plugin in _loaded.values()]
-        other = f" (the one that was given, {', '.join(others)}, is different)" if others else ""
+        other = f" (the given {', '.join(others)} has another source)" if others else ""
         raise UserError(
-            f"{where}: its network has its own blocks, from {name} (sha256 {digest[:12]}){other}. Code from a "
-            f"checkpoint is not run unasked: give the same file as --plugin {Path(name).name}, or read its copy and "
+            f"{where}: its network has blocks from the plugin {name} (sha256 {digest[:12]}){other}. stm runs no code "
+            f"from a checkpoint by itself: give the same file as --plugin {Path(name).name}, or read its copy and "
             f"give it as --plugin {where}/plugin.py (in Python, stm.model.plugins.load; or {VARIABLE}=FILE)"
         )
     _run(_loaded[digest])
@@ -112,9 +112,7 @@ def require(name: str, digest: str, where: str) -> Plugin:
 def _read(name: str) -> Plugin:
     path = Path(name)
     if not os.path.isfile(path) and not name.endswith(".py"):
-        with contextlib.suppress(
-            ImportError, ValueError
-        ):  # no such package, or no name of a module
+        with contextlib.suppress(ImportError, ValueError):  # no such package, or not a module name
             spec = importlib.util.find_spec(name)
             if spec is not None and (spec.origin or "").endswith(".py"):
                 path = Path(str(spec.origin))
@@ -127,7 +125,7 @@ def _read(name: str) -> Plugin:
 
 
 def _run(plugin: Plugin) -> None:
-    """Register the plugin's blocks, unless they are. Of two plugins with the same block the one run last has it."""
+    """Register the plugin's blocks, unless they are registered. For a name that two plugins use, the last one wins."""
     digest = plugin.digest
     if digest in _loaded and registry.of_origin(digest) == _names.get(digest):
         return
@@ -151,7 +149,7 @@ def _run(plugin: Plugin) -> None:
     except SyntaxError as error:
         raise UserError(f"plugin {plugin.name}, line {error.lineno}: {error.msg}") from error
     except Exception as error:
-        registry.forget(digest)  # what stands above the line that failed
+        registry.forget(digest)  # blocks registered above the line that failed
         numbers = [
             f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == filename
         ]
@@ -159,12 +157,12 @@ def _run(plugin: Plugin) -> None:
         said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         hint = ""
         if isinstance(error, ImportError):
-            hint = ". A plugin is one file, which imports nothing but installed packages"
+            hint = ". A plugin is one file, which can import only installed packages"
         raise UserError(f"plugin {plugin.name}{line}: {said}{hint}") from error
     names = registry.of_origin(digest)
     if not names:
         raise UserError(
-            f'plugin {plugin.name}: it registers no block; put @register("NAME"), of stm.model, above the class or '
-            "function that makes one"
+            f'plugin {plugin.name}: it registers no block; put @register("NAME") from stm.model above the class or '
+            "function that makes the block"
         )
     _loaded[digest], _names[digest] = plugin, names

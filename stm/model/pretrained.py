@@ -1,4 +1,4 @@
-"""Start a network from ImageNet weights, or from one trained here on another dataset."""
+"""Initialise a network from ImageNet weights, or from a network of stm that was trained on another data set."""
 
 from __future__ import annotations
 
@@ -23,38 +23,38 @@ _COUNTERS = ".num_batches_tracked"
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainedReport:
-    """What ``load_pretrained`` did, by the names of the model's state dict."""
+    """The result of ``load_pretrained``, with the names of the model's state dict."""
 
     loaded: int
-    """Number of the model's tensors that came from the file."""
+    """Number of tensors of the model that were loaded from the file."""
     missing: tuple[str, ...]
-    """The model's tensors that the file does not have; they keep their initial values."""
+    """Tensors of the model that are not in the file. They keep their initial values."""
     ignored: tuple[str, ...]
-    """The file's tensors that were not used: its FC, which scores other classes, and what belongs to layers of ResNet
-    that the model's blocks do without."""
+    """Tensors of the file that were not used: its FC, which scores other classes, and layers of ResNet that the model's
+    blocks do not have."""
     rows: int = 0
-    """Number of classes whose rows of the FC came from the file; the others keep their initial values."""
+    """Number of classes whose FC rows were loaded from the file. The other rows keep their initial values."""
     adapted: str = ""
-    """Whose names the file had, where they are not torchvision's or ours: "Hugging Face's"."""
+    """A phrase for the file's names if they are not torchvision's or stm's, such as "Hugging Face's"."""
     text: str = ""
-    """All of it in one line."""
+    """The report as one line."""
 
     def __str__(self) -> str:
         return self.text
 
 
 def load_pretrained(model: nn.Module, path: str | Path) -> PretrainedReport:
-    """Fill ``model`` from a ResNet of its depth, or from a network of its own kind, in a file.
+    """Load weights from a file into ``model``: those of a ResNet of its depth, or of a network of its variant.
 
-    ``stm.load_pretrained`` does the same from everything that `--model.pretrained` takes, and matches classes.
+    ``stm.load_pretrained`` also accepts everything that `--model.pretrained` accepts, and matches classes by name.
 
     Args:
         model: a network from ``build_model``.
-        path: a state dict, in safetensors or by ``torch.save``, with the names of torchvision's ResNet, timm's,
-            Hugging Face's or OpenMMLab's; or a checkpoint folder of ours, which holds ``model.safetensors``.
+        path: a state dict (safetensors, or from ``torch.save``) with the names of torchvision, timm, Hugging Face or
+            OpenMMLab; or a checkpoint folder of stm, which has a ``model.safetensors``.
 
     Returns:
-        What was loaded, what was missing and what was ignored.
+        The names of the tensors that were loaded, missing and ignored.
 
     Raises:
         UserError: (a ValueError) the file cannot be read, or does not fit this model.
@@ -76,17 +76,20 @@ def fill(
     rows: Mapping[int, int] | None = None,
     adapted: str = "",
 ) -> PretrainedReport:
-    """Fill ``model`` from a state dict with its names.
+    """Load a state dict with the model's names into ``model``.
 
-    Of all but the FC either everything must be there (our own weights), or everything but the layers that ResNet does
-    not have (ImageNet weights). Anything else, such as a 3x3 that does not fit, is an error, and then the model is left
-    as it was. The step counts of batch normalisation may be absent, as they are in weights from before PyTorch 0.4.1.
+    Apart from the FC, the state dict must have all tensors of the model (weights of stm), or all except those of layers
+    that ResNet does not have (ImageNet weights). Step counts of batch normalisation may be absent, as in weights from
+    before PyTorch 0.4.1.
 
     Args:
-        source: name -> tensor; what a larger model has beside the network is ignored where ``adapted`` says so.
-        where: what it is, for messages.
-        rows: label here -> label there, of the rows of the FC that are loaded.
-        adapted: whose names ``source`` had before.
+        source: name -> tensor. With ``adapted``, tensors outside the ResNet of a larger model are ignored.
+        where: the name of the source, for messages.
+        rows: label in the model -> label in the source, for the FC rows to load.
+        adapted: a phrase for the names that ``source`` had before they were changed.
+
+    Raises:
+        UserError: (a ValueError) tensors are missing, unknown or of another shape. Then the model does not change.
     """
     target = model.state_dict()
     wanted = {key for key in target if not _is_head(key)}
@@ -94,8 +97,8 @@ def fill(
     of_resnet = _keys_of_resnet(model)
     missing = {key for key in wanted - given if not key.endswith(_COUNTERS)}
     all_added = {key for key in wanted - of_resnet if not key.endswith(_COUNTERS)}
-    # None of the added layers (ImageNet) or all of them (ours); some would be a network of another
-    # variant.
+    # The source lacks all added layers (ImageNet) or none (stm). If it has only some, it is another
+    # variant's.
     is_resnet = missing & all_added == all_added
     absent = missing - all_added if is_resnet else missing
     unknown = given - wanted - (of_resnet if is_resnet else set())
@@ -106,7 +109,7 @@ def fill(
 
     usable = wanted & given
     reshaped = [
-        f"{key} is {list(source[key].shape)} there and {list(target[key].shape)} here"
+        f"{key} is {list(source[key].shape)} in it and {list(target[key].shape)} in the model"
         for key in sorted(usable)
         if source[key].shape != target[key].shape
     ]
@@ -122,7 +125,7 @@ def fill(
         if rows
     ):
         raise UserError(
-            f"{where} does not fit the model: its classifier has another shape than its class names say"
+            f"{where} does not fit the model: the shape of its classifier does not match its class names"
         )
     for key in head if rows else ():
         new[key] = target[key].clone()
@@ -139,7 +142,7 @@ def fill(
 
 
 def new_layers(missing: Collection[str]) -> list[str]:
-    """The layers that start fresh, in words: ``["temporal of 16 blocks", "cmm of 16 blocks"]``."""
+    """Phrases for the layers that keep their initial weights: ``["temporal of 16 blocks", "cmm of 16 blocks"]``."""
     blocks: dict[str, set[str]] = {}
     for key in missing:
         parts = key.split(".")
@@ -158,7 +161,7 @@ def _is_head(key: str) -> bool:
 
 
 def _keys_of_resnet(model: nn.Module) -> set[str]:
-    """The names in the state dict of a ResNet of the model's depth: all others are layers that its blocks add."""
+    """State dict names of a ResNet of the model's depth. All other names are of layers that the model's blocks add."""
     if not isinstance(model, VideoResNet):
         return set(model.state_dict())
     with torch.device("meta"):
@@ -166,7 +169,7 @@ def _keys_of_resnet(model: nn.Module) -> set[str]:
 
 
 def _blocks_in_stages(keys: Collection[str]) -> tuple[int, ...]:
-    """Number of bottlenecks in ``layer1`` to ``layer4``, by the names of a state dict."""
+    """Number of blocks in each of ``layer1`` to ``layer4``, from the names of a state dict."""
     found = {tuple(key.split(".")[:2]) for key in keys if key.startswith("layer")}
     return tuple(sum(layer == f"layer{n}" for layer, _ in found) for n in range(1, 5))
 
@@ -178,20 +181,24 @@ def _misfit(
     absent: set[str],
     unknown: set[str],
 ) -> str:
-    """Say which keys do not match, and what most likely explains it."""
+    """Describe which tensors do not match, and the most likely reason."""
     problems = []
     if absent:
-        problems.append(f"it lacks {len(absent)} of the model: {first(sorted(absent))}")
+        problems.append(f"it lacks {len(absent)} of the model's tensors: {first(sorted(absent))}")
     if unknown:
-        problems.append(f"{len(unknown)} are not the model's: {first(sorted(unknown))}")
+        problems.append(
+            f"{len(unknown)} of its tensors are not in the model: {first(sorted(unknown))}"
+        )
 
     there, here = _blocks_in_stages(source), _blocks_in_stages(model.state_dict())
     if sum(there) == 0:
-        remedy = "Its names are not those of torchvision's ResNet, nor of timm's or Hugging Face's."
+        remedy = (
+            "Its tensors do not have the names of a ResNet from torchvision, timm or Hugging Face."
+        )
     elif not any(key.endswith(".conv3.weight") for key in source):
-        remedy = "It is made of basic blocks (ResNet-18 or 34), the model of bottlenecks."
+        remedy = "It has basic blocks (ResNet-18 or 34), but the model has bottlenecks."
     elif there != here:
-        remedy = f"It has {there} blocks in stages 2 to 5, the model {here}. {_remedy(source)}"
+        remedy = f"It has {there} blocks in stages 2 to 5, and the model {here}. {_remedy(source)}"
     else:
         remedy = _remedy(source)
     return f"{where} does not fit the model: {'; '.join(problems)}. {remedy}"
@@ -200,15 +207,15 @@ def _misfit(
 def _remedy(source: Mapping[str, Tensor]) -> str:
     settings = settings_of(source)
     if settings is None:
-        return "No network of stm has all of its layers: choose other weights."
+        return "No network that stm can build has these layers: choose other weights."
     told = ", ".join(f"{name} {value}" for name, value in settings.items())
-    return f"It fits a model of {told}: build that, or choose other weights."
+    return f"It fits a model of {told}: build that one, or choose other weights."
 
 
 def settings_of(source: Mapping[str, Tensor]) -> dict[str, Any] | None:
-    """The arguments of ``build_model`` that make a network with these layers and shapes; None where none do.
+    """Arguments of ``build_model`` for a network with these layers and shapes; None if there are none.
 
-    variant, depth and width are always among them, others where they are not the default.
+    variant, depth and width are always included, other arguments only if they differ from the default.
     """
     depths: dict[tuple[int, ...], int] = {
         blocks: depth for depth, blocks in BLOCKS_IN_STAGES.items()
@@ -244,7 +251,7 @@ def settings_of(source: Mapping[str, Tensor]) -> dict[str, Any] | None:
 
 
 def _places(source: Mapping[str, Tensor], base: dict[str, Any]) -> dict[str, Any]:
-    """``stages`` and ``blocks`` of the blocks with layers that ResNet does not have."""
+    """``stages`` and ``blocks`` that select the blocks with layers that ResNet does not have."""
     plain = build_model(PLAIN, num_classes=1, **base).state_dict()
     added = [re.match(r"layer(\d)\.(\d+)\.", key) for key in source.keys() - plain.keys()]
     pairs = {(int(found[1]) + 1, int(found[2])) for found in added if found}

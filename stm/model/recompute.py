@@ -1,4 +1,4 @@
-"""Gradient checkpointing: trade a second forward pass for the memory of a block's activations."""
+"""Gradient checkpointing: compute a block a second time in the backward pass, to save the memory of its activations."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch.utils.checkpoint import checkpoint
 
 
 def recomputed(block: nn.Module, *inputs: Any) -> Tensor:
-    """Call ``block(*inputs)``, keep only its inputs, and compute the rest again when it is needed.
+    """Call ``block(*inputs)``, keep only the inputs, and compute the activations again in the backward pass.
 
     Gradients, running statistics and step counts of batch normalisation are equal to those of a
-    plain call: the second pass normalises by the batch as the first did, but leaves no trace in the
-    running statistics.
+    plain call. The second pass uses the batch's statistics again, but does not update the running
+    statistics.
     """
     return checkpoint(
         block,
@@ -28,8 +28,8 @@ def recomputed(block: nn.Module, *inputs: Any) -> Tensor:
 
 @contextmanager
 def _running_statistics_held(block: nn.Module) -> Iterator[None]:
-    # Momentum 0 and not track_running_stats = False: the recomputation must save the same tensors
-    # as the first pass.
+    # Momentum is 0 because with track_running_stats = False the second pass would not save the same
+    # tensors as the first.
     layers = [layer for layer in block.modules() if isinstance(layer, _BatchNorm)]
     held = [(layer, layer.momentum, layer.num_batches_tracked) for layer in layers]
     try:

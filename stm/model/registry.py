@@ -1,13 +1,13 @@
-"""The kinds of blocks that a network is built of: each is a function (or class) that makes one, registered by name.
+"""The registry of variants, the kinds of blocks: functions or classes that make a block, each with a name.
 
     @register("mine")
     def mine(in_channels: int, channels: int, stride: int, *, heads: int = 4) -> nn.Module: ...
 
-What it makes is called as ``block(x, num_frames)``: float ``[N*T, in_channels, H, W]``, the T frames of a clip in a
-row, -> float ``[N*T, 4 * channels, H/stride, W/stride]`` (rounded up). Its settings are its keyword arguments, and the
-first line of its docstring says what it is. The command line, the check of a config, recipes, benchmarks and the
-loading of ImageNet weights all go by what stands here. stm's own are the modules of ``stm.model.variants``; anybody
-else's come from a plugin (``stm.model.plugins``).
+The block is called as ``block(x, num_frames)``: float ``[N*T, in_channels, H, W]``, in which the T frames of a clip are
+consecutive, -> float ``[N*T, 4 * channels, H/stride, W/stride]`` (rounded up). The keyword arguments are the variant's
+settings. The command line, the check of a config, recipes, benchmarks and the loading of ImageNet weights read this
+registry. stm's own variants are the modules of ``stm.model.variants``; other variants come from a plugin
+(``stm.model.plugins``).
 """
 
 from __future__ import annotations
@@ -37,30 +37,32 @@ class Variant:
     build: Callable[..., nn.Module]
     """(in_channels, channels, stride, **settings) -> block."""
     settings: Mapping[str, Any]
-    """Its keyword arguments, and their defaults."""
+    """Keyword arguments of ``build`` and their defaults."""
     origin: str = ""
-    """Digest of the plugin that registered it; "" for stm's own, and for what was registered by hand."""
+    """Digest of the plugin that registered it; "" for stm's own variants and for those registered without a plugin."""
 
     @property
     def summary(self) -> str:
-        """The first line of what its documentation says."""
+        """The first line of the docstring of ``build``."""
         return (inspect.getdoc(self.build) or "").partition("\n")[0]
 
 
 def register(name: str) -> Callable[[Builder], Builder]:
-    """Register a function or class as the variant ``name``. Names of stm's own are refused; others can be replaced.
+    """Register a function or class as the variant ``name``, which replaces one of that name unless it is stm's own.
 
     Raises:
-        UserError: (a ValueError) the name is taken by stm, is no word, or an argument beyond the first three has no
-            default.
+        UserError: (a ValueError) the name is one of stm's or is not a single word, or an argument after the first three
+            has no default.
     """
 
     def add(build: Builder) -> Builder:
         if not name.replace("-", "_").isidentifier():
-            raise UserError(f"block {name!r}: a name is one word of letters, digits and _")
+            raise UserError(
+                f"block {name!r}: the name must be one word of letters, digits, _ and -"
+            )
         is_own = build.__module__.startswith(_OWN)
         if not is_own and name in names() and _registered[name].build.__module__.startswith(_OWN):
-            raise UserError(f"block {name!r} is one of stm's own: give yours another name")
+            raise UserError(f"block {name!r} is one of stm's own: choose another name for yours")
         _registered[name] = Variant(name, build, _settings(name, build), (_origins or [""])[-1])
         return build
 
@@ -68,14 +70,14 @@ def register(name: str) -> Callable[[Builder], Builder]:
 
 
 def get(name: str) -> Variant:
-    """The variant of this name. Raises ``UserError`` (a ValueError) where there is none."""
+    """Return the variant of this name; ``UserError`` (a ValueError) if there is none."""
     if name not in names():
         raise UserError(f"variant is {name!r}; allowed: one of {', '.join(names())}")
     return _registered[name]
 
 
 def names() -> tuple[str, ...]:
-    """Of all variants, stm's own first: importing ``stm.model`` registers them."""
+    """Names of all variants. stm's own are first, because importing ``stm.model`` registers them."""
     return tuple(_registered)
 
 
@@ -85,13 +87,13 @@ def those_with(setting: str) -> tuple[str, ...]:
 
 
 def of_origin(origin: str) -> tuple[str, ...]:
-    """Names of what the plugin with this digest registered."""
+    """Names of the variants that the plugin with this digest registered."""
     return tuple(name for name in names() if _registered[name].origin == origin)
 
 
 @contextmanager
 def registering(origin: str) -> Iterator[None]:
-    """What is registered inside comes from the plugin with this digest."""
+    """Set the origin of variants that are registered inside this context to the digest of a plugin."""
     _origins.append(origin)
     try:
         yield
@@ -100,7 +102,7 @@ def registering(origin: str) -> Iterator[None]:
 
 
 def forget(origin: str) -> None:
-    """Take out what the plugin with this digest registered."""
+    """Remove the variants that the plugin with this digest registered."""
     for name in of_origin(origin):
         del _registered[name]
 
@@ -112,8 +114,8 @@ def _settings(name: str, build: Callable[..., nn.Module]) -> dict[str, Any]:
             continue
         if parameter.default is parameter.empty:
             raise UserError(
-                f"block {name!r}: {parameter.name} has no default; only in_channels, channels and "
-                "stride are given to every block"
+                f"block {name!r}: {parameter.name} has no default; stm passes only in_channels, "
+                "channels and stride to every block"
             )
         keywords[parameter.name] = parameter.default
     return keywords

@@ -1,7 +1,7 @@
 """Batch normalisation over the global batch of a data-parallel job, on any device.
 
-``torch.nn.SyncBatchNorm`` runs on accelerators only. This one is three sums, added up over the ranks by a collective
-that has a gradient, so a laptop runs and tests what a cluster trains with.
+``torch.nn.SyncBatchNorm`` runs only on accelerators. This layer adds up three sums over the ranks with a differentiable
+all-reduce, so that a laptop can run and test what a cluster trains with.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from stm.errors import UserError
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
-    """``nn.BatchNorm2d`` whose statistics in training are those of all ranks' inputs together.
+    """``nn.BatchNorm2d`` that normalises by the statistics of all ranks' inputs together, in training.
 
-    Without a process group, and in eval mode, it is its base class.
+    In eval mode, or with only one rank, it computes what ``nn.BatchNorm2d`` computes.
     """
 
     counts: bool = True
-    """Whether this rank's input enters the statistics. All ranks take part in the collective either way, so one
-    that has nothing to learn from can keep the others company."""
+    """Whether this rank's input enters the statistics. If not, the rank still joins the all-reduce, which the other
+    ranks would otherwise wait for."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """[N, C, H, W] -> the same shape and dtype; statistics are float32."""
+        """Float [N, C, H, W] -> the same shape and dtype. Statistics are float32."""
         if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
             return super().forward(input)
         mean_C, variance_C, count = self._statistics(input)
         if self.running_mean is not None and self.running_var is not None:
             assert self.momentum is not None
             with torch.no_grad():
-                if self.num_batches_tracked is not None:  # a recomputation counts nothing
+                if self.num_batches_tracked is not None:  # a recomputation does not count as a step
                     self.num_batches_tracked += 1
                 unbiased_C = variance_C * (count / (count - 1).clamp(min=1))
                 self.running_mean.lerp_(mean_C.detach(), self.momentum)
@@ -43,7 +43,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         return scaled.to(input.dtype)
 
     def _statistics(self, input: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Mean and biased variance of each channel over all ranks, float32 [C], and the number of values."""
+        """Mean and biased variance over all ranks, float32 [C] each, and the number of values in a channel, [1]."""
         values = input.float() * float(self.counts)
         count = torch.full((1,), input.numel() / input.shape[1] * self.counts, device=input.device)
         sums = torch.cat([values.sum((0, 2, 3)), values.square().sum((0, 2, 3)), count])
@@ -55,7 +55,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
 
 
 class _AllReduce(torch.autograd.Function):
-    """Sum over ranks, whose gradient is the sum of the ranks' gradients."""
+    """Sum over ranks. Its gradient is the sum of the ranks' gradients."""
 
     @staticmethod
     def forward(ctx: object, values: torch.Tensor) -> torch.Tensor:
@@ -73,23 +73,23 @@ class _AllReduce(torch.autograd.Function):
 
 
 def synchronise_batchnorm(model: nn.Module) -> None:
-    """Turn every ``nn.BatchNorm2d`` of ``model`` into a `SyncBatchNorm2d`, in place; parameters and buffers stay.
+    """Convert every ``nn.BatchNorm2d`` of ``model`` to ``SyncBatchNorm2d`` in place, with its parameters and buffers.
 
     Raises:
-        UserError: (a ValueError) a layer normalises over the batch in a class of its own, and would be left behind.
+        UserError: (a ValueError) a batch normalisation is of another class, which cannot be converted.
     """
     for name, module in model.named_modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SyncBatchNorm2d
         elif isinstance(module, _BatchNorm) and type(module) is not SyncBatchNorm2d:
             raise UserError(
-                f"sync_batchnorm: {name} is a {type(module).__name__}, which cannot be turned into one over all "
+                f"sync_batchnorm: {name} is a {type(module).__name__}, which cannot be synchronised over the "
                 "workers; leave sync_batchnorm out, or use nn.BatchNorm2d in the block"
             )
 
 
 def count_batch(model: nn.Module, counts: bool) -> None:
-    """Say whether this rank's next batch enters the statistics."""
+    """Set whether this rank's next batch enters the statistics."""
     for module in model.modules():
         if isinstance(module, SyncBatchNorm2d):
             module.counts = counts

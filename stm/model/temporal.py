@@ -1,6 +1,6 @@
-"""Mixing along time: the channel-wise and the ordinary temporal convolution, and TSM's shift.
+"""Layers that mix frames: CSTM's temporal convolution (paper, section 3.1), the ordinary one, and TSM's shift.
 
-On a GPU the channel-wise convolution is a Triton kernel where ``stm.model.kernels`` says so.
+On a GPU the channel-wise convolution can run as a Triton kernel (``stm.model.kernels``).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ SHIFT_DIVISOR = 8
 
 
 def temporal_conv(frames: Tensor, weight: Tensor, num_frames: int) -> Tensor:
-    """Convolve along time on every pixel, with zeros before the first and after the last frame.
+    """Convolve each pixel along time, with zeros before the first frame and after the last.
 
     Args:
-        frames: float ``[N*T, C, H, W]``, the T frames of a clip in a row.
+        frames: float ``[N*T, C, H, W]``; the T frames of a clip are consecutive.
         weight: float ``[C, 1, K, 1]`` (channel-wise) or ``[C, C, K, 1]`` (ordinary): taps for the K
-            frames around t, such as t-1, t, t+1.
+            frames around t, such as t-1, t and t+1.
         num_frames: T.
 
     Returns:
@@ -41,13 +41,13 @@ class ChannelwiseTemporalConv(nn.Module):
 
         G[n, t, c] = sum_i K[c, i] * F[n, t + i, c],   i in {-1, 0, 1}
 
-    One kernel for each channel, of three taps in the paper; no bias, and neither normalisation nor
-    activation after it. It starts as a shift: the first quarter of the channels looks at t-1
-    ([1, 0, 0]), the last at t+1 ([0, 0, 1]), the half between at t ([0, 1, 0]); all of it learns.
+    Each channel has one kernel, of three taps in the paper. There is no bias, and no normalisation or activation
+    follows. The initial weights make a shift: [1, 0, 0] (frame t-1) in the first quarter of the channels, [0, 0, 1]
+    (frame t+1) in the last quarter, and [0, 1, 0] (frame t) in the half between. All weights are trained.
 
     Args:
         channels: C.
-        kernel_size: taps, an odd number from 3.
+        kernel_size: number of taps, odd and at least 3.
     """
 
     def __init__(self, channels: int, kernel_size: int = 3) -> None:
@@ -55,7 +55,7 @@ class ChannelwiseTemporalConv(nn.Module):
         self.weight = nn.Parameter(shift_kernels(channels, kernel_size)[:, None, :, None])
 
     def forward(self, frames: Tensor, num_frames: int) -> Tensor:
-        """``frames: [N*T, C, H, W]`` -> the same shape, channels-last."""
+        """``frames: float [N*T, C, H, W]`` -> the same shape, channels-last."""
         return temporal_conv(frames, self.weight, num_frames)
 
     def extra_repr(self) -> str:
@@ -64,13 +64,13 @@ class ChannelwiseTemporalConv(nn.Module):
 
 
 class OrdinaryTemporalConv(nn.Module):
-    """Ordinary temporal convolution, which also mixes channels (the paper's ablation).
+    """Ordinary temporal convolution, which also mixes channels (the paper's ablation of CSTM).
 
-        G[n, t, c] = sum_{j, i} K[c, j, i] * F[n, t + i, j]
+        G[n, t, c] = sum_{j, i} K[c, j, i] * F[n, t + i, j],   i in {-1, 0, 1}
 
-    The paper is silent about its initial weights. It starts as the same function as the
-    channel-wise one (the channel-wise kernels on the diagonal, zeros elsewhere), so that the
-    ImageNet features survive the first step.
+    The paper does not give its initial weights. Here it starts as the same function as the
+    channel-wise convolution (those kernels on the diagonal, zeros elsewhere), so that training
+    starts from the ImageNet features.
     """
 
     def __init__(self, channels: int, kernel_size: int = 3) -> None:
@@ -81,7 +81,7 @@ class OrdinaryTemporalConv(nn.Module):
         self.weight = nn.Parameter(weight)
 
     def forward(self, frames: Tensor, num_frames: int) -> Tensor:
-        """``frames: [N*T, C, H, W]`` -> the same shape, channels-last."""
+        """``frames: float [N*T, C, H, W]`` -> the same shape, channels-last."""
         return temporal_conv(frames, self.weight, num_frames)
 
     def extra_repr(self) -> str:
@@ -89,7 +89,7 @@ class OrdinaryTemporalConv(nn.Module):
 
 
 def shift_kernels(channels: int, kernel_size: int = 3) -> Tensor:
-    """What a temporal convolution starts from: float ``[channels, kernel_size]``, a row for each channel."""
+    """Initial kernels of a temporal convolution: float32 ``[channels, kernel_size]``, a row for each channel."""
     quarter, now = channels // 4, kernel_size // 2
     taps = torch.zeros(channels, kernel_size)
     taps[:quarter, now - 1] = 1.0
@@ -102,21 +102,22 @@ class TemporalShift(nn.Module):
     """``temporal_shift`` as a layer."""
 
     def forward(self, frames: Tensor, num_frames: int) -> Tensor:
-        """``frames: [N*T, C, H, W]`` -> the same shape, channels-last."""
+        """``frames: float [N*T, C, H, W]`` -> the same shape, channels-last."""
         return temporal_shift(frames, num_frames)
 
 
 def temporal_shift(frames: Tensor, num_frames: int) -> Tensor:
-    """TSM's shift (Lin et al., ICCV 2019): an eighth of the channels takes t+1, the next t-1.
+    """Shift channels along time as TSM does (Lin et al., ICCV 2019).
 
-    ``frames: [N*T, C, H, W]`` -> the same shape, channels-last. The other channels stay; beyond
-    either end of the clip there are zeros.
+    ``frames: float [N*T, C, H, W]`` -> the same shape, channels-last. The first eighth of the
+    channels takes its values from frame t+1, the second eighth from t-1, and the others stay.
+    Zeros stand for the frames beyond the ends of the clip.
     """
     return join_time(_Shift.apply(split_time(frames, num_frames)))
 
 
 class _Shift(torch.autograd.Function):
-    """A shift, and its transpose: the shift the other way. Autograd would copy for each slice."""
+    """The shift with its own gradient, a shift the other way. Autograd would make a copy for each slice."""
 
     @staticmethod
     def forward(ctx: Any, clips: Tensor) -> Tensor:
@@ -131,7 +132,7 @@ class _Shift(torch.autograd.Function):
 
 
 def _shifted(clips: Tensor, *, from_next: slice, from_previous: slice) -> Tensor:
-    """Written as a whole, since ONNX knows no assignment to a part."""
+    """Build the output by concatenation, because ONNX has no assignment to a slice."""
     following = F.pad(clips[:, 1:, ..., from_next], (0, 0, 0, 0, 0, 0, 0, 1))
     preceding = F.pad(clips[:, :-1, ..., from_previous], (0, 0, 0, 0, 0, 0, 1, 0))
     first = [following, preceding] if from_next.start == 0 else [preceding, following]

@@ -1,4 +1,4 @@
-"""Batches on their way to the device: on a GPU they are copied during the step before, so no step waits for them."""
+"""Send batches to the device. To a GPU, a batch is copied while the previous step still computes."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ import torch
 from stm.model.inputs import normalise, normalised
 
 NUM_SLOTS = 2
-"""One that the step reads, one that the next batch is copied into."""
+"""The step reads one slot, and the next batch is copied into the other."""
 
 
 class Transfer:
-    """Arrays of one batch in shared memory -> tensors on the device; one per process, called once a step or batch.
+    """Turn the arrays of one batch (in shared memory) into tensors on the device. Each process has one instance.
 
-    A GPU's work is queued: while it computes a step, the process already calls this for the next one. So the copies
-    need a stream of their own and pinned memory, and no thread: they overlap the step that is still computing. Two
-    slots of memory, here and on the device, take turns. The process waits for a slot's last copy before it fills the
-    slot again, which keeps it from running further ahead than a few steps; the copy waits until the step that had the
-    slot has read it.
+    A GPU's work is queued: while it computes a step, the process already calls this for the next one. Copies from
+    pinned memory in a separate stream therefore overlap with that step, without a thread. Two slots of memory, on the
+    host and on the device, take turns. Before the process fills a slot again, it waits for the slot's last copy, so
+    that it is never more than a few steps ahead. The copy waits until the step that used the slot has read it.
 
-    On a CPU it converts.
+    For a CPU, the arrays are only converted.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -32,14 +31,15 @@ class Transfer:
     def __call__(
         self, clips: np.ndarray, *others: np.ndarray, rows: np.ndarray | None = None
     ) -> tuple[torch.Tensor, ...]:
-        """
+        """Send one batch.
+
         Args:
             clips: uint8 [N, T, H, W, 3].
-            others: labels, weights, ...: each of the dtype that its tensor shall have.
-            rows: int64 [N], which clip each row shows (``stm.train.step.usable_rows``); None shows them as they are.
+            others: labels, weights, ..., in the dtypes that the tensors should have.
+            rows: int64 [N], the clip for each row of the result (``stm.train.step.usable_rows``); None keeps the order.
 
         Returns:
-            float32 [N, T, 3, H, W], normalised and channels-last in memory; the others as they are.
+            The clips as float32 [N, T, 3, H, W], normalised and channels-last in memory, and the others unchanged.
         """
         if self._stream is None:
             return (
@@ -57,7 +57,7 @@ class Transfer:
         step = torch.cuda.current_stream(self.device)
         slot = self._free_slot(arrays, step)
         shown = np.arange(len(arrays[0])) if rows is None else rows
-        # `clip` says that every row exists; only then does NumPy write straight into pinned memory.
+        # All rows exist, so `clip` changes none. Without it, NumPy would not write straight into pinned memory.
         np.take(arrays[0], shown, axis=0, out=slot.pinned[0].numpy(), mode="clip")
         for pinned, array in zip(slot.pinned[1:], arrays[1:], strict=True):
             np.copyto(pinned.numpy(), array)
@@ -68,13 +68,13 @@ class Transfer:
             slot.copied.record(copies)
         step.wait_event(slot.copied)
         pixels, *others = slot.on_device
-        # Everything is read here: what the step keeps is its own, and the slot is free again.
+        # The step gets copies of everything, so that the slot is free again after these reads.
         result = normalised(pixels), *(there.clone() for there in others)
         slot.read.record(step)
         return result
 
     def _free_slot(self, arrays: tuple[np.ndarray, ...], step: torch.cuda.Stream) -> _Slot:
-        """The slot whose turn it is, made anew where shapes changed; its last copy is over."""
+        """Return the next slot, after its last copy. It is replaced if shapes have changed."""
         if len(self._slots) < NUM_SLOTS:
             self._slots.append(_Slot(arrays, self.device, step))
             return self._slots[-1]
@@ -86,12 +86,12 @@ class Transfer:
 
 
 class _Slot:
-    """Room for one batch in pinned memory and on the device, and where its copy stands."""
+    """Memory for one batch, pinned and on the device, with the events of its copy."""
 
     def __init__(
         self, arrays: tuple[np.ndarray, ...], device: torch.device, step: torch.cuda.Stream
     ) -> None:
-        # Empty tensors for their dtypes: PyTorch keeps its table of NumPy's to itself.
+        # Empty tensors give PyTorch's dtypes: its table of NumPy's dtypes is not public.
         examples = [torch.from_numpy(np.empty(0, array.dtype)) for array in arrays]
         self.pinned = [
             torch.empty(array.shape, dtype=example.dtype, pin_memory=True)
@@ -99,10 +99,10 @@ class _Slot:
         ]
         self.on_device = [torch.empty_like(pinned, device=device) for pinned in self.pinned]
         self.copied = torch.cuda.Event(blocking=True)
-        """After the copy; the process sleeps while it waits for it."""
+        """Recorded after the copy. The process sleeps while it waits for this event."""
         self.read = torch.cuda.Event()
-        """After the step has read the device's side."""
-        self.read.record(step)  # this memory may be in use by what the step's stream has queued
+        """Recorded after the step has read the device's memory."""
+        self.read.record(step)  # queued work of the step's stream may still use this memory
 
     def fits(self, arrays: tuple[np.ndarray, ...]) -> bool:
         return all(

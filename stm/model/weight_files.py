@@ -1,7 +1,7 @@
-"""The state dict in a file that somebody else wrote: safetensors, or what ``torch.save`` makes. No code in it is run.
+"""Read the state dict of a file from elsewhere (safetensors, or from ``torch.save``), without running code in it.
 
-What a file is shows in its first bytes, not in its name: ``.pth``, ``.pt``, ``.bin``, ``.ckpt`` and ``.pth.tar`` are
-all the same to their writers.
+The format is recognised by the first bytes and not by the suffix, because ``.pth``, ``.pt``, ``.bin``, ``.ckpt`` and
+``.pth.tar`` do not tell formats apart.
 """
 
 from __future__ import annotations
@@ -19,40 +19,40 @@ from torch import Tensor
 from stm.errors import UserError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module")
-"""Where trainers put the network's state dict beside the optimizer's."""
+"""Keys under which trainers save the network's state dict, next to the optimizer's."""
 _SHOWN = 4
 
 
 def read_state_dict(content: bytes, where: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors by name, and the metadata of safetensors (JSON values are read, others stay text).
+    """Return the tensors by name, and the metadata of safetensors (parsed if a value is JSON, else text).
 
     Args:
-        content: of the file.
-        where: its name, for messages.
+        content: the bytes of the file.
+        where: the name of the file, for messages.
 
     Raises:
-        UserError: (a ValueError) it is no state dict, is damaged, or holds Python objects beside tensors.
+        UserError: (a ValueError) the content is not a state dict, is damaged, or has Python objects besides tensors.
     """
     start = content[:200].lstrip().lower()
     if not content:
         raise UserError(f"{where} is empty: download it again")
     if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
         raise UserError(
-            f"{where} is a web page, not weights. Fetch the file itself: the link behind `download`, on Hugging Face "
-            "/resolve/ in place of /blob/, on GitHub /raw/"
+            f"{where} is a web page, not weights. Use the link of the file itself: with /resolve/ instead of /blob/ on "
+            "Hugging Face, with /raw/ on GitHub"
         )
     if start.startswith(b"version https://git-lfs"):
-        raise UserError(f"{where} is a pointer of Git LFS, not the file: run `git lfs pull` there")
+        raise UserError(f"{where} is a Git LFS pointer, not the file: run `git lfs pull` there")
     try:
         if content[8:9] == b"{":
             return load(content), _metadata(content)
         loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{where} is damaged, or holds Python objects beside tensors, which are never run here. Save the state "
+            f"{where} is damaged, or has Python objects besides tensors, which stm does not load. Save the state "
             "dict: torch.save(model.state_dict(), path)"
         ) from error
-    except Exception as error:  # each format has errors of its own for a damaged file
+    except Exception as error:  # each format has its own errors for a damaged file
         said = str(error).strip().splitlines()[0].partition(". ")[0] if str(error).strip() else ""
         raise UserError(
             f"{where} cannot be read ({type(error).__name__}: {said[:200]}). It may be incomplete; download it again"
@@ -63,7 +63,7 @@ def read_state_dict(content: bytes, where: str) -> tuple[dict[str, Tensor], dict
             return {str(key): value for key, value in found.items()}, {}
     keys = first([str(key) for key in named])
     raise UserError(
-        f"{where} holds a {type(loaded).__name__} ({keys}), no state dict. Save the state dict itself: "
+        f"{where} holds a {type(loaded).__name__} ({keys}), not a state dict. Save the state dict itself: "
         "torch.save(model.state_dict(), path)"
     )
 
@@ -74,7 +74,7 @@ def _is_state_dict(content: Any) -> bool:
 
 
 def first(items: list[str], shown: int = _SHOWN) -> str:
-    """The first few of a list, in words."""
+    """The first ``shown`` items as text: ``"a, b and 3 more"``."""
     rest = len(items) - shown
     return ", ".join(items[:shown]) + (f" and {rest} more" if rest > 0 else "")
 

@@ -1,17 +1,18 @@
 """The model inside a package: ``mlflow.pyfunc.load_model("models:/NAME@champion").predict(["clip.mp4"])``.
 
-MLflow loads this module by its name (`_load_pyfunc`), from the copy of ``stm`` that travels in the package, so nothing
-is unpickled. It needs torch, PyAV, pyarrow, numpy and pandas: no Ray and no tracking server.
+MLflow loads this module by name (``_load_pyfunc``) from the copy of ``stm`` in the package, so that nothing is
+unpickled. It needs torch, PyAV, pyarrow, numpy and pandas, but no Ray and no tracking server.
 
-    a row that goes in                                  one of
-    path or URL                                         str: a file, a frame folder, an fsspec URL
-    data URL                                            str: ``data:video/mp4;base64,...``
-    clip                                                uint8 [T, H, W, 3], RGB; or the same as nested lists
+    input row      type and content
+    path or URL    str: a file, a frame folder, an fsspec URL
+    data URL       str: ``data:video/mp4;base64,...``
+    file           bytes: the content of a video file
+    clip           uint8 [T, H, W, 3], RGB, or the same as nested lists
 
-    columns that come out
-    classes    list of str      best first; empty where the video cannot be read
-    scores     list of float    softmax of the network, in the same order
-    error      str              why the video cannot be read, else ""
+    output column
+    classes    list of str      best first; empty if the video cannot be read
+    scores     list of float    softmax scores, in the order of the classes
+    error      str              why the video cannot be read, or ""
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _BATCH = 8
 
 
 class PackagedNetwork:
-    """A checkpoint that answers as `stm predict` does (protocol `efficient`: one clip, centre crop)."""
+    """A checkpoint that scores videos as ``stm predict`` does (protocol ``efficient``: one clip, centre crop)."""
 
     def __init__(self, directory: str) -> None:
         self.meta = checkpoints.read_meta(directory)
@@ -46,14 +47,14 @@ class PackagedNetwork:
         self._classifier = Classifier(directory, os.cpu_count() or 1, own_process=False)
 
     def scores(self, clips: np.ndarray) -> np.ndarray:
-        """uint8 [N, T, H, W, 3] -> float32 [N, K], softmax. The network was trained on `clip`'s T and size."""
+        """uint8 [N, T, H, W, 3] -> softmax scores, float32 [N, K]. T and size should be those of ``clip``."""
         return self._classifier.scores(clips[:, None])
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """One row out for each row in, in order (columns: see this file's head); ``params["top_k"]`` classes each.
+        """Return one row for each input row, in order, with ``params["top_k"]`` classes each (columns: see above).
 
-        Raises ``ValueError`` for a row that is neither a video's name nor a clip. A video that cannot be read is no
-        error: its row says why.
+        Raises ``ValueError`` for a row that is neither a path, a URL nor a clip. A video that cannot be read raises
+        nothing: its row has the reason.
         """
         import pandas as pd
 
@@ -77,9 +78,9 @@ class PackagedNetwork:
         )
 
     def scores_of(self, rows: Sequence[Any]) -> tuple[list[np.ndarray | None], list[str]]:
-        """float32 [K], softmax, of each video or clip, None where it cannot be read; and why it cannot, else "".
+        """Return for each row its softmax scores, float32 [K], or None if it cannot be read; and the reason, or "".
 
-        Raises ``ValueError`` as `predict`.
+        Raises ``ValueError`` as ``predict`` does.
         """
         errors = [""] * len(rows)
         scores: list[np.ndarray | None] = [None] * len(rows)
@@ -106,7 +107,10 @@ class PackagedNetwork:
             waiting.clear()
 
     def clip_of(self, row: Any, number: int = 0) -> np.ndarray:
-        """uint8 [T, H, W, 3] of one row, whose ``number`` is for messages. Raises ``VideoError`` or ``ValueError``."""
+        """Return the clip of one row, uint8 [T, H, W, 3]. ``number`` is the row's, for messages.
+
+        Raises ``VideoError`` for a video that cannot be read, and ``ValueError`` for a row that is not a clip.
+        """
         from stm.data.stream.clips import load_views
 
         if not isinstance(row, str | os.PathLike | bytes):
@@ -121,22 +125,22 @@ class PackagedNetwork:
 
 
 def _rows(model_input: Any) -> list[Any]:
-    """The rows of a DataFrame, a Series, a dict or a list, or of one array of clips."""
+    """The rows of a DataFrame, Series, dict, list or array of clips; a single path or URL is one row."""
     import pandas as pd
 
     if isinstance(model_input, str | os.PathLike | bytes):
         return [model_input]
     if isinstance(model_input, dict):
         if len(model_input) != 1:
-            raise ValueError(f"one column of videos is wanted, not {sorted(model_input)}")
+            raise ValueError(f"expected one column of videos, not {sorted(model_input)}")
         model_input = next(iter(model_input.values()))
     if isinstance(model_input, pd.DataFrame):
         if len(model_input.columns) != 1:
-            raise ValueError(f"one column of videos is wanted, not {list(model_input.columns)}")
+            raise ValueError(f"expected one column of videos, not {list(model_input.columns)}")
         model_input = model_input.iloc[:, 0]
     rows: list[Any] = []
     for cell in model_input:
-        # MLflow makes one row of {"video": ["a.mp4", "b.mp4"]}.
+        # MLflow turns {"video": ["a.mp4", "b.mp4"]} into one row.
         names = isinstance(cell, list | tuple) and all(isinstance(name, str) for name in cell)
         rows += list(cell) if names else [cell]
     return rows
@@ -147,15 +151,15 @@ def _as_clip(number: int, row: Any) -> np.ndarray:
         clip = np.asarray(row)
     except ValueError as error:  # ragged lists
         raise ValueError(
-            f"row {number}: neither a video's path or URL nor a clip: {error}"
+            f"row {number}: must be a clip, or the path or URL of a video: {error}"
         ) from None
     if clip.dtype != np.uint8 and clip.dtype.kind in "iu" and clip.size:
         if clip.min() < 0 or clip.max() > 255:
-            raise ValueError(f"row {number}: a clip's pixels are 0 to 255")
+            raise ValueError(f"row {number}: the pixels of a clip must be 0 to 255")
         clip = clip.astype(np.uint8)
     if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[3] != 3 or not clip.size:
         raise ValueError(
-            f"row {number}: a clip is uint8 [T, H, W, 3] and a video a path or URL, "
+            f"row {number}: must be a clip, uint8 [T, H, W, 3], or the path or URL of a video, "
             f"not {type(row).__name__} {clip.dtype} {list(clip.shape)}"
         )
     return clip
@@ -165,16 +169,16 @@ def _from_data_url(number: int, url: str) -> bytes:
     head, comma, text = url.partition(",")
     try:
         if not comma or not head.endswith(";base64"):
-            raise ValueError("only data:...;base64,... is read")
+            raise ValueError("a data URL must be data:...;base64,...")
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise VideoError(f"<row {number}>", "unsupported_url", str(error)) from None
 
 
 def _load_pyfunc(data_path: str) -> PackagedNetwork:
-    """What MLflow calls with the package's data: the checkpoint's folder.
+    """Load the checkpoint folder ``data_path``. MLflow calls this with the package's data.
 
-    Who loads a package of MLflow's runs the code in it, this module to begin with; a plugin's is part of that.
+    Loading an MLflow package runs the code in it: this module, and also a plugin.
     """
     if checkpoints.read_meta(data_path).plugin is not None:
         from stm.model import plugins

@@ -1,4 +1,4 @@
-"""From a checkpoint to a version in MLflow's registry: measured, packed, described, and the champion moved by a rule.
+"""Register a checkpoint in MLflow's registry: measure it, pack it, write its model card, and move the champion alias.
 
 Try: ``stm register --checkpoint runs/first --name actions --manifest val.parquet --rule better:top1``
 """
@@ -46,28 +46,30 @@ def register(
     num_workers: int = 1,
     address: str | None = None,
 ) -> dict[str, Any]:
-    """Register a checkpoint (or a run directory's ``which``, best or last) as a new version of ``name``.
+    """Register a checkpoint (of a run directory, its ``which``: best or last) as a new version of ``name``.
 
-    With ``manifest`` it is measured first, under ``protocol``; its numbers go on the card and into the version's tags,
-    and are what the rule compares (`stm.package.rules`). Nothing is written where the rule cannot be applied.
+    With ``manifest``, the checkpoint is first measured under ``protocol``. The numbers go on the card and into the
+    version's tags, and ``rule`` compares them (``stm.package.rules``). If the rule cannot be applied, nothing is
+    written.
 
     Args:
-        root: where the manifest's videos lie now, as in `Manifest.read`.
-        tracking: server or database; None is the one that the run was recorded in.
+        root: the folder or URL of the manifest's videos, as in ``Manifest.read``.
+        tracking: MLflow server or database; None is the one that recorded the run.
 
     Returns:
-        name, version, uri, champion (whether it became it), reason, previous (the champion before), measured,
-        checkpoint, taken (which, step, epoch), run_id (MLflow's run it belongs to), card, tracking.
+        name, version, uri, champion (whether this version is now the champion), reason, previous (the former champion),
+        measured, checkpoint, taken (which, step, epoch), run_id (its MLflow run), card, tracking.
 
     Raises:
-        UserError: no checkpoint, no registry, unlike measurements, an impossible name.
+        UserError: the checkpoint or the registry does not exist, the measurements cannot be compared, or the name is
+            not allowed.
     """
     rules.check(rule)
     if not _NAME.fullmatch(name):
         raise UserError(f"--name {name!r}: use letters, digits, `_`, `-`, `.` and spaces")
     if rule.startswith("better:") and manifest is None:
         raise UserError(
-            f"--rule {rule} compares measurements: give --manifest, to measure this one on"
+            f"--rule {rule} compares measurements: give --manifest, so that this checkpoint is measured"
         )
     located = find(checkpoint, which)
     directory, meta = located.directory, located.meta
@@ -89,7 +91,7 @@ def register(
         )
         measured, per_class = _measurement(result, manifest, root, meta), result["per_class"]
     previous = champion(client, name)
-    rules.decide(rule, measured, previous)  # refuses before anything is written
+    rules.decide(rule, measured, previous)  # raises before anything is written
 
     requirements = pinned_requirements(meta)
     command = shlex.join(
@@ -114,7 +116,9 @@ def register(
         model_id = log_package(
             client, experiment, run_id, name, directory, meta, lambda _: card, requirements
         )
-        with contextlib.suppress(Exception):  # it is there already; if not, the next call says so
+        with contextlib.suppress(
+            Exception
+        ):  # it exists; if not, the next call fails with the reason
             client.create_registered_model(name)
         tags = {
             MODEL_ID: model_id,
@@ -128,14 +132,14 @@ def register(
         logged = client.get_logged_model(model_id)
         version = client.create_model_version(
             name,
-            # A database would look the id up in whatever store is MLflow's global one.
+            # With a database, MLflow would look the id up in its global store.
             f"{PREFIX}{model_id}" if uri.startswith("http") else logged.artifact_location,
             run_id=logged.source_run_id,
             tags=tags,
             description=_description(card),
             model_id=model_id,
         ).version
-        # Once more: another registration may have moved the alias while this one was packing.
+        # Read it again: another registration may have moved the alias while this one was packing.
         previous = champion(client, name)
         moved, reason = rules.decide(rule, measured, previous)
         if moved:
@@ -157,7 +161,7 @@ def register(
 
 
 def champion(client: Any, name: str) -> rules.Champion | None:
-    """The version of ``name`` that holds the alias."""
+    """Return the version of ``name`` with the alias ``champion``; None if no version has it."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -172,9 +176,9 @@ def champion(client: Any, name: str) -> rules.Champion | None:
 def home_of(
     client: Any, uri: str, name: str, directory: str, meta: checkpoints.Meta
 ) -> tuple[str, str]:
-    """The experiment to log into, and the run that trained the checkpoint; a new one where this store lacks it.
+    """Return ids of the experiment and of the run that trained the checkpoint; a new run if this store has none.
 
-    The run may have been made anew since the checkpoint was written, or in this store only then.
+    The run that the run's folder records for this store comes first, then the one in the checkpoint.
     """
     from mlflow.exceptions import MlflowException
 
@@ -192,23 +196,21 @@ def home_of(
         artifacts = beside.resolve().as_uri()
     chosen = checkpoints.config_of(meta).tracking.experiment
     experiment = experiment_of(client, chosen, artifacts)
-    # MLflow looks the run of a model up in its global store where a version names none.
+    # If a version has no run id, MLflow looks for the model's run in its global store.
     run_id = client.create_run(experiment, run_name=f"register {name}").info.run_id
     client.set_terminated(run_id, "FINISHED")
     return experiment, run_id
 
 
 def _own_store(meta: checkpoints.Meta, directory: str) -> str:
-    """Where the run was recorded: its server, or the database beside it, wherever the run lies now."""
+    """URI of the store that recorded the run: its server, or the database next to the run's present folder."""
     config = checkpoints.config_of(meta)
     storage = config.train.storage
     if not is_url(directory):
         storage = str(Path(directory).resolve().parent.parent)
     uri = tracking_uri(config.tracking, storage)
     if uri is None:
-        raise UserError(
-            "this run was trained with tracking switched off: name a registry with --tracking"
-        )
+        raise UserError("this run was trained without tracking: name a registry with --tracking")
     return uri
 
 
@@ -230,18 +232,18 @@ def _measurement(
 
 
 def _description(card: str) -> str:
-    """The card as far as a version's description may be long in every database."""
+    """The start of the card, short enough for the description of a version in every database."""
     head = card.partition("## Training")[0]
-    ending = "\n\nThe whole card is README.md among the artifacts.\n"
+    ending = "\n\nThe complete card is the artifact README.md.\n"
     return head[: _MOST_DESCRIPTION - len(ending)] + ending
 
 
 @contextlib.contextmanager
 def _registry_errors(uri: str) -> Any:
-    """What the store refuses is told as one message."""
+    """Raise an error of the store as a ``UserError``."""
     from mlflow.exceptions import MlflowException
 
     try:
         yield
     except MlflowException as error:
-        raise UserError(f"{uri} refuses: {error.message.strip()}") from error
+        raise UserError(f"{uri} reports an error: {error.message.strip()}") from error

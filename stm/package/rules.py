@@ -1,11 +1,11 @@
-"""When a registered version becomes the champion: the rules of ``stm register --rule``.
+"""The rules of ``stm register --rule``, which decide whether a new version becomes the champion.
 
-    always            every new version
-    never             none; the alias stays where it is
-    better:METRIC     one that scores higher than the champion, METRIC being top1, top5 or mean_class_accuracy
+    always            Every new version becomes the champion.
+    never             No new version becomes the champion.
+    better:METRIC     A new version becomes the champion if its METRIC (top1, top5 or mean_class_accuracy) is higher.
 
-Numbers are compared only where they mean the same: same manifest (by fingerprint), same protocol, same classes. A
-manifest's fingerprint covers ids, labels and lengths, so a list with one video more is another manifest.
+Two measurements can be compared only if they have the same manifest (by fingerprint), protocol and classes. The
+fingerprint covers ids, labels and lengths, so a list with one more video is another manifest.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ _TAG = "stm.measured"
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What a version scored, and on what."""
+    """The accuracy of a version, with the manifest and protocol of its measurement."""
 
     manifest: str
-    """Fingerprint."""
+    """Fingerprint of the manifest."""
     manifest_path: str
     protocol: str
     classes: str
-    """sha256 of the class names in their order."""
+    """SHA-256 of the class names in their order, in hex."""
     num_videos: int
-    """N: unreadable videos count as wrong."""
+    """N, with unreadable videos, which count as wrong."""
     unreadable: int
     top1: float
     top5: float
     mean_class_accuracy: float
 
     def to_tags(self) -> dict[str, str]:
-        """Tags of a model version: one that is read back, and one for each number that people look for."""
+        """Tags of a model version: one for ``from_tags``, and one for each number that people search for."""
         shown = {f"stm.{name}": f"{getattr(self, name):.6g}" for name in METRICS}
         return {_TAG: json.dumps(asdict(self)), **shown, "stm.num_videos": str(self.num_videos)}
 
     @classmethod
     def from_tags(cls, tags: dict[str, str]) -> Measurement | None:
-        """The inverse; None where the version was not measured, or by another version of stm."""
+        """The inverse of ``to_tags``; None if the version has no such tag, or one that this stm cannot read."""
         try:
             return cls(**json.loads(tags[_TAG]))
         except (KeyError, TypeError, ValueError):
@@ -52,14 +52,14 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Champion:
-    """The version that holds the alias."""
+    """The version with the alias ``champion``."""
 
     version: str
     measured: Measurement | None
 
 
 def check(rule: str) -> None:
-    """Raise ``UserError`` where there is no such rule."""
+    """Raise ``UserError`` if there is no such rule."""
     metric = rule.removeprefix("better:")
     if rule not in ("always", "never") and not (rule.startswith("better:") and metric in METRICS):
         raise UserError(
@@ -68,9 +68,9 @@ def check(rule: str) -> None:
 
 
 def decide(rule: str, measured: Measurement | None, champion: Champion | None) -> tuple[bool, str]:
-    """Whether a new version becomes the champion, and the sentence that says why.
+    """Return whether a new version becomes the champion, and the reason as text.
 
-    Raises ``UserError`` where the rule compares and there is nothing comparable.
+    Raises ``UserError`` if the rule compares measurements and these cannot be compared.
     """
     check(rule)
     if rule == "never":
@@ -80,7 +80,7 @@ def decide(rule: str, measured: Measurement | None, champion: Champion | None) -
     metric = rule.removeprefix("better:")
     if measured is None:
         raise UserError(
-            f"--rule {rule} compares measurements: give --manifest, to measure this one on"
+            f"--rule {rule} compares measurements: give --manifest, so that this checkpoint is measured"
         )
     if champion is None:
         return True, "there was no champion"
@@ -97,15 +97,15 @@ def decide(rule: str, measured: Measurement | None, champion: Champion | None) -
 def _require_alike(rule: str, measured: Measurement, champion: Champion) -> None:
     old = champion.measured
     way_out = (
-        "measure both on the same (register the champion's checkpoint once more with this --manifest and "
-        "--protocol, under `--rule always`), or register with `--rule never`"
+        "measure both in the same way (register the champion's checkpoint again with this --manifest and "
+        "--protocol, and `--rule always`), or register with `--rule never`"
     )
     if old is None:
         raise UserError(
             f"--rule {rule}: the champion, version {champion.version}, was never measured: {way_out}"
         )
     differences = [
-        f"{what} {theirs} of the champion (version {champion.version}), {ours} here"
+        f"{what} {theirs} of the champion (version {champion.version}), {ours} of this checkpoint"
         for what, ours, theirs in (
             ("manifest", f"{measured.manifest_path} [{measured.manifest[:12]}]",
              f"{old.manifest_path} [{old.manifest[:12]}]"),
@@ -128,5 +128,5 @@ def _require_alike(rule: str, measured: Measurement, champion: Champion) -> None
     ]
     if unlike:
         raise UserError(
-            f"--rule {rule} compares like with like alone: {'; '.join(unlike)}: {way_out}"
+            f"--rule {rule} needs the same manifest, protocol and classes: {'; '.join(unlike)}: {way_out}"
         )

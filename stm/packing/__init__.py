@@ -1,1 +1,1 @@
-"""A checkpoint as a model of MLflow's: what is in it, its card, and how it is logged."""
+"""Turn a checkpoint into an MLflow model: its files, its model card, and how it is logged."""

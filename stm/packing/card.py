@@ -1,4 +1,4 @@
-"""The model card: what a version is, what it scored and on what, how it was trained, what it must not be used for."""
+"""The model card: what a version is, its accuracy and on which videos, how it was trained, and its limits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stm.plural import counted
 from stm.version import __version__
 
 _MOST_CLASSES = 50
-"""More are counted, and listed in ``meta.json``."""
+"""With more classes, the card gives only their number, and ``meta.json`` lists them."""
 
 
 def model_card(
@@ -24,16 +24,20 @@ def model_card(
     requirements: list[str],
     uri: str | None = None,
 ) -> str:
-    """Markdown. ``measured`` is a ``stm.package.rules.Measurement`` or None, ``per_class`` top-1 of each class where it
-    was measured, ``command`` what measured it, ``uri`` what MLflow loads (by default the champion of ``name``)."""
+    """Return the card as Markdown.
+
+    ``measured`` is a ``stm.package.rules.Measurement`` or None. ``per_class`` has the top-1 accuracy of each measured
+    class, and ``command`` is the command of that measurement. ``uri`` is what the example loads, by default the
+    champion of ``name``.
+    """
     config = checkpoints.config_of(meta)
     model, data, optim = config.model, config.data, config.optim
     shape = f"{counted(data.num_segments, 'frame')} of {data.size} x {data.size} px"
     workers = counted(meta.world_size, "worker")
     parts = [
         f"# {name}",
-        f"{model.variant.upper()}, ResNet depth {model.depth} (Jiang et al., ICCV 2019): names one of "
-        f"{len(meta.classes)} actions in a video, from {shape}. {num_parameters:,} parameters. "
+        f"{model.variant.upper()}, ResNet depth {model.depth} (Jiang et al., ICCV 2019). It recognises which of "
+        f"{len(meta.classes)} actions a video shows, from {shape}. It has {num_parameters:,} parameters. "
         f"Written by stm {__version__}.",
         "## Numbers",
         _numbers(meta, measured, per_class, command),
@@ -45,12 +49,12 @@ def model_card(
         'model.predict({"clip": list(clips)})          # clips: uint8 [N, T, H, W, 3], RGB\n'
         'model.predict(["clip.mp4"], params={"top_k": 1})\n'
         "```\n"
-        f"A video is read as in training's test: {_frames(data)}, the "
-        f"centre square of 224/256 of the short side, resized to {data.size} px. Clips should be cut likewise.",
-        "Needs: " + ", ".join(f"`{line}`" for line in requirements) + ".",
+        f"The model reads a video as training's validation does: {_frames(data)}, the "
+        f"centre square of 224/256 of the short side, resized to {data.size} px. Cut clips in the same way.",
+        "It needs: " + ", ".join(f"`{line}`" for line in requirements) + ".",
         "## Data",
         f"- dataset: {meta.dataset or 'unnamed'}\n"
-        f"- training manifest: sha256 `{meta.fingerprint}` (ids, labels, lengths, usable rows, class names)\n"
+        f"- training manifest: SHA-256 `{meta.fingerprint}` of ids, labels, lengths, usable rows and class names\n"
         f"- classes: {_classes(meta.classes)}",
         "## Training",
         f"Step {meta.step}, epoch {meta.position.epoch} of {optim.epochs}, on {workers}; {optim.described}; with "
@@ -73,14 +77,16 @@ def _numbers(
 ) -> str:
     lines = []
     if measured is None:
-        lines.append("Not measured when it was registered (`stm register --manifest` does).")
+        lines.append(
+            "This version was not measured when it was registered. `stm register --manifest` measures one."
+        )
     else:
         lines.append(
             "| protocol | N | unreadable, counted as wrong | top-1 | top-5 | mean class accuracy |\n"
             "|---|---|---|---|---|---|\n"
             f"| {measured.protocol} | {measured.num_videos} | {measured.unreadable} | {measured.top1:.2%} "
             f"| {measured.top5:.2%} | {measured.mean_class_accuracy:.2%} |\n\n"
-            f"Manifest `{measured.manifest_path}`, sha256 `{measured.manifest}`. Measured by\n\n"
+            f"Manifest `{measured.manifest_path}`, SHA-256 `{measured.manifest}`. This command measured it:\n\n"
             f"    {command}"
         )
         known = {key: value for key, value in per_class.items() if value is not None}
@@ -91,13 +97,13 @@ def _numbers(
             )
         if measured.manifest == meta.fingerprint:
             lines.append(
-                "**This is the manifest it was trained on: these numbers say nothing of new videos.**"
+                "**The model was trained on this manifest: these numbers say nothing about new videos.**"
             )
     if "val_top1" in meta.metrics:
         lines.append(
-            f"In training: top-1 {meta.metrics['val_top1']:.2%} on the validation manifest, "
+            f"Training measured top-1 {meta.metrics['val_top1']:.2%} on the validation manifest, "
             f"N = {int(meta.metrics.get('val_num_videos', 0))}. If the "
-            "checkpoint was chosen by this figure, the figure is too high."
+            "checkpoint was chosen by this number, the number is too high."
         )
     return "\n\n".join(lines)
 
@@ -111,14 +117,16 @@ def _frames(data: DataConfig) -> str:
 def _limits(meta: checkpoints.Meta) -> str:
     return "\n".join(
         [
-            f"- It always names one of its {len(meta.classes)} classes, also for a video that shows none of them. "
-            "Scores are softmax values and not calibrated: 0.9 does not mean right nine times in ten.",
-            "- It sees a few frames spread over the whole video. What lasts a moment in a long video may lie between "
-            "them; cut long videos first."
+            f"- It always answers with one of its {len(meta.classes)} classes, even if a video shows none of them. "
+            "Scores are softmax values and are not calibrated: of answers with a score of 0.9, more or fewer than nine "
+            "in ten may be right.",
+            "- It sees a few frames from the whole video. It can miss a short action in a long video: cut long videos "
+            "into clips first."
             if checkpoints.config_of(meta).data.sampling == "segments"
-            else "- It sees a window in the middle of the video and nothing of the rest; cut long videos first.",
-            "- It knows the cameras, places and people of its training videos. Measure it on your own first.",
-            "- Nobody has examined it for bias, or for decisions about persons.",
+            else "- It sees only a window in the middle of the video: cut long videos into clips first.",
+            "- It was trained on the cameras, places and people of its training videos. Measure it on your own videos "
+            "before you use it.",
+            "- It has not been examined for bias, or for use in decisions about people.",
         ]
     )
 

@@ -1,14 +1,14 @@
-"""The folder that is a package: weights, source, requirements, signature, example, card.
+"""Write a package, the folder of an MLflow model: weights, source, requirements, signature, example and model card.
 
-    MLmodel, requirements.txt, python_env.yaml, conda.yaml      MLflow's: how to load it, and with what
+    MLmodel, requirements.txt, python_env.yaml, conda.yaml      files of MLflow: how to load it, and what it needs
     README.md                                                   the model card
-    data/checkpoint/                                            model.safetensors, meta.json: nothing pickled;
-                                                                plugin.py, where blocks are the user's own
-    code/stm/                                                   the source that reads them
+    data/checkpoint/                                            model.safetensors and meta.json, nothing pickled;
+                                                                plugin.py, if the blocks are the user's own
+    code/stm/                                                   the source that reads the checkpoint
     input_example.json                                          a data URL of a short video
 
-The source travels with the weights, so that the environment that loads them needs no ``stm``, and none of another
-version is asked what these weights mean.
+The package includes the source, so that the environment that loads it needs no ``stm``, and no other version of stm
+reads these weights.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from stm.checkpoint.locate import DATA
 from stm.storage import scratch
 
 TOP_K = 5
-"""Classes that a package answers with, unless it is asked for another number."""
+"""Number of classes in an answer, unless a call asks for another number."""
 
 _NEEDED = (
     *("av", "fsspec", "mlflow-skinny", "numpy", "pandas", "pillow", "psutil", "pyarrow"),
     *("safetensors", "simplejpeg", "torch"),
 )
-"""What ``stm.package.network`` and what it imports need. MLflow's skinny half loads models; Ray is not among them."""
+"""Packages that ``stm.package.network`` and its imports need. MLflow's skinny package is enough to load a model."""
 
 _EXAMPLE_FRAMES, _EXAMPLE_SIZE = 8, 64
 
@@ -46,7 +46,10 @@ def save_package(
     requirements: list[str],
     mlflow_model: Any = None,
 ) -> None:
-    """Write the package (see this file's head) as the folder ``path``, which must not exist."""
+    """Write the package of the checkpoint ``directory`` (see above) as the folder ``path``, which must not exist.
+
+    ``meta`` replaces the checkpoint's, because it can have the result of a later validation.
+    """
     import mlflow.pyfunc
 
     with scratch() as temporary:
@@ -55,7 +58,7 @@ def save_package(
         plugin = [checkpoints.PLUGIN] if meta.plugin else []
         for file in (checkpoints.MODEL, checkpoints.META, *plugin):
             (data / file).write_bytes(checkpoints.read_file(directory, file))
-        # The validation that came after the checkpoint is part of it.
+        # `meta` also has the validation that followed the checkpoint.
         (data / checkpoints.META).write_text(meta.to_json())
         mlflow.pyfunc.save_model(
             str(path),
@@ -71,7 +74,7 @@ def save_package(
 
 
 def pinned_requirements(meta: checkpoints.Meta) -> list[str]:
-    """``name==version`` of what inference needs, as installed here; without labels such as torch's ``+cpu``."""
+    """Return ``name==version`` of each requirement, as installed here, without labels such as torch's ``+cpu``."""
     needed = [
         *_NEEDED,
         *(["decord"] if checkpoints.config_of(meta).data.decoder == "decord" else []),
@@ -80,7 +83,7 @@ def pinned_requirements(meta: checkpoints.Meta) -> list[str]:
 
 
 def example_url() -> str:
-    """A data URL of a short video that is made here: what the package is shown to take."""
+    """Make a short video and return it as a data URL, the package's input example."""
     import av
 
     y, x = np.mgrid[0:_EXAMPLE_SIZE, 0:_EXAMPLE_SIZE]
@@ -100,7 +103,7 @@ def example_url() -> str:
 
 
 def _signature() -> Any:
-    """A row is a path, a URL or a clip, hence of any type; what comes out is as in ``stm.package.network``."""
+    """The package's signature: an input row has any type, and ``stm.package.network`` documents the output columns."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import AnyType, Array

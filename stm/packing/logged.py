@@ -1,4 +1,4 @@
-"""A checkpoint becomes a logged model of the MLflow run that trained it."""
+"""Log a checkpoint as a model of the MLflow run that trained it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from stm.storage import scratch
 logger = get_logger(__name__)
 
 CHECKPOINT = "stm.checkpoint"
-"""Tag of a logged model: the checkpoint it was made from."""
+"""Tag of a logged model, with the name of its checkpoint."""
 
 
 def log_checkpoint(client: Any, run_id: str, checkpoint: str) -> None:
-    """Log a checkpoint as a model of the run ``run_id``, unless that has it already.
+    """Log a checkpoint as a model of the run ``run_id``, unless the run already has it.
 
-    Raises what MLflow raises, ``OSError`` and ``UserError`` where the checkpoint cannot be read.
+    Raises MLflow's errors, and ``OSError`` or ``UserError`` if the checkpoint cannot be read.
     """
     from mlflow.entities import LoggedModelStatus
 
@@ -32,7 +32,7 @@ def log_checkpoint(client: Any, run_id: str, checkpoint: str) -> None:
         if found.tags.get(CHECKPOINT) == tag and found.status == LoggedModelStatus.READY:
             return
     logger.info(
-        f"packing {tag} as a model of the MLflow run (--tracking.log_model false leaves it out)"
+        f"packing {tag} as a model of the MLflow run (--tracking.log_model false skips this)"
     )
     name = str(meta.config.get("train", {}).get("name") or "stm")
     requirements = pinned_requirements(meta)
@@ -58,7 +58,10 @@ def log_package(
     requirements: list[str],
     tags: dict[str, str] | None = None,
 ) -> str:
-    """Write the package into the store, as a model of the run that trained it; returns its id, which ``card`` gets."""
+    """Write the package into the store as a model of the run ``run_id``, and return its id.
+
+    ``card`` makes the model card from that id. After an error, the model's status is FAILED.
+    """
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model
 
@@ -93,7 +96,7 @@ def log_package(
 
 
 def num_parameters(directory: str) -> int:
-    """Trained numbers; running statistics of batch normalisation are none."""
+    """Number of weights in a checkpoint, without the running statistics of batch normalisation."""
     weights = checkpoints.read_weights(directory)
     return sum(
         value.numel()

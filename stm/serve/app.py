@@ -1,4 +1,4 @@
-"""Start the server on a Ray cluster, watch it, stop it."""
+"""Start the server on a Ray cluster, watch it and stop it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ logger = get_logger(__name__)
 APPLICATION = "stm"
 TOKEN = "STM_SERVE_TOKEN"
 CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
-"""What Ray Serve's proxy runs when it starts: ``stm.serve.wire``. Its processes get it from the cluster's start."""
+"""Variable with the function that Ray Serve's proxy calls when it starts. It must be set when the cluster starts."""
 _WATCH_S = 5.0
 
 
@@ -49,25 +49,29 @@ def running(
     allowed_hosts: list[str] | None = None,
     token: str | None = None,
 ) -> Iterator[str]:
-    """Serve a checkpoint while the block runs; yields the server's URL. `drain` before its end has all answered.
+    """Serve a checkpoint while the block runs, and yield the server's URL.
+
+    Call ``drain`` before the block ends, so that uploads in progress are answered.
 
     Args:
-        checkpoint: checkpoint, run directory for its ``which`` one (best or last), or ``models:/NAME@champion``; every
-            node must reach it.
+        checkpoint: a checkpoint, a run directory or ``models:/NAME@champion``, which every node can read.
         limits: a ``stm.serve.front.Limits``.
-        num_replicas: processes with the network.
-        num_decoders: processes that decode; None is one a core, up to four.
-        allowed_hosts: names that clients may call the server by, without ports; None is any.
-        token: what clients must send, 16 printable ASCII characters or more; None takes the variable `TOKEN`, and where
-            there is none, asks for nothing.
+        num_replicas: number of processes with the network.
+        num_decoders: number of processes that decode; None is one for each core, at most four.
+        tracking: MLflow server or database of ``models:/``.
+        which: the checkpoint of a run directory: best or last.
+        allowed_hosts: host names without ports by which clients can call the server; None allows all names.
+        token: token that clients must send, at least 16 printable ASCII characters. None is the value of the
+            environment variable ``STM_SERVE_TOKEN``; without it, no token is required.
 
     Raises:
-        UserError: no such checkpoint, the port is taken, the cluster is too small, Ray Serve is not installed.
+        UserError: the checkpoint does not exist, the port is in use, the cluster is too small, or Ray Serve is not
+            installed.
     """
     require_serve()
     doors = _doors(allowed_hosts, token)
     located = locate(checkpoint, tracking, which)
-    if not located.label.startswith(PREFIX):  # strangers need not know this machine's folders
+    if not located.label.startswith(PREFIX):  # do not show this machine's folders to clients
         located = replace(located, label="/".join(located.directory.rstrip("/").split("/")[-2:]))
     meta = located.meta
     checkpoints.check_plugin(meta, located.directory)
@@ -82,7 +86,9 @@ def running(
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     gpus = _require_room(num_replicas, decoders)
     try:
-        logger.info(f"starting {num_replicas} x network, {decoders} x decoder for {located.label}")
+        logger.info(
+            f"starting {located.label} with --replicas {num_replicas} and --decoders {decoders}"
+        )
         serve.start(
             proxy_location="HeadOnly",
             http_options={"host": host, "port": port},
@@ -96,8 +102,8 @@ def running(
         url = _url(host, port)
         if not _answers(url, located.label, doors):
             logger.warning(
-                f"nothing answers at {url} from this machine: a remote cluster listens on its head node, and a "
-                "Ray Serve that ran before keeps its old address"
+                f"no answer from {url} on this machine: a remote cluster listens on its head node, and a "
+                "Ray Serve that already ran keeps its old address"
             )
         yield url
     finally:
@@ -106,7 +112,7 @@ def running(
 
 @contextlib.contextmanager
 def _limited() -> Iterator[None]:
-    """A cluster that is started inside limits connections, unless the user has Ray Serve call something else."""
+    """Make a cluster that is started in this context limit connections, unless the user has set the variable."""
     if CALLBACK in os.environ:
         yield
         return
@@ -118,28 +124,28 @@ def _limited() -> Iterator[None]:
 
 
 def watch(stopped: threading.Event) -> None:
-    """Return when ``stopped`` is set; ``UserError`` when the cluster is gone or has given the application up."""
+    """Return when ``stopped`` is set; ``UserError`` if the cluster or the application ends."""
     from ray import serve
 
     while not stopped.wait(_WATCH_S):
         try:
             application = serve.status().applications.get(APPLICATION)
-        except Exception as error:  # Ray says this in many ways
+        except Exception as error:  # Ray raises many kinds of errors here
             raise UserError(f"the Ray cluster is gone: {type(error).__name__}: {error}") from error
         if application is None or application.status in ("DEPLOY_FAILED", "DELETING"):
             found = (
                 "deleted" if application is None else f"{application.status}: {application.message}"
             )
-            raise UserError(f"the application was stopped by something else: {found}")
+            raise UserError(f"the application ended unexpectedly: {found}")
 
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[threading.Event]:
-    """An event that signals set; one that comes 10 s after the first, or later, ends the wait for what is in work."""
+    """Yield an event that a signal sets. A signal at least 10 s after the first ends the wait for uploads."""
     stopped = threading.Event()
 
     def stop() -> bool:
-        # Not in the handler, which may have come while this thread holds the event's lock.
+        # A thread sets it, because the handler may interrupt this thread while it holds the event's lock.
         threading.Thread(target=stopped.set).start()
         return True
 
@@ -148,20 +154,20 @@ def stop_signals() -> Iterator[threading.Event]:
 
 
 def drain(patience_s: float) -> None:
-    """Refuse further uploads and wait until those that have begun are answered, for at most ``patience_s``."""
+    """Refuse new uploads, and wait at most ``patience_s`` seconds until those in progress are answered."""
     from ray import serve
 
     left: Any = None
-    with contextlib.suppress(Exception):  # whatever became of it, it ends
+    with contextlib.suppress(Exception):  # the server ends in any case
         left = serve.get_app_handle(APPLICATION).close.remote().result(timeout_s=patience_s)
     if left != 0:
         logger.warning(
-            f"some of the uploads that had begun were not answered in time ({left or 'unknown'})"
+            f"not all uploads in progress were answered in time (unanswered: {left or 'unknown'})"
         )
 
 
 def require_serve() -> None:
-    """``UserError`` where Ray Serve's own packages are missing."""
+    """Raise ``UserError`` if packages that Ray Serve needs are not installed."""
     missing = [
         name
         for name in ("fastapi", "uvicorn", "watchfiles", "grpc_reflection", "python_multipart")
@@ -183,7 +189,7 @@ def _application(
     gpus: int,
     doors: Any,
 ) -> Any:
-    """Front, decoders and networks, bound together."""
+    """Return the Ray Serve application of the front, the decoders and the networks."""
     from ray.serve import deployment as untyped
 
     from stm.model import plugins
@@ -196,7 +202,7 @@ def _application(
     data = checkpoints.config_of(meta).data
     cores = os.cpu_count() or 1
     shared = {
-        # All that is in flight may wait in one replica: there it can be called off, and is never polled for.
+        # One replica can queue all requests in flight, where they can be cancelled and need no polling.
         "max_ongoing_requests": limits.max_in_flight + 8,
         "graceful_shutdown_timeout_s": limits.answer_s,
         "graceful_shutdown_wait_loop_s": 0.5,
@@ -232,10 +238,10 @@ def _doors(hosts: list[str] | None, token: str | None) -> Any:
     from stm.serve.front import Doors
 
     token = os.environ.get(TOKEN) if token is None else token
-    # Nothing of it is shown: messages end in logs.
+    # The message does not show the token, because messages are logged.
     if token is not None and not re.fullmatch(r"[!-~]{16,}", token):
         raise UserError(
-            f"--token (or {TOKEN}): must have at least 16 ASCII characters, none of them blank; "
+            f"--token (or {TOKEN}): must have at least 16 printable ASCII characters and no spaces; "
             "`openssl rand -hex 32` makes one"
         )
     for host in hosts or []:
@@ -252,7 +258,7 @@ def _url(host: str, port: int) -> str:
 
 
 def _require_free(host: str, port: int) -> None:
-    if not host:  # a variable that is not set; to the system it is every address
+    if not host:  # such as an unset variable; to the system, "" means all addresses
         raise UserError(
             "--host is empty: name an address, or 0.0.0.0 for all addresses of this machine"
         )
@@ -268,21 +274,21 @@ def _require_free(host: str, port: int) -> None:
 
 
 def _require_room(num_replicas: int, decoders: int) -> int:
-    """GPUs for each network (0 or 1); ``UserError`` where the cluster is too small: Ray would wait in silence."""
+    """Return the GPUs for each network (0 or 1); ``UserError`` if the cluster is too small (Ray would only wait)."""
     import ray
 
     has = ray.cluster_resources()
     needed = num_replicas + decoders
     if has.get("CPU", 0) < needed:
         raise UserError(
-            f"{num_replicas} networks and {decoders} decoders need {needed} CPU, but the cluster has "
-            f"{has.get('CPU', 0):g}: lower --replicas or --decoders, or add nodes"
+            f"--replicas {num_replicas} and --decoders {decoders} need {needed} CPUs, but the cluster has "
+            f"{has.get('CPU', 0):g}: lower one of them, or add nodes"
         )
     return int(has.get("GPU", 0) >= num_replicas)
 
 
 def _answers(url: str, label: str, doors: Any) -> bool:
-    """Whether this model is what answers at the URL."""
+    """Whether a server with this model answers at the URL."""
     request = urllib.request.Request(f"{url}/health")
     if doors.token:
         request.add_header("Authorization", f"Bearer {doors.token}")
@@ -300,10 +306,10 @@ def _answers(url: str, label: str, doors: Any) -> bool:
 
 
 def _stop(joined: bool) -> None:
-    """Answer the uploads that have begun and remove the application; on a shared cluster also Serve if unused."""
+    """Remove the application after its uploads are answered. On a joined cluster, also stop a Serve without others."""
     from ray import serve
 
-    with contextlib.suppress(Exception):  # a cluster that is gone has stopped
+    with contextlib.suppress(Exception):  # a cluster that is gone needs no stop
         serve.delete(APPLICATION)
         if joined and not serve.status().applications:
             serve.shutdown()

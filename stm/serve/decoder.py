@@ -1,4 +1,4 @@
-"""The deployment that decodes: one child process a replica, replaced when a video hangs or kills it."""
+"""The deployment that decodes. Each replica has a child process, which is replaced if a video hangs or crashes it."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _PRELOAD = ("stm.serve.uploads", "torch", "stm.data.decode.reader", "stm.data.de
 _START_LIMIT_S = 120.0
 _MERGING = ("enter", "leave", "min_s")
 OPTIONS = ("window_s", "stride_s", *_MERGING)
-"""Of windows, as in ``stm predict --window_s``."""
+"""Options of ``/windows``, as in ``stm predict --window_s``."""
 
 
 class Decoder:
-    """Uploads in, clips out, one at a time; the others wait here, where they can still be called off."""
+    """Decodes uploads into clips, one at a time. Other uploads wait here, where they can still be cancelled."""
 
     def __init__(
         self,
@@ -41,21 +41,21 @@ class Decoder:
         self._clip, self._deadline_s, self._memory_bytes = clip, deadline_s, memory_bytes
         self._network, self._classes = network, classes
         self._process = IsolatedProcess(preload=_PRELOAD)
-        # One thread for the life of the replica: the kernel ends the child with the thread that started it.
+        # One thread for the whole life of the replica, because the child ends with the thread that started it.
         self._thread = ThreadPoolExecutor(1, "decode")
         self._thread.submit(self._process.call, ready, deadline_s=_START_LIMIT_S).result()
 
     async def decode(self, data: bytes | Images) -> Decoded | Refused:
-        """The clip of a video file, or of images, or why there is none."""
+        """Return the clip of a video file or of images, or the reason why there is none."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._decode, data)
 
     async def windows(
         self, data: bytes | Images, options: dict[str, float]
     ) -> AsyncIterator[dict[str, Any] | Refused]:
-        """The network's scores of each window of a video file, and at the end the segments, or why it cannot continue.
+        """Yield a row for each window of a video file, and at the end the segments, or the reason for an earlier end.
 
-        Each window is decoded while the network computes the one before, in a separate process for each video, so that
-        others do not wait. No more windows are decoded than are asked for.
+        Each video is decoded in its own process, so that other uploads do not wait. The next window is decoded while
+        the network scores this one. If the caller stops, decoding stops too.
         """
         if isinstance(data, list) or is_archive(data):
             detail = "images have no time stamps: send a video file"
@@ -113,4 +113,4 @@ class Decoder:
                 return Refused(
                     504, "decode_time", f"decoding takes longer than {self._deadline_s:g} s"
                 )
-            return Refused(422, "crashed", f"decoding ended its process: {failure.detail}")
+            return Refused(422, "crashed", f"the decoding process crashed: {failure.detail}")

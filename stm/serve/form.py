@@ -1,4 +1,4 @@
-"""The files of a ``multipart/form-data`` body (RFC 7578), as ``curl -F video=@clip.mp4`` and browsers send them."""
+"""Read the files of a ``multipart/form-data`` body (RFC 7578), which ``curl -F video=@clip.mp4`` and browsers send."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _NAMED = re.compile(rb";\s*filename\*?=", re.IGNORECASE)
 
 
 class Form:
-    """Takes a body as it arrives and keeps its files alone: values that are no file are dropped.
+    """Parses a body as it arrives, and keeps only its files; other values are dropped.
 
-    It holds no more bytes than it was fed. How many those may be is for its caller to say.
+    It never keeps more bytes than it was fed. The caller limits how many these are.
     """
 
     def __init__(self, content_type: str, most: int) -> None:
-        """At most ``most`` files are kept, the first ones."""
+        """Keep at most the first ``most`` files."""
         boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
         self._mark = b"\r\n--" + boundary
         self._before: bytes | None = b"\r\n"
-        """The end of what came before the first boundary, which stands at the start of a line; None behind it."""
+        """Last bytes before the first boundary, which is at the start of a line. None after that boundary."""
         self._most = most
         self._sent: list[tuple[str, bytes]] = []
         self._is_whole = False
@@ -42,10 +42,10 @@ class Form:
             )
 
     def feed(self, chunk: bytes) -> None:
-        """The next bytes of the body."""
+        """Parse the next bytes of the body."""
         if self._is_broken or self._is_whole:
             return
-        if self._before is not None:  # the parser knows no text before the first part
+        if self._before is not None:  # the parser accepts no text before the first part
             self._before += chunk
             at = self._before.find(self._mark)
             if at < 0:
@@ -58,11 +58,11 @@ class Form:
             self._is_broken = True
 
     def files(self) -> list[tuple[str, bytes]]:
-        """(name as sent, bytes) of each part that has a file name; [] where there is none, or the body is no such form,
-        or it is cut short."""
+        """Return (name as sent, bytes) of each part with a file name; [] if there is none, or the form is incomplete or
+        malformed."""
         return self._sent if self._is_whole or len(self._sent) == self._most else []
 
-    # ------------------------------------------------------------------ what the parser calls
+    # ------------------------------------------------------------------ callbacks of the parser
 
     def _begin_part(self) -> None:
         self._name: str | None = None
@@ -94,9 +94,9 @@ class Form:
 
 
 def _file_name(disposition: bytes) -> str | None:
-    """What a part's head calls its file; "" where it has one without a name that can be read, None where it is none."""
+    """Return the file name in the header of a part; "" if it cannot be read, None if the part is not a file."""
     if not _NAMED.search(disposition):
         return None
-    message = Message()  # knows `filename*=`, too, which the parser's own function leaves out
+    message = Message()  # also reads `filename*=`, which the parser's own function does not
     message["content-disposition"] = disposition.decode("utf-8", "replace").strip()
     return message.get_filename() or ""

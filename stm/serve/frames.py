@@ -1,12 +1,12 @@
-"""Images that a stranger sent, as the frames of one video: in a zip or tar file, or as several files of a form.
+"""Read images from a client as the frames of one video: a zip or tar file, or several files of a form.
 
-Nothing is unpacked to a disk, and a name is never opened: it only says which images are frames, and in which order, as
-in a folder (``stm.data.decode.frame_names``). What an archive says of itself is checked before anything of it is
-unpacked:
+Nothing is unpacked to a disk, and no name is opened. Names only decide which images are frames and in which order, as
+in a folder (``stm.data.decode.frame_names``). Before anything is unpacked, the sizes that an archive states are
+checked:
 
     files       at most ``MOST_FILES``
-    bytes       at most ``MOST_IMAGE_BYTES`` an image, and in all as many as the decoder may take
-    pixels      as in every image that is read
+    bytes       at most ``MOST_IMAGE_BYTES`` for each image, and in total the memory limit of the decoder
+    pixels      the same limit as for all images
 
 Only the frames that the clip needs are unpacked, one at a time.
 """
@@ -41,12 +41,12 @@ _DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplem
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 Images = list[tuple[str, bytes]]
-"""(name as sent, image file), in any order."""
+"""(name as sent, bytes of the image file), in any order."""
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """A file of an archive or a form, not read yet."""
+    """A file of an archive or a form, which has not been read yet."""
 
     name: str
     num_bytes: int
@@ -54,16 +54,16 @@ class _Entry:
 
 
 def is_archive(data: bytes) -> bool:
-    """Whether an upload is a zip or a tar file, by its first bytes."""
+    """Whether the first bytes of an upload are those of a zip or tar file."""
     return data.startswith(_ZIP_FILE) or data[_TAR_MAGIC] == b"ustar"
 
 
 def decode_archive(data: bytes, clip: ClipSpec, most_bytes: int) -> tuple[np.ndarray, VideoInfo]:
-    """The clip of the images in a zip or tar file: uint8 [T, size, size, 3], and what is told of it.
+    """Return the clip of the images in a zip or tar file, uint8 [T, size, size, 3], and its facts.
 
     Raises:
-        VideoError: ``too_large``, ``empty`` without an image, ``ambiguous`` where images lie in several folders or are
-            of several series, or as `read_image`.
+        VideoError: ``too_large``, ``empty`` (no image), ``ambiguous`` (images in several folders or of several series),
+            ``unreadable`` (a damaged archive), or as ``read_image``.
     """
     with naming_failures(NAME):
         try:
@@ -74,14 +74,14 @@ def decode_archive(data: bytes, clip: ClipSpec, most_bytes: int) -> tuple[np.nda
 
 
 def decode_images(images: Images, clip: ClipSpec, most_bytes: int) -> tuple[np.ndarray, VideoInfo]:
-    """The same of images that were sent one by one; raises as `decode_archive`."""
+    """Return the same for images that were sent as separate files. Raises as ``decode_archive`` does."""
     with naming_failures(NAME):
         entries = (_Entry(name, len(data), partial(bytes, data)) for name, data in images)
         return _decode(list(_counted(entries, most_bytes)), clip)
 
 
 def _counted(entries: Iterator[_Entry], most_bytes: int) -> Iterator[_Entry]:
-    """The entries that are images, as long as they stay within the limits."""
+    """Yield the entries that are images; ``VideoError`` if they exceed the limits."""
     total = 0
     for number, entry in enumerate(entries):
         if number >= MOST_FILES:
@@ -90,13 +90,13 @@ def _counted(entries: Iterator[_Entry], most_bytes: int) -> Iterator[_Entry]:
             continue
         total += entry.num_bytes
         if entry.num_bytes > MOST_IMAGE_BYTES or total > most_bytes:
-            limits = f"{MOST_IMAGE_BYTES >> 20} MiB an image and {most_bytes >> 20} MiB in all"
-            raise VideoError(NAME, "too_large", f"unpacked, it has more than {limits}")
+            limits = f"{MOST_IMAGE_BYTES >> 20} MiB each or {most_bytes >> 20} MiB in total"
+            raise VideoError(NAME, "too_large", f"its images are larger than {limits}")
         yield entry
 
 
 def _entries_of_zip(data: bytes) -> Iterator[_Entry]:
-    # Before `zipfile` makes an object of each.
+    # Checked before `zipfile` makes an object for each entry.
     if data.count(_ZIP_ENTRY) > MOST_FILES:
         raise VideoError(NAME, "too_large", f"more than {MOST_FILES} files")
     archive = zipfile.ZipFile(io.BytesIO(data))
@@ -105,7 +105,9 @@ def _entries_of_zip(data: bytes) -> Iterator[_Entry]:
         if info.flag_bits & 1:
             raise VideoError(NAME, "unreadable", f"{info.filename!r:.80} needs a password")
         if info.compress_type not in _COMPRESSIONS:
-            raise VideoError(NAME, "unreadable", f"{info.filename!r:.80} is not deflated or stored")
+            raise VideoError(
+                NAME, "unreadable", f"{info.filename!r:.80} is neither stored nor deflated"
+            )
         with archive.open(info) as file:
             return file.read(info.file_size)
 
@@ -124,7 +126,7 @@ def _entries_of_tar(data: bytes) -> Iterator[_Entry]:
     for number, member in enumerate(archive):
         if number >= MOST_FILES:
             raise VideoError(NAME, "too_large", f"more than {MOST_FILES} files")
-        if member.isfile():  # links are left out, and so never followed
+        if member.isfile():  # links are ignored, and so never followed
             yield _Entry(member.name, member.size, partial(read, member))
 
 
@@ -160,7 +162,7 @@ def _decode(entries: list[_Entry], clip: ClipSpec) -> tuple[np.ndarray, VideoInf
 
 
 def _in_order(entries: list[_Entry]) -> list[_Entry]:
-    """The frames among the images, in the order that a folder of them has."""
+    """Return the frames among the images, in the order of a frame folder."""
     folders: dict[str, dict[str, _Entry]] = {}
     for entry in entries:
         folder, name = posixpath.split(posixpath.normpath(entry.name.replace("\\", "/")))
@@ -168,10 +170,10 @@ def _in_order(entries: list[_Entry]) -> list[_Entry]:
             continue
         inside = folders.setdefault(folder, {})
         if name in inside:
-            raise VideoError(NAME, "ambiguous", f"two images are called {name!r:.80}")
+            raise VideoError(NAME, "ambiguous", f"two images have the name {name!r:.80}")
         inside[name] = entry
     if not folders:
-        raise VideoError(NAME, "empty", "it holds no image")
+        raise VideoError(NAME, "empty", "it has no image")
     if len(folders) > 1:
         raise VideoError(NAME, "ambiguous", f"images in {len(folders)} folders: send one video")
     (inside,) = folders.values()

@@ -1,36 +1,37 @@
-"""HTTP: what is taken in, how much of it at once and for how long, and what each failure is called.
+"""The HTTP routes, with the limits of uploads and the answer for each failure.
 
-POST /predict    a video, as the body or as a file of a form    200 the answer below
-                 or its frames: a zip or tar file of images, or a form with several of them
-POST /windows?window_s=2&stride_s=1    a long video, likewise; a line of JSON (NDJSON) as each window is known
-GET  /           the page to drop a video on
-GET  /health     200 where the network answers, else 503
+POST /predict    a video as the body or as a file of a form, or its frames: a zip or tar file of images, or a form with
+                 several of them; 200 with the answer below
+POST /windows?window_s=2&stride_s=1    a long video as the body or as a file of a form; a JSON line for each window
+GET  /           the page on which you drop a video
+GET  /health     200 if the network answers, else 503
 GET  /metrics    counts and times, for Prometheus
 
 {"model", "top5": [{"class", "score"}, ...],
  "video": {"num_frames", "fps", "duration_s", "width", "height", "codec"},
- "ms": {"receive", "decode", "network", "total"}}              decode and network include waiting for their turn
+ "ms": {"receive", "decode", "network", "total"}}              decode and network include the time in a queue
 
-{"start_s", "end_s", "top5" or "error"}                                        of each window, and at the end
+{"start_s", "end_s", "top5" or "error"}                                        for each window, and at the end
 {"model", "num_windows", "segments": [{"class", "start_s", "end_s", "score", "peak"}, ...], "ms": {"receive", "total"}}
 
-{"error": {"reason", "detail"}} with status (of windows, as the last line, where some are answered)
-400 empty          nothing was sent, or a form without a file
-400 option         window_s, stride_s, enter, leave or min_s is missing, unknown, or out of range
-400 several        a form with several files that are not the images of a video
+{"error": {"reason", "detail"}} with a status (for windows, the last line if a window has been answered)
+400 empty          the upload has no bytes, or the form has no file
+400 option         window_s is missing, or an option is unknown or out of range
+400 several        the form has several files that are not the images of one video
+401 token          the request does not have the server's token
 408 receive_time   the upload took too long to arrive
-413 too_large      it has more bytes than the limit
-422 ...            it cannot be decoded: `reason` and `detail` say why, as everywhere in stm
-401 token          a token is asked for, and this is none
-421 host           the server is not called so
-503 busy           as many uploads as the limit are in work: come back after `Retry-After` seconds
-503 unavailable    a process behind was lost; Ray is starting it anew
-504 decode_time    this video takes too long to decode
-504 time           it was not done in time, with all that was before it
-503 ending         the server ends; it says no more of the windows
+413 too_large      the upload has more bytes than the limit
+421 host           the request uses a host name that is not allowed
+422 ...            the video cannot be decoded; `reason` and `detail` are those of all verbs
+500 defect         the server has a defect, which its log describes
+503 busy           the limit of uploads in progress is reached: try again after `Retry-After` seconds
+503 ending         the server stops before it has answered all windows
+503 unavailable    a process was lost, and Ray is restarting it
+504 decode_time    decoding this video takes too long
+504 time           there was no answer in time, including time in queues
 """
 
-# Annotations are not postponed here: FastAPI reads them, in another process than this module's.
+# Annotations are not postponed here, because FastAPI evaluates them in another process.
 import asyncio
 import base64
 import binascii
@@ -72,43 +73,44 @@ TOP_K = 5
 RETRY_AFTER_S = 1
 _ATTEMPTS = 3
 _FORM_BYTES = 2**20
-"""What a form may add to its files."""
+"""Bytes that a form may have in addition to ``max_bytes``."""
 _PING_S = 5.0
 
-# The pages that describe an API load scripts from elsewhere: switched off.
+# FastAPI's documentation pages are off, because they load scripts from elsewhere.
 app = FastAPI(title="stm", docs_url=None, redoc_url=None, openapi_url=None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one server takes."""
+    """Limits of a server."""
 
     max_bytes: int
-    """Of one video."""
+    """Bytes of one upload."""
     receive_s: float
-    """For an upload to arrive."""
+    """Seconds for an upload to arrive."""
     answer_s: float
-    """From then to the answer, waiting included."""
+    """Seconds from the last byte of an upload to its answer, including time in queues."""
     decode_s: float
-    """Of decoding alone."""
+    """Seconds for decoding one video."""
     decode_memory_bytes: int
+    """Memory for decoding one video."""
     stream_s: float
-    """Of all windows of a long video, from the upload's last byte."""
+    """Seconds from the last byte of a long video to its last window."""
     max_in_flight: int
-    """Uploads that are received, decoded or scored at once; further ones are sent away."""
+    """Uploads that are received, decoded or scored at the same time. Further uploads are refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Doors:
-    """Whom one server answers."""
+    """Conditions under which a server answers a request."""
 
     hosts: tuple[str, ...] = ()
-    """Host names, without ports, by which it may be called; none allow any. This prevents DNS rebinding by pages."""
+    """Host names without ports that requests may use; () allows all. This prevents DNS rebinding by web pages."""
     token: str = field(default="", repr=False)
     """Token that a client must send; "" requires none."""
 
     def refused(self, headers: Any) -> Refused | None:
-        """Why a request with these headers is refused; None if it is answered."""
+        """Return why a request with these headers is refused; None if it is not."""
         host = headers.get("host", "").lower()
         name = host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]
         if self.hosts and name not in self.hosts:
@@ -122,7 +124,7 @@ class Doors:
 
 
 def _token_in(headers: Any) -> bytes:
-    """The token of a request: a bearer's, or the password that a browser has asked for."""
+    """Return the token of a request: the bearer token, or the password that a browser asked its user for."""
     kind, _, value = headers.get("authorization", "").strip().partition(" ")
     if kind.lower() != "basic":
         return value.strip().encode() if kind.lower() == "bearer" else b""
@@ -133,14 +135,14 @@ def _token_in(headers: Any) -> bytes:
 
 
 class RefusedError(Exception):
-    """Carries a `Refused` to where it is answered."""
+    """Carries a `Refused` to the code that answers the request."""
 
     def __init__(self, refused: Refused) -> None:
         super().__init__(refused)
         self.refused = refused
 
 
-# Above the class: Serve pickles it with what its module holds when it is decorated.
+# These functions are above the class, because Serve pickles it with the module as it is at the decorator.
 def _refused(status: int, reason: str, detail: str) -> RefusedError:
     return RefusedError(Refused(status, reason, detail))
 
@@ -154,11 +156,13 @@ def _answered(refused: Refused) -> Response:
 
 
 def _options(given: list[tuple[str, str]]) -> dict[str, float]:
-    """The options of windows, from an address."""
+    """Parse the query of ``/windows``; ``RefusedError`` if an option is missing, unknown or not a number."""
     options = {}
     for name, value in given:
         if name not in OPTIONS:
-            raise _refused(400, "option", f"{name!r:.80} is none of {', '.join(OPTIONS)}")
+            raise _refused(
+                400, "option", f"unknown option {name!r:.80}; the options are {', '.join(OPTIONS)}"
+            )
         try:
             options[name] = float(value)
         except ValueError:
@@ -175,7 +179,7 @@ def _ms(seconds: float) -> float:
 @serve.deployment(name="front", ray_actor_options={"num_cpus": 0}, max_ongoing_requests=10_000)
 @serve.ingress(app)
 class Front:
-    """One process: it only passes bytes on, and it alone counts what is in flight."""
+    """The deployment that answers HTTP. Its one process passes bytes on, and counts the uploads in flight."""
 
     def __init__(
         self,
@@ -193,12 +197,12 @@ class Front:
         self._in_flight = self._discarding = self._num_long = 0
         self._max_long = max_long
         self._closing = False
-        # One for all: the loop shares Python's lock with it alone, whatever strangers send.
+        # One thread parses all forms, so that the event loop shares Python's lock with no other thread.
         self._forms = ThreadPoolExecutor(1)
         self._meters = Meters(lambda: self._in_flight)
 
     async def close(self) -> int:
-        """Refuse further uploads, and wait for those that have begun; returns how many were not answered in time."""
+        """Refuse new uploads, wait for those in progress, and return how many were not answered in time."""
         self._closing = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._limits.receive_s + self._limits.answer_s):
@@ -222,7 +226,7 @@ class Front:
                 await self._call(self._network.ping)
         except (RefusedError, TimeoutError):
             return JSONResponse({"status": "the network does not answer"}, 503)
-        if self._doors.refused(request.headers):  # a balancer asks without name and token
+        if self._doors.refused(request.headers):  # a load balancer has no host name and no token
             return JSONResponse({"status": "ok"})
         return JSONResponse({"status": "ok", "model": self._label, "in_flight": self._in_flight})
 
@@ -248,7 +252,7 @@ class Front:
         headers, reason = {"Cache-Control": "no-store"}, ""
         try:
             status, answer = 200, await answering(request, started)
-            if isinstance(answer, Response):  # a stream, which counts itself
+            if isinstance(answer, Response):  # a stream, which updates the metrics itself
                 return answer
         except RefusedError as error:
             refused = error.refused
@@ -264,7 +268,7 @@ class Front:
             answer = {
                 "error": {
                     "reason": reason,
-                    "detail": "a defect of the server, described in its log",
+                    "detail": "the server has a defect, which its log describes",
                 }
             }
         self._meters.count(status, reason, time.perf_counter() - started)
@@ -272,21 +276,17 @@ class Front:
 
     async def _check_room(self, request: Request) -> None:
         if self._closing or self._in_flight >= self._limits.max_in_flight:
-            detail = (
-                f"{self._in_flight} uploads are being processed: try again in {RETRY_AFTER_S} s"
-            )
+            detail = f"uploads in progress: {self._in_flight}; try again in {RETRY_AFTER_S} s"
             await self._discard(request, self._limits.max_bytes)
             raise _refused(503, "busy", detail)
 
     async def _stream(self, request: Request, started: float) -> Response:
-        """The windows of a long video, a line each; an error before the first has a status of its own."""
+        """Answer with a line for each window of a long video. An error before the first window has its own status."""
         options = _options(request.query_params.multi_items())
         await self._check_room(request)
         if self._num_long >= self._max_long:
             await self._discard(request, self._limits.max_bytes)
-            detail = (
-                f"{self._num_long} long videos are being processed: try again in {RETRY_AFTER_S} s"
-            )
+            detail = f"long videos in progress: {self._num_long}; try again in {RETRY_AFTER_S} s"
             raise _refused(503, "busy", detail)
         lines = self._lines(request, started, options)
         first = await anext(lines)
@@ -305,7 +305,8 @@ class Front:
     async def _lines(
         self, request: Request, started: float, options: dict[str, float]
     ) -> AsyncGenerator[bytes, None]:
-        """Raises ``RefusedError`` in place of the first line; later on that is the last line."""
+        """Yield the lines of the answer. A refusal is raised as ``RefusedError`` before the first line, else it is the
+        last line."""
         self._in_flight += 1
         self._num_long += 1
         rows, refused, is_over, num_lines = None, None, False, 0
@@ -345,14 +346,14 @@ class Front:
                 self._meters.count(status, reason, time.perf_counter() - started)
 
     async def _next(self, rows: Any, until: float) -> Any:
-        """The next row, or why there is none."""
+        """Return the next row, or the reason why there is none."""
         left_s = min(self._limits.answer_s, until - time.perf_counter())
         try:
             async with asyncio.timeout(max(left_s, 0.0)):
                 row = await anext(rows)
         except TimeoutError:
-            limits = f"{self._limits.answer_s:g} s, or not all of them within {self._limits.stream_s:g} s"
-            return Refused(504, "time", f"no next window within {limits}")
+            limits = f"{self._limits.answer_s:g} s, or not all windows within {self._limits.stream_s:g} s"
+            return Refused(504, "time", f"the next window was not scored within {limits}")
         except (RayActorError, RayServeException):
             return Refused(503, "unavailable", "a process was lost and is being restarted")
         return Refused(503, "ending", "the server is stopping") if self._closing else row
@@ -372,7 +373,7 @@ class Front:
                     decoded_at = time.perf_counter()
                     scores = await self._call(self._network.scores, decoded.clip)
             except TimeoutError:
-                detail = f"no answer within {self._limits.answer_s:g} s, waiting included"
+                detail = f"no answer within {self._limits.answer_s:g} s, including time in queues"
                 raise _refused(504, "time", detail) from None
         finally:
             self._in_flight -= 1
@@ -399,7 +400,11 @@ class Front:
         }
 
     async def _receive(self, request: Request) -> bytes | Images:
-        """The video of a request, or the images of one; never more than its limit in memory."""
+        """Receive the video of a request, or its images, and never keep more bytes than the limit.
+
+        Raises:
+            RefusedError: the upload is too large, too slow or empty, or has several videos.
+        """
         kind = request.headers.get("content-type", "")
         is_form = kind.lower().startswith("multipart/form-data")
         most = self._limits.max_bytes + (_FORM_BYTES if is_form else 0)
@@ -414,7 +419,7 @@ class Front:
                 await self._discard(request, announced)
             raise too_large
         form = Form(kind, MOST_FILES + 1) if is_form else None
-        # Not a list of chunks: many small ones would weigh more than they hold.
+        # A bytearray, because a list of many small chunks would need more memory than their bytes.
         body, received = bytearray(), 0
         loop = asyncio.get_running_loop()
         try:
@@ -453,7 +458,7 @@ class Front:
         return sent
 
     async def _discard(self, request: Request, most: int) -> None:
-        """Let up to so many bytes of an unwanted upload arrive, keeping none; of so many uploads at once."""
+        """Receive and drop up to ``most`` bytes of a refused upload, for up to ``max_in_flight`` uploads at a time."""
         if self._discarding >= self._limits.max_in_flight:
             return
         self._discarding += 1
@@ -469,12 +474,12 @@ class Front:
             self._discarding -= 1
 
     async def _call(self, method: Any, *arguments: Any) -> Any:
-        """Call a deployment; once more where its process is lost, for nothing here has an effect that could double."""
+        """Call a deployment, and again if its process is lost, which is safe because calls have no side effects."""
         for attempt in range(_ATTEMPTS):
             response = method.remote(*arguments)
             try:
                 return await response
-            except asyncio.CancelledError:  # out of time, or the client has left
+            except asyncio.CancelledError:  # the time is up, or the client has disconnected
                 response.cancel()
                 raise
             except (RayActorError, RayServeException):

@@ -1,4 +1,4 @@
-"""Counts and times of a server, as Prometheus reads them."""
+"""Counts and times of a server, in Prometheus's format."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
 class Meters:
-    """What `/metrics` shows; one for each server process."""
+    """The metrics of ``/metrics``. The server has one instance."""
 
     media_type = CONTENT_TYPE_LATEST
 
@@ -36,7 +36,7 @@ class Meters:
         gauge.set_function(in_flight)
 
     def count(self, status: int, reason: str, seconds: float) -> None:
-        """One upload was answered; ``reason`` is one of a fixed set of codes, or empty."""
+        """Count an answered upload. ``reason`` is one of a fixed set of codes, or ""."""
         self._uploads.labels(str(status), reason).inc()
         if status == 200:
             self._seconds.observe(seconds)

@@ -1,4 +1,4 @@
-"""The deployment with the network: clips of different requests make one batch."""
+"""The deployment with the network, which puts clips of different requests into one batch."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from stm.scoring.inference import Classifier
 
 MAX_BATCH = 8
 _WAIT_S = 0.005
-"""A clip waits so long for others, where the network is idle: a small share of the time one takes."""
+"""How long a clip waits for others if the network is idle. Scoring one clip takes much longer."""
 
 
 class Network:
-    """Softmax scores of clips; the event loop stays free while the network computes."""
+    """Computes softmax scores of clips, without blocking the event loop."""
 
     def __init__(
         self,
@@ -28,12 +28,12 @@ class Network:
         plugins: Sequence[Plugin] = (),
     ) -> None:
         self._classifier = Classifier(directory, num_threads, plugins=plugins)
-        # The first pass allocates and chooses kernels: no request should pay for it.
+        # The first pass allocates memory and chooses kernels, so that no request has to wait for this.
         self._classifier.scores(np.zeros((1, 1, num_frames, size, size, 3), np.uint8))
 
     @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=_WAIT_S)
     async def scores(self, clips: list[np.ndarray]) -> list[np.ndarray]:
-        """uint8 [T, S, S, 3] of each request -> float32 [K] of each."""
+        """Score a batch: for each request a clip, uint8 [T, S, S, 3] -> softmax scores, float32 [K]."""
         batch_BVTHWC = np.stack(clips)[:, None]
         return list(await asyncio.to_thread(self._classifier.scores, batch_BVTHWC))
 

@@ -1,4 +1,4 @@
-"""The page to drop a video on: one file, nothing loaded from elsewhere, light and dark."""
+"""The page on which you drop a video: one file that loads nothing from elsewhere, in light and dark."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CONTENT_SECURITY_POLICY = (
 
 
 def page(label: str, num_classes: int, max_bytes: int) -> str:
-    """HTML. ``label`` names the model; the browser checks ``max_bytes`` before it sends anything."""
+    """Return the page as HTML. ``label`` names the model. The browser checks ``max_bytes`` before it sends a file."""
     return page_of(
         "stm.serve",
         "page.html",

@@ -1,11 +1,11 @@
-"""Decode a video that a stranger sent. Runs in a child process that may hang or die (``stm.data.isolation``).
+"""Decode a video from a client. This runs in a child process that may hang or die (``stm.data.isolation``).
 
-Three things a file can try that a deadline does not stop:
+A deadline does not stop three kinds of malicious files:
 
-    another file    a playlist (HLS, concat, SDP) names files of this machine or addresses of its network: such
-                    containers are opened nowhere in stm (``stm.data.decode.source``)
-    memory          a few bytes can announce pictures of gigabytes: pixels and memory are limited
-    a crash         costs this process; the upload is refused, and the next one starts a fresh process
+    other files    A playlist (HLS, concat, SDP) names files of this machine or addresses of its network. stm never
+                   opens such containers (``stm.data.decode.source``).
+    memory         A few bytes can announce pictures of gigabytes. Pixels and memory are limited.
+    crashes        A crash ends only this process. The upload is refused, and the next one starts a new process.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from stm.serve.frames import Images, decode_archive, decode_images, is_archive
 
 @dataclass(frozen=True)
 class Decoded:
-    """What the network needs of an upload, and what its sender is told of it."""
+    """The clip of an upload, and the facts of the video for the answer."""
 
     clip: np.ndarray
     """uint8 [T, size, size, 3]."""
@@ -32,21 +32,20 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Refused:
-    """Why there is no answer."""
+    """The reason why an upload has no answer."""
 
     status: int
-    """Of HTTP."""
+    """HTTP status."""
     reason: str
-    """A short stable code; for a video one of ``VideoError``'s."""
+    """A short code that does not change; for a video, the ``reason`` of ``VideoError``."""
     detail: str
 
 
 def decode_upload(data: bytes | Images, clip: ClipSpec, memory_bytes: int) -> Decoded:
-    """The clip of a video file's bytes, as ``stm predict`` draws it. Images, or a zip or tar file of them, are one
-    video.
+    """Return the clip that ``stm predict`` scores. Images, or a zip or tar file of them, are one video.
 
     Raises:
-        VideoError: as ``stm.data.decode.read_views``; ``too_large`` where it takes more than ``memory_bytes``.
+        VideoError: as ``stm.data.decode.read_views``; ``too_large`` if it needs more memory than ``memory_bytes``.
     """
     clip = replace(clip, limits=replace(clip.limits, memory_bytes=memory_bytes))
     with (
@@ -64,5 +63,5 @@ def decode_upload(data: bytes | Images, clip: ClipSpec, memory_bytes: int) -> De
 
 
 def ready() -> bool:
-    """Nothing: to have the process there before the first upload is."""
+    """Do nothing, so that a call starts the process before the first upload."""
     return True

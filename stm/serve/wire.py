@@ -1,9 +1,9 @@
-"""What a connection may take before it is a request: limits in the process of Ray Serve's proxy, which has none.
+"""Limit connections before they become requests, in the process of Ray Serve's proxy, which has no limits.
 
-Ray Serve 2.60 runs uvicorn with its parser in C: a head may have any size and take any time, and any number of them be
-unfinished. `guard` puts `Guarded` in the parser's place. Ray calls it in the proxy where the variable ``CALLBACK`` of
-``stm.serve.app`` names it, as ``stm serve`` has it do on a cluster of its own; one that runs already must have been
-started with it.
+Ray Serve 2.60 runs uvicorn with its parser in C, which allows any number of heads (request line and headers), of any
+size, that take any time. ``guard`` replaces the parser by ``Guarded``. Ray calls ``guard`` in the proxy if the
+environment variable ``stm.serve.app.CALLBACK`` names it. ``stm serve`` sets the variable for a cluster that it starts;
+a cluster that already runs must have been started with it.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from uvicorn import config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MOST_HEAD_BYTES = 64 * 2**10
-"""Of a request's line and headers, and of what frames its body. A `_PIECE_BYTES` may go beyond."""
+"""Limit for the request line, the headers and the framing of the body, which one ``_PIECE_BYTES`` can exceed."""
 _PIECE_BYTES = 2**16
-"""Read at once: a whole read of 256 KiB, in chunks of a byte, would take too long to refuse."""
+"""Bytes that are parsed at once. Refusing a read of 256 KiB in chunks of one byte would take too long."""
 HEAD_S = 10.0
-"""For a head to arrive."""
+"""Seconds for a head to arrive."""
 LINGER_S = 10.0
-"""For the rest of a body that nobody reads, once it is answered."""
+"""Seconds for the rest of a body that is not read, after the answer."""
 MOST_IDLE = 200
-"""Connections without a whole head, new ones and kept ones. The oldest is closed for the next: strangers cannot keep
-others out by holding connections."""
+"""Connections without a complete head, both new and kept alive. Beyond this, the oldest is closed, so that nobody can
+keep other clients out by holding connections."""
 MOST_CONNECTIONS = 1000
-"""In all; beyond them, too, the oldest is closed."""
+"""All connections. Beyond this, the oldest is closed too."""
 
 
 def guard() -> list[Any]:
-    """Put `Guarded` in the place of uvicorn's own; returns the middlewares that Ray asks for: none."""
+    """Replace uvicorn's protocol by ``Guarded``. Returns no middlewares, which Ray expects from this callback."""
     config.HTTP_PROTOCOLS["auto"] = f"{__name__}:Guarded"
     return []
 
 
 class Guarded(HttpToolsProtocol):
-    """One connection. No request may be without end, and none upgrades to a WebSocket."""
+    """A connection whose requests are limited in size and time, and cannot upgrade to a WebSocket."""
 
-    _open: dict[Guarded, None] = {}  # noqa: RUF012  (all there are, the oldest first)
+    _open: dict[Guarded, None] = {}  # noqa: RUF012  (all connections, the oldest first)
     _idle: dict[Guarded, None] = {}  # noqa: RUF012
     _late: asyncio.TimerHandle | None = None
     _received = _body = 0
@@ -59,7 +59,7 @@ class Guarded(HttpToolsProtocol):
             piece = data[at : at + _PIECE_BYTES]
             self._received += len(piece)
             super().data_received(piece)
-            # Chunks of a few bytes, their extensions and trailers weigh more than the body that they carry.
+            # Tiny chunks with their extensions and trailers can have more bytes than the body in them.
             if self._received - self._body > MOST_HEAD_BYTES + self._body // 2:
                 self._refuse(b"431 Request Header Fields Too Large")
             if self.transport.is_closing():
@@ -112,7 +112,7 @@ class Guarded(HttpToolsProtocol):
             self._late = None
 
     def _refuse(self, status: bytes) -> None:
-        """Close the connection, with a word where it is not in the middle of an answer."""
+        """Close the connection, after an answer with ``status`` unless another answer is being sent."""
         is_quiet = self._late is not None and (self.cycle is None or self.cycle.response_complete)
         if is_quiet and not self.transport.is_closing():
             self.transport.write(

@@ -200,7 +200,7 @@ BAD_INPUT = {
     "a file that is no video": (["{broken}"], "not_a_video"),
     "a block that is not there": (
         ["{video}", "--block", "layer7.0"],
-        "there are layer1.0, layer1.1",
+        "the blocks are layer1.0, layer1.1",
     ),
     "too many blocks": (
         ["{video}", "--block", "layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer3.0"],
@@ -214,7 +214,7 @@ BAD_INPUT = {
     ),
     "CMM of a network without": (
         ["{video}", "--backwards", "{folder}/m.png", "--checkpoint", "{tsn}"],
-        "no CMM in it",
+        "this block has no CMM",
     ),
     "a picture of another kind": (["{video}", "--backwards", "m.gif"], "end with .png"),
     "a check of videos and a manifest": (

@@ -84,7 +84,7 @@ def test_evidence_adds_up_to_the_logit():
 
 def test_an_unknown_block_is_refused_with_the_names_of_those_there_are():
     with pytest.raises(
-        UserError, match=r"layer9\.9: no such block; there are layer1\.0, layer1\.1"
+        UserError, match=r"layer9\.9: no such block; the blocks are layer1\.0, layer1\.1"
     ):
         maps.look(network(), clips(), ["layer9.9"])
 

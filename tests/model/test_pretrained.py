@@ -133,7 +133,7 @@ def test_another_depth_is_refused_with_both_depths_and_the_first_keys(tmp_path):
     deeper = build_model("tsn", depth=50, width=16)
     torch.save(deeper.state_dict(), tmp_path / "deeper.pth")
     message = refusal(make(), tmp_path / "deeper.pth")
-    assert "(3, 4, 6, 3) blocks in stages 2 to 5, the model (2, 2, 2, 2)" in message
+    assert "(3, 4, 6, 3) blocks in stages 2 to 5, and the model (2, 2, 2, 2)" in message
     assert "layer1.2.bn1.bias" in message
     assert "more" in message
 
@@ -143,15 +143,19 @@ def test_another_depth_is_refused_with_both_depths_and_the_first_keys(tmp_path):
     [
         ({"variant": "cstm"}, {}, "layer1.0.cmm.bn.bias"),
         ({}, {"variant": "cstm"}, "layer1.0.cmm.bn.bias"),
-        ({}, {"variant": "tsn"}, "not the model's"),
+        ({}, {"variant": "tsn"}, "not in the model"),
         ({"stages": (2,)}, {}, "It fits a model of variant stm, depth 26, width 16, stages [2]"),
         ({"blocks": (1,)}, {}, "stages [2, 3, 4, 5], blocks [1]"),
         ({"reduction": 8}, {}, "reduction 8"),
         ({"temporal_kernel": 5}, {}, "temporal_kernel 5"),
-        ({}, {"depth": 50}, "It has (2, 2, 2, 2) blocks in stages 2 to 5, the model (3, 4, 6, 3)"),
+        (
+            {},
+            {"depth": 50},
+            "It has (2, 2, 2, 2) blocks in stages 2 to 5, and the model (3, 4, 6, 3)",
+        ),
         ({}, {"fusion": "concat"}, "conv3_cmm"),
         ({"width": 32}, {}, "depth 26, width 32"),
-        ({"temporal_conv": "ordinary"}, {}, "layer1.0.temporal.weight is [16, 16, 3, 1] there"),
+        ({"temporal_conv": "ordinary"}, {}, "layer1.0.temporal.weight is [16, 16, 3, 1] in it"),
     ],
     ids=str,
 )
@@ -168,7 +172,7 @@ def test_weights_of_another_network_of_ours_are_refused(tmp_path, there, here, w
         (lambda state: state.update(extra=torch.zeros(1)), "extra"),
         (
             lambda state: state.update({"layer1.0.conv2.weight": torch.zeros(16, 1, 3, 3)}),
-            "layer1.0.conv2.weight is [16, 1, 3, 3] there and [16, 16, 3, 3] here",
+            "layer1.0.conv2.weight is [16, 1, 3, 3] in it and [16, 16, 3, 3] in the model",
         ),
     ],
     ids=["a 3x3 is missing", "a statistic is missing", "one too many", "a 3x3 of another shape"],
@@ -182,9 +186,9 @@ def test_a_single_tensor_that_does_not_fit_is_refused(imagenet, change, words):
 
 def test_names_of_another_family_are_told_apart(imagenet):
     torch.save({"blocks.0.attn.weight": torch.zeros(1)}, imagenet)
-    assert "is no ResNet with the layers of torchvision's" in refusal(make(), imagenet)
+    assert "is not a ResNet with torchvision's layers" in refusal(make(), imagenet)
     torch.save({"encoder.weight": torch.zeros(1)}, imagenet)
-    assert "not those of torchvision's ResNet" in refusal(make(), imagenet)
+    assert "do not have the names of a ResNet" in refusal(make(), imagenet)
 
 
 def test_basic_blocks_are_told_apart(imagenet):
@@ -221,14 +225,14 @@ def test_files_that_are_no_state_dict_are_refused(tmp_path, monkeypatch):
         assert "cannot be read" in message or "damaged" in message
 
     torch.save(Harmful(), tmp_path / "harmful.pt")
-    assert "never run here" in refusal(model, tmp_path / "harmful.pt")
+    assert "which stm does not load" in refusal(model, tmp_path / "harmful.pt")
     assert not (tmp_path / "ran").exists()
 
     torch.save({"epoch": 3, "state_dict": {}}, tmp_path / "training.pth")
     assert "epoch, state_dict" in refusal(model, tmp_path / "training.pth")
 
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
-    assert "no state dict" in refusal(model, tmp_path / "list.pth")
+    assert "not a state dict" in refusal(model, tmp_path / "list.pth")
 
 
 def test_a_file_cut_short_is_refused(imagenet):
@@ -317,17 +321,20 @@ OTHER_KINDS = {
     "deep stem": (lambda s: s | {"conv1.0.weight": s["conv1.weight"]}, "resnet50d"),
     "ResNet-D": (
         lambda s: s | {"layer1.0.downsample.1.weight": s["layer1.0.downsample.0.weight"]},
-        "shortcuts average",
+        "shortcuts have an average pool",
     ),
     "SE": (lambda s: s | {"layer1.0.se.fc1.weight": torch.zeros(1)}, "attention in its blocks"),
-    "group norm": (lambda s: without(s, "running", "tracked"), "without statistics"),
+    "group norm": (
+        lambda s: without(s, "running", "tracked"),
+        "without batch normalisation statistics",
+    ),
     "ResNeXt": (
         lambda s: {k: v[:, :4] if "layer" in k and "conv2" in k else v for k, v in s.items()},
         "ResNeXt",
     ),
     "wide": (
         lambda s: s | {"layer1.0.conv1.weight": torch.zeros(32, 16, 1, 1)},
-        "wide ResNet, whose blocks have 32 channels",
+        "wide ResNet, whose first block has 32 channels",
     ),
     "two": (
         lambda s: {f"{e}.{k}": v for k, v in s.items() for e in ("encoder_q", "encoder_k")},
@@ -357,5 +364,5 @@ def test_rows_of_the_classifier_go_where_they_are_told(imagenet):
 
 def test_a_classifier_shorter_than_its_class_names_is_refused(imagenet):
     source = torch.load(imagenet, weights_only=True)
-    with pytest.raises(UserError, match="another shape than its class names say"):
+    with pytest.raises(UserError, match="shape of its classifier does not match its class names"):
         fill(make(), source, "resnet.pth", rows={0: 1000})

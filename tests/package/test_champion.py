@@ -59,7 +59,7 @@ def test_the_better_network_becomes_champion_on_the_same_manifest_alone(root):
     assert "stm evaluate --checkpoint" in result["card"]
 
     for unlike in ({"manifest": "other"}, {"protocol": "accurate"}):
-        with pytest.raises(UserError, match="compares like with like alone"):
+        with pytest.raises(UserError, match="needs the same manifest, protocol and classes"):
             run(0, **unlike)
     with pytest.raises(UserError, match="give --manifest"):
         run(0, manifest=None)

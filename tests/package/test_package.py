@@ -113,7 +113,7 @@ def test_a_registered_network_answers_as_its_checkpoint_does(folder, registry, c
     card = (package / "README.md").read_text()
     assert "f" * 64 in card
     assert all(name in card for name in CLASSES)
-    assert "Not measured" in card
+    assert "not measured when it was registered" in card
 
 
 def test_a_version_belongs_to_the_run_that_its_record_has_now(tmp_path):

@@ -113,9 +113,9 @@ def encrypted() -> bytes:
 @pytest.mark.parametrize(
     ("archive", "reason", "detail"),
     [
-        (lambda: large(frames.MOST_IMAGE_BYTES + 1), "too_large", "MiB an image"),
+        (lambda: large(frames.MOST_IMAGE_BYTES + 1), "too_large", "MiB each"),
         (lambda: zipped([(f"{k}.png", bytes(2**26)) for k in range(17)], zipfile.ZIP_DEFLATED),
-         "too_large", "1024 MiB in all"),
+         "too_large", "1024 MiB in total"),
         (lambda: zipped([(f"{k}.txt", b"") for k in range(frames.MOST_FILES + 1)]),
          "too_large", "more than 20000 files"),
         (lambda: tarred([], *[(f"{k}", "x") for k in range(frames.MOST_FILES + 1)]),
@@ -128,7 +128,7 @@ def encrypted() -> bytes:
         (lambda: zipped(IMAGES)[:-30], "unreadable", "damaged archive"),
         (lambda: tarred(IMAGES)[:9000], "unreadable", ""),
         (lambda: encrypted(), "unreadable", "password"),
-        (lambda: zipped(IMAGES, zipfile.ZIP_BZIP2), "unreadable", "not deflated or stored"),
+        (lambda: zipped(IMAGES, zipfile.ZIP_BZIP2), "unreadable", "neither stored nor deflated"),
         (lambda: zipped([("1.png", png()), ("2.png", png(1, 50))]), "unreadable", "60x48 and 50x48"),
         (lambda: zipped([("1.png", b"text")]), "unreadable", "frame 0"),
     ],

@@ -101,7 +101,7 @@ def test_lines_come_while_later_windows_are_still_to_come(server, tmp_path):
         ("window_s=two", "window_s 'two': must be a number"),
         ("window_s=1&stride_s=nan", "stride_s nan"),
         ("window_s=1&enter=0.1", "leave not above"),
-        ("window_s=1&live=1", "'live' is none of window_s"),
+        ("window_s=1&live=1", "unknown option 'live'; the options are window_s"),
     ],
 )
 def test_a_wrong_option_is_refused_in_words(server, tmp_path, query, said):

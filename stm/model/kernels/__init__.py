@@ -1,10 +1,10 @@
-"""Where the network takes a Triton kernel, and where PyTorch's own operators.
+"""Choose between Triton kernels and PyTorch's operators for equations 1 and 2.
 
-    STM_TRITON=1             for CUDA tensors, if the kernels' results agree with PyTorch's on that GPU; with
-                             TRITON_INTERPRET=1 for CPU tensors too, by Triton's interpreter
-    STM_TRITON unset or 0    never: no GPU has shown yet that they are faster
+    STM_TRITON=1             Triton kernels for CUDA tensors, if their results agree with PyTorch's on that GPU. With
+                             TRITON_INTERPRET=1 also for CPU tensors, in Triton's interpreter.
+    STM_TRITON unset or 0    PyTorch's operators. The kernels have not yet been measured to be faster on a GPU.
 
-Run on a CPU::
+To test the kernels on a CPU::
 
     STM_TRITON=1 TRITON_INTERPRET=1 python -m pytest tests/model/test_kernels.py
 """
@@ -23,19 +23,20 @@ VARIABLE = "STM_TRITON"
 CHOICE = os.environ.get(VARIABLE, "")
 if CHOICE not in ("", "0", "1"):
     raise UserError(
-        f"{VARIABLE}={CHOICE}: set it to 1 for the Triton kernels, to 0 or not at all for PyTorch's operators"
+        f"{VARIABLE}={CHOICE}: set it to 1 for the Triton kernels; set it to 0 or unset it for PyTorch's operators"
     )
 
 TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 LARGEST_FRAME = 2**31
-"""Values, and `LARGEST_AREA` pixels: more would not fit the kernels' offsets and grid."""
+"""Values of a frame (all channels) that the kernels' offsets can address."""
 LARGEST_AREA = 2**20
+"""Pixels of a frame that the kernels' grid can cover."""
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 __all__ = ["channelwise_temporal_conv", "feature_difference", "takes_kernel"]
 
 AVAILABLE = CHOICE == "1"
-"""Whether the kernels were imported."""
+"""Whether the kernels are imported."""
 if AVAILABLE:
     try:
         from stm.model.kernels.check import agrees_with_pytorch
@@ -43,14 +44,15 @@ if AVAILABLE:
         from stm.model.kernels.temporal import channelwise_temporal_conv
     except ImportError as error:
         raise UserError(
-            f"{VARIABLE}=1: Triton cannot be imported ({error}). Install it, or leave the variable out"
+            f"{VARIABLE}=1: Triton cannot be imported ({error}). Install Triton, or unset {VARIABLE}"
         ) from error
 
 
 def takes_kernel(frames: Tensor) -> bool:
-    """Whether ``frames: [N*T, C, H, W]`` go through the kernels.
+    """Whether ``frames: [N*T, C, H, W]`` are computed by the kernels.
 
-    The first tensor of a type on a GPU decides for all that follow (see ``stm.model.kernels.check``).
+    The first call for a GPU and a dtype compares the kernels with PyTorch (``stm.model.kernels.check``). Its result
+    holds for all later calls.
     """
     if not AVAILABLE:
         return False

@@ -1,7 +1,7 @@
-"""Whether a GPU computes with the kernels what PyTorch computes without them: asked once for each GPU and type.
+"""Compare the kernels' results on a GPU with PyTorch's, once for each GPU and dtype.
 
-Triton compiles on the machine it runs on, which takes a C compiler and a driver it knows. A run must not fail for the
-want of them, nor learn from a kernel that was compiled wrongly.
+Triton compiles on the machine that runs it, which needs a C compiler and a driver that Triton supports. A run must not
+fail because one is missing, and must not train with a kernel that was compiled wrongly.
 """
 
 from __future__ import annotations
@@ -24,47 +24,45 @@ from stm.model.time_axis import (
 )
 
 SHAPE = (2, 4, 12, 12, 64)
-"""[N, T, H, W, C] of what is compared; its pixels fill no tile."""
+"""[N, T, H, W, C] of the compared clips. Their pixels do not divide evenly into tiles."""
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
-"""Largest difference let through, as a share of the largest value."""
+"""Largest difference that is accepted, as a share of the largest value."""
 
 Operator = Callable[[Tensor, Tensor], Tensor]
 
 
 @torch.compiler.assume_constant_result
 def agrees_with_pytorch(device_index: int, dtype: torch.dtype) -> bool:
-    """Compare outputs and gradients of both kernels with PyTorch's in float64 on the CPU; a warning where it is False.
+    """Whether outputs and gradients of both kernels agree with PyTorch's in float64 on the CPU; warns if they do not.
 
-    ``device_index`` -1 is the CPU. It may be asked in any mode (tracing, autocast, inference), and draws nothing from
-    the global generators. To a compiled graph the answer is a constant.
+    ``device_index`` -1 is the CPU. The check works in any mode (tracing, autocast, inference) and draws no numbers from
+    the global generators. In a compiled graph the result is a constant.
     """
     return answer(device_index, dtype)
 
 
 @functools.cache
 def answer(device_index: int, dtype: torch.dtype) -> bool:
-    """What ``agrees_with_pytorch`` says, found out once; apart from it because a compiler looks through a cache."""
+    """Cached result of ``agrees_with_pytorch``. It is separate because ``torch.compile`` traces through a cache."""
     device = torch.device("cuda", device_index) if device_index >= 0 else torch.device("cpu")
     try:
         difference = largest_difference(device, dtype)
-    except (
-        Exception
-    ) as error:  # a compiler, a driver, a device: what they raise has no type in common
+    except Exception as error:  # errors of a compiler, a driver and a device have no common type
         problem = f"do not run ({type(error).__name__}: {error})"
     else:
         if difference <= TOLERANCES[dtype]:
             return True
         problem = f"differ from PyTorch's operators by {difference:.1e} of the largest value"
     warnings.warn(
-        f"Triton's kernels {problem} on {device} in {dtype}: PyTorch's operators are taken instead. "
-        "leave STM_TRITON out to take them without a warning",
+        f"Triton's kernels {problem} on {device} in {dtype}: stm uses PyTorch's operators instead. "
+        "To use them without this warning, unset STM_TRITON",
         stacklevel=2,
     )
     return False
 
 
 def largest_difference(device: torch.device, dtype: torch.dtype) -> float:
-    """Of outputs and gradients of both kernels on ``device``, as a share of the largest value; nan counts as all."""
+    """Largest difference in outputs and gradients of both kernels, as a share of the largest value; inf for nan."""
 
     def on_clips(plain: Callable[[Tensor, Tensor, int], Tensor]) -> Operator:
         return lambda clips, taps: split_time(plain(join_time(clips), taps, SHAPE[1]), SHAPE[1])

@@ -1,8 +1,8 @@
-"""CMM's feature difference in Triton: padding, depthwise 3x3, subtraction and the empty last step in one pass.
+"""CMM's feature difference (equation 2) in Triton: padding, depthwise 3x3, subtraction and the zeros of step T.
 
-A program owns a tile of pixels and channels of one frame. It reads the nine neighbours of each pixel in the frame
-after; the caches serve eight of them. Backward reads the frame before instead, with the taps turned around, and the
-gradient of the taps is the sum of products of those very neighbours with the input.
+All of it is one pass over memory. A program computes a tile of pixels and channels of one frame. It reads the nine
+neighbours of each pixel in the next frame, eight of them from caches. Backward reads the previous frame instead, with
+the taps reversed. The gradient of the taps is the sum of the products of these neighbours with the input.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _difference(  # type: ignore[no-untyped-def]
     at = tl.program_id(0).to(tl.int64) * frame  # all frames may pass 2^31 values
     t = tl.program_id(0) % num_frames
 
-    # The last step has no motion: neither its value nor its gradient counts.
+    # The last step is zero: its value and its gradient are ignored.
     counts = inside & (place < tl.where(t + 1 < num_frames, frame, 0))
     own = tl.load(frames + at + place, mask=counts, other=0.0).to(SUMS)
     if BACKWARD:
@@ -62,13 +62,13 @@ def _difference(  # type: ignore[no-untyped-def]
         convolved += tap(taps, channel, number, 9, num_channels, SUMS) * neighbour
         if BACKWARD:
             keep_sum(sums, x * neighbour, channel, number, 9, num_channels)
-    # Chosen and not multiplied: a tap that is not finite leaves the last step at 0.
+    # `where` and not a product: the last step stays 0 even if a tap is not finite.
     value = tl.where(exists, convolved, 0.0) - own
     tl.store(output + at + place, value.to(output.dtype.element_ty), mask=inside)
 
 
 feature_difference = operator("feature_difference", _difference, num_taps=9, walks_time=False)
-"""``stm.model.cmm.feature_difference`` on its own layout.
+"""``stm.model.cmm.feature_difference`` in the layout of ``split_time``.
 
-Clips, float contiguous ``[N, T, H, W, C]``, and taps, float ``[C, 1, 3, 3]`` -> as clips.
+Clips, float contiguous ``[N, T, H, W, C]``, and taps, float ``[C, 1, 3, 3]`` -> the shape of the clips.
 """

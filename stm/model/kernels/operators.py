@@ -1,11 +1,12 @@
-"""A Triton kernel as an operator of PyTorch: with a gradient, and opaque to ``torch.compile`` and ``torch.export``.
+"""Wrap a Triton kernel as a PyTorch operator, with a gradient, and opaque to ``torch.compile`` and ``torch.export``.
 
-Opaque on purpose: what a compiler could fuse around a memory-bound kernel is little, and this way the compiled network
-runs the kernel that the tests ran.
+It is opaque because a compiler could fuse little around a memory-bound kernel, and because the compiled network then
+runs the kernel that the tests run.
 
-Both kernels take, in this order: frames, taps, output, inputs, sums, T, H, W, C. Backward (the constant BACKWARD) is
-the same kernel over the gradient that came back: ``output`` is the gradient of ``inputs`` then, and each program puts
-what its tile adds to the gradient of the taps into its row of ``sums``. Forward uses neither ``inputs`` nor ``sums``.
+Both kernels accept, in this order: frames, taps, output, inputs, sums, T, H, W, C. Backward is the same kernel with the
+constant BACKWARD, and ``frames`` is the gradient of the output. ``output`` is then the gradient of ``inputs``, and each
+program writes its tile's part of the gradient of the taps into its row of ``sums``. Forward does not use ``inputs`` and
+``sums``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor
 from stm.model.kernels.tiles import grid_of_tiles, tile_size
 
 NUM_WARPS = 8
-"""256 threads: each holds 8 of the 2,048 values of a tile."""
+"""8 warps are 256 threads, each with 8 of the 2,048 values of a tile."""
 
 
 def operator(
@@ -28,22 +29,22 @@ def operator(
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Register ``stm::NAME`` and ``stm::NAME_backward``, and return the function to call.
 
-    It takes clips, float ``[N, T, H, W, C]``, and taps, float ``[C, 1, *kernel]``, and returns contiguous clips. Under
-    autocast clips are taken in autocast's type; taps stay as they are, and so does the type of their gradient.
+    The function accepts clips, float ``[N, T, H, W, C]``, and taps, float ``[C, 1, *kernel]``, and returns contiguous
+    clips. Under autocast, clips are converted to autocast's dtype. Taps and their gradient keep their dtype.
 
     Args:
         kernel: a ``triton.jit`` function as described above.
-        num_taps: of each channel.
-        walks_time: a program of the kernel owns a tile in all frames of a clip; else in one frame.
+        num_taps: number of taps of each channel.
+        walks_time: whether a program computes its tile in all frames of a clip, or in only one frame.
     """
 
     def launch(frames: Tensor, weight: Tensor, output: Tensor, inputs: Tensor | None) -> Tensor:
         batch, num_frames, height, width, channels = frames.shape
         num_programs = batch if walks_time else batch * num_frames
         grid = grid_of_tiles(num_programs, height * width, channels)
-        # Sums are float32 (float64 of float64), whatever the type of the frames.
+        # Sums are float32, or float64 if the frames are.
         is_double = frames.dtype == torch.float64
-        # A row for each tile, added up by PyTorch: the same bits every time, as atomic additions are not.
+        # Each tile has a row, and PyTorch adds the rows. Unlike atomic additions, this gives the same bits every time.
         num_rows = 0 if inputs is None else grid[0] * grid[1]
         sums = frames.new_empty(
             (num_rows, num_taps, channels), dtype=torch.float64 if is_double else torch.float32
@@ -109,7 +110,7 @@ def _like(values: Tensor) -> Tensor:
 
 
 def _in_type_of_autocast(clips: Tensor) -> Tensor:
-    """What autocast does to the input of a convolution, for it does not know these operators; float64 stays."""
+    """Convert clips as autocast converts the input of a convolution. Autocast does not know these operators."""
     device = clips.device.type
     if torch.is_autocast_enabled(device) and clips.dtype != torch.float64:
         return clips.to(torch.get_autocast_dtype(device))

@@ -1,8 +1,8 @@
-"""The channel-wise temporal convolution in Triton: each frame read once and written once, forward and backward.
+"""The channel-wise temporal convolution (equation 1) in Triton, which reads and writes each frame once per pass.
 
-A program owns a tile of pixels and channels of one clip and walks through its T frames with three of them in registers.
-Backward is the same walk over the gradient. Its transpose swaps the outer taps, and the gradient of the taps is the sum
-of products of an input frame with the three frames of the gradient that are in registers at that moment.
+A program computes a tile of pixels and channels of one clip. It goes through the T frames with three of them in
+registers. Backward does the same with the gradient: the outer taps are swapped, and the gradient of the taps is the sum
+of the products of each input frame with the three frames of the gradient in registers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _walk(  # type: ignore[no-untyped-def]
     CHANNELS_IN_TILE: tl.constexpr,
 ):
     _, channel, place, inside = tile(height * width, num_channels, PIXELS_IN_TILE, CHANNELS_IN_TILE)
-    # Frame t is the next of t-1 and the previous of t+1.
+    # In backward, the outer taps are swapped: frame t is the next frame of t-1 and the previous one of t+1.
     of_previous = tap(taps, channel, 2 if BACKWARD else 0, 3, num_channels, SUMS)
     of_this = tap(taps, channel, 1, 3, num_channels, SUMS)
     of_next = tap(taps, channel, 0 if BACKWARD else 2, 3, num_channels, SUMS)
@@ -67,7 +67,8 @@ def _walk(  # type: ignore[no-untyped-def]
 
 
 channelwise_temporal_conv = operator("temporal_conv", _walk, num_taps=3, walks_time=True)
-"""``stm.model.temporal.temporal_conv`` on its own layout.
+"""``stm.model.temporal.temporal_conv`` in the layout of ``split_time``.
 
-Clips, float contiguous ``[N, T, H, W, C]``, and taps for frames t-1, t, t+1, float ``[C, 1, 3, 1]`` -> as clips.
+Clips, float contiguous ``[N, T, H, W, C]``, and taps for frames t-1, t and t+1, float ``[C, 1, 3, 1]`` -> the shape of
+the clips.
 """

@@ -1,4 +1,4 @@
-"""stm's own kinds of blocks: one module each, and importing this package registers them all."""
+"""stm's own variants, one in each module. Importing this package registers them all."""
 
 from __future__ import annotations
 

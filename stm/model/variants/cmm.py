@@ -1,6 +1,6 @@
-"""CMM alone: the channel-wise motion module (paper, section 3.2) beside ResNet's 3x3.
+"""CMM only, an ablation of the paper: the channel-wise motion module (section 3.2), added to ResNet's 3x3.
 
-The paper does not say what stands beside CMM alone; this keeps the ImageNet weights in use.
+The paper does not describe this block. Here it keeps the plain 3x3, so that its ImageNet weights are used.
 """
 
 from __future__ import annotations
@@ -13,22 +13,25 @@ from stm.model.registry import register
 
 @register("cmm")
 def cmm(in_channels: int, channels: int, stride: int, *, reduction: int = 16) -> Bottleneck:
-    """CMM alone: feature differences beside the plain 3x3.
+    """Make a block with CMM only: feature differences are added to the plain 3x3.
 
     Args:
-        reduction: r; CMM squeezes C channels to C / r.
+        reduction: r; CMM squeezes C channels to C/r.
+
+    Raises:
+        UserError: (a ValueError) ``reduction`` is not an integer of at least 1, or does not divide C.
     """
     return with_cmm(Bottleneck(in_channels, channels, stride), channels, stride, reduction)
 
 
 def with_cmm(block: Bottleneck, channels: int, stride: int, reduction: int) -> Bottleneck:
-    """The block, with CMM beside its 3x3."""
+    """Add CMM to the block, parallel to its 3x3; raises as ``cmm``."""
     if isinstance(reduction, bool) or not isinstance(reduction, int) or reduction < 1:
         raise UserError(f"reduction is {reduction!r}; allowed: an integer of at least 1")
     if channels % reduction:
         raise UserError(
-            f"width makes blocks of {channels} channels, which CMM cannot squeeze by reduction {reduction}; "
-            f"allowed: a multiple of {reduction}, or another reduction"
+            f"width gives a block {channels} channels, which reduction {reduction} of CMM does not divide; choose "
+            f"a width that is a multiple of {reduction}, or another reduction"
         )
     block.cmm = CMM(channels, stride, reduction)
     return block

@@ -1,4 +1,4 @@
-"""STM: CSTM and CMM side by side (paper, section 3.3)."""
+"""The STM block: CSTM and CMM in parallel (paper, section 3.3)."""
 
 from __future__ import annotations
 
@@ -24,12 +24,15 @@ def stm(
     temporal_kernel: int = 3,
     reduction: int = 16,
 ) -> Bottleneck:
-    """CSTM and CMM side by side: the paper's block.
+    """Make the paper's block: CSTM and CMM in parallel.
 
     Args:
-        fusion: how the two are joined: ``sum``, or ``concat`` as in the paper's ablation.
+        fusion: how the two outputs are joined: ``sum``, or ``concat`` as in the paper's ablation.
         temporal_conv, temporal_kernel: as in ``cstm``.
         reduction: as in ``cmm``.
+
+    Raises:
+        UserError: (a ValueError) a value is not allowed.
     """
     if fusion not in FUSIONS:
         raise UserError(f"fusion is {fusion!r}; allowed: one of {', '.join(FUSIONS)}")

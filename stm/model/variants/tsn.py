@@ -1,4 +1,4 @@
-"""TSN (Wang et al., ECCV 2016): ResNet's own block, which sees each frame by itself."""
+"""TSN (Wang et al., ECCV 2016): ResNet's own block, which computes each frame separately."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from stm.model.registry import register
 
 @register("tsn")
 def tsn(in_channels: int, channels: int, stride: int) -> Bottleneck:
-    """ResNet's own block, which mixes no time (TSN)."""
+    """Make ResNet's own block, which does not mix frames (TSN)."""
     return Bottleneck(in_channels, channels, stride)

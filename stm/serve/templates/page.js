@@ -28,11 +28,11 @@ async function send(files) {
   const size = files.reduce((sum, each) => sum + each.size, 0);
   if (shown) { URL.revokeObjectURL(shown); shown = null; }
   $("result").hidden = true;
-  if (size > Number(limit.maxBytes)) { say(name + ": larger than " + limit.max + ".", true); return; }
+  if (size > Number(limit.maxBytes)) { say(name + " is larger than " + limit.max + ".", true); return; }
   say("Sending " + name + " ...", false);
   try {
     let body = file, headers = { "Content-Type": "application/octet-stream" };
-    if (!single) {  // a form says what each file is called, and with that their order
+    if (!single) {  // a form has the names of the files, which give their order
       body = new FormData();
       headers = {};
       for (const each of files) body.append("image", each, each.name);
@@ -57,7 +57,7 @@ async function send(files) {
     if (mine === turn) say("The server does not answer: " + error.message, true);
   }
 }
-// Not every video that is decoded here can be played by the browser.
+// The server decodes some videos that the browser cannot play.
 $("video").addEventListener("error", () => { $("video").hidden = true; });
 $("file").addEventListener("change", (event) => { send([...event.target.files]); });
 const drop = $("drop");
