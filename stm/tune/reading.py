@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from dataclasses import fields
 from pathlib import Path
@@ -124,12 +125,20 @@ def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _settings(values: dict[str, Any], error: Any) -> Config:
-    """Build a `Config` from plain values, with the type checks of the command line."""
+@functools.cache
+def _parser() -> Any:
     import jsonargparse
 
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Config)
+    return parser
+
+
+def _settings(values: dict[str, Any], error: Any) -> Config:
+    """Build a `Config` from plain values, with the type checks of the command line."""
+    import jsonargparse
+
+    parser = _parser()
     for section, given in values.items():
         if not isinstance(given, dict):
             raise error(f"{section}: is a section of settings, not {given!r}")
