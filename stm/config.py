@@ -112,6 +112,13 @@ class ModelConfig:
             for name in ("fusion", "temporal_conv", "temporal_kernel", "reduction"):
                 if values[name] == getattr(type(self), name):
                     del values[name]
+        for name in sorted(settings.keys() & {*values, "num_classes"}):
+            of_its_own = (
+                f"set it with --model.{name}"
+                if name in values
+                else "the classes of the videos set it"
+            )
+            raise UserError(f"--model.settings: {name} is not a setting of the block: {of_its_own}")
         return values | settings
 
 

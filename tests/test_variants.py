@@ -12,8 +12,9 @@ from stm.checkpoint import format as checkpoints
 from stm.config import Config, DataConfig, ModelConfig
 from stm.data.decode import probe
 from stm.data.stream.clips import load_views
+from stm.errors import UserError
 from stm.evaluate.protocols import protocol
-from stm.model import build_model, plugins, registry
+from stm.model import Block, build_model, check_settings, plugins, registry
 from stm.model.folding import fold
 from stm.model.inputs import normalise
 from stm.model.packed import can_pack, pack
@@ -204,8 +205,18 @@ def test_a_plugin_that_cannot_be_used_says_why(tmp_path, source, message):
         ({"depth": 34}, "--model.depth is 34"),
         ({"variant": "stn"}, "--model.variant is 'stn'; allowed: one of"),
         ({"temporal_kernel": 4}, "--model.temporal_kernel is 4; allowed: an odd number"),
-        ({"plugin": PLUGIN, "variant": "gated", "settings": {"slop": 1.0}}, "--model.slop"),
-        ({"plugin": PLUGIN, "variant": "gated", "settings": {"slope": "a"}}, "does not run"),
+        (
+            {"plugin": PLUGIN, "variant": "gated", "settings": {"slop": 1.0}},
+            "--model.settings.slop",
+        ),
+        (
+            {"plugin": PLUGIN, "variant": "gated", "settings": {"slope": "a"}},
+            "--model.settings.slope",
+        ),
+        (
+            {"settings": {"variant": "tsn"}},
+            "^--model.settings: variant is not a setting of the block",
+        ),
         ({"plugin": "no/such.py"}, "--model.plugin: plugin no/such.py: no such file"),
     ],
     ids=str,
@@ -213,6 +224,21 @@ def test_a_plugin_that_cannot_be_used_says_why(tmp_path, source, message):
 def test_settings_that_cannot_be_built_are_refused_before_anything_starts(settings, message):
     with pytest.raises(ValueError, match=message):
         checkpoints.check_model(Config(model=ModelConfig(**settings)))
+
+
+def test_a_block_that_does_not_run_is_refused():
+    with registry.registering("test"):
+
+        @registry.register("broken")
+        class Broken(Block):
+            def forward(self, x, num_frames):
+                return x @ x
+
+    try:
+        with pytest.raises(UserError, match="variant 'broken': its block does not run on 4 frames"):
+            check_settings(4, runs=True, variant="broken")
+    finally:
+        registry.forget("test")
 
 
 def test_a_plugins_defaults_are_its_own():
@@ -223,3 +249,20 @@ def test_a_plugins_defaults_are_its_own():
     config = Config(model=ModelConfig(plugin=PLUGIN, variant="gated", settings={"reduction": 8}))
     model = build_model(**checkpoints.model_arguments(config) | {"depth": 26, "width": 16})
     assert model.layer1[0].cmm.reduce.out_channels == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"variant": "tsn"}, "variant is not a setting of the block: set it with --model.variant"),
+        (
+            {"num_classes": 3},
+            "num_classes is not a setting of the block: the classes of the videos",
+        ),
+        ({"fusion": "concat"}, "fusion is not a setting of the block: set it with --model.fusion"),
+    ],
+)
+def test_settings_of_a_block_do_not_replace_those_of_the_network(settings, said):
+    """The run would be recorded as another one than it is."""
+    with pytest.raises(UserError, match=said):
+        ModelConfig(settings=settings).build_arguments()

@@ -332,8 +332,9 @@ def check_model(config: Config) -> None:
     """
     from stm.model import check_settings
 
-    plugin = load_plugin(config)
+    plugin, arguments = load_plugin(config), model_arguments(config)
     try:
-        check_settings(config.data.num_segments, runs=plugin is not None, **model_arguments(config))
+        check_settings(config.data.num_segments, runs=plugin is not None, **arguments)
     except UserError as error:
-        raise UserError(f"--model.{error}") from error
+        is_of_block = str(error).partition(" ")[0] in config.model.settings
+        raise UserError(f"--model.{'settings.' * is_of_block}{error}") from error

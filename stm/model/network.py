@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -61,6 +62,8 @@ def build_model(
         UserError: (a ValueError) a value is not allowed, or has no effect on this variant.
     """
     kind = registry.get(variant)
+    _require_kind("int", "depth", depth)
+    _require_kind("float", "dropout", dropout)
     _require(depth in BLOCKS_IN_STAGES, "depth", depth, f"one of {tuple(BLOCKS_IN_STAGES)}")
     _require(_is_positive_int(num_classes), "num_classes", num_classes, "an integer of at least 1")
     _require(0 <= dropout < 1, "dropout", dropout, "a probability of at least 0 and below 1")
@@ -70,6 +73,10 @@ def build_model(
         width,
         f"a positive multiple of {WIDTH_MULTIPLE}",
     )
+    for name, indices in (("stages", stages), ("blocks", blocks or ())):
+        _require(isinstance(indices, Sequence), name, indices, "a list of integers")
+        for index in indices:
+            _require_kind("int", f"each of {name}", index)
     stages = tuple(stages)
     blocks = None if blocks is None else tuple(blocks)
     _require(
@@ -230,6 +237,21 @@ def _require(condition: bool, field: str, value: object, allowed: str) -> None:
         raise UserError(f"{field} is {value!r}; allowed: {allowed}")
 
 
+_OF_KIND: dict[str, tuple[Any, str]] = {
+    "int": (int, "an integer"),
+    "float": ((int, float), "a number"),
+    "str": (str, "a string"),
+    "bool": (bool, "true or false"),
+}
+
+
+def _require_kind(kind: object, field: str, value: object) -> None:
+    """Raise ``UserError`` if a value is not of the type that an annotation names; other annotations allow any value."""
+    types, words = _OF_KIND.get(getattr(kind, "__name__", str(kind)), (object, ""))
+    is_bool = isinstance(value, bool) and types not in (bool, object)
+    _require(isinstance(value, types) and not is_bool, field, value, words)
+
+
 def _require_blocks_exist(
     depth: int, stages: tuple[int, ...], blocks: tuple[int, ...] | None
 ) -> None:
@@ -266,6 +288,7 @@ def _require_effect(
     for field, value in settings.items():
         having = registry.those_with(field)
         if field in kind.settings:
+            _require_kind(inspect.signature(kind.build).parameters[field].annotation, field, value)
             continue
         if not having:
             raise UserError(

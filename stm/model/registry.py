@@ -41,11 +41,6 @@ class Variant:
     origin: str = ""
     """Digest of the plugin that registered it; "" for stm's own variants and for those registered without a plugin."""
 
-    @property
-    def summary(self) -> str:
-        """The first line of the docstring of ``build``."""
-        return (inspect.getdoc(self.build) or "").partition("\n")[0]
-
 
 def register(name: str) -> Callable[[Builder], Builder]:
     """Register a function or class as the variant ``name``, which replaces one of that name unless it is stm's own.
