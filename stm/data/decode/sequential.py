@@ -124,7 +124,9 @@ def _reached_by_damage(pictures: list[_Picture]) -> set[int]:
     A decoder fills lost parts from older pictures, and all pictures that refer to them inherit this:
     such frames look intact but show another moment.
     """
-    if not any(picture.is_damaged for picture in pictures):
+    # The decoder may return part of the picture of a packet that it refuses.
+    damaged_at = {picture.decoded_at for picture in pictures if picture.is_damaged}
+    if not damaged_at:
         return set()
     reached = set()
     tainted = tainted_before_key = False
@@ -133,12 +135,13 @@ def _reached_by_damage(pictures: list[_Picture]) -> set[int]:
         if picture.is_key:
             tainted_before_key, tainted, key_pts = tainted, False, picture.pts
         is_leading = key_pts is not None and picture.pts is not None and picture.pts < key_pts
-        if picture.is_damaged and not is_leading:
+        is_damaged = picture.decoded_at in damaged_at
+        if is_damaged and not is_leading:
             tainted = True
         # Only other leading pictures may refer to a leading picture.
-        if picture.is_damaged and is_leading:
+        if is_damaged and is_leading:
             tainted_before_key = True
-        is_reached = tainted or picture.is_damaged or (is_leading and tainted_before_key)
+        is_reached = tainted or is_damaged or (is_leading and tainted_before_key)
         if picture.number is not None and is_reached:
             reached.add(picture.number)
     return reached
