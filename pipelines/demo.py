@@ -192,7 +192,7 @@ def show(result: dict[str, Any]) -> str:
         ]
     lines += [
         "",
-        "  The table shows top-1 for the same frames in four orders. Of two classes that are each other backwards,",
+        "  The table shows top-1 for the same frames in four orders. Between two classes that are each other's reverse,",
         "  a network that ignores order names the right one for half of the videos. "
         f"N = {result['stm']['num_videos']} videos, {result['seconds']:.0f} s in all.",
     ]
