@@ -192,8 +192,8 @@ def show(result: dict[str, Any]) -> str:
         ]
     lines += [
         "",
-        "  The table shows top-1 for the same frames in four orders. Between two classes that are each other's reverse,",
-        "  a network that ignores order names the right one for half of the videos. "
+        "  The table shows top-1 for the same frames in four orders. Between two classes that are reversals of",
+        "  each other, a network that ignores order names the right one for half of the videos. "
         f"N = {result['stm']['num_videos']} videos, {result['seconds']:.0f} s in all.",
     ]
     reports = [result[variant]["files"].get("report") for variant in VARIANTS]
