@@ -166,7 +166,9 @@ class TimeUse:
         if not self.pairs:
             return ""
         played, shuffled = self.in_pairs["played"], self.in_pairs.get("shuffled")
-        figures = "Between two classes that are reversals of each other, it names the right one for "
+        figures = (
+            "Between two classes that are reversals of each other, it names the right one for "
+        )
         figures += f"{_whole(played)} of the videos"
         if shuffled is not None:
             figures += f", with shuffled frames for {_whole(shuffled)}"
