@@ -54,7 +54,7 @@ slow: $(STAMP) ## Only the slow tests: kills, soak, convergence
 gpu: $(STAMP) ## On a machine with a GPU: its tests, timings and a training, in under ten minutes, into gpu/
 	$(call phase,gpu,$(BIN)/python -m tests.tools.gpu gpu $(ARGS))
 
-chaos: $(STAMP) ## Kill, freeze and take away what runs need, and write what came of it into docs/reliability.md
+chaos: $(STAMP) ## Kill and freeze what runs need, and write the results into docs/reliability.md
 	$(call phase,chaos,STM_CHAOS_TABLE=1 $(BIN)/python -m pytest -s tests/chaos $(ARGS))
 
 lint: $(STAMP) ## Check style, formatting, shell scripts, and that imports point one way
