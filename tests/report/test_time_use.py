@@ -1,4 +1,4 @@
-"""What time is worth: figures counted by hand, sentences that the intervals bear, and the section that shows them."""
+"""The use of time: figures counted by hand, conclusions from the intervals, and the section that shows them."""
 
 from __future__ import annotations
 
