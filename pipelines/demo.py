@@ -74,9 +74,9 @@ def demo(
 
     Args:
         output: folder for videos, runs and figures
-        train_videos: videos to train on
-        test_videos: videos to measure on
-        epochs: how often the networks see every training video
+        train_videos: number of videos to train on
+        test_videos: number of videos to test on
+        epochs: number of passes over the training videos
         workers: number of training workers
         seed: seed of every random choice
     """
