@@ -46,7 +46,14 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect tests of a tool that is not installed, unless `-m tool` requests them."""
+    """Deselect tests of a tool that is not installed, unless `-m tool` requests them.
+
+    With `-n 2 --dist loadgroup`, one process runs the tests of Ray, which share a cluster, and the other all others.
+    """
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            if item.get_closest_marker("ray"):
+                item.add_marker(pytest.mark.xdist_group("ray"))
     if "tool" in config.option.markexpr:
         return
     absent = [i for i in items if not all(_is_here(m.args[0]) for m in i.iter_markers("tool"))]

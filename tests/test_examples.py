@@ -117,6 +117,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_a_run_is_followed_in_tensorboard(first):
     run("\n".join([settings(), *blocks("TensorBoard")]), first[0])
     read = json.loads(run(SCALARS, first[0]).stdout)

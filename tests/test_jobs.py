@@ -226,6 +226,20 @@ def test_an_address_where_nothing_answers_is_told_with_status_2(project):
     )
     assert done.returncode == 2
     assert "no Ray job server answers at http://127.0.0.1:9" in done.stderr
+    assert "proxy" not in done.stderr
+
+
+def test_a_proxy_on_the_way_to_a_job_server_is_named(project):
+    words = ["submit", "--address", "http://cluster.example:8265", "--", "train", *STORED]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "http_proxy": "http://127.0.0.1:9"}
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "stm", *words], env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert (
+        "(reached through the proxy http://127.0.0.1:9; no_proxy=cluster.example connects directly)"
+        in done.stderr
+    )
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../a", "a/b", "x" * 101, "-a"])

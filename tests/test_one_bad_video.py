@@ -121,6 +121,7 @@ def hasty(tmp_path) -> str:
     return write_checkpoint(tmp_path / "hasty", decode_deadline_s=2.0)
 
 
+@pytest.mark.slow
 def test_predict_and_explain_give_up_videos_that_hang_or_kill_the_decoder(
     hasty, videos, tmp_path, monkeypatch
 ):

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from stm import proxy
 from stm.errors import UserError
 from stm.log import get_logger
 from stm.redaction import redact
@@ -257,7 +258,7 @@ def _open(url: str, headers: dict[str, str]) -> Any:
             raise _Passing(said) from error
         raise DownloadFailed(f"{redact(url)} cannot be fetched: {said}") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise _Passing(_reason(error)) from error
+        raise _Passing(_reason(error) + proxy.named(url)) from error
 
 
 def _reason(error: BaseException) -> str:

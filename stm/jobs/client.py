@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from stm import authentication, ray_compat
+from stm import authentication, proxy, ray_compat
 from stm.deadline import within
 from stm.errors import UserError
 from stm.redaction import harmless, redact
@@ -296,6 +296,6 @@ def _why_not(where: str, error: Exception) -> str:
         )
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
     return (
-        f"no Ray job server answers at {where}: {redact(reason)[:300]}. Give --address the dashboard's URL, such as "
-        "http://127.0.0.1:8265 (`ray dashboard CLUSTER.yaml` makes a tunnel to it)"
+        f"no Ray job server answers at {where}: {redact(reason)[:300]}{proxy.named(where)}. Give --address the "
+        "dashboard's URL, such as http://127.0.0.1:8265 (`ray dashboard CLUSTER.yaml` makes a tunnel to it)"
     )

@@ -78,6 +78,7 @@ def test_videos_that_cannot_be_read_are_named_in_a_few_lines(tmp_path, capfd):
     assert len(said.splitlines()) < 12
 
 
+@pytest.mark.slow
 def test_pool_and_stream_and_loader_make_the_same_number_of_clips(ray_cluster, manifest):
     read = Manifest.read(manifest)
     spec = ClipSpec(num_segments=2, size=32)
@@ -146,7 +147,7 @@ def test_without_videos_there_is_nothing_to_measure(what, capfd):
     assert "--manifest" in capfd.readouterr().err
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_streams_are_measured_with_ready_arrays_part_by_part(ray_cluster):
     loads = [scale.Load(ranks=2, clips=4), scale.Load(ranks=2, clips=4, streams=2)]
     result = scale.measure(loads, num_segments=2, size=32, seconds=3, rounds=1)
@@ -161,7 +162,7 @@ def test_streams_are_measured_with_ready_arrays_part_by_part(ray_cluster):
     assert said.count("\n") == 5
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_stream_with_little_room_goes_on(ray_cluster, monkeypatch):
     """As in a small object store. Ray Data promises to go on, but counts the plan as work: all ranks would wait."""
     monkeypatch.setattr(StreamSpec, "buffer_bytes", lambda *_, **__: 20_000_000)

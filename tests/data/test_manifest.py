@@ -119,8 +119,8 @@ def test_a_failed_write_leaves_the_old_manifest_and_nothing_else(
     make_manifest().write(path)
     old = path.read_bytes()
 
-    def full_disk(table: pa.Table, stream: Any, **options: Any) -> None:
-        stream.write(b"half")
+    def full_disk(table: pa.Table, path: Path, **options: Any) -> None:
+        path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pq, "write_table", full_disk)

@@ -90,6 +90,7 @@ for cache, command in json.loads(sys.argv[1]):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_dataset_in_a_store_is_indexed_and_trained_on_and_the_run_kept_there(
     store, reachable, tmp_path
 ):
@@ -206,6 +207,7 @@ def test_an_outage_costs_no_restart_and_one_beyond_the_patience_ends_in_order(st
     assert [result["steps"] for result in results] == [40, 44]
 
 
+@pytest.mark.slow
 def test_clips_whose_store_is_away_are_waited_for(store, monkeypatch):
     import s3fs
 

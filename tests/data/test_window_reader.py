@@ -59,7 +59,7 @@ def test_a_reader_that_is_left_early_ends_its_process(tmp_path):
     assert not reader._thread.is_alive()
 
 
-@pytest.mark.parametrize("hangs", [False, True])
+@pytest.mark.parametrize("hangs", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_crash_costs_the_frames_up_to_the_next_key_frame(tmp_path, caplog, hangs):
     path = video(tmp_path)
     expected = decoded(Job(path, SPEC, 0.4, 0.4))[0]
@@ -181,6 +181,7 @@ def test_a_stream_that_falls_silent_has_broken_off_with_what_it_gave(rtsp):
     assert sum(w.num_frames for w in windows) == 60
 
 
+@pytest.mark.slow
 def test_a_stream_that_comes_back_goes_on_by_the_clock(rtsp, caplog):
     url, send = rtsp
     send((range(50), 0.0), (range(50, 150), 0.0))

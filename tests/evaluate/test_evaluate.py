@@ -111,6 +111,7 @@ def test_a_cpu_without_packed_convolutions_gives_the_same_scores(checkpoint, mon
     np.testing.assert_allclose(found.scores(clips), plain.scores(clips), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_thirty_views_are_averaged_and_each_video_counts_once(videos, checkpoint):
     result = evaluate(
         checkpoint,
@@ -138,6 +139,7 @@ def scored(checkpoint, videos, folder, frames=ORDERS, **options):
     }
 
 
+@pytest.mark.slow
 def test_frames_in_other_orders_are_scored_alike_on_any_number_of_workers(
     videos, checkpoint, tmp_path
 ):
@@ -173,6 +175,7 @@ def test_an_order_is_that_of_the_decoded_clip(videos, checkpoint, tmp_path):
         np.testing.assert_allclose(scores[order].scores_NK[usable[place]], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_network_without_time_gives_the_same_answers_in_any_order(videos, checkpoint, tmp_path):
     blind = Path(checkpoint).with_name("checkpoint-00000002")
     config = Config(
@@ -254,8 +257,10 @@ def test_videos_of_some_classes_in_another_order_are_measured_by_name(
 
 @pytest.mark.parametrize(
     "window",
-    [{"sampling": "dense", "frame_stride": 1}, {"sampling": "seconds", "window_s": 0.4}],
-    ids=["dense", "seconds"],
+    [
+        pytest.param({"sampling": "dense", "frame_stride": 1}, marks=pytest.mark.slow, id="dense"),
+        pytest.param({"sampling": "seconds", "window_s": 0.4}, id="seconds"),
+    ],
 )
 def test_a_network_trained_on_windows_is_measured_on_windows(videos, checkpoint, window, tmp_path):
     trained = tmp_path / "checkpoint-00000001"

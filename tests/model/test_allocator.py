@@ -26,6 +26,7 @@ print(faults_of_a_step())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it is glibc's malloc that is told")
+@pytest.mark.slow
 def test_a_second_step_of_gigabytes_touches_no_fresh_page():
     def faults(setting: str) -> int:
         run = subprocess.run(

@@ -63,6 +63,7 @@ def stm(capfd: pytest.CaptureFixture[str], *words: object) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.slow
 def test_png_frame_folders_go_through_every_verb_as_pillow_reads_them(
     ray_cluster: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -42,6 +42,7 @@ def stm(capfd: pytest.CaptureFixture[str], *words: object) -> tuple[int, dict[st
     return status, json.loads(out) if out.strip() else {}, err
 
 
+@pytest.mark.slow
 def test_a_data_set_that_has_moved_is_used_and_indexed_from_its_new_root(
     ray_cluster: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -190,7 +190,7 @@ def one_rank(rank, pairs):
     "pairs",
     [
         pytest.param(PLAIN[::2], marks=pytest.mark.long, id="plain"),
-        pytest.param(PLAIN[1::2], marks=pytest.mark.long, id="plain too"),
+        pytest.param(PLAIN[1::2], marks=pytest.mark.slow, id="plain too"),
         pytest.param(COMPILED, marks=compiles, id="compiled"),
     ],
 )

@@ -176,6 +176,13 @@ def test_without_a_server_one_message_says_which_file_goes_where(server, monkeyp
         find("imagenet", 26)
 
 
+def test_a_proxy_on_the_way_to_weights_is_named(server, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setattr("urllib.request._opener", None)  # it keeps the proxies of its first call
+    with pytest.raises(UserError, match=r"no_proxy=weights\.example connects directly"):
+        find("http://weights.example/resnet50.pth")
+
+
 def test_a_full_disk_is_told_and_the_next_try_goes_on(server, weights, tmp_path, monkeypatch):
     copy = downloading._copy
 

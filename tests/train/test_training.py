@@ -240,6 +240,7 @@ def test_ctrl_c_ends_a_run_with_a_word_and_a_record_that_says_so(manifests, tmp_
     assert client.get_run(run_id).info.status == "KILLED"
 
 
+@pytest.mark.slow
 def test_a_second_driver_of_a_run_is_refused_until_the_first_is_dead(manifests, tmp_path):
     config = config_for(manifests, tmp_path, "twice", epochs=1)
     run = tmp_path / "twice"
@@ -273,6 +274,7 @@ def test_a_second_driver_of_a_run_is_refused_until_the_first_is_dead(manifests, 
     assert not (run / "driver.json").exists()
 
 
+@pytest.mark.slow
 def test_a_progress_process_that_is_killed_costs_no_step_of_the_record(
     manifests, tmp_path, monkeypatch
 ):
@@ -340,6 +342,7 @@ def test_validation_counts_every_row_and_the_unreadable_one_as_wrong(undisturbed
     assert any("22 videos (2 unusable)" in line for line in said)
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_another_and_goes_on_without_it(manifests, undisturbed, tmp_path):
     """Its rate is all but 0: what it ends with is what it began with. It goes on when the other is gone."""
     _, source, _ = undisturbed(2)
@@ -540,6 +543,7 @@ def test_a_killed_run_with_every_setting_continues_bit_for_bit(manifests, tmp_pa
     assert resumed["val_top1"] == whole["val_top1"]
 
 
+@pytest.mark.slow
 def test_a_rate_at_which_nothing_is_learnt_is_told_once_with_a_lower_one(manifests, tmp_path):
     config = replace(config_for(manifests, tmp_path, "high", epochs=2), tracking=TrackingConfig())
     optim = replace(config.optim, name="adamw", lr=0.2, weight_decay=0.0)
