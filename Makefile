@@ -34,30 +34,30 @@ endef
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-install: $(STAMP) ## Make .venv and install the locked packages and stm, editable
+install: $(STAMP) ## Create .venv and install the locked packages and stm (editable) into it
 
 demo: $(STAMP) ## Train, evaluate and predict on videos made on the spot; options in ARGS
 	$(BIN)/stm demo $(ARGS)
 
-test: lint types ## Lint, check types, and run every test that needs neither a GPU nor minutes
+test: lint types ## Lint, check types, and run all tests except the slow ones and those for a GPU
 	$(call phase,pytest,$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not gpu" $(ARGS))
 
-test-fast: $(STAMP) ## The quick tests, without a Ray cluster
+test-fast: $(STAMP) ## Run the quick tests, without a Ray cluster
 	$(call phase,pytest,$(BIN)/python -m pytest -m "not (ray or long or slow or gpu)" $(ARGS))
 
-test-all: lint types ## Like test, with the slow tests and those for a GPU (skipped without one)
+test-all: lint types ## Like test, and also the slow tests and those for a GPU (skipped without one)
 	$(call phase,pytest,$(BIN)/python -m pytest $(ARGS))
 
-slow: $(STAMP) ## Only the slow tests: kills, soak, convergence
+slow: $(STAMP) ## Run only the slow tests: kills, soak, convergence
 	$(call phase,pytest,$(BIN)/python -m pytest -m slow $(ARGS))
 
-gpu: $(STAMP) ## On a machine with a GPU: its tests, timings and a training, in under ten minutes, into gpu/
+gpu: $(STAMP) ## On a machine with a GPU, run tests, timings and a training in under ten minutes, and write gpu/
 	$(call phase,gpu,$(BIN)/python -m tests.tools.gpu gpu $(ARGS))
 
-chaos: $(STAMP) ## Kill, freeze and take away what runs need, and write what came of it into docs/reliability.md
+chaos: $(STAMP) ## Kill and freeze what runs need, and write the results into docs/reliability.md
 	$(call phase,chaos,STM_CHAOS_TABLE=1 $(BIN)/python -m pytest -s tests/chaos $(ARGS))
 
-lint: $(STAMP) ## Check style, formatting, shell scripts, and that imports point one way
+lint: $(STAMP) ## Check style, formatting, shell scripts, and the direction of imports
 	$(call phase,ruff,$(BIN)/ruff check . && $(BIN)/ruff format --check .)
 	$(call phase,imports,$(BIN)/lint-imports)
 	$(call phase,shellcheck,if [ -x $(BIN)/shellcheck ]; then $(BIN)/shellcheck $(SCRIPTS); \
@@ -66,7 +66,7 @@ lint: $(STAMP) ## Check style, formatting, shell scripts, and that imports point
 types: $(STAMP) ## Check types
 	$(call phase,mypy,$(BIN)/mypy)
 
-format: $(STAMP) ## Format, and mend what ruff can mend
+format: $(STAMP) ## Format the code, and apply the fixes of ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -94,7 +94,7 @@ $(STAMP): requirements.lock pyproject.toml | $(BIN)/pip
 #   make lock ARGS=--upgrade        make lock ARGS='--upgrade-package ray'
 # PyTorch's own CUDA packages are left out: torch names their versions itself, and a machine whose
 # torch is a CPU build must not be made to download them.
-lock: ## Resolve requirements.lock anew from pyproject.toml
+lock: ## Resolve requirements.lock again from pyproject.toml
 	@set -e; tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; \
 	$(PYTHON) -m venv "$$tmp/venv"; \
 	"$$tmp/venv/bin/pip" install --quiet --disable-pip-version-check uv==$(UV_VERSION); \
@@ -106,7 +106,7 @@ lock: ## Resolve requirements.lock anew from pyproject.toml
 	  grep -vE '^(nvidia-|cuda-|triton==)' "$$tmp/resolved"; } > requirements.lock; \
 	echo "requirements.lock: $$(grep -c '==' requirements.lock) packages"
 
-docs: $(STAMP) ## Build the documentation as a website into site/; a broken link is an error
+docs: $(STAMP) ## Build the documentation as a website into site/; fail on a broken link
 	$(call phase,docs,NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --config-file docs/site/mkdocs.yml)
 
 wheel: $(STAMP) ## Build dist/stm_video-VERSION-py3-none-any.whl

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Train on nodes of a Slurm cluster: one Ray cluster for the length of the job.
+# Train on nodes of a Slurm cluster: it starts a Ray cluster for the duration of the job.
 #
 #   sbatch --nodes=2 --gpus-per-node=4 clusters/slurm.sh --config something-v1-t8 --workers 8 --train.storage "$SCRATCH/runs"
 #
 # Arguments are those of `stm train`. Run it from the folder of the virtual environment (.venv) or activate one; that
 # folder, the storage and the home folder must be the same on all nodes. Without --gpus-per-node it trains on CPUs. A
-# job that is requeued continues its run, since the recipe names it. Two minutes before its time is over, and on
-# `scancel --batch --signal=TERM JOB`, the run keeps a checkpoint of the next step and ends with status 143; submitted
-# again, it continues there. Other Rays on the nodes are left alone: this one has ports and a folder of its own.
+# job that is requeued continues its run, since the recipe names it. Two minutes before its time limit, and after
+# `scancel --batch --signal=TERM JOB`, the run saves a checkpoint of the next step and ends with status 143. Submit it
+# again to continue there. Other Ray clusters on the nodes are not disturbed: this one has its own ports and folder.
 
 #SBATCH --job-name=stm
 #SBATCH --nodes=1
@@ -25,12 +25,12 @@ if [ -z "${VIRTUAL_ENV:-}" ] && [ -f .venv/bin/activate ]; then
   source .venv/bin/activate
 fi
 
-# Every node shows the token; it lies in the home folder, readable by its owner alone.
+# Every node presents the token, which is in the home folder and readable only by its owner.
 export RAY_AUTH_MODE=token
 (umask 077 && ray get-auth-token --generate > /dev/null)
 
-# This script runs on the first node. Other Rays may be there: the ports are free ones, the folder is of this job. The
-# folder's name is short, since the path of a socket may have 107 letters.
+# This script runs on the first node. Other Ray clusters may run there, so it uses free ports and a folder for this job.
+# The folder's name is short, since the path of a socket may have at most 107 characters.
 read -r here port client_port < <(python -c '
 import socket, ray.util
 first, second = sockets = socket.socket(), socket.socket()
@@ -43,8 +43,8 @@ mkdir -m 700 "$folder"
 start=(ray start --block --disable-usage-stats "--temp-dir=$folder" --dashboard-agent-listen-port=0
   "--num-cpus=$SLURM_CPUS_ON_NODE" "--num-gpus=${SLURM_GPUS_ON_NODE:-0}")
 
-export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0  # for servers; here the run has ended, and 30 s would pass
-# `ray start --block` ends, when it is told to, what it has started; `ray stop` would end every Ray of this user.
+export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0  # only servers need it; here the run has ended, and it would wait 30 s
+# On a signal, `ray start --block` ends what it has started; `ray stop` would end every Ray process of this user.
 rays=()
 others=$((SLURM_JOB_NUM_NODES - 1))
 # shellcheck disable=SC2329  # the trap calls it
@@ -61,7 +61,7 @@ trap 'exit 143' TERM
   --include-dashboard=false > "$folder/head.log" 2>&1 &
 rays+=($!)
 
-nodes() { # how many are alive; 0 before the first is
+nodes() { # the number of nodes that are alive; 0 before the first one
   timeout 60 python -c '
 import ray
 ray.init(log_to_driver=False, logging_level="ERROR")
@@ -86,7 +86,7 @@ if [ "$others" -gt 0 ]; then
   wait_for "$SLURM_JOB_NUM_NODES"
 fi
 
-# Slurm sends TERM to this script alone ("B:" above): Ray must outlive the run, which keeps a checkpoint.
+# Slurm sends TERM only to this script ("B:" above), because Ray must outlive the run, which saves a checkpoint.
 stm train --address "$RAY_ADDRESS" "$@" &
 run=$!
 trap 'kill -TERM "$run" 2> /dev/null || true' TERM

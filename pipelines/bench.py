@@ -55,7 +55,7 @@ class Settings:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` uses a GPU if there is one (model, train)."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the forward pass (model, train)."""
+    """Data type of the forward pass (model, train)."""
     threads: CountOrNull = None
     """Number of PyTorch threads; null is PyTorch's default (model, train)."""
     compile: bool = False
@@ -63,8 +63,8 @@ class Settings:
     onnx: bool = False
     """Also measure ONNX Runtime, on a CPU in float32 (model)."""
     ablations: bool = True
-    """Also measure TSM, CSTM and CMM, besides STM, TSN and the naive layout; false leaves time for more rounds
-    (model)."""
+    """Also measure TSM, CSTM and CMM, besides STM, TSN and the naive layout; without them, more rounds
+    fit into the same time (model)."""
     script: bool = False
     """Also measure the naive layout in separate processes with malloc's defaults, on a CPU; this needs more memory
     (model)."""
@@ -77,7 +77,7 @@ class Settings:
     clips: Counts = field(default_factory=lambda: [8, 64])
     """Numbers of clips that a worker trains on in a step (scale)."""
     streams: Counts = field(default_factory=lambda: [1])
-    """Numbers of streams that feed the workers; numbers above that of the workers are left out (scale)."""
+    """Numbers of streams that feed the workers; numbers larger than the number of workers are skipped (scale)."""
     seconds: Positive = 15.0
     """Seconds for which each combination is measured in a round (scale)."""
     output: OutputOrNull = None

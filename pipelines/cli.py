@@ -73,7 +73,7 @@ def usage() -> str:
     listed = "\n".join(f"  {verb:<10}{summary}" for verb, summary in verbs().items())
     return f"""usage: stm VERB [--option VALUE ...]
 
-Action recognition with STM (ICCV 2019) on Ray: video files in, a trained network out.
+Train STM (ICCV 2019), a network that recognises actions in videos, on one machine or a Ray cluster.
 
 {listed}
 

@@ -74,9 +74,9 @@ def demo(
 
     Args:
         output: folder for videos, runs and figures
-        train_videos: videos to train on
-        test_videos: videos to measure on
-        epochs: how often the networks see every training video
+        train_videos: number of videos to train on
+        test_videos: number of videos to test on
+        epochs: number of passes over the training videos
         workers: number of training workers
         seed: seed of every random choice
     """
@@ -192,8 +192,8 @@ def show(result: dict[str, Any]) -> str:
         ]
     lines += [
         "",
-        "  The table shows top-1 for the same frames in four orders. Of two classes that are each other backwards,",
-        "  a network that ignores order names the right one for half of the videos. "
+        "  The table shows top-1 for the same frames in four orders. Between two classes that are reversals of",
+        "  each other, a network that ignores order names the right one for half of the videos. "
         f"N = {result['stm']['num_videos']} videos, {result['seconds']:.0f} s in all.",
     ]
     reports = [result[variant]["files"].get("report") for variant in VARIANTS]

@@ -60,15 +60,15 @@ def evaluate(
         checkpoint: checkpoint, or the folder of a run, whose best checkpoint is used (see --which)
         manifest: manifest to measure on
         fuse: score files of earlier evaluations to average, instead of a checkpoint
-        shares: weight of each file of --fuse; null weighs them equally
+        shares: weight of each file of --fuse; null gives all files the same weight
         output: folder for scores, figures and report.html; null creates one beside the checkpoint
         report: whether to write report.html
-        num_segments: number of frames in a clip; null uses the number of training
+        num_segments: number of frames in a clip; null uses that of training
         sampling: how frames are chosen (--data.sampling of `stm train`); null uses the sampling of training
         frame_stride: distance between frames with --sampling dense; null uses that of training
         window_s: length of a clip in seconds with --sampling seconds; null uses that of training
         frames: further orders of frames to measure: `reversed`, `shuffled`, `still` (one frame repeated)
-        pairs: CSV file of classes that are each other played backwards, two names to a line; null finds them by their
+        pairs: CSV file of classes that are reversals of each other, two names per line; null finds them by their
             names if --frames names other orders
         workers: processes that run the network
         batch_size: number of clips in a batch of one process

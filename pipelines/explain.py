@@ -28,7 +28,7 @@ def explain(
     seed: int = 0,
     address: Address = None,
 ) -> dict[str, Any]:
-    """Draw what the network sees in a video, as a picture and a film.
+    """Draw what the network sees in a video, as an image and a video.
 
     They show the feature maps of a block, and where the network finds evidence for a class.
 
@@ -43,10 +43,10 @@ def explain(
         block: blocks to draw, from layer1.0 to layer4.2 at depth 50; null draws the first one with motion features
         class_: class whose evidence is drawn; null uses the predicted class
         output: folder for a PNG and an mp4 file of each video
-        backwards: PNG file to write instead, which shows the video beside itself played backwards
-        augment: video of which to draw 12 training clips instead, with the settings given here or those of a checkpoint
+        backwards: PNG file to write instead, which shows the video forwards and backwards side by side
+        augment: video from which to draw 12 training clips instead, with the settings below or those of a checkpoint
         root: folder or URL where the videos of --motion_check are now (short for --data.root)
-        motion_check: manifest of `stm demo`; correlates the maps with the motion of its digits instead
+        motion_check: manifest of `stm demo`, to correlate the maps with the motion of its digits instead of drawing
         compare: second checkpoint for --backwards or --motion_check, such as TSN's
         seed: seed of the demo that --motion_check measures
     """

@@ -44,7 +44,7 @@ def index(
         stm index --format list --root videos --annotations list.csv --output index/mine --json
 
     Args:
-        format: form of the annotations, such as folder, list or ucf101; docs/lists.md lists all of them
+        format: format of the annotations, such as folder, list or ucf101; docs/lists.md lists all of them
         root: folder or URL of the videos
         annotations: folder or file of the lists; null looks for them in the root
         split: number of the published split (1, 2 or 3) of ucf101, hmdb51 and other lists with numbered splits
@@ -52,11 +52,11 @@ def index(
         val_fraction: share of each class to hold out for validation, in whole groups, if there is only one split
         classes: another manifest (.parquet) or a file of names that gives the classes and their order
         split_folders: for the format folder, whether the root's folders are splits (yes) or classes (no); auto decides
-            by their names, and reports an error if the names do not tell
-        seed: seed of the choice of groups that are held out
+            by their names, and reports an error if the names are not clear
+        seed: seed for choosing the groups that are held out
         deadline_s: seconds that opening one video may take
-        max_pixels: largest number of pixels in a frame; larger videos get the status too_large (an 8K frame has half
-            of the default)
+        max_pixels: largest number of pixels in a frame; larger videos get the status too_large (the default is
+            twice an 8K frame)
         decode_mib: memory that decoding one video may use, MiB; videos that need more get the status too_large
         cross_check: number of videos that are also read with decord, for comparison
     """

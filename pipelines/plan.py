@@ -56,7 +56,7 @@ def plan(
         batch_size: number of clips in a GPU's step; null uses the measured one
         num_segments: number of frames in a clip; null uses the measured one, or 8
         size: side of a clip, px; null uses the measured one, or 224
-        manifest: manifest to train on, whose frame sizes and key frames tell whether to run `stm prepare` first
+        manifest: manifest to train on, whose frame sizes and key frames show whether to run `stm prepare` first
         num_videos: number of videos, instead of a manifest
         epochs: number of epochs
         prices: YAML file of machines and prices; `sample` is one with made-up prices

@@ -59,12 +59,12 @@ def predict(
         window_s: length of a window in seconds: classifies one long video, a stream (rtsp://...) or a device
             (/dev/video0) window by window (docs/long-videos.md)
         stride_s: seconds from the start of one window to the start of the next; null uses half of --window_s
-        enter: score that at least one window of a segment must have; null is 0.5
-        leave: score that every window of a segment must have; null is 0.3
+        enter: score that at least one window of a segment must have; null uses 0.5
+        leave: score that every window of a segment must have; null uses 0.3
         min_s: length in seconds below which segments are dropped; null drops none
         live: skip windows rather than fall behind; null does so for streams and devices. With true, an HTTP URL is read
             as a stream
-        stall_s: seconds without data after which a stream counts as lost; null is 10
+        stall_s: seconds without data after which a stream counts as lost; null uses 10
         reconnect_s: seconds for which to reconnect to a stream that has ended or was lost; null does not reconnect
         stream_options: options of FFmpeg for the stream or device, as NAME=VALUE, such as rtsp_transport=udp
     """

@@ -40,10 +40,11 @@ def serve(
     token: str | None = None,
     address: Address = None,
 ) -> dict[str, Any]:
-    """Answer uploaded videos over HTTP.
+    """Classify uploaded videos over HTTP.
 
     POST a video to /predict, or drop it on the page. The server runs on Ray Serve. After Ctrl-C or SIGTERM it answers
-    the uploads that have begun, and exits with status 130 or 143.
+    the uploads in progress, and exits with status 130 or 143. The numbers in brackets below are the HTTP status of a
+    refusal.
 
     Examples:
         stm serve --checkpoint runs/first
@@ -56,10 +57,10 @@ def serve(
         port: port to listen on
         replicas: processes that run the network
         decoders: processes that decode; null starts one for each core, and at most four
-        max_mib: size of the largest upload, MiB (413)
+        max_mib: largest size of an upload, MiB (413)
         max_in_flight: largest number of uploads at once; others are refused with Retry-After (503)
         receive_s: seconds that an upload may take to arrive (408)
-        answer_s: seconds from then to the answer, or to the next window of a long video (504)
+        answer_s: seconds from the end of an upload to its answer, or to the next window of a long video (504)
         decode_s: seconds that decoding one video may take, or one packet of a long video (504)
         stream_s: seconds that answering all windows of a long video may take (504)
         decode_mib: memory that decoding one video may use, MiB (422)
@@ -101,7 +102,7 @@ def serve(
         logger.info(f"serving {url}  (POST /predict, GET / /health /metrics); Ctrl-C ends it")
         app.watch(stopped)
         patience_s = min(receive_s + answer_s + 10, ending.LIMIT_S)
-        logger.info(f"stopping: finishing the uploads that have begun, for up to {patience_s:g} s")
+        logger.info(f"stopping: finishing the uploads in progress, for up to {patience_s:g} s")
         app.drain(patience_s)
     result = Result(url=url, seconds=round(time.monotonic() - started, 1))
     return result.ending_with(128 + (ending.received() or signal.SIGINT))

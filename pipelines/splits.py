@@ -47,8 +47,8 @@ def splits(
 ) -> dict[str, Any]:
     """Train and measure each published split of UCF-101 or HMDB-51, and average the results.
 
-    The last checkpoint of each split is measured, since the best one is chosen by the videos that it would be measured
-    on. All manifests must exist before training starts, and no two splits may be the same.
+    The last checkpoint of each split is measured, because the best one is chosen on the same videos. All
+    manifests must exist before training starts, and no two splits may be the same.
 
     Examples:
         stm splits --config ucf101-t16 --manifests manifests/ucf101

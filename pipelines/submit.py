@@ -39,7 +39,7 @@ def submit(
     """Run a command on a cluster as a job, with the code of this folder.
 
     Submitting the same name again continues its run. Unless --detach is given, the command follows the job to its end
-    and exits with the job's status. With ``--json``, `result` is the JSON result of the job's command.
+    and exits with the job's status. With --json, `result` is the result of the job's command.
 
     Examples:
         stm submit --address http://127.0.0.1:8265 -- train --config something-v1-t8 --train.storage /shared/runs
@@ -50,8 +50,8 @@ def submit(
     Args:
         name: name of the job and of its run; null uses the run's name, or makes one from the command and the time
         detach: return when the job is accepted, without following its log
-        exclude: files and folders to leave out, as patterns of .gitignore; files that git ignores are never sent
-        include: files to send even though they look like secrets (docs/security.md), as patterns of .gitignore
+        exclude: files and folders to leave out, as .gitignore patterns; files that git ignores are never sent
+        include: files to send even though they look like secrets (docs/security.md), as .gitignore patterns
         max_mib: largest size of the code, MiB
         install: install requirements.lock on the nodes for this job, from their package index, which takes minutes
         dry_run: check the command, list what would be sent, and send nothing

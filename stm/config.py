@@ -54,7 +54,7 @@ def _names_a_directory(name: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The network (``stm.model.build_model``)."""
+    """The network (`stm.model.build_model`)."""
 
     variant: str = "stm"
     """Network: `stm`, one of those that the paper compares it with (stm/model/variants), or a block of `plugin`."""
@@ -160,7 +160,7 @@ RANKS_PER_STREAM = 8
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Videos in, uint8 clips out (``stm.data``)."""
+    """How videos are decoded into clips (`stm.data`)."""
 
     train: str | None = None
     """Manifest to train on, written by `stm index`."""
@@ -193,8 +193,8 @@ class DataConfig:
     """Side of a training clip and of the `efficient` test crop, px."""
 
     crop: Crop = "corners5"
-    """Position of the training crop: a corner or the centre (`corners5`, the paper), also the middle of a side or half
-    the way to a corner (`corners13`, TSN's), or `resized`: a random box within `crop_area` and `crop_ratio`."""
+    """Position of the training crop: `corners5` uses a corner or the centre (the paper), `corners13` also the middle of
+    a side or a point halfway to a corner (TSN), and `resized` a random box within `crop_area` and `crop_ratio`."""
 
     scales: Annotated[
         list[float], Rule(_are_shares, "each scale is a share of the short side, in (0, 1]")
@@ -217,8 +217,8 @@ class DataConfig:
     classes that turn into each other, and swaps their labels; `never` mirrors none."""
 
     reverse: Literal["never", "auto", "swap"] = "never"
-    """Play half of the training clips backwards: `auto` does so unless two class names are each other's reverse; `swap`
-    then reverses only the clips of those classes, and swaps their labels; `never` reverses none."""
+    """Play half of the training clips backwards: `auto` does so unless two class names are reversals of each other;
+    `swap` then reverses only the clips of those classes, and swaps their labels; `never` reverses none."""
 
     color_jitter: Share = 0.0
     """Multiply brightness, contrast and saturation of a training clip by random factors, from 1 minus this value to 1
@@ -362,7 +362,7 @@ a schedule's are no error, because recipes set them."""
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """Optimizer, schedule and trained parameters (``stm.train.optim``); the defaults are the paper's, section 4.1."""
+    """Optimizer, schedule and trained parameters (`stm.train.optim`); the defaults are the paper's, section 4.1."""
 
     batch_size: Count = 64
     """Global batch: number of clips in a step on all workers together."""
@@ -373,7 +373,8 @@ class OptimConfig:
 
     lr: Positive = 0.01
     """Peak learning rate, at `reference_batch_size`. The paper's 0.01 is for ImageNet weights and 64 clips; with random
-    weights and small batches nothing is learnt for epochs at this rate (for 8 clips use 0.0025 to 0.005)."""
+    weights and small batches, a network learns nothing for several epochs at this rate (for 8 clips, use 0.0025 to
+    0.005)."""
 
     reference_batch_size: Annotated[int | None, Bounds(ge=1)] = None
     """Multiply `lr` by batch_size / `reference_batch_size`; null leaves `lr` unchanged."""
@@ -387,7 +388,7 @@ class OptimConfig:
     """Decay rates of the two moments of `adamw`."""
 
     eps: Positive = 1e-8
-    """Number that `adamw` adds to its denominator."""
+    """Small number that `adamw` adds to its denominator."""
 
     weight_decay: NotNegative = 5e-4
     """Weight decay: an L2 penalty for `sgd`, decoupled from the gradient for `adamw`."""
@@ -425,8 +426,8 @@ class OptimConfig:
     """Share of the target that is spread over all classes."""
 
     class_weights: str | None = None
-    """Weight of each class in the loss, 1 on average over the samples: `inverse` (to its number of videos), `effective`
-    (by `effective_beta`), or a file of class names and weights (CSV or JSON)."""
+    """Weight of each class in the loss, scaled to a mean of 1 over the samples: `inverse` (1 / its number of videos),
+    `effective` (by `effective_beta`), or a file of class names and weights (CSV or JSON)."""
 
     effective_beta: Annotated[float, Bounds(ge=0, lt=1)] = 0.999
     """Beta of `class_weights effective`: a class of n videos has the weight (1 - beta) / (1 - beta^n)."""
@@ -447,11 +448,11 @@ class OptimConfig:
     normalisation; `tsn` also trains biases at twice the rate, as the TSN family does."""
 
     layerwise_decay: Annotated[float, Bounds(gt=0, le=1)] = 1.0
-    """Factor, such as 0.75, of the learning rate from each residual block to the one below; the classifier has the
-    full rate."""
+    """Multiply the learning rate by this factor, such as 0.75, once in the last residual block, twice in the one
+    below, and so on to the stem; the classifier has the full rate."""
 
     freeze: list[str] = field(default_factory=list)
-    """Parts that are not trained, nor their statistics updated: `stem`, `layer1` to `layer4`, or a module's name."""
+    """Parts that are not trained and keep their statistics: `stem`, `layer1` to `layer4`, or a module's name."""
 
     partial_bn: bool = False
     """Freeze every batch normalisation of ResNet except the first, as TSN does; those that a block adds are trained."""
@@ -526,7 +527,7 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Where and how a run executes (``stm.train``)."""
+    """Where and how a run executes (`stm.train`)."""
 
     name: Annotated[
         str | None,
@@ -559,7 +560,7 @@ class TrainConfig:
     """PyTorch threads of each worker; null divides a node's cores among its workers (1 with a GPU)."""
 
     precision: Precision = "auto"
-    """Arithmetic of the forward pass: `auto` is bfloat16 on GPUs that have it, float32 elsewhere."""
+    """Data type of the forward pass: `auto` is bfloat16 on GPUs that support it, and float32 elsewhere."""
 
     exchange: Literal["float32", "bfloat16"] = "float32"
     """Type in which ranks exchange gradients; `bfloat16` halves the bytes and rounds the gradients."""
@@ -593,12 +594,12 @@ class TrainConfig:
     """Seconds that a rank waits for the others; after that the step fails, and the missing rank is named."""
 
     store_patience_s: NotNegative = 300.0
-    """Seconds to wait during a run for a `storage` URL that does not answer. After that a checkpoint is skipped; the
-    run ends if it must read a checkpoint, or if it is the last one. 0 does not wait."""
+    """Seconds to wait during a run for a `storage` URL that does not answer. After that, a checkpoint is skipped; the
+    run ends if it must read a checkpoint, or if it cannot save the last one. 0 does not wait."""
 
     wait_for_nodes_s: NotNegative = 0.0
-    """Seconds to wait for nodes if the job needs more than the cluster has now; an autoscaler is asked for them. 0
-    refuses at once. With a value above 0, set `use_gpu`, which tells whether the new nodes have GPUs."""
+    """Seconds to wait if the job needs more nodes than the cluster has now; it also requests them from an autoscaler.
+    With 0, the job is refused at once. With a value above 0, set `use_gpu` to whether the new nodes have GPUs."""
 
     def __post_init__(self) -> None:
         check("train", self)
@@ -611,10 +612,11 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingConfig:
-    """The MLflow record of a run (``stm.tracking``)."""
+    """The MLflow record of a run (`stm.tracking`)."""
 
     uri: str | None = None
-    """Tracking server or database; null uses $MLFLOW_TRACKING_URI, or else `sqlite` beside the runs. `none` is off."""
+    """Tracking server or database; null uses $MLFLOW_TRACKING_URI, or else `sqlite` beside the runs. `none` switches
+    the record off."""
 
     experiment: str = "stm"
     """MLflow experiment; $MLFLOW_EXPERIMENT_ID and $MLFLOW_EXPERIMENT_NAME replace the default."""

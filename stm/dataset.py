@@ -52,13 +52,13 @@ def index(
 
     Args:
         root: folder or URL of the videos.
-        format: the form of the annotations, a name of ``stm.data.annotations.formats`` (docs/lists.md).
+        format: the format of the annotations, a name of ``stm.data.annotations.formats`` (docs/lists.md).
         annotations: folder or file of the lists; None looks in the root and in the usual places below it.
         split: number of the published split of ucf101, hmdb51 and other lists with numbered splits.
         val_fraction: share of each class to hold out as val, by group, if there is only one split.
         classes: class names and their order: another manifest, or a file of names.
         split_folders: for the format `folder`: whether the root's folders are splits ("yes") or classes ("no").
-        seed: seed of the choice of groups that are held out.
+        seed: seed for choosing the groups that are held out.
         deadline_s: largest time to probe a file, in seconds.
         cross_check: number of files that are also read with decord, for comparison.
         max_pixels: largest number of pixels in a frame.

@@ -1,4 +1,4 @@
-"""Imports point one way, a tool says so, and it notices an arrow that is turned."""
+"""Imports go in one direction, a tool checks this, and it notices an import in the other direction."""
 
 from __future__ import annotations
 

@@ -123,10 +123,10 @@ def test_a_header_names_commands_that_parse_hardware_accuracy_and_what_is_unseen
             assert f"{accuracy} %" in text
         assert "8 GPUs" in text
         assert f"global batch {PAPER[name][2]}" in text
-        assert "We have not seen these figures ourselves" in text
+        assert "We have not reproduced these figures" in text
     else:
         assert "Hardware: " in text
-        assert "Not run: nobody has run this recipe to its end" in text
+        assert "Not run: this recipe has not been run to completion" in text
     for number in re.findall(r"global batch (\d+)", text):
         assert int(number) == load(name).optim.batch_size
     commands = re.findall(r"^#   (?:for .*; do )?(stm .*?)(?:; done)?$", joined(text), re.MULTILINE)

@@ -186,7 +186,7 @@ def order_groups(use: TimeUse) -> list[OrderGroup]:
             ("reversed: called the other" if order == "reversed" else NAMES[order], share)
             for order, share in use.in_pairs.items()
         ]
-        groups.append(OrderGroup("right, of two that are each other backwards", rows, 0.5))
+        groups.append(OrderGroup("right, of two that are reversals of each other", rows, 0.5))
     return groups
 
 

@@ -142,14 +142,14 @@ class TimeUse:
         figures, lost = self._figures("shuffled"), self.lost["shuffled"]
         if lost.low > self.top1["played"].value / 2:
             return (
-                f"{figures}: this network needs the order of frames. Without it, it loses more than half of what it "
-                f"gets right ({_points(lost)})."
+                f"{figures}: this network needs the order of frames. Without that order, it loses more than half of "
+                f"its correct answers ({_points(lost)})."
             )
         if lost.low > 0:
             return f"{figures}: this network uses the order of frames ({_points(lost)})."
         if lost.high < 0:
             return f"{figures}: this network does better without the order of frames ({_points(lost)})."
-        most = f"if it does, it is worth less than {100 * lost.high:.1f} points here"
+        most = f"if it does, the order is worth less than {100 * lost.high:.1f} points here"
         return f"{figures}: nothing here shows that this network uses the order of frames; {most} (95 % interval)."
 
     def _of_frames(self) -> str:
@@ -166,7 +166,9 @@ class TimeUse:
         if not self.pairs:
             return ""
         played, shuffled = self.in_pairs["played"], self.in_pairs.get("shuffled")
-        figures = "Of two classes that are each other backwards, it names the right one for "
+        figures = (
+            "Between two classes that are reversals of each other, it names the right one for "
+        )
         figures += f"{_whole(played)} of the videos"
         if shuffled is not None:
             figures += f", with shuffled frames for {_whole(shuffled)}"
@@ -188,7 +190,7 @@ class TimeUse:
         if share.interval.low > 0.5:
             return f"{figures}, as they should: the direction of time decides."
         if share.interval.high < 0.5:
-            return f"{figures}: this network does not see these classes as each other backwards."
+            return f"{figures}: this network does not see these classes as reversals of each other."
         return f"{figures}: no more than chance, which is 50 %."
 
     def as_dict(self, classes: Sequence[str]) -> dict[str, Any]:

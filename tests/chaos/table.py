@@ -14,8 +14,8 @@ from pathlib import Path
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 DOCUMENT = Path(__file__).parents[2] / "docs" / "reliability.md"
-MARKS = ("<!-- made by `make chaos` -->", "<!-- end of what `make chaos` made -->")
-COLUMNS = ("fault", "what was done", "times", "what came of it, and what was lost", "test", "seen")
+MARKS = ("<!-- written by `make chaos` -->", "<!-- end of the table that `make chaos` writes -->")
+COLUMNS = ("fault", "what was done", "times", "result", "test", "date and machine")
 
 
 def note(test: str, fault: str, done: str, times: int, outcome: str) -> None:

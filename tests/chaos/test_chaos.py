@@ -39,7 +39,7 @@ def test_a_disturbed_run_is_the_undisturbed_one_bit_for_bit(
 ):
     happened, outcome = disturbed(manifests, undisturbed, tmp_path, seed, runs.KILLS)
     assert len(happened) >= 4, f"the run was over too soon: {happened}"
-    row("parts of a training are killed", "; ".join(happened), len(happened), outcome)
+    row("processes of a run are killed", "; ".join(happened), len(happened), outcome)
 
 
 def test_a_run_whose_parts_stop_for_a_minute_is_the_undisturbed_one_bit_for_bit(
@@ -47,7 +47,7 @@ def test_a_run_whose_parts_stop_for_a_minute_is_the_undisturbed_one_bit_for_bit(
 ):
     happened, outcome = disturbed(manifests, undisturbed, tmp_path, 3, runs.STOPS)
     assert len(happened) >= 4, f"the run was over too soon: {happened}"
-    row("parts of a training stand still for a minute", "; ".join(happened), len(happened), outcome)
+    row("processes of a run are stopped for a minute", "; ".join(happened), len(happened), outcome)
 
 
 def disturbed(manifests, undisturbed, folder, seed, disturbances):
@@ -64,8 +64,8 @@ def disturbed(manifests, undisturbed, folder, seed, disturbances):
     )
     assert set(recorded.values()) == {1}, "each step is recorded once"
     return happened, (
-        f"{len(losses)} losses and all weights equal, bit for bit; {time.monotonic() - began:.0f} s instead of "
-        f"{took:.0f} s"
+        f"{len(losses)} losses and all weights were equal, bit for bit; the run took {time.monotonic() - began:.0f} s "
+        f"instead of {took:.0f} s"
     )
 
 
@@ -88,7 +88,7 @@ def steps_taken(folder):
 
 WHAT_NODES_DO = {
     "lost": "all processes of a node are killed",
-    "grown": "a node joins a run that may have one more",
+    "grown": "a node joins a run that may use one more",
     "preempted": "a node is drained with 10 s of notice, then killed",
     "replaced": "a node's raylet is killed, and another node joins",
 }
@@ -146,14 +146,14 @@ def test_nodes_come_and_go_and_each_epoch_shows_every_video_once(
         ]
         second = max(lines, key=lambda line: line["at"])["group"]
         assert min(line["step"] for line in lines if line["group"] == second) > int(kept[1])
-    outcome = f"{result['epochs']} epochs, each of {NUM_TRAIN} videos exactly once"
+    outcome = f"each of {result['epochs']} epochs showed all {NUM_TRAIN} videos exactly once"
     if scenario == "replaced":
-        outcome += ", and all losses and weights equal to the undisturbed run's, bit for bit"
+        outcome += ", and all losses and weights were equal, bit for bit"
     row(
-        f"a node is {scenario}",
+        "a node joins" if scenario == "grown" else f"a node is {scenario}",
         f"{WHAT_NODES_DO[scenario]}; workers: {' -> '.join(map(str, changes))}",
         1,
-        f"{outcome}; {time.monotonic() - began:.0f} s",
+        f"{outcome}; the run took {time.monotonic() - began:.0f} s",
     )
 
 
@@ -215,8 +215,8 @@ def test_a_tracking_server_that_is_away_for_a_minute_misses_nothing(manifests, t
     )
     assert status == "FINISHED"
     row(
-        "the MLflow server is away",
-        f"killed for {time.monotonic() - took_from:.0f} s, from step {away_from}",
+        "the MLflow server is down",
+        f"it was down for {time.monotonic() - took_from:.0f} s, from step {away_from}",
         1,
-        f"training went on to step {reached} meanwhile; all {result['steps']} steps recorded, each once",
+        f"training continued to step {reached} meanwhile; all {result['steps']} steps were recorded, each once",
     )

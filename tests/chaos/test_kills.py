@@ -72,11 +72,11 @@ def test_a_verb_that_is_killed_ends_right_when_it_is_given_again(
     )
     row(
         f"`stm {verb_of(verb)}` is killed",
-        f"SIGKILL at a random moment of {took_s:.0f} s, three times before each whole run"
-        + (", as files in shards" if verb == "shards" else ""),
+        f"SIGKILL at a random moment of a run of {took_s:.0f} s, three times before each complete run"
+        + ("; the output is shards" if verb == "shards" else ""),
         ended,
-        f"{counted(wholes, 'whole run')} with the files of the undisturbed one; "
-        "nothing torn, no process and no /dev/shm left",
+        f"{counted(wholes, 'complete run')} wrote the files of an undisturbed run; "
+        "no partial file, process or shared memory was left",
     )
 
 
@@ -87,12 +87,12 @@ def test_a_verb_that_gets_a_signal_ends_right_when_it_is_given_again(
     statuses = {signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGINT: 130}
     took_s, ended, wholes = ended_and_given_again(verb, statuses, manifests, undisturbed, tmp_path)
     row(
-        f"`stm {verb_of(verb)}` gets a signal",
-        f"SIGTERM, SIGHUP or Ctrl-C at a random moment of {took_s:.0f} s, three times before each whole run"
-        + (", as files in shards" if verb == "shards" else ""),
+        f"`stm {verb_of(verb)}` receives a signal",
+        f"SIGTERM, SIGHUP or Ctrl-C at a random moment of a run of {took_s:.0f} s, three times before each complete run"
+        + ("; the output is shards" if verb == "shards" else ""),
         ended,
-        f"exit status 143, 129 or 130; {counted(wholes, 'whole run')} with the files of the undisturbed one; "
-        "nothing torn, no process and no /dev/shm left",
+        f"exit status 143, 129 or 130; {counted(wholes, 'complete run')} wrote the files of an undisturbed run; "
+        "no partial file, process or shared memory was left",
     )
 
 

@@ -131,10 +131,10 @@ def test_a_disk_that_fills_up_under_a_run_loses_nothing_that_was_kept(
     same_as_undisturbed(result, disk.folder / "full", undisturbed)
     row(
         "the disk of the run is full",
-        "a disk of 512 MiB is filled after step 4; there is room again after the command's end",
+        "a disk of 512 MiB was filled after step 4, and space was freed after the command had ended",
         1,
-        f"the run says so and goes on, at its end status 2 with step {kept[1].step} kept; the same command then ends "
-        "with all losses and weights equal, bit for bit",
+        f"the run reported it, continued, and ended with status 2 and step {kept[1].step} saved; the same command then "
+        "ended with all losses and weights equal, bit for bit",
     )
 
 
@@ -155,16 +155,16 @@ def test_a_disk_that_is_unmounted_under_a_run_has_all_that_was_kept_when_it_is_b
     same_as_undisturbed(result, disk.folder / "away", undisturbed)
     row(
         "the disk of the run is unmounted",
-        "umount -l after step 4; mounted again after the command's end",
+        "umount -l after step 4; the disk was mounted again after the command had ended",
         1,
-        "the run says that its folder is gone and writes nothing in its place; status 2 at its end; the same command "
-        "then goes on at step 4 and ends with all losses and weights equal, bit for bit",
+        "the run reported that its folder was gone, wrote nothing in its place, and ended with status 2; the same "
+        "command then continued at step 4 and ended with all losses and weights equal, bit for bit",
     )
 
 
 AWAY = {
-    "refused": "connections to it are refused",
-    "stopped": "its server is stopped (SIGSTOP): it takes connections and says nothing",
+    "refused": "connections to it were refused",
+    "stopped": "its server was stopped (SIGSTOP), so that it accepted connections and did not answer,",
 }
 
 
@@ -201,10 +201,10 @@ def test_an_object_store_that_is_away_for_three_minutes_costs_no_restart(
         assert "does not answer" in run.said
         same_as_undisturbed(result, working_folder(config.train.storage, "away"), undisturbed)
     row(
-        "the object store is away",
-        f"{AWAY[how]} for 3 min, after step {step}",
+        "the object store is unavailable",
+        f"{AWAY[how]} for 3 min after step {step}",
         1,
-        "no restart of the workers; all losses and weights equal to the undisturbed run's, bit for bit",
+        "no worker was restarted; all losses and weights were equal, bit for bit",
     )
 
 
@@ -227,10 +227,10 @@ def test_videos_that_are_swapped_under_a_run_are_counted_and_named(manifests, tm
     named = [line for line in run.said.splitlines() if str(videos) in line]
     assert named, run.said[-3000:]
     row(
-        "videos are swapped",
-        "after step 2 one of 24 videos is replaced by another, one cut to half, one deleted",
+        "videos change during a run",
+        "after step 2, one of 24 videos was replaced by another, one was cut in half and one was deleted",
         1,
-        "the run names them and trains on the others; all 36 steps are taken",
+        "the run named them and trained on the others; all 36 steps were taken",
     )
 
 
@@ -250,8 +250,8 @@ def test_a_run_with_little_room_is_the_undisturbed_one(
     assert status == 0, run.said[-3000:]
     same_as_undisturbed(result, tmp_path / "small", undisturbed)
     row(
-        f"there are {what}",
+        f"there is a limit of {what}",
         f"`{' '.join(SMALL[what][-1:])}` from the start",
         1,
-        "all losses and weights equal to the undisturbed run's, bit for bit",
+        "all losses and weights were equal, bit for bit",
     )

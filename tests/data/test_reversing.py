@@ -1,4 +1,4 @@
-"""Classes that are each other backwards: found from the names people published, or named in a file."""
+"""Classes that are reversals of each other: found from the names people published, or named in a file."""
 
 from __future__ import annotations
 

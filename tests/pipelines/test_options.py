@@ -279,7 +279,7 @@ def test_a_wrong_option_names_the_nearest(words, meant):
         ("bench speed", "what speed: must be one of decode, data, model, train, scale"),
         ("jobs stop a b", "'b' belongs to no option"),
         ("predict --checkpoint x", "VIDEOS is missing: video files"),
-        ("index --root .", "--format is missing: form of the annotations, such as folder, list or"),
+        ("index --root .", "--format is missing: format of the annotations, such as folder, list or"),
         ("plan --depth 18", "--depth 18: must be one of 26, 50, 101, 152"),
         ("serve --checkpoint x --port 70000", "--port 70000: must be in [1, 65535]"),
         ("prepare --manifest m --output o --gop 0", "--gop 0: must be in [1, 250]"),

@@ -1,4 +1,4 @@
-"""What time is worth: figures counted by hand, sentences that the intervals bear, and the section that shows them."""
+"""The use of time: figures counted by hand, conclusions from the intervals, and the section that shows them."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_within_a_pair_the_other_classes_have_no_say_and_other_videos_do_not_cou
         ({"played": 95, "shuffled": 93}, r"nothing here shows that order helps"),
         ({"played": 5}, r"worse than chance"),
         ({"played": 95, "reversed": 5}, r"95\.0 % are called the other class of their pair, as they should"),
-        ({"played": 95, "reversed": 95}, r"does not see these classes as each other backwards"),
+        ({"played": 95, "reversed": 95}, r"does not see these classes as reversals of each other"),
         ({"played": 95, "reversed": 52}, r"no more than chance, which is 50 %\.$"),
     ],
 )  # fmt: skip

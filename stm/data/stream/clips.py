@@ -128,7 +128,7 @@ def reversal(config: DataConfig, classes: Sequence[str]) -> str:
     named = " and ".join(repr(classes[label]) for label in pairs[0])
     more = f", as {2 * len(pairs)} of {len(classes)} classes are" if len(pairs) > 1 else ""
     if config.reverse == "auto":
-        return f"{said} no clip is played backwards, since {named} are each other backwards{more}; `swap` swaps them"
+        return f"{said} no clip is played backwards, since {named} are reversals of each other{more}; `swap` swaps them"
     return f"{said} of {2 * len(pairs)} of {len(classes)} classes half the clips become the other's, such as {named}"
 
 

@@ -35,7 +35,7 @@ from stm.data.windows.cutting import Cutter, Picture, Window
 from stm.data.windows.damage import Damage
 
 _LEFT_OUT = "skipped: left out, as decoding cannot keep up with the stream"
-_DAMAGED = "unreadable: damage has taken or reached a frame that its clip wants"
+_DAMAGED = "unreadable: a frame that its clip needs is damaged or missing"
 _CRASHED = "crashed: the decoder dies or hangs at a packet in it"
 
 _MOST_FAILURES = 16
