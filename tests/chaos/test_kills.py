@@ -178,14 +178,17 @@ _DRAWN = re.compile(r"[0-9a-f]{32}|[0-9a-f]{5}(?=_0000)")
 _OF_RAY_TUNE = "sweep/tune/"
 
 
-def results(output: Path, verb: Verb) -> dict[str, object]:
-    """File -> what must be the same in every run; every file is read, and none is torn."""
-    found = {}
+def results(output: Path, verb: Verb) -> dict[str, list[object]]:
+    """File -> what must be the same in every run; every file is read, and none is torn.
+
+    The folders of MLflow have drawn names, so files of several trials may be one entry here.
+    """
+    found: dict[str, list[object]] = {}
     for path in sorted(output.rglob("*")):
         name = str(path.relative_to(output))
         if path.is_file() and _OF_RAY_TUNE not in name:
-            found[_DRAWN.sub("*", name)] = _content(path, verb)
-    return found
+            found.setdefault(_DRAWN.sub("*", name), []).append(_content(path, verb))
+    return {name: sorted(contents, key=repr) for name, contents in found.items()}
 
 
 def _content(path: Path, verb: Verb) -> object:
