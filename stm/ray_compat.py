@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import threading
@@ -170,10 +171,21 @@ def patient_start(times: int = 3) -> Iterator[None]:
             setattr(services, name, theirs)
 
 
+_PORTS = range(20_000, 32_768)
+"""Ports that the system gives to nobody who asks for any, and of which Ray uses none: they stay free until Ray binds."""
+
+
 def _free_ports(number: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        opened = [stack.enter_context(socket.create_server(("", 0))) for _ in range(number)]
-        return [int(each.getsockname()[1]) for each in opened]
+    found: list[int] = []
+    for port in random.Random().sample(_PORTS, len(_PORTS)):  # `random` itself may have a seed
+        try:
+            socket.create_server(("", port)).close()
+        except OSError:
+            continue
+        found.append(port)
+        if len(found) == number:
+            break
+    return found
 
 
 def _raylet_lives() -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import inspect
+import random
+import socket
 import sys
 import threading
 import time
@@ -141,3 +143,15 @@ def test_an_executor_that_is_slow_to_end_is_waited_for(ray_cluster):
     assert executors()
     ray_compat.end_executions()
     assert not executors()
+
+
+def test_ports_of_agents_are_none_that_the_system_gives_away():
+    """Between the choice and Ray's bind, seconds on a busy machine, another connection could get such a port."""
+    random.seed(0)
+    first = ray_compat._free_ports(4)
+    random.seed(0)
+    assert ray_compat._free_ports(4) != first, "two commands with one seed must not choose the same"
+    with socket.socket() as given:
+        given.bind(("", 0))
+        assert given.getsockname()[1] > max(first)
+    assert len(set(first)) == 4
