@@ -15,7 +15,7 @@ from typing import Any
 
 from pipelines.console import logger
 from pipelines.options import Address, Count, Output
-from stm.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
+from stm.config import Config, DataConfig, ModelConfig, OptimConfig, Seed, TrainConfig
 from stm.progress_view import progress_view
 from stm.ticker import Ticker
 
@@ -59,7 +59,7 @@ def demo(
     test_videos: Count = 96,
     epochs: Count = 8,
     workers: Count = 1,
-    seed: int = 0,
+    seed: Seed = 0,
     address: Address = None,
     json: bool = False,
 ) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from pipelines.options import Address, CheckpointOrNull, Output, OutputOrNull, Videos, Which
-from stm.config import Config, DataConfig
+from stm.config import Config, DataConfig, Seed
 from stm.errors import UserError
 from stm.redaction import one_line
 
@@ -25,7 +25,7 @@ def explain(
     motion_check: str | None = None,
     root: str | None = None,
     compare: str | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     address: Address = None,
 ) -> dict[str, Any]:
     """Draw what the network sees in a video, as a picture and a film.

@@ -8,6 +8,7 @@ from pipelines.options import (
     Address,
     CheckpointOrModel,
     Count,
+    PositiveOrNull,
     Protocol,
     Tracking,
     Videos,
@@ -18,7 +19,6 @@ from stm.errors import UserError
 from stm.redaction import one_line
 from stm.storage import on_this_machine
 
-_PositiveOrNull = Annotated[float | None, Bounds(gt=0)]
 _Score = Annotated[float | None, Bounds(gt=0, le=1)]
 
 
@@ -31,13 +31,13 @@ def predict(
     protocol: Protocol = "efficient",
     output: str | None = None,
     workers: Count = 1,
-    window_s: _PositiveOrNull = None,
-    stride_s: _PositiveOrNull = None,
+    window_s: PositiveOrNull = None,
+    stride_s: PositiveOrNull = None,
     enter: _Score = None,
     leave: _Score = None,
     min_s: Annotated[float | None, Bounds(ge=0)] = None,
     live: bool | None = None,
-    stall_s: _PositiveOrNull = None,
+    stall_s: PositiveOrNull = None,
     reconnect_s: Annotated[float | None, Bounds(ge=0)] = None,
     stream_options: list[str] | None = None,
     address: Address = None,

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stm.bounds import number
 from stm.config import DataConfig
 from stm.errors import UserError
 from stm.log import get_logger
@@ -71,7 +72,7 @@ def index(
             everything is written, a split has no usable video.
     """
     if not deadline_s > 0:
-        raise UserError(f"--deadline_s {deadline_s:g}: must be more than 0 seconds.")
+        raise UserError(f"--deadline_s {number(deadline_s)}: must be more than 0 seconds.")
     if cross_check < 0:
         raise UserError(f"--cross_check {cross_check}: must be 0 or more files.")
     for name, value in (("max_pixels", max_pixels), ("decode_mib", decode_mib)):
