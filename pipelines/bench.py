@@ -320,8 +320,9 @@ def _scale(args: Any) -> dict[str, Any]:
         rounds=args.repetitions,
     )
     result["sum"] = "; ".join(
-        f"with {row['ranks']} ranks x {row['clips']} clips, {counted(row['streams'], 'stream')} can feed at most "
-        f"{row['ceiling_clips_per_s']} clips/s: {row['ceiling_clips_per_s'] / args.gpu_clips_per_s:.1f} GPUs at "
+        f"with {counted(row['ranks'], 'rank')} x {counted(row['clips'], 'clip')}, "
+        f"{counted(row['streams'], 'stream')} can feed at most {row['ceiling_clips_per_s']} clips/s: "
+        f"{row['ceiling_clips_per_s'] / args.gpu_clips_per_s:.1f} GPUs at "
         f"{args.gpu_clips_per_s:g} clips/s"
         for row in result["rows"]
     )

@@ -19,6 +19,7 @@ from pipelines.options import (
 )
 from stm.bounds import Rule
 from stm.errors import UserError
+from stm.plural import counted, have
 from stm.progress_view import progress_view
 from stm.redaction import one_line
 from stm.storage import is_url
@@ -124,7 +125,11 @@ def evaluate(
 def show(result: dict[str, Any]) -> str:
     occurring = sum(count > 0 for count in result["class_counts"].values())
     absent = len(result["class_counts"]) - occurring
-    over = f" (over {occurring} classes; {absent} have no videos)" if absent else ""
+    over = (
+        f" (over {counted(occurring, 'class')}; {absent} {have(absent)} no videos)"
+        if absent
+        else ""
+    )
     lines = [
         f"top-1 {result['top1']:.2%}   top-5 {result['top5']:.2%}   "
         f"mean class {result['mean_class_accuracy']:.2%}{over}   "

@@ -129,7 +129,8 @@ def plan(
 
         folder = Path(output)
         title = (
-            f"{question.job.num_videos} videos, {question.job.epochs} epochs; planned, not measured"
+            f"{counted(question.job.num_videos, 'video')}, {counted(question.job.epochs, 'epoch')}; planned, not "
+            "measured"
         )
         figure = plot_curve(folder / "plan.png", result["rows"], result["currency"], title)
         result["files"] = {"figure": str(figure), "plan": str(folder / "plan.json")}

@@ -18,6 +18,7 @@ from pipelines.options import Address, OutputOrNull, Protocol, Workers
 from stm.bounds import Rule
 from stm.config import Config
 from stm.errors import UserError
+from stm.plural import counted
 from stm.results import EvaluateResult, TrainResult
 from stm.storage import glob, join
 
@@ -88,7 +89,7 @@ def splits(
             address=address,
         )
         logger.info(
-            f"split {split.number}: top-1 {measured['top1']:.2%} of {measured['num_videos']} videos"
+            f"split {split.number}: top-1 {measured['top1']:.2%} of {counted(measured['num_videos'], 'video')}"
         )
         results.append(row(split, trained, measured))
     return {

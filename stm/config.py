@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from stm.bounds import Bounds, Rule, check, number
 from stm.errors import UserError
+from stm.plural import counted
 
 Decoder = Literal["auto", "packets", "sequential", "decord"]
 Sampling = Literal["segments", "dense", "seconds"]
@@ -320,9 +321,9 @@ class DataConfig:
     def frames(self) -> str:
         """Which frames make a clip, in words."""
         return {
-            "segments": f"{self.num_segments} frames, one from each of as many equal parts of the video",
-            "dense": f"{self.num_segments} frames, {self.frame_stride} apart",
-            "seconds": f"{self.num_segments} frames from {self.window_s:g} s",
+            "segments": f"{counted(self.num_segments, 'frame')}, one from each of as many equal parts of the video",
+            "dense": f"{counted(self.num_segments, 'frame')}, {self.frame_stride} apart",
+            "seconds": f"{counted(self.num_segments, 'frame')} from {self.window_s:g} s",
         }[self.sampling]
 
 
@@ -518,7 +519,11 @@ class OptimConfig:
         frozen += ["batch normalisation except the first"] * self.partial_bn
         return (
             f"{self.name} ({own}, weight decay {self.weight_decay:g}), rate {fall}"
-            + (f", warm-up {self.warmup_epochs:g} epochs" if self.warmup_epochs else "")
+            + (
+                f", warm-up {counted(self.warmup_epochs, 'epoch', 'g')}"
+                if self.warmup_epochs
+                else ""
+            )
             + (f", {self.preset}" if self.preset else "")
             + (f", layerwise {self.layerwise_decay:g}" if self.layerwise_decay != 1 else "")
             + (f"; frozen: {', '.join(frozen)}" if frozen else "")
@@ -651,7 +656,7 @@ class Config:
         if self.optim.accumulate > batch_size // num_workers:
             raise UserError(
                 f"--optim.accumulate {self.optim.accumulate}: a worker's share of a batch is "
-                f"{batch_size // num_workers} clips, and cannot be split into more parts than that"
+                f"{counted(batch_size // num_workers, 'clip')}, and cannot be split into more parts than that"
             )
         if self.train.compile and self.model.gradient_checkpointing:
             raise UserError(

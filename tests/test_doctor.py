@@ -213,7 +213,7 @@ RATES = Rates(
         (3, 0, 2, None, "ok", "1 to decode"),
         (16, 0, 2, None, "warning", "the machines have 8 cores"),
         (8, 4, None, None, "warning", "without measured rates"),
-        (42.4, 4, None, RATES, "ok", "need 38"),  # 4 x 1.2 x 400 / 50 = 38.4
+        (42.4, 4, None, RATES, "ok", "38 needed for 4 GPU"),  # 4 x 1.2 x 400 / 50 = 38.4
         (23.2, 4, None, RATES, "warning", "training would run at 50%"),
     ],
 )

@@ -37,7 +37,7 @@ def model_card(
     parts = [
         f"# {name}",
         f"{model.variant.upper()}, ResNet depth {model.depth} (Jiang et al., ICCV 2019). It recognises which of "
-        f"{len(meta.classes)} actions a video shows, from {shape}. It has {num_parameters:,} parameters. "
+        f"{counted(len(meta.classes), 'action')} a video shows, from {shape}. It has {num_parameters:,} parameters. "
         f"Written by stm {__version__}.",
         "## Numbers",
         _numbers(meta, measured, per_class, command),
@@ -110,16 +110,16 @@ def _numbers(
 
 def _frames(data: DataConfig) -> str:
     if data.sampling == "segments":
-        return f"the middle frame of each of {data.num_segments} equal segments"
+        return f"the middle frame of each of {counted(data.num_segments, 'equal segment')}"
     return f"{data.frames}, from its middle"
 
 
 def _limits(meta: checkpoints.Meta) -> str:
     return "\n".join(
         [
-            f"- It always answers with one of its {len(meta.classes)} classes, even if a video shows none of them. "
-            "Scores are softmax values and are not calibrated: of answers with a score of 0.9, more or fewer than nine "
-            "in ten may be right.",
+            f"- It knows {counted(len(meta.classes), 'class')}, and always answers with one, even if a video shows "
+            "none. Scores are softmax values and are not calibrated: of answers with a score of 0.9, more or fewer "
+            "than nine in ten may be right.",
             "- It sees a few frames from the whole video. It can miss a short action in a long video: cut long videos "
             "into clips first."
             if checkpoints.config_of(meta).data.sampling == "segments"

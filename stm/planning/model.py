@@ -19,6 +19,7 @@ from stm.config import RANKS_PER_STREAM, Count, NotNegative, Share
 from stm.errors import UserError
 from stm.planning.prices import NodeType
 from stm.planning.rates import Rates
+from stm.plural import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +158,7 @@ def speed(
     supply = own + cpu_nodes * one_cpu_node
     if supply <= 0:
         raise UserError(
-            f"nothing decodes for {gpus} GPUs: give CPU nodes, or GPU nodes with CPUs to spare"
+            f"nothing decodes for {counted(gpus, 'GPU')}: give CPU nodes, or GPU nodes with CPUs to spare"
         )
     from_elsewhere = 1 - own / nodes / supply
     clip_bytes = min(gpu.gpus, gpus) * k * rates.clip_bytes * from_elsewhere

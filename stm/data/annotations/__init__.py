@@ -21,7 +21,7 @@ from stm.data.annotations.mirroring import flip_rules
 from stm.data.annotations.splitting import find_leaks, hold_out
 from stm.data.annotations.texts import is_utf8, listening, printable
 from stm.errors import UserError
-from stm.plural import counted
+from stm.plural import counted, have
 from stm.storage import is_url
 
 __all__ = ["Annotations", "Entry", "read_annotations"]
@@ -163,6 +163,6 @@ def _missing_classes(classes: tuple[str, ...], splits: dict[str, list[Entry]]) -
         if absent:
             shown = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
             warnings.append(
-                f"{len(absent)} of {len(classes)} classes have no {name} video: {shown}"
+                f"{len(absent)} of {counted(len(classes), 'class')} {have(len(absent))} no {name} video: {shown}"
             )
     return warnings

@@ -17,7 +17,7 @@ function show(answer) {
   }));
   const video = answer.video, ms = answer.ms;
   const length = video.duration_s === null ? "" : video.duration_s.toFixed(1) + " s, ";
-  $("facts").textContent = length + video.num_frames + " frames, " + video.width + " x " + video.height + ", " +
+  $("facts").textContent = length + video.num_frames + (video.num_frames === 1 ? " frame, " : " frames, ") + video.width + " x " + video.height + ", " +
     video.codec + ". Decoded in " + ms.decode + " ms, scored in " + ms.network + " ms.";
 }
 async function send(files) {
