@@ -8,6 +8,7 @@ from typing import Any
 from stm.checkpoint import format as checkpoints
 from stm.config import DataConfig
 from stm.plural import counted
+from stm.redaction import redact
 from stm.version import __version__
 
 _MOST_CLASSES = 50
@@ -24,7 +25,7 @@ def model_card(
     requirements: list[str],
     uri: str | None = None,
 ) -> str:
-    """Return the card as Markdown.
+    """Return the card as Markdown, without secrets in URLs.
 
     ``measured`` is a ``stm.package.rules.Measurement`` or None. ``per_class`` has the top-1 accuracy of each measured
     class, and ``command`` is the command of that measurement. ``uri`` is what the example loads, by default the
@@ -66,7 +67,7 @@ def model_card(
         "## Limits",
         _limits(meta),
     ]
-    return "\n\n".join(parts) + "\n"
+    return redact("\n\n".join(parts) + "\n")
 
 
 def _numbers(
