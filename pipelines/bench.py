@@ -19,13 +19,12 @@ from stm.errors import UserError
 from stm.plural import counted
 from stm.ticker import Ticker
 
-Depth = Literal[26, 50, 101, 152]
-NUM_CLIPS = {"data": 960, "train": 240}
-REPETITIONS = {"decode": 3, "data": 3, "model": 7, "train": 3, "scale": 3}
-
 Counts = Annotated[
     list[int], Rule(lambda each: bool(each) and min(each) >= 1, "must be numbers of at least 1")
 ]
+Depth = Literal[26, 50, 101, 152]
+NUM_CLIPS = {"data": 960, "train": 240}
+REPETITIONS = {"decode": 3, "data": 3, "model": 7, "train": 3, "scale": 3}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +47,7 @@ class Settings:
     """Side of a clip, px."""
     batch_size: Count = 8
     """Number of clips in a batch (data, model, train)."""
-    gpu_clips_per_s: float = 400.0
+    gpu_clips_per_s: Positive = 400.0
     """Training rate of one GPU in clips/s, from which the number of cores it needs is estimated."""
     depth: Depth = 50
     """ResNet depth (model, train)."""
@@ -321,8 +320,9 @@ def _scale(args: Any) -> dict[str, Any]:
         rounds=args.repetitions,
     )
     result["sum"] = "; ".join(
-        f"with {row['ranks']} ranks x {row['clips']} clips, {counted(row['streams'], 'stream')} can feed at most "
-        f"{row['ceiling_clips_per_s']} clips/s: {row['ceiling_clips_per_s'] / args.gpu_clips_per_s:.1f} GPUs at "
+        f"with {counted(row['ranks'], 'rank')} x {counted(row['clips'], 'clip')}, "
+        f"{counted(row['streams'], 'stream')} can feed at most {row['ceiling_clips_per_s']} clips/s: "
+        f"{row['ceiling_clips_per_s'] / args.gpu_clips_per_s:.1f} GPUs at "
         f"{args.gpu_clips_per_s:g} clips/s"
         for row in result["rows"]
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from stm.plural import counted
+
 
 def show(result: dict[str, Any]) -> str:
     if result["what"] == "model":
@@ -14,8 +16,9 @@ def show(result: dict[str, Any]) -> str:
         lines = _scale_lines(result)
     elif result["what"] == "train":
         lines = [
-            f"{result['device']}, {result['precision']}, {result['threads']} threads, depth {result['depth']}, "
-            f"batches of {result['batch_size']}, {result['steps']} steps per run; clips/s, smallest and largest value"
+            f"{result['device']}, {result['precision']}, {counted(result['threads'], 'thread')}, depth "
+            f"{result['depth']}, batches of {result['batch_size']}, {counted(result['steps'], 'step')} per run; "
+            "clips/s, smallest and largest value"
         ]
         lines += [
             f"  {name:<8}{value:>8.2f}   {result['spread'][name]}"
@@ -23,8 +26,8 @@ def show(result: dict[str, Any]) -> str:
         ]
     elif "rows" in result:
         lines = [
-            f"{result['num_clips']} clips of {result['num_frames']} x {result['size']} px; CPU ms per clip, median; "
-            f"quartiles; clips/s per core; cost relative to the first"
+            f"{counted(result['num_clips'], 'clip')} of {result['num_frames']} x {result['size']} px; CPU ms per clip, "
+            "median; quartiles; clips/s per core; cost relative to the first"
         ]
         lines += [
             f"  {name:<34}{row['ms']:>8.1f}  ({row['quartiles_ms'][0]:.1f} to {row['quartiles_ms'][1]:.1f})"
@@ -32,7 +35,9 @@ def show(result: dict[str, Any]) -> str:
             for name, row in result["rows"].items()
         ]
     else:
-        lines = [f"{result['cores']} cores; clips/s, smallest and largest value of the repetitions"]
+        lines = [
+            f"{counted(result['cores'], 'core')}; clips/s, smallest and largest value of the repetitions"
+        ]
         lines += [
             f"  {name:<30}{value:>8.1f}   {result['spread'][name]}"
             for name, value in result["clips_per_s"].items()
@@ -46,8 +51,8 @@ def show(result: dict[str, Any]) -> str:
 
 def _decode_lines(result: dict[str, Any]) -> list[str]:
     lines = [
-        f"{result['num_videos']} videos; wrong frames, unreadable videos, CPU ms per clip, spread, clips/s per core, "
-        "cost relative to packets"
+        f"{counted(result['num_videos'], 'video')}; wrong frames, unreadable videos, CPU ms per clip, spread, clips/s "
+        "per core, cost relative to packets"
     ]
     for name, ms in result["ms"].items():
         wrong = "{} of {}".format(*result["wrong"][name])
@@ -66,8 +71,9 @@ def _decode_lines(result: dict[str, Any]) -> list[str]:
 def _model_lines(result: dict[str, Any]) -> list[str]:
     product = result["matrix_product"]
     head = (
-        f"{result['device']}, {result['precision']}, {result['threads']} threads, depth {result['depth']}, "
-        f"{result['batch_size']} clips of {result['num_frames']} x {result['size']} px, {result['rounds']} rounds"
+        f"{result['device']}, {result['precision']}, {counted(result['threads'], 'thread')}, depth {result['depth']}, "
+        f"{counted(result['batch_size'], 'clip')} of {result['num_frames']} x {result['size']} px, "
+        f"{counted(result['rounds'], 'round')}"
         f"{', compiled' if result['compiled'] else ''}; PyTorch {result['torch']}"
     )
     columns = (
@@ -98,8 +104,9 @@ def _model_lines(result: dict[str, Any]) -> list[str]:
 def _scale_lines(result: dict[str, Any]) -> list[str]:
     parts = list(result["rows"][0]["parts"])
     lines = [
-        f"{result['num_frames']} x {result['size']} px, ready arrays instead of decoding, {result['cores']} cores, "
-        f"{result['rounds']} rounds, load {result['load'][0]:g}; CPU ms per clip",
+        f"{result['num_frames']} x {result['size']} px, ready arrays instead of decoding, "
+        f"{counted(result['cores'], 'core')}, {counted(result['rounds'], 'round')}, "
+        f"load {result['load'][0]:g}; CPU ms per clip",
         f"  {'ranks':>5}{'clips':>6}{'streams':>8}{'ms':>8}  {'least to most':<16}"
         + "".join(f"{part:>14}" for part in parts)
         + f"{'clips/s':>9}{'blocks/s':>9}{'ceiling':>9}",

@@ -15,7 +15,8 @@ from typing import Any
 
 from pipelines.console import logger
 from pipelines.options import Address, Count, Output
-from stm.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
+from stm.config import Config, DataConfig, ModelConfig, OptimConfig, Seed, TrainConfig
+from stm.plural import counted
 from stm.progress_view import progress_view
 from stm.ticker import Ticker
 
@@ -59,7 +60,7 @@ def demo(
     test_videos: Count = 96,
     epochs: Count = 8,
     workers: Count = 1,
-    seed: int = 0,
+    seed: Seed = 0,
     address: Address = None,
     json: bool = False,
 ) -> dict[str, Any]:
@@ -137,7 +138,9 @@ def demo(
         )
         result[variant] = {name: measured[name] for name in kept}
         result[variant]["run"] = trained["run"]
-        logger.info(f"  {variant}: top-1 {measured['top1']:.1%} of {measured['num_videos']} videos")
+        logger.info(
+            f"  {variant}: top-1 {measured['top1']:.1%} of {counted(measured['num_videos'], 'video')}"
+        )
     logger.info("[4/4] drawing")
     spools = {variant: storage / result[variant]["run"] / spool.NAME for variant in VARIANTS}
     result["figures"] = [
@@ -165,7 +168,8 @@ def _index(videos: Path, manifests: dict[str, str]) -> None:
     for split, manifest in indexed.items():
         manifest.write(manifests[split])
     logger.info(
-        f"  {summary.num_videos} videos: {summary.status}, {summary.num_cross_checked} cross-checked with decord"
+        f"  {counted(summary.num_videos, 'video')}: {summary.status}, "
+        f"{summary.num_cross_checked} cross-checked with decord"
     )
 
 
@@ -194,7 +198,7 @@ def show(result: dict[str, Any]) -> str:
         "",
         "  The table shows top-1 for the same frames in four orders. Between two classes that are reversals of",
         "  each other, a network that ignores order names the right one for half of the videos. "
-        f"N = {result['stm']['num_videos']} videos, {result['seconds']:.0f} s in all.",
+        f"N = {counted(result['stm']['num_videos'], 'video')}, {result['seconds']:.0f} s in all.",
     ]
     reports = [result[variant]["files"].get("report") for variant in VARIANTS]
     lines += ["", "reports (open them in a browser):", *(f"  {path}" for path in reports if path)]

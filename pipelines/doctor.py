@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from pipelines.console import Result
-from pipelines.options import Address, FileOrNull, Files, Root
+from pipelines.options import Address, CountOrNull, FileOrNull, Files, Positive, Root
 
 UNFIT = 1
 """Exit status if a check fails, as with `diff` and linters; 2 means bad input."""
@@ -17,11 +17,11 @@ def doctor(
     *,
     storage: str = "runs",
     tracking: str | None = None,
-    workers: int | None = None,
+    workers: CountOrNull = None,
     bench: Files = [],  # noqa: B006  (never changed)
     manifest: FileOrNull = None,
     root: Root = None,
-    deadline_s: float = 60.0,
+    deadline_s: Positive = 60.0,
     address: Address = None,
 ) -> dict[str, Any]:
     """Check this machine or every node of a cluster before a job runs on it.

@@ -12,15 +12,21 @@ from pipelines.options import (
     FileOrNull,
     FilesOrNull,
     OutputOrNull,
+    PositiveOrNull,
     Protocol,
     Root,
     Which,
 )
-from stm.bounds import Bounds
+from stm.bounds import Rule
 from stm.errors import UserError
+from stm.plural import counted, have
 from stm.progress_view import progress_view
 from stm.redaction import one_line
 from stm.storage import is_url
+
+
+def _are_weights(shares: list[float]) -> bool:
+    return bool(shares) and min(shares) >= 0 and sum(shares) > 0
 
 
 def evaluate(
@@ -29,14 +35,16 @@ def evaluate(
     which: Which = "best",
     manifest: str | None = None,
     fuse: FilesOrNull = None,
-    shares: list[float] | None = None,
+    shares: Annotated[
+        list[float] | None, Rule(_are_weights, "must be numbers of at least 0, one of them above 0")
+    ] = None,
     protocol: Protocol = "efficient",
     output: OutputOrNull = None,
     report: bool = True,
     num_segments: CountOrNull = None,
     sampling: Literal["segments", "dense", "seconds"] | None = None,
     frame_stride: CountOrNull = None,
-    window_s: Annotated[float | None, Bounds(gt=0)] = None,
+    window_s: PositiveOrNull = None,
     frames: list[Literal["played", "reversed", "shuffled", "still"]] = ["played"],  # noqa: B006  (never changed)
     pairs: FileOrNull = None,
     root: Root = None,
@@ -117,7 +125,11 @@ def evaluate(
 def show(result: dict[str, Any]) -> str:
     occurring = sum(count > 0 for count in result["class_counts"].values())
     absent = len(result["class_counts"]) - occurring
-    over = f" (over {occurring} classes; {absent} have no videos)" if absent else ""
+    over = (
+        f" (over {counted(occurring, 'class')}; {absent} {have(absent)} no videos)"
+        if absent
+        else ""
+    )
     lines = [
         f"top-1 {result['top1']:.2%}   top-5 {result['top5']:.2%}   "
         f"mean class {result['mean_class_accuracy']:.2%}{over}   "

@@ -6,8 +6,9 @@ import os
 from typing import Any
 
 from pipelines.options import Address, CheckpointOrNull, Output, OutputOrNull, Videos, Which
-from stm.config import Config, DataConfig
+from stm.config import Config, DataConfig, Seed
 from stm.errors import UserError
+from stm.plural import counted
 from stm.redaction import one_line
 
 
@@ -25,7 +26,7 @@ def explain(
     motion_check: str | None = None,
     root: str | None = None,
     compare: str | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     address: Address = None,
 ) -> dict[str, Any]:
     """Draw what the network sees in a video, as an image and a video.
@@ -192,7 +193,8 @@ def _show_check(result: dict[str, Any]) -> str:
         )
         lines.append(f"{row['network']:<17}{row['block']:<10}{row['map']:<8}{figures}".rstrip())
     lines.append(
-        f"N = {result['num_videos']} videos in {result['num_pairs']} pairs: mean, and 95 % interval over pairs\n"
+        f"N = {counted(result['num_videos'], 'video')} in {counted(result['num_pairs'], 'pair')}: mean, and 95 % "
+        "interval over pairs\n"
         "motion: correlation with the digit's place in this frame or the next; at_rest: size for a still clip, "
         "as a share\norder: share that changes when the clip is played backwards; direction: correlation of that "
         "change with the digit's\nnext place minus its last place"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from pipelines.options import Address, Checkpoint, Output, Which
+from stm.plural import counted
 
 
 def export(
@@ -35,7 +36,7 @@ def export(
 
 def show(result: dict[str, Any]) -> str:
     return (
-        f"{result['output']}: {result['format']}, {result['bytes'] / 1e6:.1f} MB, {len(result['classes'])} classes, "
-        f"clips of {result['num_frames']} frames of {result['size']} px; "
-        f"logits differ from the network's by {result['difference']:.0e} of the largest"
+        f"{result['output']}: {result['format']}, {result['bytes'] / 1e6:.1f} MB, "
+        f"{counted(len(result['classes']), 'class')}, clips of {counted(result['num_frames'], 'frame')} of "
+        f"{result['size']} px; logits differ from the network's by {result['difference']:.0e} of the largest"
     )

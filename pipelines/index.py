@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pipelines.options import Address, Count, FileOrNull, Output, Positive
 from stm.bounds import Bounds
-from stm.config import DataConfig
+from stm.config import DataConfig, Seed
 from stm.plural import counted
 
 
@@ -21,12 +21,12 @@ def index(
     format: str,
     root: str,
     annotations: FileOrNull = None,
-    split: int = 1,
+    split: Count = 1,
     output: Output,
-    val_fraction: float | None = None,
+    val_fraction: Annotated[float | None, Bounds(gt=0, lt=1)] = None,
     classes: FileOrNull = None,
     split_folders: str = "auto",
-    seed: int = 0,
+    seed: Seed = 0,
     deadline_s: Positive = 30.0,
     max_pixels: Count = DataConfig.max_pixels,
     decode_mib: Count = DataConfig.decode_mib,

@@ -30,7 +30,7 @@ import docstring_parser
 import jsonargparse
 
 from stm import recipes
-from stm.bounds import Bounds, broken, what_is_wrong
+from stm.bounds import Bounds, Rule, broken, what_is_wrong
 from stm.config import Config
 from stm.errors import UserError
 from stm.storage import on_this_machine
@@ -54,6 +54,8 @@ class Option:
 Count = Annotated[int, Bounds(ge=1)]
 CountOrNull = Annotated[int | None, Bounds(ge=1)]
 Positive = Annotated[float, Bounds(gt=0)]
+PositiveOrNull = Annotated[float | None, Bounds(gt=0)]
+NotNegative = Annotated[float, Bounds(ge=0)]
 Output = Annotated[str, Option(here="written")]
 OutputOrNull = Annotated[str | None, Option(here="written")]
 File = Annotated[str, Option(here="read")]
@@ -114,7 +116,9 @@ Videos = Annotated[
     ),
 ]
 Workers = Annotated[
-    int | None, Option(help="short for --train.num_workers", sets="train.num_workers")
+    int | None,
+    Bounds(ge=1),
+    Option(help="short for --train.num_workers", sets="train.num_workers"),
 ]
 SHARED = {
     "json": "print the result on stdout as one JSON object and nothing else",
@@ -194,7 +198,7 @@ class Options:
         """The type of each option and word."""
         self.rules: dict[str, Option] = {}
         self.bounded: dict[str, Any] = {}
-        """The verb's own options that have `Bounds`, with their annotated types."""
+        """The verb's own options that have `Bounds` or a `Rule`, with their annotated types."""
         self.required: set[str] = set()
         self.words: list[str] = []
         """Positional arguments, in order; the last may be a list."""
@@ -242,7 +246,7 @@ class Options:
                 self.types[key], self.rules[key] = each
             return
         self.types[name], self.rules[name] = hint, option
-        if any(isinstance(each, Bounds) for each in get_args(parameter.annotation)):
+        if any(isinstance(each, Bounds | Rule) for each in get_args(parameter.annotation)):
             self.bounded[name] = parameter.annotation
         more: dict[str, Any] = {"type": hint, "help": said or option.help}
         if required := parameter.default is parameter.empty:
@@ -263,8 +267,12 @@ class Options:
         also = [f"--{option.also}"] if option.also else []
         self.parser.add_argument(f"--{name}", *also, **more)
 
-    def keywords(self, parsed: Any) -> dict[str, Any]:
-        """Return the function's arguments by parameter. Raises ``UserError`` for a value that is out of range."""
+    def keywords(self, parsed: Any, typed: dict[str, str | None]) -> dict[str, Any]:
+        """Return the function's arguments by parameter.
+
+        Raises ``UserError`` for a value that is out of range, with its text in ``typed``, the options of the command
+        line.
+        """
         for name, option in self.rules.items():
             if option.sets and parsed[name] is not None:
                 parsed[option.sets] = parsed[name]
@@ -276,7 +284,7 @@ class Options:
                 on_this_machine(path, f"--{name}", done)
         for name, hint in self.bounded.items():
             if wrong := what_is_wrong(parsed[name], hint):
-                raise UserError(f"--{name} {parsed[name]:g}: {wrong}")
+                raise UserError(f"--{name} {typed.get(name, parsed[name])}: {wrong}")
         instantiated = self.parser.instantiate(parsed)
         given: dict[str, Any] = {}
         for each in inspect.signature(self.function).parameters.values():
@@ -284,7 +292,7 @@ class Options:
                 fields = dataclasses.fields(made)
                 made_here = made(**{f.name: instantiated[f.name] for f in fields})
                 for name, wrong in broken(made_here):
-                    raise UserError(f"--{name} {getattr(made_here, name)}: {wrong}")
+                    raise UserError(f"--{name} {typed.get(name, parsed[name])}: {wrong}")
                 given[each.name] = made_here
             elif each.kind is not each.VAR_POSITIONAL:
                 given[each.name] = parsed[each.name.rstrip("_")]

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pipelines.options import Count, CountOrNull, FileOrNull, Files, OutputOrNull, Root
+from pipelines.options import (
+    Count,
+    CountOrNull,
+    FileOrNull,
+    Files,
+    NotNegative,
+    OutputOrNull,
+    Positive,
+    PositiveOrNull,
+    Root,
+)
+from stm.bounds import Bounds
 from stm.errors import UserError
 from stm.planning.model import Assumptions
 from stm.plural import counted
@@ -16,26 +27,26 @@ from stm.storage import write_bytes
 def plan(
     *,
     bench: Files = [],  # noqa: B006  (never changed)
-    decode_clips_per_s_core: float | None = None,
-    train_clips_per_s_gpu: float | None = None,
+    decode_clips_per_s_core: PositiveOrNull = None,
+    train_clips_per_s_gpu: PositiveOrNull = None,
     batch_size: CountOrNull = None,
     num_segments: CountOrNull = None,
     size: CountOrNull = None,
     manifest: str | None = None,
     root: Root = None,
-    num_videos: int | None = None,
-    epochs: int | None = None,
+    num_videos: CountOrNull = None,
+    epochs: CountOrNull = None,
     prices: FileOrNull = None,
     gpu_node: str = "gpu",
     cpu_node: str = "cpu",
     head_node: str | None = None,
-    cpu_nodes_per_gpu_node: float | None = None,
+    cpu_nodes_per_gpu_node: Annotated[float | None, Bounds(ge=0)] = None,
     variant: str = "stm",
     depth: Literal[26, 50, 101, 152] = 50,
     num_classes: Count = 174,
-    checkpoint_minutes: float = 10.0,
-    start_s: float = 120.0,
-    restart_s: float = 120.0,
+    checkpoint_minutes: Positive = 10.0,
+    start_s: NotNegative = 120.0,
+    restart_s: NotNegative = 120.0,
     assumed: Assumptions,
     output: OutputOrNull = None,
 ) -> dict[str, Any]:
@@ -118,7 +129,8 @@ def plan(
 
         folder = Path(output)
         title = (
-            f"{question.job.num_videos} videos, {question.job.epochs} epochs; planned, not measured"
+            f"{counted(question.job.num_videos, 'video')}, {counted(question.job.epochs, 'epoch')}; planned, not "
+            "measured"
         )
         figure = plot_curve(folder / "plan.png", result["rows"], result["currency"], title)
         result["files"] = {"figure": str(figure), "plan": str(folder / "plan.json")}

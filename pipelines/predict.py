@@ -8,6 +8,7 @@ from pipelines.options import (
     Address,
     CheckpointOrModel,
     Count,
+    PositiveOrNull,
     Protocol,
     Tracking,
     Videos,
@@ -15,10 +16,10 @@ from pipelines.options import (
 )
 from stm.bounds import Bounds
 from stm.errors import UserError
+from stm.plural import counted
 from stm.redaction import one_line
 from stm.storage import on_this_machine
 
-_PositiveOrNull = Annotated[float | None, Bounds(gt=0)]
 _Score = Annotated[float | None, Bounds(gt=0, le=1)]
 
 
@@ -31,13 +32,13 @@ def predict(
     protocol: Protocol = "efficient",
     output: str | None = None,
     workers: Count = 1,
-    window_s: _PositiveOrNull = None,
-    stride_s: _PositiveOrNull = None,
+    window_s: PositiveOrNull = None,
+    stride_s: PositiveOrNull = None,
     enter: _Score = None,
     leave: _Score = None,
     min_s: Annotated[float | None, Bounds(ge=0)] = None,
     live: bool | None = None,
-    stall_s: _PositiveOrNull = None,
+    stall_s: PositiveOrNull = None,
     reconnect_s: Annotated[float | None, Bounds(ge=0)] = None,
     stream_options: list[str] | None = None,
     address: Address = None,
@@ -144,7 +145,7 @@ def show(result: dict[str, Any]) -> str:
             ]
     if result["output"]:
         lines.append(
-            f"{result['num_videos']} videos, {result['unreadable']} unreadable: {result['output']}"
+            f"{counted(result['num_videos'], 'video')}, {result['unreadable']} unreadable: {result['output']}"
         )
     return "\n".join(lines)
 
@@ -157,8 +158,8 @@ def _show_timeline(result: dict[str, Any]) -> str:
         for each in result["segments"]
     ]
     lines.append(
-        f"{clock(result['duration_s'])} of {one_line(result['video'])}: {result['num_windows']} windows, "
-        f"{len(result['segments'])} segments, {len(result['unanswered'])} stretches without scores"
+        f"{clock(result['duration_s'])} of {one_line(result['video'])}: {counted(result['num_windows'], 'window')}, "
+        f"{counted(len(result['segments']), 'segment')}, {counted(len(result['unanswered']), 'stretch')} without scores"
     )
     lines += [f"{kind}: {path}" for kind, path in result["files"].items()]
     return "\n".join(lines)

@@ -11,18 +11,23 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pipelines.console import logger
 from pipelines.options import Address, OutputOrNull, Protocol, Workers
+from stm.bounds import Rule
 from stm.config import Config
 from stm.errors import UserError
+from stm.plural import counted
 from stm.results import EvaluateResult, TrainResult
 from stm.storage import glob, join
 
 if TYPE_CHECKING:
     from stm.data.manifest import Manifest
 
+_Numbers = Annotated[
+    list[int], Rule(lambda each: min(each, default=1) >= 1, "must be numbers of at least 1")
+]
 _MEASURES = ("top1", "top5", "mean_class_accuracy")
 
 
@@ -39,7 +44,7 @@ def splits(
     config: Config,
     *,
     manifests: str,
-    splits: list[int] = [1, 2, 3],  # noqa: B006  (never changed)
+    splits: _Numbers = [1, 2, 3],  # noqa: B006  (never changed)
     protocol: Protocol = "accurate",
     output: OutputOrNull = None,
     workers: Workers = None,
@@ -84,7 +89,7 @@ def splits(
             address=address,
         )
         logger.info(
-            f"split {split.number}: top-1 {measured['top1']:.2%} of {measured['num_videos']} videos"
+            f"split {split.number}: top-1 {measured['top1']:.2%} of {counted(measured['num_videos'], 'video')}"
         )
         results.append(row(split, trained, measured))
     return {

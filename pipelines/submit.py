@@ -14,7 +14,7 @@ from typing import Any
 
 from pipelines.command import check
 from pipelines.console import Result, logger
-from pipelines.options import Address
+from pipelines.options import Address, Positive
 from stm import __version__, ending
 from stm.errors import UserError
 from stm.jobs.package import MIB, commit_of, pack
@@ -30,7 +30,7 @@ def submit(
     detach: bool = False,
     exclude: list[str] = [],  # noqa: B006  (never changed)
     include: list[str] = [],  # noqa: B006
-    max_mib: float = 50.0,
+    max_mib: Positive = 50.0,
     install: bool = False,
     dry_run: bool = False,
     address: Address = None,

@@ -6,6 +6,7 @@ from typing import Any
 
 from pipelines.options import Address, Workers
 from stm.config import Config
+from stm.plural import counted
 from stm.progress_view import progress_view
 
 
@@ -31,7 +32,8 @@ def show(result: dict[str, Any]) -> str:
         last = result["last_val_top1"]
         lines.append(
             f"validation top-1: best {result['val_top1']:.1%} (epoch {result['best_epoch']:.0f}), last "
-            f"{'not validated' if last is None else f'{last:.1%}'}, of {result['val_num_videos']:.0f} videos"
+            f"{'not validated' if last is None else f'{last:.1%}'}, of "
+            f"{counted(result['val_num_videos'], 'video', '.0f')}"
         )
         if result["test_list"]:
             lines.append(

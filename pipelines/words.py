@@ -75,7 +75,7 @@ def read(options: Options, argv: list[str]) -> Call:
     return Call(
         options,
         given,
-        options.keywords(parsed),
+        options.keywords(parsed, dict(given)),
         rest,
         plugin=parsed.get("plugin"),
         notes=_twice(given),

@@ -55,7 +55,7 @@ def wait_for(
                 alive = sum(node["Alive"] for node in ray.nodes())
                 logger.info(
                     f"waiting for nodes: the cluster has {in_words({name: has.get(name, 0.0) for name in needed})} "
-                    f"on {counted(alive, 'node')}, and {in_words(missing)} are missing; {timeout_s - waited:.0f} s left"
+                    f"on {counted(alive, 'node')}; missing: {in_words(missing)}; {timeout_s - waited:.0f} s left"
                 )
             time.sleep(_LOOK_EVERY_S)
 

@@ -37,13 +37,13 @@ class Bounds:
         low, high = max(self.ge, self.gt), min(self.le, self.lt)
         if high < math.inf:
             left, right = "(["[low == self.ge], ")]"[high == self.le]
-            said = f"be in {left}{low:g}, {high:g}{right}"
+            said = f"be in {left}{number(low)}, {number(high)}{right}"
         elif low == self.gt:
-            said = f"be above {low:g}"
+            said = f"be above {number(low)}"
         elif low == 0:
             said = "not be negative"
         else:
-            said = f"be at least {low:g}" if low > 0 else f"be {low:g} or more"
+            said = f"be at least {number(low)}" if low > 0 else f"be {number(low)} or more"
         return f"must {said} {self.unit}".rstrip()
 
 
@@ -57,6 +57,11 @@ class Rule:
     def broken_by(self, value: Any) -> str | None:
         """Return the rule's message, or None if it holds for the value."""
         return None if self.holds(value) else self.words
+
+
+def number(value: float) -> str:
+    """Return a number with all of its digits, and without a ``.0``: "1000000", "0.1234567"."""
+    return str(value).removesuffix(".0")
 
 
 def check(section: str, settings: Any) -> None:

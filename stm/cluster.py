@@ -332,10 +332,27 @@ def _workers_to_ask_for(config: Config, placement: Placement) -> int:
     return all_of_them.num_workers if fits else placement.num_workers
 
 
+def gpu_for_each(gpus: float, number: int, option: str) -> bool:
+    """Return whether a cluster's ``gpus`` suffice for ``number`` processes with a network, one for each.
+
+    If some GPUs would stay unused because they are too few, a warning names the ``option`` that sets ``number``.
+    """
+    if 1 <= gpus < number:
+        logger.warning(
+            f"the cluster has {counted(int(gpus), 'GPU')}, fewer than {option} {number}, so all of the {number} run on "
+            f"CPUs; {option} {int(gpus)} would use {'it' if gpus < 2 else 'them'}"
+        )
+    return gpus >= number
+
+
 def _placement(config: Config, gpus: float) -> Placement:
     train = config.train
     needed = train.min_workers or train.num_workers
-    use_gpu = train.use_gpu if train.use_gpu is not None else gpus >= needed
+    use_gpu = train.use_gpu
+    if use_gpu is None:
+        use_gpu = gpu_for_each(
+            gpus, needed, f"--train.{'min' if train.min_workers else 'num'}_workers"
+        )
     beside = train.validation == "async" or (
         train.validation == "auto" and use_gpu and gpus > train.num_workers
     )

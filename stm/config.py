@@ -10,8 +10,9 @@ import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from stm.bounds import Bounds, Rule, check
+from stm.bounds import Bounds, Rule, check, number
 from stm.errors import UserError
+from stm.plural import counted
 
 Decoder = Literal["auto", "packets", "sequential", "decord"]
 Sampling = Literal["segments", "dense", "seconds"]
@@ -23,6 +24,7 @@ Count = Annotated[int, Bounds(ge=1)]
 Positive = Annotated[float, Bounds(gt=0)]
 Share = Annotated[float, Bounds(ge=0, le=1)]
 NotNegative = Annotated[float, Bounds(ge=0)]
+Seed = Annotated[int, Bounds(ge=-(2**63), le=2**63 - 1)]
 
 
 def _are_shares(scales: list[float]) -> bool:
@@ -262,7 +264,7 @@ class DataConfig:
     cpus_per_task: Positive = 1.0
     """CPUs that each decoding task reserves."""
 
-    max_cpus: float | None = None
+    max_cpus: Annotated[float | None, Bounds(gt=0)] = None
     """Total CPUs for decoding, for jobs that share a cluster; null uses all CPUs that training leaves free."""
 
     decode_deadline_s: Positive = 60.0
@@ -292,7 +294,7 @@ class DataConfig:
         if self.max_cpus is not None and self.max_cpus < self.cpus_per_task:
             raise UserError(
                 f"--data.max_cpus {self.max_cpus}: must leave room for one task of "
-                f"--data.cpus_per_task {self.cpus_per_task:g}, or null"
+                f"--data.cpus_per_task {number(self.cpus_per_task)}, or null"
             )
 
     def resampled(
@@ -319,9 +321,9 @@ class DataConfig:
     def frames(self) -> str:
         """Which frames make a clip, in words."""
         return {
-            "segments": f"{self.num_segments} frames, one from each of as many equal parts of the video",
-            "dense": f"{self.num_segments} frames, {self.frame_stride} apart",
-            "seconds": f"{self.num_segments} frames from {self.window_s:g} s",
+            "segments": f"{counted(self.num_segments, 'frame')}, one from each of as many equal parts of the video",
+            "dense": f"{counted(self.num_segments, 'frame')}, {self.frame_stride} apart",
+            "seconds": f"{counted(self.num_segments, 'frame')} from {self.window_s:g} s",
         }[self.sampling]
 
 
@@ -476,7 +478,7 @@ class OptimConfig:
             object.__setattr__(self, "milestones", [int(value) for value in self.milestones])
         if self.min_lr > self.lr:
             raise UserError(
-                f"--optim.min_lr {self.min_lr:g}: must not be above --optim.lr {self.lr:g}"
+                f"--optim.min_lr {number(self.min_lr)}: must not be above --optim.lr {number(self.lr)}"
             )
         for name, default in _WITHOUT_EFFECT[self.name].items():
             if (value := getattr(self, name)) != default:
@@ -518,7 +520,11 @@ class OptimConfig:
         frozen += ["batch normalisation except the first"] * self.partial_bn
         return (
             f"{self.name} ({own}, weight decay {self.weight_decay:g}), rate {fall}"
-            + (f", warm-up {self.warmup_epochs:g} epochs" if self.warmup_epochs else "")
+            + (
+                f", warm-up {counted(self.warmup_epochs, 'epoch', 'g')}"
+                if self.warmup_epochs
+                else ""
+            )
             + (f", {self.preset}" if self.preset else "")
             + (f", layerwise {self.layerwise_decay:g}" if self.layerwise_decay != 1 else "")
             + (f"; frozen: {', '.join(frozen)}" if frozen else "")
@@ -544,7 +550,7 @@ class TrainConfig:
     num_workers: Count = 1
     """Number of Ray Train workers (DDP ranks), or the largest number with `min_workers`."""
 
-    min_workers: int | None = None
+    min_workers: Annotated[int | None, Bounds(ge=1)] = None
     """Smallest number of workers to train on while nodes are missing; more join as nodes come. Null waits for all."""
 
     use_gpu: bool | None = None
@@ -553,7 +559,10 @@ class TrainConfig:
     cpus_per_worker: Positive = 1.0
     """CPUs that each training worker reserves; decoding uses the others."""
 
-    resources_per_worker: dict[str, float] = field(default_factory=dict)
+    resources_per_worker: Annotated[
+        dict[str, float],
+        Rule(lambda each: min(each.values(), default=0) >= 0, "must not have a negative number"),
+    ] = field(default_factory=dict)
     """Other Ray resources that each worker reserves, such as `{trainer: 1}` for nodes that offer this resource."""
 
     threads_per_worker: Annotated[int | None, Bounds(ge=1)] = None
@@ -568,7 +577,7 @@ class TrainConfig:
     compile: bool = False
     """Compile the network's blocks with `torch.compile`: the first steps are slow, the later ones faster."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Seed of every random draw: weights, order, frames, crops, dropout."""
 
     log_every_steps: Count = 10
@@ -603,10 +612,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check("train", self)
-        if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
+        if self.min_workers is not None and self.min_workers > self.num_workers:
             raise UserError(
-                f"--train.min_workers {self.min_workers}: must be between 1 and "
-                f"--train.num_workers {self.num_workers}, or null"
+                f"--train.min_workers {self.min_workers}: must not be above --train.num_workers {self.num_workers}"
             )
 
 
@@ -650,7 +658,7 @@ class Config:
         if self.optim.accumulate > batch_size // num_workers:
             raise UserError(
                 f"--optim.accumulate {self.optim.accumulate}: a worker's share of a batch is "
-                f"{batch_size // num_workers} clips, and cannot be split into more parts than that"
+                f"{counted(batch_size // num_workers, 'clip')}, and cannot be split into more parts than that"
             )
         if self.train.compile and self.model.gradient_checkpointing:
             raise UserError(

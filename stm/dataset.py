@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stm.bounds import number
 from stm.config import DataConfig
 from stm.errors import UserError
 from stm.log import get_logger
@@ -71,7 +72,7 @@ def index(
             everything is written, a split has no usable video.
     """
     if not deadline_s > 0:
-        raise UserError(f"--deadline_s {deadline_s:g}: must be more than 0 seconds.")
+        raise UserError(f"--deadline_s {number(deadline_s)}: must be more than 0 seconds.")
     if cross_check < 0:
         raise UserError(f"--cross_check {cross_check}: must be 0 or more files.")
     for name, value in (("max_pixels", max_pixels), ("decode_mib", decode_mib)):
@@ -174,7 +175,7 @@ def _log_bad(output: Path, manifests: dict[str, Manifest]) -> None:
         bad = _bad_rows(manifest)
         if not bad:
             continue
-        logger.warning(f"{len(bad)} of {len(manifest)} {name} videos cannot be used:")
+        logger.warning(f"{len(bad)} of {counted(len(manifest), f'{name} video')} cannot be used:")
         for _, item in bad[:_SHOWN_BAD]:
             logger.warning(
                 one_line(f"  {item['path']}: {item['status']}")
@@ -206,7 +207,7 @@ def _table(annotations: Annotations, manifests: dict[str, Manifest], summary: Su
     if not annotations.flip:
         sides = "left and right matter: a mirrored clip may have another label"
     rows = {
-        "dataset": f"{annotations.dataset}, {len(annotations.classes)} classes",
+        "dataset": f"{annotations.dataset}, {counted(len(annotations.classes), 'class')}",
         "videos": f"{splits}; {summary.num_probed} probed now, in {summary.seconds:.1f} s",
         "status": _shares(summary.status),
         "codec": _shares(summary.codec),
@@ -240,12 +241,14 @@ def _decord(summary: Summary) -> str:
         for reason, paths in ranked[:_SHOWN_BAD]
     ]
     if len(ranked) > _SHOWN_BAD:
-        lines.append(f"  and {sum(len(paths) for _, paths in ranked[_SHOWN_BAD:])} other videos")
+        lines.append(
+            f"  and {counted(sum(len(paths) for _, paths in ranked[_SHOWN_BAD:]), 'other video')}"
+        )
     return "\n".join([line, *lines])
 
 
 def _shares(counts: dict[str, int], most: int = 6) -> str:
     shown = [f"{count} {name}" for name, count in list(counts.items())[:most]]
     if len(counts) > most:
-        shown.append(f"{sum(list(counts.values())[most:])} others")
+        shown.append(counted(sum(list(counts.values())[most:]), "other"))
     return ", ".join(shown) or "none"

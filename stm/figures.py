@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from stm.plural import counted
 from stm.spool import series
 from stm.storage import write_bytes
 
@@ -154,7 +155,9 @@ def _plot_by(
         axes.plot(places, trial.values, marker="o", markersize=3, label=name, **style)
         if trial.ended != "finished":
             axes.plot(places[-1], trial.values[-1], marker="x", markersize=9, **style)
-    axes.set(xlabel=label, ylabel=metric, title=f"{len(trials)} trials; a cross: ended early")
+    axes.set(
+        xlabel=label, ylabel=metric, title=f"{counted(len(trials), 'trial')}; a cross: ended early"
+    )
     axes.grid(alpha=0.3)
     axes.legend()
     return save(figure, path)

@@ -17,6 +17,7 @@ import numpy as np
 from stm.checkpoint.locate import locate
 from stm.package.network import PackagedNetwork
 from stm.packing.contents import TOP_K
+from stm.plural import counted
 from stm.results import Prediction, Segment, WindowPrediction
 from stm.scoring import segments as merging
 
@@ -41,7 +42,7 @@ class Model:
     def __repr__(self) -> str:
         clip = self._packaged.clip
         size = f"{clip.num_segments} x {clip.size} px"
-        return f"<stm.Model {self.label}: {len(self.classes)} classes, clips of {size}>"
+        return f"<stm.Model {self.label}: {counted(len(self.classes), 'class')}, clips of {size}>"
 
     @cached_property
     def network(self) -> VideoResNet:

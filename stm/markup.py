@@ -20,6 +20,7 @@ import jinja2
 from markupsafe import Markup as Html
 from markupsafe import escape
 
+from stm.plural import counted
 from stm.redaction import harmless, redact, redacted
 
 _VOID = {"img", "input", "meta", "br"}
@@ -60,8 +61,12 @@ def _environment(package: str) -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "count": "{:,}".format}
+    environment.filters |= {"percent": percent, "count": "{:,}".format, "counted": _counted}
     return environment
+
+
+def _counted(number: int, noun: str) -> str:
+    return counted(number, noun, ",")
 
 
 def _shown(value: object) -> object:

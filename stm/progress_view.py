@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from stm import log
+from stm.plural import counted
 
 if TYPE_CHECKING:
     from stm.config import Config
@@ -86,7 +87,7 @@ class NotebookView(PlainView):
         self._lines.append(self.format(record))
         self._num_logged += 1
         left_out = self._num_logged - len(self._lines)
-        above = [f"({left_out} lines before these)"] if left_out else []
+        above = [f"({counted(left_out, 'line')} before these)"] if left_out else []
         bundle = {"text/plain": "\n".join([*above, *self._lines])}
         if self._shown is None:
             ipython: Any = sys.modules["IPython"]

@@ -172,7 +172,7 @@ def patient_start(times: int = 3) -> Iterator[None]:
 
 
 _PORTS = range(20_000, 32_768)
-"""Ports that the system gives to nobody who asks for any, and of which Ray uses none: they stay free until Ray binds."""
+"""Ports that neither Ray nor a connection without a chosen port takes, so they stay free until Ray binds them."""
 
 
 def _free_ports(number: int) -> list[int]:

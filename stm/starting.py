@@ -20,6 +20,7 @@ import psutil
 
 from stm.errors import UserError
 from stm.log import get_logger
+from stm.plural import counted
 
 logger = get_logger(__name__)
 
@@ -123,7 +124,9 @@ def _look_at_threads() -> None:
             needs = f"{limit} leaves room for {max(0, room):.0f} processes and threads, but Ray "
             if room < _THREADS:
                 raise UserError(f"{needs}needs {_THREADS} or more: {todo}")
-            logger.warning(f"{needs}may need {wanted} on {os.cpu_count()} CPUs: {todo}")
+            logger.warning(
+                f"{needs}may need {wanted} on {counted(os.cpu_count() or 1, 'CPU')}: {todo}"
+            )
 
 
 def _threads_of_user(enough: int) -> float:

@@ -31,6 +31,7 @@ from stm import proxy, spool
 from stm.config import Config, TrackingConfig
 from stm.errors import UserError
 from stm.log import get_logger
+from stm.plural import counted
 from stm.redaction import redact, redacted
 from stm.repository import ROOT
 from stm.storage import is_url, write_bytes
@@ -111,6 +112,8 @@ class Tracker:
         self.pack: Pack | None = None
         """How to log a model (by ``stm.packing``, which this module may not import); None skips models."""
         self._retry_at = 0.0
+        self._num_lost = 0
+        """Records that could not be written to the spool since the last one that could."""
         self.away = False
         """Whether the last delivery failed."""
 
@@ -219,8 +222,17 @@ class Tracker:
             record = redacted(record)
         try:
             spool.append(self.spool, record)
-        except OSError:
-            return  # a full disk costs records, not the run
+        except OSError as error:  # a full disk costs records, not the run
+            if not self._num_lost:
+                logger.warning(
+                    f"{self.spool} cannot be written ({error.strerror}), so records for MLflow are lost until it can: "
+                    f"make room in {self.spool.parent}"
+                )
+            self._num_lost += 1
+            return
+        if self._num_lost:
+            lost, self._num_lost = self._num_lost, 0
+            logger.warning(f"{self.spool} can be written again; {counted(lost, 'record')} lost")
 
     def _send_waiting(self) -> bool:
         if self.run_id is not None and self._delivered() == self.spool.stat().st_size:

@@ -126,6 +126,21 @@ def test_a_full_disk_is_told(folder, free, total, status):
     assert ("node-b" in found.said) == (status != "ok")
 
 
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
+def test_every_full_folder_of_a_node_is_told(order):
+    free = {"/runs": 5e8, "/tmp/ray": 8e9, "/tmp/old": 4e9}
+    used = [(path, {"free_bytes": each, "total_bytes": 1e11}) for path, each in free.items()]
+    found = limits.check_disk(two_nodes(disk=dict(used[order])), "/runs")
+    assert found.status == "fails"
+    assert found.said.count("node-b: ") == 1
+    for said in (
+        "/runs has 0.5 GB free, 100% in use (checkpoints need 1 GB)",
+        "/tmp/old has 4 GB free, 96% in use (Ray stops at 95%)",
+        "/tmp/ray has 8 GB free, 92% in use",
+    ):
+        assert said in found.said
+
+
 @pytest.mark.parametrize(("limit", "status"), [(256, "fails"), (2048, "warning"), (4096, "ok")])
 def test_a_low_limit_of_open_files_is_told(limit, status):
     assert limits.check_open_files(two_nodes(open_files=limit)).status == status
@@ -198,7 +213,7 @@ RATES = Rates(
         (3, 0, 2, None, "ok", "1 to decode"),
         (16, 0, 2, None, "warning", "the machines have 8 cores"),
         (8, 4, None, None, "warning", "without measured rates"),
-        (42.4, 4, None, RATES, "ok", "need 38"),  # 4 x 1.2 x 400 / 50 = 38.4
+        (42.4, 4, None, RATES, "ok", "38 needed for 4 GPU"),  # 4 x 1.2 x 400 / 50 = 38.4
         (23.2, 4, None, RATES, "warning", "training would run at 50%"),
     ],
 )
@@ -266,6 +281,15 @@ def test_a_decoder_that_gives_other_frames_is_named(clip, monkeypatch, decoder, 
     assert found.status == "fails"
     assert f"node-a: {decoder} " in found.said
     assert said in found.said
+
+
+def test_both_decoders_of_a_node_are_named_if_both_are_wrong():
+    report = {decoder: {"error": "OSError: no such library"} for decoder in decoders.DECODERS}
+    found = decoders.check({"node-a": report}, {}, expects_decord=True)
+    assert found.said == (
+        "node-a: packets cannot read the clip: OSError: no such library, "
+        "decord cannot read the clip: OSError: no such library"
+    )
 
 
 def test_decord_is_asked_itself_and_not_the_packet_plan_in_its_name(clip, monkeypatch):

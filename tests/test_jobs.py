@@ -316,7 +316,7 @@ def test_ctrl_c_leaves_the_job_running_and_its_name_taken_until_it_is_stopped(se
         line = following.stderr.readline()
         assert line, seen
         seen += line
-    assert "the cluster has 2 CPU on 1 node, and 7 CPU are missing" in seen
+    assert "the cluster has 2 CPU on 1 node; missing: 7 CPU" in seen
     following.send_signal(signal.SIGINT)
     assert following.wait(timeout=20) == 130
     assert (

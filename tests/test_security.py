@@ -461,9 +461,7 @@ def test_a_job_that_waits_for_nodes_says_what_is_missing_and_is_refused_in_the_e
         ),
     ):
         cluster.place(config)
-    assert said == [
-        "waiting for nodes: the cluster has 4 CPU on 1 node, and 5 CPU are missing; 1 s left"
-    ]
+    assert said == ["waiting for nodes: the cluster has 4 CPU on 1 node; missing: 5 CPU; 1 s left"]
     assert json.dumps(_pending()) == "[]", "the request was taken back"
 
 

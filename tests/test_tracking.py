@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from logged import logged
 
 from stm import tracking
 from stm.config import Config, TrackingConfig, TrainConfig
@@ -155,6 +156,26 @@ def test_a_spool_that_cannot_be_written_stops_nothing(tmp_path):
     tracker = tracking.Tracker("sqlite:///x.db", "run", tmp_path / "missing" / "spool.jsonl")
     tracker.metrics({"loss": 1.0}, 1)
     assert tracker.deliver()
+
+
+def test_records_that_a_full_disk_costs_are_told_once_and_counted(tmp_path):
+    spool = tmp_path / "spool.jsonl"
+    tracker = tracking.Tracker("sqlite:///x.db", None, spool)
+    for outage, num_lost in ((1, "1 record"), (2, "2 records")):
+        spool.symlink_to("/dev/full")
+        with logged() as said:
+            for step in range(outage):
+                tracker.metrics({"loss": 1.0}, step)
+        assert [line.partition(":")[0] for line in said] == [
+            f"{spool} cannot be written (No space left on device), so records for MLflow are lost until it can"
+        ]
+        spool.unlink()
+        with logged() as said:
+            tracker.metrics({"loss": 1.0}, 10)
+            tracker.metrics({"loss": 1.0}, 11)
+        assert said == [f"{spool} can be written again; {num_lost} lost"]
+        assert len(spool.read_bytes().splitlines()) == 2
+        spool.unlink()
 
 
 def test_a_database_that_is_gone_is_told_in_a_line_and_gets_all_when_it_is_back(

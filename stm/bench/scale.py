@@ -149,7 +149,7 @@ def measure(
         one = _once(spec, load, seconds)
         found[load].append(one)
         logger.info(
-            f"  round {number + 1} of {rounds}: {load.ranks} ranks x {load.clips} clips, "
+            f"  round {number + 1} of {rounds}: {counted(load.ranks, 'rank')} x {counted(load.clips, 'clip')}, "
             f"{counted(load.streams, 'stream')}: "
             f"{one['ms_per_clip']:.3f} ms of CPU per clip, {one['clips_per_s']:.0f} clips/s"
         )
@@ -207,7 +207,8 @@ def _once(spec: StreamSpec, load: Load, seconds: float) -> dict[str, Any]:
                 return steps
             if time.perf_counter() > until:
                 raise RuntimeError(
-                    f"a stream for {load.ranks} ranks x {load.clips} clips yielded no step for {STILL_S:.0f} s"
+                    f"a stream for {counted(load.ranks, 'rank')} x {counted(load.clips, 'clip')} yielded no step for "
+                    f"{STILL_S:.0f} s"
                 )
             time.sleep(0.1)
 

@@ -191,6 +191,8 @@ def open_client(uri: str, create: bool = True) -> Any:
     from mlflow import MlflowClient
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
+    # The caller tells a database error in one message; MLflow logs a long traceback each time.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     if uri.startswith("sqlite:///"):
         database = Path(uri.removeprefix("sqlite:///"))
         if not database.parent.is_dir():

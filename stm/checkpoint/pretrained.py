@@ -26,6 +26,7 @@ from stm.config import ModelConfig
 from stm.data.classes import match_classes
 from stm.errors import UserError
 from stm.log import get_logger
+from stm.plural import counted
 from stm.redaction import one_line, redact
 from stm.storage import is_url, join, read_bytes, resolved, split_url
 
@@ -375,7 +376,7 @@ def _told(
 ) -> str:
     from stm.model.pretrained import HEAD, new_layers
 
-    said = [f"{found.label}: {report.loaded} tensors loaded"]
+    said = [f"{found.label}: {counted(report.loaded, 'tensor')} loaded"]
     if report.adapted:
         said.append(f"names were {report.adapted}")
     if layers := new_layers(report.missing):
@@ -383,7 +384,8 @@ def _told(
     fresh = [name for label, name in enumerate(classes) if label not in labels]
     if report.rows:
         said.append(
-            f"classifier: {report.rows} of {len(classes)} classes by name ({_some(classes[k] for k in sorted(labels))})"
+            f"classifier: {report.rows} of {counted(len(classes), 'class')} by name "
+            f"({_some(classes[k] for k in sorted(labels))})"
             + (f", new: {_some(fresh)}" if fresh else "")
             + (f"; taken as the same: {near}" if near else "")
         )
@@ -398,14 +400,14 @@ def _told(
     left = (
         []
         if rows is None or rows.shape[0] == report.rows
-        else [f"{rows.shape[0] - report.rows} classes"]
+        else [counted(rows.shape[0] - report.rows, "class")]
     )
     left += sorted({name.split(".")[0] for name in report.ignored} - {HEAD})[:_NAMED]
     if left:
         said.append(f"left out: {', '.join(left)}")
     if found.num_segments and num_segments and found.num_segments != num_segments:
         said.append(
-            f"trained on {found.num_segments} frames, here {num_segments}, on which no weight depends"
+            f"trained on {counted(found.num_segments, 'frame')}, here {num_segments}, on which no weight depends"
         )
     return "; ".join(said)
 

@@ -101,23 +101,30 @@ class CheckpointStore:
     def take_whole(self, warn: Callable[[str], None] = logger.warning) -> tuple[str, Meta] | None:
         """Return the newest checkpoint whose files are all undamaged, or None if there is none.
 
-        Damaged newer ones are set aside, so that `latest` returns the same checkpoint to all processes, and ``warn`` is
-        called for each. Only the driver of a run calls this. Raises ``OSError`` if a store does not answer, and
-        ``UserError`` if a checkpoint is of another version; neither counts as damage.
+        Damaged newer ones are set aside, so that `latest` returns the same checkpoint to all processes. ``warn`` is
+        called for each, and then once with what the run does instead. Only the driver of a run calls this. Raises
+        ``OSError`` if a store does not answer, and ``UserError`` if a checkpoint is of another version; neither counts
+        as damage.
         """
-        counted = self._paths()
+        counted, passed_over = self._paths(), False
         for path in reversed(self._folders()):
             if path not in counted:
-                warn(f"{path} has no {META}, so it is ignored, and the previous one is used")
+                warn(f"{path} has no {META}, so it is ignored")
+                passed_over = True
                 continue
             try:
                 meta = read_meta(path)
                 check_whole(path, meta)
             except Damaged as error:
                 move_file(join(path, META), join(path, SET_ASIDE))
-                warn(f"{error}. This checkpoint is set aside, and the previous one is used")
+                warn(f"{error}. This checkpoint is set aside")
+                passed_over = True
                 continue
+            if passed_over:
+                warn(f"the run continues from {path}, which is undamaged")
             return path, meta
+        if passed_over:
+            warn(f"no undamaged checkpoint is left in {self.run_directory}, so the run begins anew")
         return None
 
     def prune(self) -> None:
@@ -214,4 +221,4 @@ def best_whole(found: list[tuple[str, Meta]]) -> tuple[str, Meta]:
             said = str(error) if isinstance(error, Damaged) else f"{pair[0]}/{MODEL} is missing"
             if not found:
                 raise Damaged(said) from error
-            logger.warning(f"{said}: the next best checkpoint is used")
+            logger.warning(f"{said}: the next best checkpoint is tried")

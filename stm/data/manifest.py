@@ -116,8 +116,8 @@ class Manifest:
 
     def __repr__(self) -> str:
         return (
-            f"Manifest({self.dataset!r}, {len(self)} videos, {len(self.usable)} usable, "
-            f"{self.num_classes} classes)"
+            f"Manifest({self.dataset!r}, {counted(len(self), 'video')}, {len(self.usable)} usable, "
+            f"{counted(self.num_classes, 'class')})"
         )
 
     def __len__(self) -> int:
@@ -195,9 +195,9 @@ class Manifest:
             named = ", ".join(repr(self.classes[label]) for label in unknown[:5])
             more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
             raise UserError(
-                f"{name} has videos of {len(unknown)} class(es) that {of} does not have: {named}{more} "
-                f"({int(counts[unknown].sum())} videos). Its {len(classes)} classes are {_some(classes)}: rename or "
-                "leave out those of the manifest, and index again"
+                f"{name} has videos of {counted(len(unknown), 'class')} that {of} does not have: {named}{more} "
+                f"({counted(int(counts[unknown].sum()), 'video')}). The {counted(len(classes), 'class')} there: "
+                f"{_some(classes)}. Rename or leave out those of the manifest, and index again"
             )
         if match.near:
             _warn_once(f"{name}: taken as the same classes of {of}: {match.said()}")
@@ -470,7 +470,7 @@ def _check_rows(path: str | os.PathLike[str], manifest: Manifest) -> None:
         row = pc.index(table["label"], wrong).as_py()
         raise UserError(
             f"{path}: label {wrong} of video {table['video_id'][row].as_py()!r} lies outside the "
-            f"{manifest.num_classes} classes (0 to {manifest.num_classes - 1}). "
+            f"{counted(manifest.num_classes, 'class')} (0 to {manifest.num_classes - 1}). "
             "Run `stm index` again."
         )
     _check_flip_map(path, manifest)

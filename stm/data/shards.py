@@ -39,6 +39,7 @@ from numpy.typing import NDArray
 
 from stm.data.regular_file import open_regular
 from stm.data.video import StoreAway, VideoError
+from stm.plural import counted
 from stm.storage import filesystem, is_away, is_url
 
 Payload = bytes | list[bytes]
@@ -211,7 +212,7 @@ def _open_row(path: str) -> Iterator[_OpenRow]:
     with _open(path, file) as opened:
         index = _index(path, file, opened)
         if row >= len(index.places):
-            raise VideoError(path, "bad_row", f"the shard has {len(index.places)} rows")
+            raise VideoError(path, "bad_row", f"the shard has {counted(len(index.places), 'row')}")
         yield _OpenRow(path, opened, index.column, *index.places[row].tolist())
 
 

@@ -46,11 +46,11 @@ def write_videos(
         (root / "videos" / split).mkdir(parents=True, exist_ok=True)
         for number in range(count):
             for pair in range(len(CLASSES) // 2):
-                generator = np.random.default_rng([seed, split_number, number, pair])
+                generator = np.random.default_rng([seed % 2**64, split_number, number, pair])
                 frames = draw_video(pair, generator, size=size, num_frames=num_frames)
                 backwards = frames[::-1]
                 if split == "train":  # the two videos of a pair share only the kind of motion
-                    other = np.random.default_rng([seed, split_number, number, pair, 1])
+                    other = np.random.default_rng([seed % 2**64, split_number, number, pair, 1])
                     backwards = draw_video(pair, other, size=size, num_frames=num_frames)[::-1]
                 for name, clip in zip(
                     CLASSES[2 * pair : 2 * pair + 2], (frames, backwards), strict=True

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import IO, TypeAlias
 
 from stm.config import DataConfig
+from stm.plural import counted
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,9 @@ class Geometry:
     def check_length(self, name: str, num_frames: int) -> None:
         """Raise ``VideoError`` ``changed`` if the video has another number of frames."""
         if num_frames != self.num_frames:
-            raise self._changed(name, f"it has {num_frames} frames", f"{self.num_frames}")
+            raise self._changed(
+                name, f"it has {counted(num_frames, 'frame')}", f"{self.num_frames}"
+            )
 
     def check_size(self, name: str, width: int, height: int) -> None:
         """Raise ``VideoError`` ``changed`` if its frames have another size."""

@@ -43,7 +43,7 @@ def check(cpus: float, gpus: int, workers: int | None, cores: int, rates: Rates 
         )
     used = min(ranks, gpus)
     needed = used * decode_cores_per_gpu(rates, Assumptions().decode_headroom)
-    said = f"{sum_}; {used} GPU at {rates.train_clips_per_s_gpu:g} clips/s need {needed:.0f}"
+    said = f"{sum_}; {needed:.0f} needed for {used} GPU at {rates.train_clips_per_s_gpu:g} clips/s"
     if left < needed:
         return warning(
             "cpus",

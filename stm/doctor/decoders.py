@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from stm.doctor.finding import Finding, fails, first_line, ok, warning
 from stm.doctor.nodes import listed
+from stm.plural import counted
 
 NUM_FRAMES = 48
 WANTED = (0, 5, 11, 12, 13, 30, 47)
@@ -104,7 +105,7 @@ def check(
     reports: dict[str, dict[str, Any]], absent: dict[str, str], expects_decord: bool
 ) -> Finding:
     """Check that every decoder on every node returned exactly the frames `WANTED`."""
-    wrong = dict(absent)
+    wrong = {name: [reason] for name, reason in absent.items()}
     without_decord = []
     for name, report in reports.items():
         for decoder, result in report.items():
@@ -112,15 +113,15 @@ def check(
             if decoder == "decord" and "not installed" in error:
                 without_decord.append(name)
             elif error:
-                wrong[name] = f"{decoder} cannot read the clip: {error}"
+                wrong.setdefault(name, []).append(f"{decoder} cannot read the clip: {error}")
             elif result["numbers"] != list(WANTED):
-                wrong[name] = (
+                wrong.setdefault(name, []).append(
                     f"{decoder} gave frames {result['numbers']} for {list(WANTED)} (-1: not a frame of the clip)"
                 )
     if wrong:
         return fails(
             "decoders",
-            listed(wrong),
+            listed({name: ", ".join(reasons) for name, reasons in wrong.items()}),
             "install the locked versions of av and decord on that node (requirements.lock); "
             "`--data.decoder auto` does not use decord",
         )
@@ -135,5 +136,5 @@ def check(
             "for runs that repeat bit by bit, use the same av version and the same architecture on all nodes",
         )
     names = "packets (decord is not installed)" if without_decord else "packets and decord"
-    nodes = f"{len(reports)} node{'s' if len(reports) != 1 else ''}"
+    nodes = counted(len(reports), "node")
     return ok("decoders", f"{names} return exactly the {len(WANTED)} requested frames, on {nodes}")

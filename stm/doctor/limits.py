@@ -42,8 +42,8 @@ def check_shared_memory(reports: Reports, object_store_bytes: dict[str, int]) ->
 
 def check_disk(reports: Reports, storage: str | None) -> Finding:
     """Check the space for spilled objects in Ray's session folder, and for checkpoints in a local storage."""
-    bad: dict[str, str] = {}
-    tight: dict[str, str] = {}
+    full: dict[str, list[str]] = {}
+    tight: dict[str, list[str]] = {}
     least = None
     for name, report in reports.items():
         for folder, usage in report["disk"].items():
@@ -51,16 +51,18 @@ def check_disk(reports: Reports, storage: str | None) -> Finding:
             least = free if least is None else min(least, free)
             said = f"{folder} has {_gb(free)} free, {used:.0%} in use"
             if folder == storage and free < CHECKPOINTS_BYTES:
-                bad[name] = f"{said}; checkpoints need {_gb(CHECKPOINTS_BYTES)}"
+                full.setdefault(name, []).append(
+                    f"{said} (checkpoints need {_gb(CHECKPOINTS_BYTES)})"
+                )
             elif used >= FULL:
-                bad[name] = f"{said}; Ray stops at {FULL:.0%}"
+                full.setdefault(name, []).append(f"{said} (Ray stops at {FULL:.0%})")
             elif used >= NEARLY_FULL:
-                tight[name] = said
+                tight.setdefault(name, []).append(said)
     todo = "free some space, or move Ray's session (`ray start --temp-dir`) or --storage to a larger disk"
-    if bad:
-        return fails("disk", listed({**bad, **tight}), todo)
-    if tight:
-        return warning("disk", listed(tight), todo)
+    if full or tight:
+        names = {**full, **tight}  # nodes with a full disk come first
+        by_node = {name: ", ".join(full.get(name, []) + tight.get(name, [])) for name in names}
+        return (fails if full else warning)("disk", listed(by_node), todo)
     return ok(
         "disk", "no local folder to check" if least is None else f"at least {_gb(least)} free"
     )

@@ -109,7 +109,8 @@ def evaluate(
     if not scores.readable_N.any() and {f["reason"] for f in scores.failures} == {"not_found"}:
         first = scores.failures[0]["path"]
         raise UserError(
-            f"--manifest {manifest_path}: none of its {len(manifest)} videos is found; the first: {first}. {IF_MOVED}"
+            f"--manifest {manifest_path}: none of its {counted(len(manifest), 'video')} is found; the first: {first}. "
+            f"{IF_MOVED}"
         )
     labels = manifest.table.column("label").to_numpy().astype(np.int64)
     metrics = measure(scores.scores_NK, labels, scores.readable_N)

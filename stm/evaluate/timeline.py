@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from stm.bounds import number
 from stm.checkpoint import format as checkpoints
 from stm.checkpoint.locate import locate
 from stm.config import DataConfig
@@ -59,9 +60,11 @@ def read_windows(
     stride_s = window_s / 2 if stride_s is None else stride_s
     for name, seconds in (("window_s", window_s), ("stride_s", stride_s), ("stall_s", stall_s)):
         if not 0 < seconds < np.inf:
-            raise UserError(f"--{name} {seconds:g}: must be a finite number above 0")
+            raise UserError(f"--{name} {number(seconds)}: must be a finite number above 0")
     if not 0 <= reconnect_s < np.inf:
-        raise UserError(f"--reconnect_s {reconnect_s:g}: must be a finite number, and not negative")
+        raise UserError(
+            f"--reconnect_s {number(reconnect_s)}: must be a finite number, and not negative"
+        )
     is_a_stream = is_stream(source, bool(live))
     options = []
     for option in stream_options or []:

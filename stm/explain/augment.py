@@ -18,6 +18,7 @@ from stm.data.stream.plan import sample_seed
 from stm.errors import UserError
 from stm.explain import picture
 from stm.explain.explain import make_folder, stems
+from stm.plural import counted
 
 NUM_DRAWS = 12
 
@@ -45,7 +46,7 @@ def draw_augmentations(
     if class_name is not None:
         if class_name not in classes:
             raise UserError(
-                f"--class {class_name}: not one of the {len(classes)} classes of --data.train or --checkpoint"
+                f"--class {class_name}: not one of the {counted(len(classes), 'class')} of --data.train or --checkpoint"
             )
         label = list(classes).index(class_name)
     flip, flip_map = flip_rules(classes) if classes else (True, None)
@@ -93,7 +94,7 @@ def draw_augmentations(
         path,
         rows,
         title=f"{name}: clips that training takes from it",
-        subtitle=f"{info.num_frames} frames of {info.width} x {info.height} px; clips of "
+        subtitle=f"{counted(info.num_frames, 'frame')} of {info.width} x {info.height} px; clips of "
         f"{data.num_segments} x {data.size} px",
         columns=[f"frame {k + 1} of the clip" for k in range(data.num_segments)],
         footer=footer,

@@ -22,7 +22,7 @@ from stm.explain import frames, maps, picture
 from stm.explain.colours import Scale
 from stm.explain.film import Layer, write_film
 from stm.log import get_logger
-from stm.plural import none_read
+from stm.plural import counted, none_read
 from stm.redaction import one_line
 
 logger = get_logger(__name__)
@@ -89,7 +89,9 @@ class Network:
             return self.classes.index(name)
         near = difflib.get_close_matches(name, self.classes, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"such as {self.classes[0]!r}"
-        raise UserError(f"--class {name}: not one of the {len(self.classes)} classes; {hint}")
+        raise UserError(
+            f"--class {name}: not one of the {counted(len(self.classes), 'class')}; {hint}"
+        )
 
     def top5(self, scores_K: np.ndarray) -> list[dict[str, Any]]:
         """Return the five classes with the highest scores, best first; ``scores_K`` is float [K]."""
@@ -175,9 +177,7 @@ def _explain(
     # A name that is not UTF-8 has surrogates, which no font can draw.
     name = stem.name.encode(errors="backslashreplace").decode()
     title = f"{name}: {answer} {top5[0]['score']:.0%}"
-    about = (
-        f"{network.variant}, {len(network.classes)} classes; centre crop, {network.data.size} px"
-    )
+    about = f"{network.variant}, {counted(len(network.classes), 'class')}; centre crop, {network.data.size} px"
     picture_path = picture.draw(
         stem.with_name(f"{stem.name}.png"),
         clip_rows(pictures.clip, seen, label, shown),

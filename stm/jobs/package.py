@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from stm.errors import UserError
 from stm.jobs import secrets
 from stm.log import get_logger
+from stm.plural import counted
 
 logger = get_logger(__name__)
 
@@ -79,7 +80,7 @@ def pack(
         largest = sorted(sizes, key=lambda name: -sizes[name])[:_LARGEST_NAMED]
         named = ", ".join(f"{name} ({sizes[name] / MIB:.1f} MiB)" for name in largest)
         raise UserError(
-            f"{folder}: the code to send is {total / MIB:.1f} MiB in {len(files)} files, and at most "
+            f"{folder}: the code to send is {total / MIB:.1f} MiB in {counted(len(files), 'file')}, and at most "
             f"{max_bytes / MIB:g} MiB are sent. The largest: {named}. Leave files out with --exclude PATTERN or "
             ".gitignore; data belongs in storage that the cluster reaches"
         )

@@ -22,6 +22,7 @@ from stm.package import rules
 from stm.packing.card import model_card
 from stm.packing.contents import pinned_requirements
 from stm.packing.logged import log_package, num_parameters
+from stm.redaction import redact
 from stm.results import EvaluateResult
 from stm.storage import is_url
 from stm.tracking import experiment_of, known_runs, place_of, tracking_uri
@@ -77,6 +78,8 @@ def register(
     uri = tracking or _own_store(meta, directory)
     client = open_client(uri)
 
+    with _registry_errors(uri):
+        previous = champion(client, name)
     measured, per_class = None, dict[str, float | None]()
     if manifest is not None:
         from stm.evaluate.evaluate import evaluate
@@ -90,7 +93,6 @@ def register(
             address=address,
         )
         measured, per_class = _measurement(result, manifest, root, meta), result["per_class"]
-    previous = champion(client, name)
     rules.decide(rule, measured, previous)  # raises before anything is written
 
     requirements = pinned_requirements(meta)
@@ -221,7 +223,7 @@ def _measurement(
 
     return rules.Measurement(
         manifest=Manifest.read(manifest, root).fingerprint,
-        manifest_path=manifest,
+        manifest_path=redact(manifest),
         protocol=result["protocol"],
         classes=hashlib.sha256(json.dumps(meta.classes).encode()).hexdigest(),
         **{

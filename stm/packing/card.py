@@ -8,6 +8,7 @@ from typing import Any
 from stm.checkpoint import format as checkpoints
 from stm.config import DataConfig
 from stm.plural import counted
+from stm.redaction import redact
 from stm.version import __version__
 
 _MOST_CLASSES = 50
@@ -24,7 +25,7 @@ def model_card(
     requirements: list[str],
     uri: str | None = None,
 ) -> str:
-    """Return the card as Markdown.
+    """Return the card as Markdown, without secrets in URLs.
 
     ``measured`` is a ``stm.package.rules.Measurement`` or None. ``per_class`` has the top-1 accuracy of each measured
     class, and ``command`` is the command of that measurement. ``uri`` is what the example loads, by default the
@@ -37,7 +38,7 @@ def model_card(
     parts = [
         f"# {name}",
         f"{model.variant.upper()}, ResNet depth {model.depth} (Jiang et al., ICCV 2019). It recognises which of "
-        f"{len(meta.classes)} actions a video shows, from {shape}. It has {num_parameters:,} parameters. "
+        f"{counted(len(meta.classes), 'action')} a video shows, from {shape}. It has {num_parameters:,} parameters. "
         f"Written by stm {__version__}.",
         "## Numbers",
         _numbers(meta, measured, per_class, command),
@@ -66,7 +67,7 @@ def model_card(
         "## Limits",
         _limits(meta),
     ]
-    return "\n\n".join(parts) + "\n"
+    return redact("\n\n".join(parts) + "\n")
 
 
 def _numbers(
@@ -110,16 +111,16 @@ def _numbers(
 
 def _frames(data: DataConfig) -> str:
     if data.sampling == "segments":
-        return f"the middle frame of each of {data.num_segments} equal segments"
+        return f"the middle frame of each of {counted(data.num_segments, 'equal segment')}"
     return f"{data.frames}, from its middle"
 
 
 def _limits(meta: checkpoints.Meta) -> str:
     return "\n".join(
         [
-            f"- It always answers with one of its {len(meta.classes)} classes, even if a video shows none of them. "
-            "Scores are softmax values and are not calibrated: of answers with a score of 0.9, more or fewer than nine "
-            "in ten may be right.",
+            f"- It knows {counted(len(meta.classes), 'class')}, and always answers with one, even if a video shows "
+            "none. Scores are softmax values and are not calibrated: of answers with a score of 0.9, more or fewer "
+            "than nine in ten may be right.",
             "- It sees a few frames from the whole video. It can miss a short action in a long video: cut long videos "
             "into clips first."
             if checkpoints.config_of(meta).data.sampling == "segments"

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from stm.errors import UserError
 from stm.planning.model import Speed
 from stm.planning.prices import NodeType
 
@@ -23,14 +22,6 @@ class Job:
     """Assumed: from a lost node to the first step after it."""
     checkpoint_minutes: float = 10.0
     """`train.checkpoint_every_minutes`: what lies between two checkpoints may be lost."""
-
-    def __post_init__(self) -> None:
-        for name in ("num_videos", "epochs", "checkpoint_minutes"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"--{name} {getattr(self, name)}: must be above 0")
-        for name in ("start_s", "restart_s"):
-            if getattr(self, name) < 0:
-                raise UserError(f"--{name} {getattr(self, name)}: must not be negative")
 
 
 @dataclass(frozen=True)

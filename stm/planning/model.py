@@ -12,50 +12,37 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import Annotated, Any
 
-from stm.config import RANKS_PER_STREAM
+from stm.bounds import Bounds
+from stm.config import RANKS_PER_STREAM, Count, NotNegative, Share
 from stm.errors import UserError
 from stm.planning.prices import NodeType
 from stm.planning.rates import Rates
+from stm.plural import counted
 
 
 @dataclass(frozen=True, kw_only=True)
 class Assumptions:
     """Assumptions, which are not measured; each is printed with the plan."""
 
-    decode_headroom: float = 1.2
+    decode_headroom: Annotated[float, Bounds(ge=1)] = 1.2
     """Factor on the number of decoding cores that the mean rate needs, because videos differ and tasks have to
     start."""
-    cpus_per_worker: float = 1.0
+    cpus_per_worker: NotNegative = 1.0
     """CPUs that each training worker reserves (`train.cpus_per_worker`)."""
-    network_share: float = 0.7
+    network_share: Annotated[float, Bounds(ge=0.01, le=1)] = 0.7
     """Share of the network's nominal rate that a flow reaches."""
-    overlap: float = 0.5
+    overlap: Share = 0.5
     """Share of a step that hides the all-reduce: the backward pass without its first bucket."""
-    hop_us: float = 20.0
+    hop_us: NotNegative = 20.0
     """Microseconds from one rank of the ring to the next, for the smallest message."""
-    jitter: float = 0.03
+    jitter: Share = 0.03
     """Standard deviation of a rank's step time, as a share of it; each step waits for the slowest rank."""
-    stream_clips_per_s: float = 3000.0
+    stream_clips_per_s: Annotated[float, Bounds(ge=1)] = 3000.0
     """Largest rate of one stream, clips/s, if no file of `stm bench scale` gives it (docs/benchmarks.md)."""
-    ranks_per_stream: int = RANKS_PER_STREAM
+    ranks_per_stream: Count = RANKS_PER_STREAM
     """GPUs that share one stream (`data.streams` null)."""
-
-    def __post_init__(self) -> None:
-        for name, least, most in (
-            ("decode_headroom", 1.0, 100.0),
-            ("cpus_per_worker", 0.0, 1e6),
-            ("network_share", 0.01, 1.0),
-            ("overlap", 0.0, 1.0),
-            ("hop_us", 0.0, 1e6),
-            ("jitter", 0.0, 1.0),
-            ("stream_clips_per_s", 1.0, 1e9),
-            ("ranks_per_stream", 1, 1e6),
-        ):
-            value = getattr(self, name)
-            if not least <= value <= most:
-                raise UserError(f"--{name} {value}: must be between {least:g} and {most:g}")
 
 
 @dataclass(frozen=True)
@@ -171,7 +158,7 @@ def speed(
     supply = own + cpu_nodes * one_cpu_node
     if supply <= 0:
         raise UserError(
-            f"nothing decodes for {gpus} GPUs: give CPU nodes, or GPU nodes with CPUs to spare"
+            f"nothing decodes for {counted(gpus, 'GPU')}: give CPU nodes, or GPU nodes with CPUs to spare"
         )
     from_elsewhere = 1 - own / nodes / supply
     clip_bytes = min(gpu.gpus, gpus) * k * rates.clip_bytes * from_elsewhere

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stm.plural import counted
+
 MS_PER_MEGAPIXEL = 2.4
 """CPU time of decoding: measured of H.264 at 340x256 and at 1280x720, both with a key frame every 250 frames, 2.4 and
 2.3 (docs/benchmarks.md); HEVC took 5.4."""
@@ -40,7 +42,7 @@ class Originals:
 
     def said(self, gpu_clips_per_s: float | None = None) -> str:
         """The estimate, in one sentence."""
-        keys = f"a key frame every {self.keyframe_interval} frames"
+        keys = f"a key frame every {counted(self.keyframe_interval, 'frame')}"
         if not self.keyframe_interval:
             keys = "unknown key frames"
         told = (
@@ -49,8 +51,10 @@ class Originals:
         )
         if gpu_clips_per_s is None:
             return told
-        cores = (math.ceil(gpu_clips_per_s * ms / 1000) for ms in (self.ms, self.prepared_ms))
-        return told + ": {} cores for one GPU, or {}".format(*cores)
+        now, prepared = (
+            math.ceil(gpu_clips_per_s * ms / 1000) for ms in (self.ms, self.prepared_ms)
+        )
+        return f"{told}: {counted(now, 'core')} for one GPU, or {prepared}"
 
 
 def estimate(

@@ -20,6 +20,7 @@ from stm.planning.model import (
 from stm.planning.originals import Originals
 from stm.planning.prices import NodeType, Prices
 from stm.planning.rates import Rates
+from stm.plural import counted
 
 GPU_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -117,15 +118,15 @@ def assumptions(question: Question) -> list[str]:
     told = [
         f"prices: {question.prices.source}",
         f"a CPU of {gpu} and of {cpu} decodes {core[gpu]:g} and {core[cpu]:g} times what the measured core does",
-        f"{assumed.decode_headroom:g} decoding cores for each one that the mean rate asks for",
+        f"{counted(assumed.decode_headroom, 'decoding core', 'g')} for each one that the mean rate asks for",
         f"{assumed.cpus_per_worker:g} CPU for each training worker; the others of a GPU node decode",
         f"the network carries {assumed.network_share:.0%} of its nominal rate",
         f"the all-reduce is hidden during {assumed.overlap:.0%} of a step, and each hop of its ring takes "
         f"{assumed.hop_us:g} us",
         f"step times of ranks vary by {assumed.jitter:.0%}, and each step waits for the slowest",
         "clips go to any rank, whichever node decoded them; reading videos from storage sets no limit",
-        f"each stream feeds up to {assumed.ranks_per_stream} GPUs (--data.streams null) and deals out at most "
-        f"{stream_clips_per_s(question.rates, assumed):.0f} clips/s, "
+        f"each stream feeds up to {counted(assumed.ranks_per_stream, 'GPU')} (--data.streams null) and deals out at "
+        f"most {stream_clips_per_s(question.rates, assumed):.0f} clips/s, "
         + (
             "as measured"
             if question.rates.stream_clips_per_s
@@ -138,5 +139,6 @@ def assumptions(question: Question) -> list[str]:
         "spot nodes that decode are taken away at no cost but theirs; another GPU node comes at once",
     ]
     if question.cpu_nodes_per_gpu_node is not None:
-        told.append(f"{question.cpu_nodes_per_gpu_node:g} CPU nodes for each GPU node, as given")
+        nodes = counted(question.cpu_nodes_per_gpu_node, "CPU node", "g")
+        told.append(f"{nodes} for each GPU node, as given")
     return told

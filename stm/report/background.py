@@ -36,7 +36,7 @@ def training(facts: Facts) -> dict[str, Any]:
     """Return loss, accuracy and speed, from the run's record."""
     record, meta = facts.record, facts.meta
     epochs = counted(meta.position.epoch, "epoch")
-    lead = f"{meta.step:,} steps, {epochs}, {counted(meta.world_size, 'worker')}; "
+    lead = f"{counted(meta.step, 'step', ',')}, {epochs}, {counted(meta.world_size, 'worker')}; "
     lead += config_of(meta).optim.described + "."
     if not record.curves:
         return {"lead": lead + " The run's record is not on this machine.", "figures": []}
@@ -83,7 +83,7 @@ def _speed(record: TrainingRecord) -> list[Figure]:
     clips, wait = record.speed.get("clips_per_s"), record.speed.get("data_wait_share")
     if not clips:
         return []
-    pauses = f"; dashes: {len(record.restarts)} restarts" if record.restarts else ""
+    pauses = f"; dashes: {counted(len(record.restarts), 'restart')}" if record.restarts else ""
     alt = f"Clips per second by minutes of training, median {np.median(clips.y):.1f}"
     figures = [
         Figure(
@@ -130,9 +130,11 @@ def data(facts: Facts) -> dict[str, Any]:
     health, manifest = facts.health, facts.manifest
     bad = num_unusable(health)
     failed_now = len(facts.scores.failures) - bad
-    lead = f"{len(manifest):,} videos of {manifest.dataset}: {len(manifest) - bad:,} usable when indexed"
+    lead = f"{counted(len(manifest), 'video', ',')} of {manifest.dataset}: {len(manifest) - bad:,} usable when indexed"
     lead += f", {bad:,} not" if bad else ""
-    lead += f"; {failed_now:,} more failures while measuring." if failed_now > 0 else "."
+    lead += (
+        f"; {counted(failed_now, 'more failure', ',')} while measuring." if failed_now > 0 else "."
+    )
     # Each failure once, for any number of views.
     failures = {(f["video_id"], f["reason"]): f for f in facts.scores.failures}
     return {
@@ -169,7 +171,7 @@ def _lengths(health: Health) -> list[Figure]:
 def _largest(counts: dict[str, int]) -> dict[str, int]:
     shown = dict(list(counts.items())[:MOST_KINDS])
     rest = sum(counts.values()) - sum(shown.values())
-    return {**shown, f"{len(counts) - MOST_KINDS} others": rest} if rest else shown
+    return {**shown, counted(len(counts) - MOST_KINDS, "other"): rest} if rest else shown
 
 
 def _guard(health: Health) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stm.markup import Html, data_uri, join, tag
+from stm.plural import counted
 from stm.report.calibration import Calibration
 from stm.report.intervals import Interval
 from stm.report.svg import BOTTOM, TOP, Axes, drawing
@@ -40,7 +41,7 @@ def confusion_grid(shares_KK: np.ndarray, counts_KK: np.ndarray, classes: list[s
         label = _label(shown[column], classes[column], 0, 4, "start")
         parts.append(tag("g", label, transform=f"translate({x:.1f} {margin - 8:.1f}) rotate(-90)"))
     edge = margin + size * cell + 8
-    alt = f"Confusion matrix of {size} classes; the table beside it lists the largest confusions"
+    alt = f"Confusion matrix of {counted(size, 'class')}; the table beside it lists the largest confusions"
     return tag(
         "svg",
         *parts,
@@ -151,7 +152,8 @@ def reliability(calibration: Calibration) -> Html:
         x = axes.x(bin_.confidence)
         title = tag(
             "title",
-            f"score {bin_.confidence:.0%}: {bin_.accuracy:.0%} right ({bin_.interval}), {bin_.num_videos} videos",
+            f"score {bin_.confidence:.0%}: {bin_.accuracy:.0%} right ({bin_.interval}), "
+            f"{counted(bin_.num_videos, 'video')}",
         )
         low, high = axes.y(bin_.interval.low), axes.y(bin_.interval.high)
         parts.append(tag("line", class_="whisker", x1=x, x2=x, y1=low, y2=high))

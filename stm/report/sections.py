@@ -8,6 +8,7 @@ import numpy as np
 
 from stm.checkpoint.format import config_of
 from stm.markup import data_block
+from stm.plural import counted, have
 from stm.report import charts
 from stm.report.confusions import most_confused, ordered_confusion
 from stm.report.facts import Facts
@@ -27,7 +28,7 @@ def headline(facts: Facts) -> dict[str, Any]:
     metrics = facts.metrics
     named = {"top1": "top-1", "top5": "top-5", "mean_class_accuracy": "mean class accuracy"}
     if len(facts.classes) <= 5:
-        named["top5"] = f"top-5 (of {len(facts.classes)} classes)"
+        named["top5"] = f"top-5 (of {counted(len(facts.classes), 'class')})"
     cards = [
         {
             "name": name,
@@ -107,10 +108,12 @@ def classes(facts: Facts) -> dict[str, Any]:
         )
     missing = len(facts.classes) - len(occurring)
     if missing:
-        lead += f" {missing} of {len(facts.classes)} classes have no videos here."
+        lead += (
+            f" {missing} of {counted(len(facts.classes), 'class')} {have(missing)} no videos here."
+        )
     profile = None
     if len(order) > charts.MOST_DRAWN:
-        alt = f"Top-1 of {len(order)} classes, sorted, with intervals; the table below lists all of them"
+        alt = f"Top-1 of {counted(len(order), 'class')}, sorted, with intervals; the table below lists all of them"
         profile = charts.profile([accuracy[i] for i in order], [intervals[i] for i in order], alt)
     return {"lead": lead, "rows": rows, "profile": profile}
 
@@ -127,7 +130,7 @@ def hardest(facts: Facts, videos: list[HardVideo]) -> dict[str, Any]:
     """Return the hardest videos, and how they were chosen."""
     readable = facts.scores.readable_N
     wrong = int((facts.scores.scores_NK.argmax(1) != facts.labels_N)[readable].sum())
-    lead = f"{wrong:,} readable videos got a wrong answer. "
+    lead = f"{counted(wrong, 'readable video', ',')} got a wrong answer. "
     if wrong == 0:
         lead += "These were right with the lowest score."
     elif wrong < NUM_VIDEOS:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from stm.markup import Html, join, tag
+from stm.plural import counted
 
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 22.0, 12.0, 34.0
 
@@ -134,7 +135,9 @@ def histogram(edges: Sequence[float], counts: Sequence[int], alt: str, *, x_labe
     bars = []
     for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True):
         left, right = axes.x(low), axes.x(high)
-        title = tag("title", f"{_short(low)} to {_short(high)} {x_label}: {count} videos")
+        title = tag(
+            "title", f"{_short(low)} to {_short(high)} {x_label}: {counted(count, 'video')}"
+        )
         bars.append(
             tag(
                 "rect", title, class_="bar", x=left + 0.5, width=max(right - left - 1, 0.5),

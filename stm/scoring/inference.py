@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stm import cluster
 from stm.data.manifest import Manifest
 from stm.data.stream.clips import ClipSpec
 from stm.data.stream.graph import StreamSpec, build_stream, put_videos
@@ -159,8 +160,9 @@ def score_manifest(
         ),
         world_size=1,
     )
-    gpus = ray.cluster_resources().get("GPU", 0)
-    threads = max(1, (os.cpu_count() or 1) // num_workers) if not gpus else 1
+    gpus = ray.cluster_resources().get("GPU", 0.0)
+    use_gpu = cluster.gpu_for_each(gpus, num_workers, "--workers")
+    threads = 1 if use_gpu else max(1, (os.cpu_count() or 1) // num_workers)
     results = stream.map_batches(
         Classifier,
         fn_constructor_args=(absolute(checkpoint), threads),
@@ -168,7 +170,7 @@ def score_manifest(
         batch_size=1,
         concurrency=num_workers,
         num_cpus=1,
-        num_gpus=1 if gpus >= num_workers else 0,
+        num_gpus=int(use_gpu),
         # Stages that reserve alike are fused, and decoding would move into the network's processes: one video at a
         # time, and a decoder that hangs would take the network with it.
         memory=_CLASSIFIER_BYTES,

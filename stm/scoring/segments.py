@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from stm.bounds import number
 from stm.errors import UserError
 from stm.results import Segment, WindowPrediction
 
@@ -51,11 +52,11 @@ class Merger:
     ) -> None:
         if not 0 < leave <= enter <= 1:
             raise UserError(
-                f"--enter {enter:g} --leave {leave:g}: must be scores, above 0 and at most 1, and --leave not above "
-                "--enter"
+                f"--enter {number(enter)} --leave {number(leave)}: must be scores, above 0 and at most 1, "
+                "and --leave not above --enter"
             )
         if min_s < 0:
-            raise UserError(f"--min_s {min_s:g}: must not be negative")
+            raise UserError(f"--min_s {number(min_s)}: must not be negative")
         self._classes, self._enter, self._leave, self._min_s = classes, enter, leave, min_s
         num_classes = len(classes)
         self._is_open = np.zeros(num_classes, bool)

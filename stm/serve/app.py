@@ -81,10 +81,11 @@ def running(
         cluster.connect(address, num_cpus=num_replicas + decoders)
     joined = (address or os.environ.get("RAY_ADDRESS")) not in (None, "local")
 
+    import ray
     from ray import serve
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    gpus = _require_room(num_replicas, decoders)
+    gpus = _require_room(ray.cluster_resources(), num_replicas, decoders)
     try:
         logger.info(
             f"starting {located.label} with --replicas {num_replicas} and --decoders {decoders}"
@@ -273,18 +274,18 @@ def _require_free(host: str, port: int) -> None:
             ) from error
 
 
-def _require_room(num_replicas: int, decoders: int) -> int:
-    """Return the GPUs for each network (0 or 1); ``UserError`` if the cluster is too small (Ray would only wait)."""
-    import ray
+def _require_room(has: dict[str, float], num_replicas: int, decoders: int) -> int:
+    """Return the GPUs for each network (0 or 1) on a cluster that ``has`` these resources.
 
-    has = ray.cluster_resources()
+    Raises ``UserError`` if it is too small, since Ray would only wait.
+    """
     needed = num_replicas + decoders
     if has.get("CPU", 0) < needed:
         raise UserError(
             f"--replicas {num_replicas} and --decoders {decoders} need {needed} CPUs, but the cluster has "
             f"{has.get('CPU', 0):g}: lower one of them, or add nodes"
         )
-    return int(has.get("GPU", 0) >= num_replicas)
+    return int(cluster.gpu_for_each(has.get("GPU", 0.0), num_replicas, "--replicas"))
 
 
 def _answers(url: str, label: str, doors: Any) -> bool:

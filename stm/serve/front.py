@@ -75,6 +75,8 @@ _ATTEMPTS = 3
 _FORM_BYTES = 2**20
 """Bytes that a form may have in addition to ``max_bytes``."""
 _PING_S = 5.0
+_ENDING = Refused(503, "ending", "the server is stopping")
+"""It has no Retry-After, since this server will not answer again."""
 
 # FastAPI's documentation pages are off, because they load scripts from elsewhere.
 app = FastAPI(title="stm", docs_url=None, redoc_url=None, openapi_url=None)
@@ -258,7 +260,7 @@ class Front:
             refused = error.refused
             status, reason = refused.status, refused.reason
             answer = {"error": {"reason": reason, "detail": refused.detail}}
-            if status == 503:
+            if status == 503 and refused is not _ENDING:
                 headers["Retry-After"] = str(RETRY_AFTER_S)
         except ClientDisconnect:
             status, reason, answer = 499, "gone", {}
@@ -275,7 +277,10 @@ class Front:
         return JSONResponse(answer, status, headers)
 
     async def _check_room(self, request: Request) -> None:
-        if self._closing or self._in_flight >= self._limits.max_in_flight:
+        if self._closing:
+            await self._discard(request, self._limits.max_bytes)
+            raise RefusedError(_ENDING)
+        if self._in_flight >= self._limits.max_in_flight:
             detail = f"uploads in progress: {self._in_flight}; try again in {RETRY_AFTER_S} s"
             await self._discard(request, self._limits.max_bytes)
             raise _refused(503, "busy", detail)
@@ -356,7 +361,7 @@ class Front:
             return Refused(504, "time", f"the next window was not scored within {limits}")
         except (RayActorError, RayServeException):
             return Refused(503, "unavailable", "a process was lost and is being restarted")
-        return Refused(503, "ending", "the server is stopping") if self._closing else row
+        return _ENDING if self._closing else row
 
     async def _answer(self, request: Request, started: float) -> dict[str, Any]:
         await self._check_room(request)

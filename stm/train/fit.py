@@ -22,6 +22,7 @@ from stm.data.stream.streams import SHARD, plan_data_config
 from stm.errors import UserError
 from stm.log import get_logger, shown_by
 from stm.patience import patience
+from stm.plural import counted
 from stm.storage import StorageError
 from stm.tracking import Tracker
 from stm.train.async_validation import AsyncValidation
@@ -249,7 +250,8 @@ def _outcome(
     except TrainingFailedError as error:
         last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         raise RunFailed(
-            f"run {train.name} failed, after {train.max_failures} restarts: {last[0][:500]}; {next_step(store, again)}"
+            f"run {train.name} failed, after {counted(train.max_failures, 'restart')}: {last[0][:500]}; "
+            f"{next_step(store, again)}"
         ) from error
     return outcome.return_value or {}
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from stm.log import get_logger
+from stm.plural import counted
 from stm.train.events import Event
 
 logger = get_logger(__name__)
@@ -53,5 +54,6 @@ def listening(on_event: Callable[[Event], None] | None) -> Iterator[Callable[[Ev
             thread.join(PATIENCE_S)
         if thread.is_alive():
             logger.warning(
-                f"on_event has not returned for {PATIENCE_S:g} s: {max(left - 1, 0)} later events were not handed over"
+                f"on_event has not returned for {PATIENCE_S:g} s; not handed over: "
+                f"{counted(max(left - 1, 0), 'later event')}"
             )

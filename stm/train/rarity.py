@@ -15,6 +15,7 @@ import numpy as np
 from stm.config import Config
 from stm.data.stream.balance import quotas
 from stm.errors import UserError
+from stm.plural import counted
 from stm.storage import read_bytes
 
 
@@ -85,7 +86,9 @@ def _read(path: str, classes: Sequence[str]) -> np.ndarray:
             + (f"; did you mean {near[0]!r}?" if near else "")
         )
     if missing:
-        raise UserError(f"{flag}: {len(missing)} classes have no weight, such as {missing[0]!r}")
+        raise UserError(
+            f"{flag}: no weight for {counted(len(missing), 'class')}, such as {missing[0]!r}"
+        )
     return np.array([given[name] for name in classes])
 
 
@@ -105,7 +108,9 @@ def _from_csv(text: str, flag: str) -> dict[str, float]:
         if not row or [cell.strip() for cell in row] == ["class", "weight"]:
             continue
         if len(row) != 2:
-            raise UserError(f"{where}: expected a class and its weight, found {len(row)} columns")
+            raise UserError(
+                f"{where}: expected a class and its weight, found {counted(len(row), 'column')}"
+            )
         if row[0] in given:
             raise UserError(f"{where}: class {row[0]!r} has a weight already")
         given[row[0]] = _weight(row[1], where)

@@ -9,6 +9,7 @@ from typing import Any
 from stm.checkpoint import format as checkpoints
 from stm.checkpoint.store import CheckpointStore
 from stm.log import get_logger
+from stm.plural import counted
 from stm.redaction import one_line
 from stm.spool import series
 from stm.tracking import Tracker
@@ -120,7 +121,9 @@ def failure_callback(board: Any, max_failures: int) -> Any:
                     last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
                     message = f"rank {rank} failed: {last[0][:300]}"
                     board.post.remote(Failed(message=message))
-                after = "as often as it takes" if max_failures < 0 else f"{max_failures} times"
+                after = (
+                    "as often as it takes" if max_failures < 0 else counted(max_failures, "time")
+                )
                 going_on = f"workers are started again from the last checkpoint ({after})"
                 board.post.remote(Logged(message=going_on, level=logging.INFO, logger=__name__))
             except Exception:

@@ -285,7 +285,7 @@ def draw(
 
 def _group(record: TrialRecord, sweep: Sweep) -> str:
     segments = record.settings.get("data.num_segments", sweep.base.data.num_segments)
-    return f"{segments} segments"
+    return counted(segments, "segment")
 
 
 def check_state(path: Path, identity: dict[str, Any], name: str) -> bool:

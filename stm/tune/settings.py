@@ -68,7 +68,7 @@ class Sweep:
     budget: Budget = field(default_factory=Budget)
     metric: Literal["val_top1", "val_top5", "val_loss"] = "val_top1"
     num_trials: Count = 8
-    seed: Annotated[int, Bounds(ge=0)] = 0
+    seed: Annotated[int, Bounds(ge=0, le=2**32 - 1)] = 0
     max_concurrent: Annotated[int | None, Bounds(ge=1)] = None
     max_failures: Annotated[int, Bounds(ge=0)] = 2
 

@@ -185,7 +185,7 @@ def test_streams_are_not_measured_on_a_cluster_of_others(capfd):
             ["scale", "--ranks", "2", "--streams", "9"],
             "--streams 9: must not be more than --ranks 2",
         ),
-        (["scale", "--seconds", "0"], "--seconds 0.0: must be above 0"),
+        (["scale", "--seconds", "0"], "--seconds 0: must be above 0"),
         (["model", "--repetitions", "0"], "--repetitions 0: must be at least 1, or null"),
         (["decode", "--num_videos", "0"], "--num_videos 0: must be at least 1"),
     ],

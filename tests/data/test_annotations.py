@@ -96,7 +96,7 @@ def test_folder_reads_splits_that_share_one_class_list(tmp_path: Path) -> None:
         "val": ["validation/run/b.mp4"],
     }
     assert labels(read) == {"train": [0, 1], "val": [1]}
-    assert "1 of 2 classes have no val video: jump" in read.warnings
+    assert "1 of 2 classes has no val video: jump" in read.warnings
 
 
 def test_folder_takes_a_class_called_train_for_a_class(tmp_path: Path) -> None:

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from stm.data.annotations import Annotations, read_annotations
+from stm.data.annotations.formats.ucf101 import Videos
+from stm.data.annotations.media import find_media
+from stm.data.annotations.texts import listening
 from stm.errors import UserError
 
 
@@ -410,3 +413,49 @@ def test_a_large_list_costs_listings_and_not_look_ups(
     monkeypatch.setattr(os, "scandir", lambda path: listed.append(str(path)) or scandir(path))
     read_annotations("list", root)
     assert len([path for path in listed if path == str(root / "v")]) <= 2
+
+
+@pytest.mark.parametrize("num_folders", [64, 65])
+def test_videos_in_a_folder_that_was_not_searched_are_told(tmp_path, num_folders):
+    media = "|".join(f"f{number:03}/{number}.mp4" for number in range(num_folders))
+    lines = "".join(f"{number}.mp4,{'ab'[number % 2]}\n" for number in range(num_folders))
+    root = make(tmp_path, {"train.csv": lines}, media)
+    told = [each for each in read_annotations("list", root).warnings if "not found" in each]
+    if num_folders == 64:
+        assert not told
+        return
+    assert told == [
+        "not found: 1 listed video, such as 64.mp4, and only the first 64 of the 65 folders in "
+        f"{root} were searched. Give the folder of the videos as --root, or list the videos with their folders"
+    ]
+
+
+def test_media_in_a_folder_that_was_not_searched_are_told(tmp_path):
+    for number in range(66):
+        (tmp_path / f"f{number:03}").mkdir()
+    (tmp_path / "f000" / "1.webm").touch()
+    (tmp_path / "f065" / "2.webm").touch()
+    with listening() as said:
+        places = find_media(str(tmp_path), ["1", "2"], ".webm")
+    assert places["1"] == str(tmp_path / "f000" / "1.webm")
+    (warning,) = said.warnings
+    assert "such as 2, and only the first 64 of the 66 folders" in warning
+    (tmp_path / "2.webm").touch()
+    (tmp_path / "1.webm").touch()
+    with listening() as said:
+        find_media(str(tmp_path), ["1", "2"], ".webm")
+    assert not said.warnings
+
+
+def test_folders_of_classes_leave_room_for_the_search_of_others(tmp_path):
+    classes = [f"Class{number:03}" for number in range(101)]
+    for name in [*classes, "videos"]:
+        (tmp_path / name).mkdir()
+    (tmp_path / "videos" / "v_Class100_g01_c01.avi").touch()
+    videos = Videos(str(tmp_path), ["."], classes)
+    with listening() as said:
+        place = videos.locate("Class100/v_Class100_g01_c01.avi")
+        assert not os.path.exists(videos.locate("Class001/v_Class001_g01_c01.avi"))
+        videos.tell()
+    assert place == str(tmp_path / "videos" / "v_Class100_g01_c01.avi")
+    assert not said.warnings, "all folders were searched"

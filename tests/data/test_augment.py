@@ -309,7 +309,7 @@ def test_what_reversal_does_to_the_classes_is_said():
         return reversal(DataConfig(reverse=reverse), classes)
 
     assert said("auto", "jump", "run") == (
-        "--data.reverse auto: half the clips of all 2 classes are played backwards"
+        "--data.reverse auto: half the clips of every class are played backwards"
     )
     doors = ("climb", "open door", "close door")
     assert "no clip is played backwards, since 'open door' and 'close door' are" in said(

@@ -57,7 +57,7 @@ def test_a_class_that_the_network_does_not_know_is_refused_unless_no_video_has_i
     manifest = manifest_of(("run", "swim", "fly"), [0, 1, 1])
     with pytest.raises(
         UserError,
-        match=r"val has videos of 1 class\(es\) that net does not have: 'swim' \(2 videos\)",
+        match=r"val has videos of 1 class that net does not have: 'swim' \(2 videos\)",
     ):
         manifest.with_classes(("run", "walk"), name="val", of="net")
     taken = manifest.with_classes(("walk", "swim", "run"), name="val", of="net")  # nobody flies

@@ -43,3 +43,13 @@ def test_the_motion_is_what_the_class_says():
 def test_the_same_seed_draws_the_same_video():
     a, b = (draw_video(3, np.random.default_rng(7), size=32, num_frames=4) for _ in range(2))
     assert (a == b).all()
+
+
+def test_a_negative_seed_draws_videos_of_its_own(tmp_path):
+    for seed in (-3, 3):
+        write_videos(
+            tmp_path / str(seed), num_train=1, num_test=1, size=32, num_frames=4, seed=seed
+        )
+    one, other = (sorted((tmp_path / seed).rglob("*.mp4")) for seed in ("-3", "3"))
+    assert len(one) == len(other) == 16
+    assert any(a.read_bytes() != b.read_bytes() for a, b in zip(one, other, strict=True))

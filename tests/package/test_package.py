@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
+import shutil
 import socket
+import sqlite3
 import time
 from pathlib import Path
 
@@ -15,6 +18,7 @@ import pytest
 
 from pipelines import cli
 from stm import load, tracking
+from stm.checkpoint import format as checkpoints
 from stm.checkpoint import locate as registry_module
 from stm.checkpoint.format import Meta
 from stm.checkpoint.locate import locate, open_client
@@ -22,10 +26,12 @@ from stm.config import Config, TrainConfig
 from stm.data.stream.plan import Position
 from stm.errors import UserError
 from stm.package.network import PackagedNetwork
-from stm.package.register import home_of
+from stm.package.register import _measurement, home_of
+from stm.packing.card import model_card
 from stm.packing.logged import log_checkpoint
 from stm.tracking import place_of
 from tests.package.untrained import CLASSES, SIZE, T, write_checkpoint
+from tests.train.test_finished import write_manifest
 from tests.videos import write_video
 
 
@@ -287,3 +293,33 @@ def test_a_server_that_is_down_or_silent_is_one_message_and_status_2_in_time(
     said = [line for line in err.splitlines() if ": its best checkpoint" not in line]
     assert said == 2 * [f"stm {verb}: --tracking {uri} does not answer: {reason}"]
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "30"  # files get the time they had
+
+
+def test_secrets_of_the_manifest_and_the_root_stay_out_of_card_and_tags(folder, tmp_path):
+    place = tmp_path / "list?X-Amz-Signature=5ecret"
+    place.mkdir()
+    write_manifest(place / "val.parquet", 4, "made up")
+    meta = checkpoints.read_meta(str(folder / "runs" / "first" / "checkpoint-00000007"))
+    numbers = dict.fromkeys(("top1", "top5", "mean_class_accuracy"), 0.5)
+    result = {"protocol": "efficient", "num_videos": 4, "unreadable": 0, **numbers}
+    measured = _measurement(result, str(place / "val.parquet"), None, meta)
+    command = "stm evaluate --data.root 'https://ann:5ecret@host/videos?token=5ecret'"
+    card = model_card("actions", meta, 1, measured, {}, command, [])
+    assert "https://***@host/videos?token=***" in card
+    assert "5ecret" not in card + json.dumps(measured.to_tags())
+
+
+def test_a_registry_that_fails_is_one_message_and_status_2(folder, registry, capfd, tmp_path):
+    open_client(registry)
+    database = tmp_path / "mlflow.db"
+    shutil.copy(folder / "runs" / "mlflow.db", database)
+    open_client(f"sqlite:///{database}").create_registered_model("actions")
+    with contextlib.closing(sqlite3.connect(database)) as opened:
+        opened.execute("DROP TABLE registered_model_aliases")
+    arguments = ["--checkpoint", str(folder / "runs" / "first"), "--name", "actions"]
+    assert cli.main(["register", "--tracking", f"sqlite:///{database}", *arguments]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert f"stm register: sqlite:///{database} reports an error: " in err
+    assert "packing" not in err
+    assert "Traceback" not in err

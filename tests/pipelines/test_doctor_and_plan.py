@@ -49,7 +49,7 @@ def test_a_line_says_status_check_finding_and_what_to_do(capfd, monkeypatch):
     ("arguments", "said"),
     [
         (["doctor", "--workers", "0"], "--workers 0: must be at least 1"),
-        (["doctor", "--deadline_s", "0"], "--deadline_s 0.0: must be above 0"),
+        (["doctor", "--deadline_s", "0"], "--deadline_s 0: must be above 0"),
         (["plan", "--epochs", "5"], "a plan does not guess it: measure it with"),
         (["plan", "--jiter", "0.1"], "did you mean --jitter"),
     ],

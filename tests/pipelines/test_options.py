@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import shlex
 import subprocess
 import sys
+from dataclasses import is_dataclass
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
@@ -16,6 +19,8 @@ from pipelines import cli, console
 from pipelines.command import check
 from pipelines.options import Options
 from pipelines.words import Call, read
+from stm.bounds import Bounds, Rule
+from stm.config import Config, ModelConfig
 from stm.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -182,7 +187,7 @@ def test_hyphens_in_names_are_underscores_and_values_stay():
 
 def test_a_value_may_be_negative_or_look_like_an_option_behind_an_equals_sign():
     assert call("demo", "--seed", "-3").keywords["seed"] == -3
-    assert call("plan", "--start_s", "-1e-3").keywords["start_s"] == -0.001
+    assert "--start_s -1e-3: must not be negative" in refused("plan", "--start_s", "-1e-3")
     assert call("demo", "--output=--odd").keywords["output"] == "--odd"
     odd = call("predict", "--checkpoint", "x", "a.mp4", "--workers", "2", "--", "--odd.mp4")
     assert odd.keywords["videos"] == ["a.mp4", "--odd.mp4"]
@@ -228,6 +233,63 @@ def test_a_config_printed_by_an_older_version_is_read(tmp_path):
     )
     made = call("train", "--config", str(tmp_path / "old.yaml"))
     assert made.keywords["config"].optim.lr == 0.3
+
+
+# ---------------------------------------------------------------------- bounds
+
+WITHOUT_BOUNDS = set(ModelConfig.__dataclass_fields__)
+"""Settings that `stm.model.check_settings` checks together."""
+
+
+def _is_numeric(hint: Any) -> bool:
+    return hint in (int, float) or any(map(_is_numeric, get_args(hint)))
+
+
+def _without_bounds(name: str, hint: Any) -> list[str]:
+    if is_dataclass(hint):
+        hints = get_type_hints(hint, include_extras=True)
+        prefix = f"{name}." if hint in {*get_type_hints(Config).values()} else ""
+        return [each for key in hints for each in _without_bounds(f"{prefix}{key}", hints[key])]
+    bounds = [each for each in get_args(hint) if isinstance(each, Bounds | Rule)]
+    plain = get_args(hint)[0] if bounds else hint
+    return [name] if _is_numeric(plain) and not bounds else []
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_number_of_every_verb_has_bounds(verb):
+    function = getattr(cli.module_of(verb), verb)
+    parameters = inspect.signature(function, eval_str=True).parameters.values()
+    found = [name for each in parameters for name in _without_bounds(each.name, each.annotation)]
+    assert not [name for name in found if name.removeprefix("model.") not in WITHOUT_BOUNDS]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("bench scale --gpu_clips_per_s 0", "--gpu_clips_per_s 0: must be above 0"),
+        ("bench scale --gpu_clips_per_s -5", "--gpu_clips_per_s -5: must be above 0"),
+        ("bench scale --gpu_clips_per_s .nan", "--gpu_clips_per_s .nan: must be a finite number"),
+        ("submit --max_mib -1 -- demo", "--max_mib -1: must be above 0"),
+        ("submit --max_mib .inf -- demo", "--max_mib .inf: must be a finite number"),
+        ("plan --start_s .nan", "--start_s .nan: must be a finite number"),
+        ("plan --cpu_nodes_per_gpu_node -1", "must not be negative, or null"),
+        ("plan --jitter 1.5", "--jitter 1.5: must be in [0, 1]"),
+        ("plan --network_share 0", "--network_share 0: must be in [0.01, 1]"),
+        ("doctor --deadline_s .inf", "--deadline_s .inf: must be a finite number"),
+        ("index --format list --root v --output o --val_fraction 1", "must be in (0, 1), or null"),
+        ("index --format list --root v --output o --seed 1e30", "must be a whole number"),
+        ("demo --seed 9999999999999999999", "must be in [-9223372036854775808, 922337203685477580"),
+        ("evaluate --fuse a b --shares 0 0", "--shares [0, 0]: must be numbers of at least 0"),
+        ("evaluate --fuse a b --shares .nan 1", "--shares [.nan, 1]: each must be a finite number"),
+        ("splits --manifests m --splits 0 1", "--splits [0, 1]: must be numbers of at least 1"),
+        ("train --workers 0", "--workers 0: must be at least 1, or null"),
+        ("serve --checkpoint x --port 1000000", "--port 1000000: must be in [1, 65535]"),
+        ("serve --checkpoint x --answer_s -0.1234567", "--answer_s -0.1234567: must be above 0"),
+    ],
+)  # fmt: skip
+def test_a_number_out_of_bounds_is_told_as_it_was_typed(words, said):
+    verb, *rest = words.split()
+    assert said in refused(verb, *rest)
 
 
 # ---------------------------------------------------------------------- what is said

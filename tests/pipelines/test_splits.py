@@ -174,7 +174,7 @@ def test_one_split_under_two_numbers_is_refused(manifests, jobs, capfd):
 def test_splits_of_other_classes_are_refused(manifests, jobs, capfd):
     write_manifest(manifests / "split2" / "val.parquet", ["v2", "v5"], classes=("a", "c"))
     err = refused(capfd, jobs, "--config", "ucf101-t16", "--manifests", manifests)
-    assert "split2/val.parquet has videos of 1 class(es) that" in err
+    assert "split2/val.parquet has videos of 1 class that" in err
     assert "does not have: 'c'" in err
 
 

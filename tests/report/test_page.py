@@ -135,7 +135,7 @@ def test_the_figures_are_those_of_the_metrics_and_unreadable_videos_count():
     facts = make_facts(5, 40)
     text = " ".join(re.sub("<[^>]+>", "|", page.render(facts, [])).split())
     right = round(facts.metrics.top1 * 40)
-    assert f"{right} of 40 videos right. 1 could not be read and count as wrong." in text
+    assert f"{right} of 40 videos right. 1 could not be read, which counts as wrong." in text
     assert f"|{100 * facts.metrics.top1:.1f}|" in text
     assert str(facts.intervals["top1"]) in text
     assert facts.manifest.fingerprint in text

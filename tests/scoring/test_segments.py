@@ -69,6 +69,11 @@ def test_thresholds_out_of_order_are_refused(options):
         found([], **options)
 
 
+def test_a_refused_number_is_told_with_all_its_digits():
+    with pytest.raises(UserError, match=r"--min_s -1234567\.25: must not be negative"):
+        found([], min_s=-1234567.25)
+
+
 ROWS = st.lists(
     st.none() | st.lists(st.sampled_from([0.0, 0.1, 0.3, 0.4, 0.5, 0.7, 1.0]), min_size=3, max_size=3),
     max_size=30,

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
 import re
+import shutil
+import subprocess
+import threading
 import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -45,6 +52,47 @@ def test_the_one_script_that_may_run_is_the_pages_own():
     (script,) = re.findall(r"<script>(.*?)</script>", page("a", 8, 2**20), re.S)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}';" in CONTENT_SECURITY_POLICY
+
+
+@contextlib.contextmanager
+def replying(status: int, body: bytes) -> Iterator[str]:
+    """A server that replies this to every upload, as a proxy may; its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no Node.js to run the page's script")
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (431, b"", "the reply is no answer but the status 431 Request Header Fields Too Large"),
+        (502, b"<html>", "the reply is no answer but the status 502 Bad Gateway"),
+        (200, b"<html>", "the reply is no answer but the status 200 OK"),
+        (200, b"{}", "the reply is no answer but the status 200 OK"),
+        (503, b'{"error": {"reason": "ending", "detail": "the server is stopping"}}', "ending: the server is stopping"),
+    ],
+)  # fmt: skip
+def test_a_reply_that_is_no_answer_is_told_with_its_status(status, body, said):
+    script = resources.files("stm.serve") / "templates" / "page.js"
+    with replying(status, body) as url:
+        done = subprocess.run(
+            ["node", str(Path(__file__).with_name("page_in_node.js")), str(script), url],
+            capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+    assert done.stdout == f"a.mp4: {said}\n"
 
 
 @pytest.mark.slow

@@ -49,7 +49,7 @@ def test_one_that_hangs_holds_nobody_and_is_told(monkeypatch, caplog):
             hand_over(STARTED)
     over.set()
     (told,) = caplog.messages
-    assert told == "on_event has not returned for 0.2 s: 2 later events were not handed over"
+    assert told == "on_event has not returned for 0.2 s; not handed over: 2 later events"
 
 
 def test_one_that_is_slow_gets_all_events(monkeypatch, caplog):

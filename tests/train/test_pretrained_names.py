@@ -278,7 +278,7 @@ def test_rows_of_classes_of_the_same_name_come_along(tmp_path, form):
             assert torch.equal(model.state_dict()[name], value), name
     assert "classifier: 2 of 3 classes by name (RIGHT, up), new: wave" in str(report)
     assert "taken as the same: 'RIGHT' is 'right'" in str(report)
-    assert "left out: 1 classes" in str(report)
+    assert "left out: 1 class" in str(report)
     assert "trained on 4 frames, here 16" in str(report)
 
 

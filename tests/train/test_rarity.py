@@ -83,7 +83,7 @@ def test_a_file_names_every_class(kind, tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("push,1\npull,2\n", "no weight, such as 'lift, slowly'"),
+        ("push,1\npull,2\n", "no weight for 1 class, such as 'lift, slowly'"),
         ("push,1\npull,2\npulll,2\n", "did you mean 'pull'"),
         ("push,1\npush,2\n", "line 2: class 'push' has a weight already"),
         ("push;1\n", "line 1: expected a class and its weight"),

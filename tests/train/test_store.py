@@ -214,9 +214,10 @@ def test_damage_is_noticed_and_the_checkpoint_before_is_taken(store, name, how):
     with logged() as said:
         path, found = store.take_whole()
     assert (path, found.step) == (before, 1)
-    warned = [line for line in said if newest in line and "the previous one is used" in line]
+    warned = [line for line in said if newest in line]
     assert len(warned) == 1, said
     assert name in warned[0]
+    assert said[-1].endswith(f"the run continues from {before}, which is undamaged")
     assert store.latest() == (path, found), "all that ask from now on take the same one"
     assert checkpoints.read_state(path)["step"] == 1
 
@@ -266,8 +267,28 @@ def test_where_none_is_whole_each_is_named_and_the_run_begins_again(store):
         damage(f"{store.commit(step, whole(step))}/{STATE}", "one bit")
     said = []
     assert store.take_whole(said.append) is None
-    assert len(said) == 2
+    assert [line.endswith("This checkpoint is set aside") for line in said] == [True, True, False]
+    assert said[-1].endswith("so the run begins anew")
     assert store.latest() is None
+
+
+def test_a_first_checkpoint_that_is_incomplete_is_told_and_the_run_begins_anew(store):
+    path = store.commit(1, whole(1))
+    storage.remove_file(f"{path}/{META}")
+    said = []
+    assert store.take_whole(said.append) is None
+    assert said == [
+        f"{path} has no {META}, so it is ignored",
+        f"no undamaged checkpoint is left in {store.run_directory}, so the run begins anew",
+    ]
+
+
+def test_nothing_is_said_of_checkpoints_that_are_whole_or_not_there(store):
+    said = []
+    assert store.take_whole(said.append) is None
+    store.commit(1, whole(1))
+    assert store.take_whole(said.append)[1].step == 1
+    assert not said
 
 
 def test_what_is_set_aside_stays_until_the_run_has_passed_it(store):
@@ -337,7 +358,7 @@ def test_a_run_directory_means_the_best_checkpoint_with_whole_weights(store):
     damage(f"{best}/{MODEL}", "one bit")
     with logged() as said:
         assert resolve(store.run_directory).endswith("checkpoint-00000003")
-    assert any(best in line and "next best checkpoint is used" in line for line in said), said
+    assert any(best in line and "next best checkpoint is tried" in line for line in said), said
     damage(f"{store.run_directory}/checkpoint-00000003/{MODEL}", "gone")
     damage(f"{store.run_directory}/checkpoint-00000001/{MODEL}", "empty")
     with pytest.raises(UserError, match=r"model\.safetensors"):

@@ -95,7 +95,7 @@ def test_each_trial_has_settings_of_its_own():
         ("num_trials: 6", "num_trials: six", r"x.yaml:9: num_trials: 'six': must be an int, not a"),
         ("num_trials: 6", "num_trials: true", r"x.yaml:9: num_trials: True: must be an int"),
         ("num_trials: 6", "num_trials: null", r"x.yaml:9: num_trials: None: must be an int"),
-        ("num_trials: 6", "seed: -1", r"x.yaml:9: seed: -1: must not be negative"),
+        ("num_trials: 6", "seed: -1", r"x.yaml:9: seed: -1: must be in \[0, 4294967295\]"),
         ("num_trials: 6", "max_concurrent: 0", r"max_concurrent: 0: must be at least 1, or null"),
         ("num_trials: 6", "max_failures: 1.5", r"max_failures: 1.5: must be an int, not a float"),
         ("num_trials: 6", "metric: top1", r"x.yaml:9: metric: 'top1': must be one of val_top1, "),

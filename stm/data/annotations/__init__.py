@@ -13,6 +13,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
+from stm.bounds import number
 from stm.data.annotations import formats
 from stm.data.annotations.class_lists import match_classes, read_class_list
 from stm.data.annotations.common import Annotations, Entry
@@ -20,7 +21,7 @@ from stm.data.annotations.mirroring import flip_rules
 from stm.data.annotations.splitting import find_leaks, hold_out
 from stm.data.annotations.texts import is_utf8, listening, printable
 from stm.errors import UserError
-from stm.plural import counted
+from stm.plural import counted, have
 from stm.storage import is_url
 
 __all__ = ["Annotations", "Entry", "read_annotations"]
@@ -138,7 +139,7 @@ def _hold_out(
     splits: dict[str, list[Entry]], val_fraction: float, seed: int
 ) -> dict[str, list[Entry]]:
     if not 0 < val_fraction < 1:
-        raise UserError(f"--val_fraction {val_fraction:g}: must be between 0 and 1.")
+        raise UserError(f"--val_fraction {number(val_fraction)}: must be between 0 and 1.")
     if set(splits) != {"train"}:
         raise UserError(
             f"--val_fraction: the annotations already have the splits {', '.join(splits)}; "
@@ -147,7 +148,7 @@ def _hold_out(
     train, val = hold_out(splits["train"], val_fraction, seed)
     if not train or not val:
         raise UserError(
-            f"--val_fraction {val_fraction:g}: the {counted(len(splits['train']), 'video')} have too few "
+            f"--val_fraction {number(val_fraction)}: the {counted(len(splits['train']), 'video')} have too few "
             "groups to fill both train and val. Give more groups, or another fraction."
         )
     return {"train": train, "val": val}
@@ -162,6 +163,6 @@ def _missing_classes(classes: tuple[str, ...], splits: dict[str, list[Entry]]) -
         if absent:
             shown = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
             warnings.append(
-                f"{len(absent)} of {len(classes)} classes have no {name} video: {shown}"
+                f"{len(absent)} of {counted(len(classes), 'class')} {have(len(absent))} no {name} video: {shown}"
             )
     return warnings

@@ -74,7 +74,7 @@ class ClassList:
             else:
                 wrong = next(number for number in used if number not in labels)
                 raise UserError(
-                    f"{found[wrong]}: label {wrong}, but {self.file} has the {count} classes "
+                    f"{found[wrong]}: label {wrong}, but {self.file} has the {counted(count, 'class')} "
                     f"{min(self.numbers)} to {max(self.numbers)}. Give the class list that belongs "
                     "to the labels with --classes FILE."
                 )

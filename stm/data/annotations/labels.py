@@ -8,6 +8,7 @@ from stm.data.annotations.class_lists import ClassList
 from stm.data.annotations.tables import Row
 from stm.data.annotations.texts import bad_line, note, warn
 from stm.errors import UserError
+from stm.plural import counted
 
 
 def class_labels(
@@ -23,7 +24,7 @@ def class_labels(
     for listed in class_lists:
         if set(texts) <= set(listed.names):
             note(
-                f"classes: the {len(listed.names)} names of {listed.file}, in the order of the file"
+                f"classes: the {counted(len(listed.names), 'name')} of {listed.file}, in the order of the file"
             )
             places = {name: label for label, name in enumerate(listed.names)}
             return listed.names, {text: places[text] for text in texts}
@@ -42,7 +43,7 @@ def class_labels(
         listed = _only(class_lists)
         first = {by_text[row.label]: f"{row.file}:{row.number}" for row in reversed(rows)}
         labels = listed.of_numbers({n: where for n, where in first.items() if n is not None})
-        note(f"classes: the {len(listed.names)} names of {listed.file} for the numbers")
+        note(f"classes: the {counted(len(listed.names), 'name')} of {listed.file} for the numbers")
         if not listed.numbered and 0 not in numbers and max(numbers) < len(listed.names):
             warn(
                 f"{rows[0].file}: no label is 0 or {len(listed.names)}; labels are assumed to "

@@ -20,6 +20,7 @@ from stm.data.annotations.tables import Row, Table, read_table
 from stm.data.annotations.texts import bad_line, note, warn
 from stm.data.annotations.words import split_of, split_of_folder, splits_in
 from stm.errors import UserError
+from stm.plural import counted, have
 from stm.storage import is_url
 
 _SPLITS = ("train", "val", "test")
@@ -45,7 +46,7 @@ def read(root: str, annotations: str | None, split: int) -> Annotations:
     tables = _labelled([read_table(file, where.looks_for(file), names) for file in files])
     tables = _one_a_split(tables, where)
     for table in tables:
-        note(f"{table.file}: read as {table.form}; {len(table.rows)} videos")
+        note(f"{table.file}: read as {table.form}; {counted(len(table.rows), 'video')}")
     rows = [row for table in tables for row in table.rows]
     if not rows:
         raise UserError(f"{files[0]}: it lists no videos. Expected {EXPECTED}.")
@@ -107,7 +108,9 @@ def _labelled(tables: list[Table]) -> list[Table]:
         header = f" (its header is `{','.join(table.header)}`)" if table.header else ""
         raise UserError(f"{table.file}: the videos have no labels{header}. Expected {EXPECTED}.")
     for table in without:
-        warn(f"{table.file}: left out, because its {len(table.rows)} videos have no labels")
+        warn(
+            f"{table.file}: left out, because its {counted(len(table.rows), 'video')} {have(len(table.rows))} no labels"
+        )
     for table in tables:
         if not table.rows:
             raise UserError(f"{table.file}: it lists no videos. Expected {EXPECTED}.")

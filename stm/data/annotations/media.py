@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from stm.data.annotations.common import VIDEO_EXTENSIONS, is_folder, is_hidden, join
 from stm.data.annotations.texts import printable, warn
@@ -16,7 +16,7 @@ from stm.plural import counted
 from stm.storage import is_url
 
 _MOST_SUBFOLDERS = 64
-"""Folders with more subfolders than this hold frame folders, so only the first ones are searched."""
+"""Folders with more subfolders than this usually hold frame folders, so only the first ones are searched."""
 
 
 class _Folder:
@@ -53,6 +53,9 @@ class Media:
     def __init__(self) -> None:
         self._folders: dict[str, _Folder] = {}
         self._by_case: list[tuple[str, str]] = []
+        self._num_subfolders: dict[str, int] = {}
+        """Of the folders that have too many to search them all."""
+        self._missed: list[str] = []
 
     def exists(self, path: str) -> bool:
         """Return whether a file or folder with exactly this absolute path exists."""
@@ -98,14 +101,38 @@ class Media:
             self._by_case.append((name, path))
         return path
 
-    def subfolders(self, folder: str) -> list[str]:
-        """Return the absolute paths of the folders in `folder`, sorted: at most `_MOST_SUBFOLDERS`."""
-        here = self._folder(os.path.abspath(folder)).is_folder
-        found = sorted(name for name, is_one in here.items() if is_one and not is_hidden(name))
-        return [os.path.join(os.path.abspath(folder), name) for name in found[:_MOST_SUBFOLDERS]]
+    def subfolders(self, folder: str, but: Container[str] = ()) -> list[str]:
+        """Return the absolute paths of the folders in `folder`, sorted: at most `_MOST_SUBFOLDERS`.
+
+        Those with a name in `but` are left out.
+        """
+        base = os.path.abspath(folder)
+        here = self._folder(base).is_folder
+        found = sorted(
+            name
+            for name, is_one in here.items()
+            if is_one and not is_hidden(name) and name not in but
+        )
+        if len(found) > _MOST_SUBFOLDERS:
+            self._num_subfolders[base] = len(found)
+        return [os.path.join(base, name) for name in found[:_MOST_SUBFOLDERS]]
+
+    def miss(self, name: str) -> None:
+        """Remember that a listed video was not found, for `tell`."""
+        self._missed.append(name)
+
+    def tell_of_missed(self) -> None:
+        """Warn if videos that were not found may be in folders that were not searched."""
+        for folder, number in self._num_subfolders.items() if self._missed else ():
+            warn(
+                f"not found: {counted(len(self._missed), 'listed video')}, such as {printable(self._missed[0])}, and "
+                f"only the first {_MOST_SUBFOLDERS} of the {number} folders in {folder} were searched. Give the folder "
+                "of the videos as --root, or list the videos with their folders"
+            )
 
     def tell(self) -> None:
-        """Warn once of videos whose letter case on disk differs from the list."""
+        """Warn once of videos that may be in folders that were not searched, and of other letter case on disk."""
+        self.tell_of_missed()
         if self._by_case:
             name, path = self._by_case[0]
             warn(
@@ -123,7 +150,8 @@ def find_media(root: str, names: Iterable[str], extension: str) -> dict[str, str
     """Return the place of each named video: `name` -> absolute path of its frame folder or video file.
 
     Videos are looked for directly under `root`, or else in the subfolder that has most of them. A
-    video that is not found gets `root/name` + `extension`, and indexing reports it.
+    video that is not found gets `root/name` + `extension`, and indexing reports it; a warning tells
+    if there were too many subfolders to search them all.
     """
     wanted = list(dict.fromkeys(names))
     if is_url(root):
@@ -133,6 +161,10 @@ def find_media(root: str, names: Iterable[str], extension: str) -> dict[str, str
     if not found:
         candidates = [_found(media, folder, wanted) for folder in media.subfolders(root)]
         found = max(candidates, key=len, default={})
+        for name in wanted:
+            if name not in found:
+                media.miss(name)
+        media.tell_of_missed()
     return {name: found.get(name) or join(root, name + extension) for name in wanted}
 
 

@@ -146,6 +146,7 @@ class Places:
             if "\\" in path:
                 self._tell("backslashes are read as slashes", path)
                 path = _slashes(path)
+            self._media.miss(row.path)
             old, _ = self._moved.get(row.file, ("", ""))
             return join(self._root, path.removeprefix(old) if old else path)
         place, how = found

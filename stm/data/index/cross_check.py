@@ -17,6 +17,7 @@ import pyarrow as pa
 from stm.data import decode
 from stm.data.isolation import CallFailed, IsolatedProcess
 from stm.data.manifest import OK
+from stm.plural import counted
 from stm.storage import is_url
 
 _SAME_FRAME = 1.0
@@ -61,7 +62,7 @@ def compare_decoders(path: str, num_frames: int) -> str:
     try:
         reader = decord.VideoReader(path, num_threads=1)
         if len(reader) != num_frames:
-            return f"decoders disagree: decord counts {len(reader)} frames, not {num_frames}"
+            return f"decoders disagree: decord counts {counted(len(reader), 'frame')}, not {num_frames}"
         frames = reader.get_batch(wanted).asnumpy()
     except (decord.DECORDError, RuntimeError, IndexError) as error:
         reason = _WHERE_IN_DECORD.sub("", str(error).splitlines()[0])

@@ -41,6 +41,7 @@ from stm.data.isolation import CallFailed, IsolatedProcess
 from stm.data.manifest import OK, SCHEMA, Manifest
 from stm.data.roots import absolute_root
 from stm.data.source_state import source_state
+from stm.plural import counted
 
 Probe = Callable[[str], decode.VideoInfo]
 
@@ -146,7 +147,9 @@ def index_videos(
         if progress is not None:
             progress(num_done, len(entries))
     if num_done != len(entries) or (places < 0).any():
-        raise RuntimeError(f"{num_done} results of {len(entries)} videos: rows were lost in Ray")
+        raise RuntimeError(
+            f"{counted(num_done, 'result')} of {counted(len(entries), 'video')}: rows were lost in Ray"
+        )
     results = pa.concat_tables(tables).take(places).combine_chunks()
     store.compact(results)
 

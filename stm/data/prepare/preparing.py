@@ -46,6 +46,7 @@ from stm.data.prepare.task import SOURCE_COLUMNS, Job, Make, prepare_block
 from stm.data.prepare.transcode import CODECS, Settings, make_video
 from stm.data.roots import relative_to
 from stm.errors import UserError
+from stm.plural import counted
 
 LAYOUTS = ("files", "shards")
 FAILED = "prepare_failed"
@@ -201,7 +202,7 @@ def _make_all(
                 if progress is not None:
                     progress(len(records), len(manifest.usable))
     if len(records) != len(manifest.usable):
-        lost = f"{len(records)} results of {len(manifest.usable)} videos"
+        lost = f"{counted(len(records), 'result')} of {counted(len(manifest.usable), 'video')}"
         raise RuntimeError(f"{lost}: rows were lost in Ray")
     return records, num_made
 

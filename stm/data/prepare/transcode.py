@@ -300,7 +300,7 @@ def _compare_all(facts: VideoFacts, target: str, expected: list[NDArray[np.float
                 raise VideoError(facts.path, "not_verified", detail)
         num_frames += 1
     if failures or not num_frames == len(expected) == facts.num_frames:
-        detail = f"the result has {num_frames} frames, the source {facts.num_frames}"
+        detail = f"the result has {counted(num_frames, 'frame')}, the source {facts.num_frames}"
         raise VideoError(facts.path, "not_verified", detail)
 
 
@@ -342,7 +342,7 @@ def _check_gain(facts: VideoFacts, result: str, min_gain: float) -> None:
     before_ms, after_ms = compare_ms(facts.path, result, facts.num_frames)
     if before_ms < min_gain * after_ms:
         raise NoGain(
-            f"{before_ms:.1f} ms to decode {CLIP.num_segments} frames, {after_ms:.1f} ms if prepared"
+            f"{before_ms:.1f} ms to decode {counted(CLIP.num_segments, 'frame')}, {after_ms:.1f} ms if prepared"
         )
 
 

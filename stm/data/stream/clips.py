@@ -124,7 +124,7 @@ def reversal(config: DataConfig, classes: Sequence[str]) -> str:
     """Describe which training clips are played backwards."""
     pairs, said = backwards(classes), f"--data.reverse {config.reverse}:"
     if not pairs:
-        return f"{said} half the clips of all {len(classes)} classes are played backwards"
+        return f"{said} half the clips of every class are played backwards"
     named = " and ".join(repr(classes[label]) for label in pairs[0])
     more = f", as {2 * len(pairs)} of {len(classes)} classes are" if len(pairs) > 1 else ""
     if config.reverse == "auto":

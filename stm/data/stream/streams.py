@@ -17,6 +17,7 @@ from typing import Any
 from stm.config import RANKS_PER_STREAM
 from stm.data.stream.graph import StreamSpec, Validation, build_stream
 from stm.data.stream.plan import Position
+from stm.plural import counted
 from stm.ray_compat import end_together
 
 SHARD = "clips"
@@ -125,8 +126,8 @@ def _free_cpus(world_size: int, cpus_per_worker: float, cpus_per_task: float) ->
     left = cpus - world_size * cpus_per_worker
     if left < cpus_per_task - 1e-6:
         raise RuntimeError(
-            f"{world_size} workers x {cpus_per_worker:g} CPU leave {left:g} of the cluster's {cpus:g} CPU, and a "
-            f"decoding task needs {cpus_per_task:g}: keep training to nodes of its own with "
+            f"{counted(world_size, 'worker')} x {cpus_per_worker:g} CPU leave {left:g} of the cluster's {cpus:g} CPU, "
+            f"and a decoding task needs {cpus_per_task:g}: keep training to nodes of its own with "
             "--train.resources_per_worker, or add nodes"
         )
     return left

@@ -17,8 +17,8 @@ function show(answer) {
   }));
   const video = answer.video, ms = answer.ms;
   const length = video.duration_s === null ? "" : video.duration_s.toFixed(1) + " s, ";
-  $("facts").textContent = length + video.num_frames + " frames, " + video.width + " x " + video.height + ", " +
-    video.codec + ". Decoded in " + ms.decode + " ms, scored in " + ms.network + " ms.";
+  $("facts").textContent = length + video.num_frames + (video.num_frames === 1 ? " frame, " : " frames, ") +
+    video.width + " x " + video.height + ", " + video.codec + ". Decoded in " + ms.decode + " ms, scored in " + ms.network + " ms.";
 }
 async function send(files) {
   const mine = ++turn;
@@ -38,10 +38,15 @@ async function send(files) {
       for (const each of files) body.append("image", each, each.name);
     }
     const reply = await fetch("predict", { method: "POST", body: body, headers: headers });
-    const answer = await reply.json();
+    const answer = await reply.json().catch((error) => {
+      if (error instanceof SyntaxError) return null;
+      throw error;
+    });
     if (mine !== turn) return;
-    if (!reply.ok) {
-      const error = answer.error || { reason: "status " + reply.status, detail: "" };
+    if (!reply.ok || !answer || !answer.top5) {
+      // Not every reply is an answer of this server: a proxy, or the limit of a header, sends HTML.
+      const status = [reply.status, reply.statusText].join(" ").trim();
+      const error = answer && answer.error || { reason: "the reply is no answer but the status " + status, detail: "" };
       say(name + ": " + error.reason + (error.detail ? ": " + error.detail : ""), true);
       return;
     }

@@ -65,9 +65,10 @@ class Videos:
         """Return the absolute path or URL of a listed name; ROOT/name if it is not found."""
         if is_url(self._root):
             return join(self._root, name)
-        return (
-            self._find(self._places, name) or self._find_elsewhere(name) or join(self._root, name)
-        )
+        found = self._find(self._places, name) or self._find_elsewhere(name)
+        if found is None:
+            self._media.miss(name)
+        return found or join(self._root, name)
 
     def _find(self, places: Sequence[str], name: str) -> str | None:
         tries = [(place, inner) for place in places for inner in (name, name.split("/")[-1])]
@@ -78,13 +79,12 @@ class Videos:
         below = [
             folder
             for place in self._places
-            for folder in self._media.subfolders(place)
+            for folder in self._media.subfolders(place, but=self._classes)
             if folder not in self._places
         ]
         class_name = name.split("/")[0]
         own = [os.path.join(place, class_name) for place in self._places]
-        others = [folder for folder in below if os.path.basename(folder) not in self._classes]
-        return self._find([*own, *others], name)
+        return self._find([*own, *below], name)
 
     def tell(self) -> None:
         """Warn once of videos whose letter case on disk differs from the list."""
