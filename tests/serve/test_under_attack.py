@@ -243,7 +243,7 @@ def test_health_answers_during_all_attacks_and_a_video_after_them(server):
                 assert sent < 20 * 2**20, name  # what lies in buffers on the way
                 seen[answer[9:12].decode() or "closed"] += 1
 
-    with attack("300 requests without an end") as seen, contextlib.ExitStack() as stack:
+    with attack("300 requests that never end") as seen, contextlib.ExitStack() as stack:
         held = [stack.enter_context(connected(server)) for _ in range(300)]
         for connection in held:
             with contextlib.suppress(ConnectionError):
