@@ -218,5 +218,5 @@ def test_a_tracking_server_that_is_away_for_a_minute_misses_nothing(manifests, t
         "the MLflow server is down",
         f"it was down for {time.monotonic() - took_from:.0f} s, from step {away_from}",
         1,
-        f"training continued to step {reached} meanwhile; all {result['steps']} steps were recorded, each once",
+        f"meanwhile, training continued to step {reached}; all {result['steps']} steps were recorded, each once",
     )

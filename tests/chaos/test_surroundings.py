@@ -250,7 +250,7 @@ def test_a_run_with_little_room_is_the_undisturbed_one(
     assert status == 0, run.said[-3000:]
     same_as_undisturbed(result, tmp_path / "small", undisturbed)
     row(
-        f"there is a limit of {what}",
+        f"the run is limited to {what}",
         f"`{' '.join(SMALL[what][-1:])}` from the start",
         1,
         "all losses and weights were equal, bit for bit",

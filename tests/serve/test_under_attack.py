@@ -243,7 +243,7 @@ def test_health_answers_during_all_attacks_and_a_video_after_them(server):
                 assert sent < 20 * 2**20, name  # what lies in buffers on the way
                 seen[answer[9:12].decode() or "closed"] += 1
 
-    with attack("300 requests without an end") as seen, contextlib.ExitStack() as stack:
+    with attack("300 endless requests") as seen, contextlib.ExitStack() as stack:
         held = [stack.enter_context(connected(server)) for _ in range(300)]
         for connection in held:
             with contextlib.suppress(ConnectionError):
@@ -295,7 +295,7 @@ def test_health_answers_during_all_attacks_and_a_video_after_them(server):
                 assert answer.count(b"HTTP/1.1") <= 1, (name, answer)
                 assert b"Not Found" not in answer, name
 
-    with attack("16 chunked bodies without end, 8 at once") as seen, ThreadPoolExecutor(8) as pool:
+    with attack("16 endless chunked bodies, 8 at once") as seen, ThreadPoolExecutor(8) as pool:
         start = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nAuthorization: Bearer "
         start += TOKEN.encode() + b"\r\n\r\n"
         chunk = b"10000\r\n" + bytes(2**16) + b"\r\n"
