@@ -13,6 +13,7 @@ Expressions are parsed, never evaluated: a sweep file cannot run code.
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import itertools
 import json
@@ -99,8 +100,16 @@ def parse_domain(expression: object) -> Domain:
 def proposals(given: object, current: object) -> Iterator[Domain]:
     """Yield corrections of an invalid domain, likeliest first; the last one is the current value of the setting.
 
-    Not all of them are valid for the setting: use the first that is.
+    Not all of them are valid for the setting: use the first that is. Each can be written in a sweep file: infinity,
+    for example, cannot.
     """
+    for domain in _corrections(given, current):
+        with contextlib.suppress(UserError):
+            if parse_domain(domain.written) == domain:
+                yield domain
+
+
+def _corrections(given: object, current: object) -> Iterator[Domain]:
     kind, values = _guess(given)
     numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
     numbers = [number for number in numbers if abs(number) < 1e300]
