@@ -40,7 +40,7 @@ demo: $(STAMP) ## Train, evaluate and predict on videos made on the spot; option
 	$(BIN)/stm demo $(ARGS)
 
 test: lint types ## Lint, check types, and run all tests except the slow ones and those for a GPU
-	$(call phase,pytest,$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not gpu" $(ARGS))
+	$(call phase,pytest,$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu" $(ARGS))
 
 test-fast: $(STAMP) ## Run the quick tests, without a Ray cluster
 	$(call phase,pytest,$(BIN)/python -m pytest -m "not (ray or long or slow or gpu)" $(ARGS))

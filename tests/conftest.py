@@ -1,4 +1,4 @@
-"""Shared by all tests: one Ray cluster for the session, real clips, markers, and a check of what a test changes."""
+"""Shared by all tests: a Ray cluster for the session, real clips, markers, and a check of what a test changes."""
 
 from __future__ import annotations
 
@@ -46,14 +46,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect tests of a tool that is not installed, unless `-m tool` requests them.
-
-    With `-n 2 --dist loadgroup`, one process runs the tests of Ray, which share a cluster, and the other all others.
-    """
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            if item.get_closest_marker("ray"):
-                item.add_marker(pytest.mark.xdist_group("ray"))
+    """Deselect tests of a tool that is not installed, unless `-m tool` requests them."""
     if "tool" in config.option.markexpr:
         return
     absent = [i for i in items if not all(_is_here(m.args[0]) for m in i.iter_markers("tool"))]

@@ -70,5 +70,5 @@ def test_declared_markers_are_those_that_are_used():
     declared = {re.split(r"[:(]", line)[0] for line in settings["ini_options"]["markers"]}
     texts = [path.read_text() for path in (ROOT / "tests").rglob("*.py")]
     used = {name for text in texts for name in re.findall(r"pytest\.mark\.(\w+)", text)}
-    of_pytest = {"parametrize", "skipif", "timeout", "usefixtures", "filterwarnings", "xdist_group"}
+    of_pytest = {"parametrize", "skipif", "timeout", "usefixtures", "filterwarnings"}
     assert used - of_pytest == declared
