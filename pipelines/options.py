@@ -165,11 +165,22 @@ def described(hint: Any) -> str:
     return _PLAIN.get(hint, "a YAML file of settings")
 
 
+_PRINT_CONFIG = (
+    "Print the configuration with all other options applied, and exit. Flags change what is printed; separate several "
+    "with commas: skip_default, skip_unset."
+)
+
+
 class _Help(jsonargparse.DefaultHelpFormatter):
     """A formatter that keeps the line breaks of the examples, and names choices as stm's messages do."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n".join(indent + line for line in text.splitlines())
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        if "--print_config" in action.option_strings:
+            return _PRINT_CONFIG
+        return super()._get_help_string(action)
 
     def _get_type_str(self, action: argparse.Action) -> str | None:
         shown = super()._get_type_str(action)

@@ -50,10 +50,10 @@ def plan(
     assumed: Assumptions,
     output: OutputOrNull = None,
 ) -> dict[str, Any]:
-    """Estimate the nodes, hours and cost of a training from measured rates.
+    """Estimate the nodes, hours and cost of a training run from measured rates.
 
-    The plan gives the number of CPU nodes that one GPU node needs, and the time and cost of a training on 1 to 256
-    GPUs, on demand and on spot nodes. Rates are never guessed, and every assumption is printed.
+    The plan gives the number of CPU nodes that one GPU node needs, and the time and cost of a training run on 1 to
+    256 GPUs, on demand and on spot nodes. Rates are never guessed, and every assumption is printed.
 
     Examples:
         stm plan --bench data.json model.json --prices prices.yaml --manifest train.parquet --epochs 50

@@ -66,7 +66,8 @@ def predict(
         live: skip windows rather than fall behind; null does so for streams and devices. With true, an HTTP URL is read
             as a stream
         stall_s: seconds without data after which a stream counts as lost; null uses 10
-        reconnect_s: seconds for which to reconnect to a stream that has ended or was lost; null does not reconnect
+        reconnect_s: seconds for which to keep trying to reconnect to a stream that has ended or was lost; null does not
+            try
         stream_options: options of FFmpeg for the stream or device, as NAME=VALUE, such as rtsp_transport=udp
     """
     windows = {

@@ -607,8 +607,9 @@ class TrainConfig:
     run ends if it must read a checkpoint, or if it cannot save the last one. 0 does not wait."""
 
     wait_for_nodes_s: NotNegative = 0.0
-    """Seconds to wait if the job needs more nodes than the cluster has now; it also requests them from an autoscaler.
-    With 0, the job is refused at once. With a value above 0, set `use_gpu` to whether the new nodes have GPUs."""
+    """Seconds to wait if the job needs more nodes than the cluster has now; the job also requests them from an
+    autoscaler. With 0, the job is refused at once. With a value above 0, set `use_gpu` to true if the new nodes have
+    GPUs, and to false if they do not."""
 
     def __post_init__(self) -> None:
         check("train", self)

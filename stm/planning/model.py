@@ -27,8 +27,8 @@ class Assumptions:
     """Assumptions, which are not measured; each is printed with the plan."""
 
     decode_headroom: Annotated[float, Bounds(ge=1)] = 1.2
-    """Factor on the number of decoding cores that the mean rate needs, because videos differ and tasks have to
-    start."""
+    """Factor by which to multiply the number of decoding cores that the mean rate needs, because videos differ and
+    tasks have to start."""
     cpus_per_worker: NotNegative = 1.0
     """CPUs that each training worker reserves (`train.cpus_per_worker`)."""
     network_share: Annotated[float, Bounds(ge=0.01, le=1)] = 0.7

@@ -75,7 +75,7 @@ def test_a_verb_that_is_killed_ends_right_when_it_is_given_again(
         f"SIGKILL at a random moment of a run of {took_s:.0f} s, three times before each complete run"
         + ("; the output is shards" if verb == "shards" else ""),
         ended,
-        f"{counted(wholes, 'complete run')} wrote the files of an undisturbed run; "
+        f"{counted(wholes, 'complete run')} wrote the same files as an undisturbed run; "
         "no partial file, process or shared memory was left",
     )
 
@@ -91,7 +91,7 @@ def test_a_verb_that_gets_a_signal_ends_right_when_it_is_given_again(
         f"SIGTERM, SIGHUP or Ctrl-C at a random moment of a run of {took_s:.0f} s, three times before each complete run"
         + ("; the output is shards" if verb == "shards" else ""),
         ended,
-        f"exit status 143, 129 or 130; {counted(wholes, 'complete run')} wrote the files of an undisturbed run; "
+        f"exit status 143, 129 or 130; {counted(wholes, 'complete run')} wrote the same files as an undisturbed run; "
         "no partial file, process or shared memory was left",
     )
 
