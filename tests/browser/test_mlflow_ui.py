@@ -187,7 +187,7 @@ def test_the_report_opens_among_the_artifacts(look, experiment, run, pictures):
     _, trained, measured = run
     page = look(
         "report", f"{experiment}/runs/{trained['run_id']}/artifacts/evaluate-efficient/report.html",
-        "report.html", "curves.png", "checkpoint", until="document.querySelector('iframe')",
+        "report.html", "curves.png", "evaluate-efficient", until="document.querySelector('iframe')",
     )  # fmt: skip
     report = page.inside(
         f"document.body && {TEXT}.includes('Hardest videos') && document.images.length"
