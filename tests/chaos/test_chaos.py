@@ -45,7 +45,7 @@ def test_a_disturbed_run_is_the_undisturbed_one_bit_for_bit(
 def test_a_run_whose_parts_stop_for_a_minute_is_the_undisturbed_one_bit_for_bit(
     manifests, undisturbed, tmp_path, row
 ):
-    happened, outcome = disturbed(manifests, undisturbed, tmp_path, 3, runs.STOPS)
+    happened, outcome = disturbed(manifests, undisturbed, tmp_path, 23, runs.STOPS)
     assert len(happened) >= 4, f"the run was over too soon: {happened}"
     row("processes of a run are stopped for a minute", "; ".join(happened), len(happened), outcome)
 
