@@ -200,9 +200,11 @@ def _record(
     # Use a separate spool: the run may still be training, and a spool has only one writer.
     tracker.spool = run_directory / f"tracking-{protocol}.jsonl"
     shown = ("top1", "top5", "mean_class_accuracy", "num_videos", "unreadable")
-    named = {f"{protocol}/{name}": result[name] for name in shown}
+    # MLflow orders the groups of its charts by name: those of one point come last.
+    group = f"views_{protocol}"
+    named = {f"{group}/{name}": result[name] for name in shown}
     for order, figures in (result.frames or {"orders": {}})["orders"].items():
-        named[f"{protocol}/top1_{order}"] = figures["top1"]
+        named[f"{group}/top1_{order}"] = figures["top1"]
     tracker.metrics(named, meta.step)
     for path in result.files.values():
         tracker.artifact(Path(path).resolve(), f"evaluate-{protocol}")

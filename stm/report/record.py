@@ -74,9 +74,18 @@ def _by_step(lines: list[dict[str, Any]]) -> dict[str, Series]:
     return {name: _series(sorted(points.items())) for name, points in curves.items()}
 
 
+def _speed(line: dict[str, Any]) -> dict[str, float]:
+    """Return the speeds in a record; in runs of earlier versions their group is "speed"."""
+    return {
+        name.rpartition("/")[2]: value
+        for name, value in line["values"].items()
+        if name.startswith(("train_speed/", "speed/"))
+    }
+
+
 def _by_time(lines: list[dict[str, Any]]) -> tuple[dict[str, Series], list[float]]:
     """Return the speed by minutes since the first record, and the minutes of pauses."""
-    lines = [line for line in lines if "speed/clips_per_s" in line["values"] and "time_ms" in line]
+    lines = [line for line in lines if "time_ms" in line and "clips_per_s" in _speed(line)]
     lines.sort(key=lambda line: line["time_ms"])
     if not lines:
         return {}, []
@@ -88,9 +97,9 @@ def _by_time(lines: list[dict[str, Any]]) -> tuple[dict[str, Series], list[float
     speed = {}
     for name in ("clips_per_s", "data_wait_share"):
         points = [
-            (minute, line["values"][f"speed/{name}"])
+            (minute, _speed(line)[name])
             for minute, line in zip(minutes.tolist(), lines, strict=True)
-            if np.isfinite(line["values"].get(f"speed/{name}", np.nan))
+            if np.isfinite(_speed(line).get(name, np.nan))
         ]
         speed[name] = _series(points)
     return speed, restarts

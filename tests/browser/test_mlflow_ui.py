@@ -157,7 +157,7 @@ def test_the_overview_shows_metrics_parameters_and_tags(look, experiment, run):
     config, trained, measured = run
     page = look(
         "overview", f"{experiment}/runs/{trained['run_id']}",
-        "Finished", "stm.run", "stm.best_", "train/loss", "efficient/top1", "optim.lr",
+        "Finished", "stm.run", "stm.best_", "train/loss", "views_efficient/top1", "optim.lr",
         height=2400,
     )  # fmt: skip
     rows = dict(
@@ -167,8 +167,8 @@ def test_the_overview_shows_metrics_parameters_and_tags(look, experiment, run):
             ".filter(r => r.length >= 2).map(r => r.slice(0, 2))"
         )
     )
-    assert float(rows["efficient/top1"]) == measured["top1"]
-    assert float(rows["efficient/num_videos"]) == measured["num_videos"] == 8
+    assert float(rows["views_efficient/top1"]) == measured["top1"]
+    assert float(rows["views_efficient/num_videos"]) == measured["num_videos"] == 8
     assert rows["epoch"] == "2"
     assert rows["optim.lr"] == str(config.optim.lr)
     assert rows["model.depth"] == "26"
@@ -176,11 +176,19 @@ def test_the_overview_shows_metrics_parameters_and_tags(look, experiment, run):
 
 def test_the_metrics_are_drawn_as_charts(look, experiment, run):
     drawn = "document.querySelectorAll('svg.main-svg .scatterlayer .trace').length >= 10"
-    look(
-        "metrics", f"{experiment}/runs/{run[1]['run_id']}/model-metrics",
-        "seen (train/loss)", "seen (efficient/top1)", "seen (speed/clips_per_s)",
-        height=3200, until=drawn,
+    legends = (
+        "seen (train/loss)", "seen (train_speed/clips_per_s)", "seen (val/loss)", "seen (views_efficient/top1)",
     )  # fmt: skip
+    page = look(
+        "metrics",
+        f"{experiment}/runs/{run[1]['run_id']}/model-metrics",
+        *legends,
+        height=3200,
+        until=drawn,
+    )
+    text = page.run(TEXT)
+    places = [text.index(legend) for legend in legends]
+    assert places == sorted(places), "the page opens on the loss, and single points come last"
 
 
 def test_the_report_opens_among_the_artifacts(look, experiment, run, pictures):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 
 from stm.checkpoint.format import Meta
 from stm.data.stream.plan import Position
@@ -16,8 +17,8 @@ def write_spool(folder, records):
     (folder / "tracking.jsonl").write_text(text + '\n{"kind": "metr')  # cut short by a full disk
 
 
-def speed(minute, clips):
-    values = {"speed/clips_per_s": clips, "speed/data_wait_share": 0.1}
+def speed(minute, clips, group="train_speed"):
+    values = {f"{group}/clips_per_s": clips, f"{group}/data_wait_share": 0.1}
     return {"step": int(minute), "time_ms": int(minute * 60_000), "values": values}
 
 
@@ -30,8 +31,9 @@ def test_a_step_that_was_repeated_counts_once_and_what_is_not_finite_is_left_out
     assert (loss.x.tolist(), loss.y.tolist()) == ([1, 2], [3.0, 1.5])
 
 
-def test_a_pause_takes_no_place_on_the_time_axis_and_is_marked(tmp_path):
-    write_spool(tmp_path, [speed(minute, 40) for minute in (0, 1, 2, 600, 601)])
+@pytest.mark.parametrize("group", ["train_speed", "speed"], ids=["now", "of earlier versions"])
+def test_a_pause_takes_no_place_on_the_time_axis_and_is_marked(tmp_path, group):
+    write_spool(tmp_path, [speed(minute, 40, group) for minute in (0, 1, 2, 600, 601)])
     record = read_record(tmp_path, "nowhere")
     assert record.speed["clips_per_s"].x.tolist() == [0, 1, 2, 3, 4]
     assert record.restarts == [3]
