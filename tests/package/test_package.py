@@ -313,10 +313,10 @@ def test_a_registry_that_fails_is_one_message_and_status_2(folder, registry, cap
     open_client(registry)
     database = tmp_path / "mlflow.db"
     shutil.copy(folder / "runs" / "mlflow.db", database)
-    open_client(f"sqlite:///{database}").create_registered_model("actions")
+    open_client(f"sqlite:///{database}").create_registered_model("failing")
     with contextlib.closing(sqlite3.connect(database)) as opened:
         opened.execute("DROP TABLE registered_model_aliases")
-    arguments = ["--checkpoint", str(folder / "runs" / "first"), "--name", "actions"]
+    arguments = ["--checkpoint", str(folder / "runs" / "first"), "--name", "failing"]
     assert cli.main(["register", "--tracking", f"sqlite:///{database}", *arguments]) == 2
     out, err = capfd.readouterr()
     assert out == ""
