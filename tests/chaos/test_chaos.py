@@ -42,11 +42,14 @@ def test_a_disturbed_run_is_the_undisturbed_one_bit_for_bit(
     row("processes of a run are killed", "; ".join(happened), len(happened), outcome)
 
 
+@pytest.mark.parametrize(
+    "seed", [3, 23]
+)  # their orders differ, and a run ends before all six have happened
 def test_a_run_whose_parts_stop_for_a_minute_is_the_undisturbed_one_bit_for_bit(
-    manifests, undisturbed, tmp_path, row
+    manifests, undisturbed, tmp_path, row, seed
 ):
-    happened, outcome = disturbed(manifests, undisturbed, tmp_path, 23, runs.STOPS)
-    assert len(happened) >= 4, f"the run was over too soon: {happened}"
+    happened, outcome = disturbed(manifests, undisturbed, tmp_path, seed, runs.STOPS)
+    assert len(happened) >= 3, f"the run was over too soon: {happened}"
     row("processes of a run are stopped for a minute", "; ".join(happened), len(happened), outcome)
 
 
