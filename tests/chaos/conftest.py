@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from stm.plural import counted
 from stm.spool import series
 from tests.chaos import runs, table
 
@@ -47,7 +48,7 @@ def row(request):
     """``row(fault, done, times, outcome)`` notes what this scenario saw."""
 
     def note(fault: str, done: str, times: int, outcome: str) -> None:
-        print(f"\n{fault}: {done}, {times} times: {outcome}")
+        print(f"\n{fault}: {done} ({counted(times, 'time')}): {outcome}")
         if WRITES in os.environ:
             table.note(request.node.name, fault, done, times, outcome)
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import uuid
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,6 +21,7 @@ import pyarrow as pa
 from stm.data.manifest import SCHEMA, with_paths
 from stm.data.roots import absolute_root, joined, relative_to
 from stm.data.video import DEFAULT_LIMITS
+from stm.storage import whole_file
 
 FACTS = (
     *("status", "detail", "num_frames", "fps", "width", "height", "codec"),
@@ -93,10 +93,8 @@ class ProbeStore:
         table = with_paths(
             table, [relative_to(each, self._root) for each in table["path"].to_pylist()]
         )
-        temporary = self._folder / f".{name}.tmp"
-        with pa.OSFile(str(temporary), "wb") as stream:
-            pq.write_table(table.replace_schema_metadata(self._stamp), stream, compression="zstd")
-        os.replace(temporary, self._folder / name)
+        with whole_file(self._folder / name) as partial:
+            pq.write_table(table.replace_schema_metadata(self._stamp), partial, compression="zstd")
 
 
 def remembered(
